@@ -1,0 +1,159 @@
+"""What happens around the epochs: reports, checkpoints that are whole or absent, timing, writing predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from models.nn_unet import NNUnet
+from utils.figures import EpochRecord, write_progress
+from utils.files import from_dict, to_dict, write_atomically
+from utils.logger import RunLogger
+from utils.throughput import LatencyRecorder, synchronize
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear under their name only when they are complete, and are read as plain data only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write to a temporary name beside `path`, then rename."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict:
+        """Read tensors and plain values to the host; code in the file is refused."""
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
+    """`last.ckpt` after each epoch, the checkpoint of the best validation Dice, and early stopping on that Dice.
+
+    Patience counts validations, so epochs that skip validation use none of it.
+    """
+    best = ModelCheckpoint(
+        dirpath=folder, filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice",
+        mode="max", save_top_k=1, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False,
+    )  # fmt: skip
+    return [best, early_stopping(patience)]
+
+
+def early_stopping(patience: int) -> EarlyStopping:
+    """Stop when `patience` validations in a row have not improved the mean Dice."""
+    return EarlyStopping(monitor="dice", mode="max", patience=patience, strict=False, check_on_train_epoch_end=False)
+
+
+class EpochReport(Callback):
+    """One line, one logger record and one `progress.png` per epoch; the history survives a resume."""
+
+    def __init__(self, logger: RunLogger, figure: Path, target_names: tuple[str, ...]) -> None:
+        self.logger, self.figure, self.target_names = logger, figure, target_names
+        self.history: list[EpochRecord] = []
+        self._epoch_start_s = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: NNUnet) -> None:
+        """Start the epoch's clock."""
+        self._epoch_start_s = time.perf_counter()
+        module.last_validation = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+        """Record the epoch; only the first process writes."""
+        if not trainer.is_global_zero:
+            return
+        validation = module.last_validation
+        record = EpochRecord(
+            epoch=trainer.current_epoch,
+            train_loss=float(trainer.callback_metrics["train_loss"]),
+            val_loss=validation.loss if validation else None,
+            val_dice=validation.dice if validation else (),
+            mean_dice=validation.mean_dice if validation else None,
+            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            seconds=time.perf_counter() - self._epoch_start_s,
+        )
+        self.history.append(record)
+        data = {"train_loss": record.train_loss, "learning_rate": record.learning_rate, "epoch_s": record.seconds}
+        if validation:
+            data |= {"val_loss": record.val_loss, "dice": record.mean_dice}
+            data |= {f"dice_{name}": value for name, value in zip(self.target_names, record.val_dice)}
+        self.logger.log(record.epoch, data)
+        write_progress(self.figure, self.history, self.target_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history as plain values."""
+        return {"history": [to_dict(record) for record in self.history]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the history of a checkpoint."""
+        self.history = [from_dict(EpochRecord, record, source="checkpoint") for record in state["history"]]
+
+
+class BenchmarkTimer(Callback):
+    """Times each training or prediction batch, the device synchronised before every reading of the clock."""
+
+    def __init__(self, recorder: LatencyRecorder) -> None:
+        self.recorder = recorder
+        self._start_s = 0.0
+
+    def _begin(self, module: pl.LightningModule) -> None:
+        synchronize(module.device)
+        self._start_s = time.perf_counter()
+
+    def _end(self, module: pl.LightningModule) -> None:
+        synchronize(module.device)
+        now_s = time.perf_counter()
+        self.recorder.add(now_s - self._start_s)
+        # The next interval begins here, so that time spent waiting for data counts.
+        self._start_s = now_s
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin with the first batch's loading."""
+        self._begin(module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """One training step, from the end of the step before."""
+        self._end(module)
+
+    def on_predict_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin with the first batch's loading."""
+        self._begin(module)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """One prediction batch, from the end of the batch before."""
+        self._end(module)
+
+
+class PredictionSink(Callback):
+    """Hands each predicted case to a function in a thread, so that restoring and writing overlap the network.
+
+    At most two cases wait: a slow disk slows prediction down instead of filling the memory.
+    """
+
+    def __init__(self, consume: Callable[[str, Tensor], None]) -> None:
+        self.consume = consume
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: list[Future] = []
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, module: NNUnet, outputs: Any, *_: Any) -> None:
+        """Queue one case."""
+        case, probabilities = outputs
+        while len(self._pending) >= 2:
+            self._pending.pop(0).result()
+        self._pending.append(self._pool.submit(self.consume, case, probabilities))
+
+    def on_predict_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+        """Wait for the last cases; an error of any of them is raised here."""
+        while self._pending:
+            self._pending.pop(0).result()
+        self._pool.shutdown()
+
+    def on_exception(self, trainer: pl.Trainer, module: NNUnet, exception: BaseException) -> None:
+        """Leave no thread behind."""
+        self._pool.shutdown(cancel_futures=True)

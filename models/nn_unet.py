@@ -1,0 +1,179 @@
+"""The LightningModule: one network of a plan, its loss, optimiser, validation and prediction.
+
+It reads no file and prints nothing; what it needs is handed in, and what it finds out is in `last_validation` and in
+the values that it logs (`train_loss`, `val_loss`, `dice`, `dice_<target>`).
+
+Shapes: N batch, C channels, K classes or regions, D H W space, T scored targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from models.inferer import InferenceSettings, predict_volume, to_probabilities
+from models.loss import SegmentationLoss
+from models.metrics import DiceAccumulator, case_counts, discretise
+from models.unet import build_network
+from utils.config import ModelConfig, OptimConfig
+from utils.files import to_dict
+from utils.schema import FORMAT_VERSION, Plan
+
+Scorer = Callable[[str, Tensor], Tensor]
+"""(case name, probabilities (K, D, H, W)) -> (T, 3) true positives, false positives, false negatives."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """Dice (0..1, NaN where a target is in no case) per target, their mean, and the mean loss of the cases."""
+
+    dice: tuple[float, ...]
+    mean_dice: float
+    loss: float
+
+
+class NNUnet(pl.LightningModule):
+    """Trains and applies the U-Net of a plan.
+
+    Args:
+        plan: what the shards and the network look like; saved in every checkpoint.
+        model: options of the network beyond the plan.
+        optim: loss, optimiser and schedule.
+        inference: sliding window and test-time augmentation.
+        native_scorer: scores a case in its scan's own grid; None scores on the preprocessed grid.
+        channels_last: keep weights and activations in channels-last order.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        model: ModelConfig,
+        optim: OptimConfig,
+        inference: InferenceSettings,
+        native_scorer: Scorer | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.plan, self.model_config, self.optim = plan, model, optim
+        self.inference, self.native_scorer = inference, native_scorer
+        self.network = build_network(
+            plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
+        )
+        layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
+        self.memory_format = layouts[plan.stage.dim] if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        self.loss = SegmentationLoss(plan.labels, focal=optim.focal)
+        self.dice = DiceAccumulator(plan.labels)
+        self.last_validation: ValidationResult | None = None
+        self._loss_sum = torch.zeros(2)
+        self._val_loss_sum = torch.zeros(2)
+
+    def training_step(self, batch: dict, batch_index: int) -> Tensor:
+        """Loss of one batch: image (N, C, *patch) float32, label (N, 1, *patch) uint8 class indices."""
+        outputs = self.network(batch["image"].to(memory_format=self.memory_format))
+        loss = self.loss(outputs, batch["label"])
+        # Summed on the device and read once an epoch: a number read every step would make the GPU wait.
+        self._loss_sum = self._loss_sum.to(loss.device) + torch.stack([loss.detach().float(), loss.new_ones(())])
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the losses of the last epoch, so that the logged loss is this epoch's mean."""
+        self._loss_sum = torch.zeros(2)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean training loss over all processes."""
+        total, count = self._reduce(self._loss_sum).tolist()
+        self.log("train_loss", total / max(count, 1))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the last validation."""
+        self.dice = DiceAccumulator(self.plan.labels)
+        self._val_loss_sum = torch.zeros(2)
+
+    def validation_step(self, batch: dict, batch_index: int) -> None:
+        """Score one case: image (1, C, D, H, W), label (1, 1, D, H, W)."""
+        logits = self.predict_logits(batch["image"])
+        label = batch["label"].to(logits.device)
+        loss = self.loss(logits, label).cpu()
+        self._val_loss_sum = self._val_loss_sum + torch.stack([loss, torch.ones(())])
+        if self.native_scorer is not None:
+            counts = self.native_scorer(batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu())
+        else:
+            counts = case_counts(discretise(logits, self.plan.labels)[0], label[0, 0], self.plan.labels)
+        self.dice.add(counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Pool the cases of all processes and log Dice (0..1) and loss."""
+        self.dice.merge(self._reduce)
+        per_target = self.dice.compute()
+        loss_sum, count = self._reduce(self._val_loss_sum).tolist()
+        mean = self.dice.mean()
+        self.last_validation = ValidationResult(
+            dice=tuple(per_target.tolist()), mean_dice=mean, loss=loss_sum / max(count, 1)
+        )
+        self.log("val_loss", self.last_validation.loss)
+        self.log("dice", mean)
+        for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
+            self.log(f"dice_{name}", value)
+
+    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor]:
+        """(case name, probabilities (K, D, H, W) float32 on the host) of one preprocessed case."""
+        logits = self.predict_logits(batch["image"])
+        return batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu()
+
+    def predict_logits(self, image: Tensor) -> Tensor:
+        """Sliding-window logits (1, K, D, H, W) of a whole case (1, C, D, H, W)."""
+        return predict_volume(image, self.network, stage=self.plan.stage, settings=self.inference)
+
+    def configure_optimizers(self) -> dict:
+        """Optimiser and schedule of `OptimConfig`; schedules step once an epoch."""
+        optim = self.optim
+        # Lightning refuses to clip gradients that a fused step would unscale by itself.
+        fused = optim.gradient_clip_val == 0 or self.trainer.precision != "16-mixed"
+        if optim.optimizer == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                self.network.parameters(), lr=optim.learning_rate, momentum=optim.momentum,
+                weight_decay=optim.weight_decay, nesterov=optim.momentum > 0, fused=fused,
+            )  # fmt: skip
+        else:
+            optimizer = torch.optim.AdamW(
+                self.network.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=fused
+            )
+        scheduler = _scheduler(optimizer, optim)
+        if scheduler is None:
+            return {"optimizer": optimizer}
+        # A plateau is judged on validation Dice; epochs without validation leave the rate as it is.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": "dice", "strict": False},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Make the checkpoint self-contained: plan and network options as plain JSON-able values."""
+        checkpoint["hyper_parameters"] = {
+            "format_version": FORMAT_VERSION,
+            "plan": to_dict(self.plan),
+            "model": to_dict(self.model_config),
+            "optim": to_dict(self.optim),
+        }
+
+    def _reduce(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return value
+        return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig):
+    schedulers = torch.optim.lr_scheduler
+    if optim.scheduler == "multistep":
+        return schedulers.MultiStepLR(optimizer, milestones=list(optim.steps), gamma=optim.factor)
+    if optim.scheduler == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=optim.max_epochs)
+    if optim.scheduler == "plateau":
+        return schedulers.ReduceLROnPlateau(optimizer, mode="max", factor=optim.factor, patience=optim.lr_patience)
+    return None

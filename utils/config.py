@@ -1,0 +1,231 @@
+"""What the flags of main.py mean: frozen groups of options, checked when they are built.
+
+Each group is what one part of the program asks for; nothing below the entry files sees a group it does not use.
+Help texts are the docstrings under the fields (read by tyro, see utils/args.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Affinity = Literal[
+    "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
+]
+
+
+def default_root(name: Literal["data", "results"]) -> Path:
+    """`/data` or `/results` where they exist (the container), else the folder of that name under the working one."""
+    mounted = Path("/") / name
+    return mounted if mounted.is_dir() else Path(name)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What to do, with which data, and where results go."""
+
+    exec_mode: Literal["train", "evaluate", "predict"] = "train"
+    """Train, score a checkpoint on the fold's validation cases, or predict."""
+    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    """Folder that holds preprocessed shards (<task>_<dim>d), or that folder itself, or its val/ or test/."""
+    results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
+    """Folder for logs and predictions."""
+    ckpt_store_dir: Path | None = None
+    """Folder in which the checkpoints folder is made (default: the results folder)."""
+    logname: str = "logs.json"
+    """File name of the DLLogger lines inside the results folder."""
+    task: str | None = None
+    """Task number, two digits. The Medical Segmentation Decathlon uses 01 to 10."""
+    dim: Literal[2, 3] = 3
+    """Dimension of the U-Net."""
+    fold: int = 0
+    """Cross-validation fold, counted from 0."""
+    nfolds: int = 5
+    """Number of cross-validation folds."""
+    seed: int = 1
+    """Seed of weights, order of cases, patches and augmentations."""
+    ckpt_path: Path | None = None
+    """Checkpoint to start from (train) or to use (evaluate, predict)."""
+    resume_training: bool = False
+    """Continue from checkpoints/last.ckpt with optimiser, schedule, epoch and best score."""
+    save_ckpt: bool = True
+    """Save last.ckpt after each epoch and the checkpoint of the best validation Dice."""
+    benchmark: bool = False
+    """Measure throughput and latency in place of training or predicting for a result."""
+    train_batches: int = 0
+    """Limit of batches an epoch, for benchmarks (0: all)."""
+    test_batches: int = 0
+    """Limit of prediction batches, for benchmarks (0: all)."""
+    warmup: int = 5
+    """Batches (with --benchmark) that are run before the measurement begins."""
+    profile: bool = False
+    """Run the PyTorch profiler over some training or prediction steps and write a trace into the results folder."""
+
+    def __post_init__(self) -> None:
+        _require(self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
+        _require(0 <= self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
+        _require(
+            self.task is None or (self.task.isdigit() and len(self.task) <= 3),
+            f"--task must be a number such as 04, got {self.task!r}",
+        )
+        for name in ("train_batches", "test_batches", "warmup", "seed"):
+            _require(getattr(self, name) >= 0, f"--{name} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Devices, numeric precision and processes."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: one GPU where there is one, else the CPU."""
+    gpus: int | None = None
+    """Number of GPUs on each node; 0 means CPU. More than there are is an error (default: 1 if there is one)."""
+    nodes: int = 1
+    """Number of nodes."""
+    processes: int = 1
+    """Data-parallel processes on a machine without GPUs (gloo)."""
+    amp: bool = False
+    """Mixed precision: bf16 where the device computes in it, else fp16 with loss scaling on a GPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numeric precision; auto follows --amp."""
+    layout: Literal["NCDHW", "NDHWC"] = "NCDHW"
+    """Memory layout of activations and weights (NDHWC is channels-last)."""
+    compile: bool = False
+    """Compile the network with torch.compile (XLA of the TensorFlow version)."""
+    sync_batchnorm: bool = False
+    """Synchronise batch normalisation over processes (with --norm batch)."""
+    affinity: Affinity = "socket_unique_interleaved"
+    """How CPU cores are pinned to the process of each GPU; no effect without a GPU."""
+    num_workers: int = 8
+    """Threads of the data pipeline, at most as many as there are CPU cores."""
+
+    def __post_init__(self) -> None:
+        _require(self.gpus is None or self.gpus >= 0, f"--gpus must not be negative, got {self.gpus}")
+        _require(self.nodes >= 1, f"--nodes must be at least 1, got {self.nodes}")
+        _require(self.processes >= 1, f"--processes must be at least 1, got {self.processes}")
+        _require(self.num_workers >= 1, f"--num_workers must be at least 1, got {self.num_workers}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How batches are drawn."""
+
+    batch_size: int | None = None
+    """Patches in a training batch, of each process (default: the plan's; 2 in 3D)."""
+    val_batch_size: int = 4
+    """Windows (3D) or slices (2D) that go through the network together in validation and prediction."""
+    nvol: int = 2
+    """2D: volumes that fill a batch; each training case gives batch_size / nvol slices an epoch."""
+    data2d_dim: Literal[2, 3] = 3
+    """2D: 3 if a training item is a volume from which slices are drawn, 2 if it is a single-slice image."""
+    oversampling: float = 0.4
+    """Probability that a patch is centred on a foreground voxel."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
+        _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
+        _require(self.nvol >= 1, "--nvol must be at least 1")
+        _require(0 <= self.oversampling <= 1, f"--oversampling must lie in 0..1, got {self.oversampling}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network beyond what the plan says."""
+
+    norm: Literal["instance", "batch", "group"] = "instance"
+    """Normalisation layer."""
+    negative_slope: float = 0.01
+    """Slope of LeakyReLU for negative values."""
+    res_block: Annotated[bool, tyro.conf.arg(aliases=("--residual",))] = False
+    """Residual blocks in the encoder."""
+    depth: int | None = None
+    """Largest number of strided levels (default: as planned)."""
+    min_fmap: int | None = None
+    """Smallest feature map that pooling may leave along an axis, in voxels (default: as planned, 4)."""
+    filters: tuple[int, ...] | None = None
+    """Features of each level (default: as planned)."""
+    deep_supervision: bool = False
+    """Losses also on the lower-resolution decoder levels."""
+    deep_supr_num: int = 2
+    """Number of those levels."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.negative_slope < 1, f"--negative_slope must lie in [0, 1), got {self.negative_slope}")
+        _require(self.depth is None or self.depth >= 1, "--depth must be at least 1")
+        _require(self.min_fmap is None or self.min_fmap >= 1, "--min_fmap must be at least 1")
+        _require(self.deep_supr_num >= 1, "--deep_supr_num must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Loss, optimiser, schedule and when to stop."""
+
+    learning_rate: float = 8e-4
+    """Initial learning rate."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW)."""
+    momentum: float = 0.99
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    scheduler: Literal["none", "multistep", "cosine", "plateau"] = "none"
+    """Learning rate schedule over epochs."""
+    steps: tuple[int, ...] | None = None
+    """multistep: epochs at which the learning rate is multiplied by --factor."""
+    factor: float = 0.3
+    """multistep, plateau: what the learning rate is multiplied by."""
+    lr_patience: int = 70
+    """plateau: epochs without a better validation Dice before the learning rate drops."""
+    gradient_clip_val: float = 0.0
+    """Largest norm of the gradient (0: not clipped)."""
+    focal: bool = False
+    """Focal loss instead of cross-entropy."""
+    min_epochs: int = 30
+    """Epochs before early stopping may act."""
+    max_epochs: Annotated[int, tyro.conf.arg(aliases=("--epochs",))] = 10000
+    """Largest number of epochs."""
+    patience: int = 100
+    """Epochs without a better validation Dice before training stops."""
+    skip_first_n_eval: int = 0
+    """Epochs without validation at the beginning."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "--learning_rate must be positive")
+        _require(0 <= self.momentum < 1, "--momentum must lie in [0, 1)")
+        _require(0 < self.factor < 1, "--factor must lie between 0 and 1")
+        _require(self.scheduler != "multistep" or bool(self.steps), "--scheduler multistep needs --steps")
+        for name in ("weight_decay", "gradient_clip_val", "min_epochs", "skip_first_n_eval"):
+            _require(getattr(self, name) >= 0, f"--{name} must not be negative")
+        for name in ("max_epochs", "patience", "lr_patience"):
+            _require(getattr(self, name) >= 1, f"--{name} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """Prediction of whole scans."""
+
+    tta: bool = False
+    """Test-time augmentation: average over flips along all spatial axes."""
+    overlap: float = 0.5
+    """Overlap of neighbouring windows, as a share of the patch."""
+    blend: Annotated[Literal["gaussian", "constant"], tyro.conf.arg(aliases=("--blend-mode",))] = "gaussian"
+    """Weights of overlapping windows."""
+    save_preds: bool = False
+    """Write a NIfTI mask for each case, and (--save_probabilities) the probabilities."""
+    save_probabilities: bool = False
+    """With --save_preds, also write <case>.npy with the probabilities (K, D, H, W) in the scan's own grid."""
+    brats: bool = False
+    """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
+    invert_resampled_y: bool = False
+    """Score validation in the scan's own grid, the grid of the exported masks."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.overlap < 1, f"--overlap must lie in [0, 1), got {self.overlap}")

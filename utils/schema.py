@@ -1,0 +1,266 @@
+"""What the stages of the project know of each other: plan, label scheme, fingerprint, case, folds. JSON on disk.
+
+Every class here is a frozen dataclass of plain numbers, strings and tuples; it checks itself when it is built, is
+written as JSON with a `version` (utils/files.py), and is read back with unknown or missing keys refused. Spatial tuples are in
+D, H, W order (depth first) of the working axes: the scan brought to RAS+ orientation, read as (S, A, R), and then
+permuted by `Plan.axes`. A 2D stage has (H, W) tuples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Region:
+    """An overlapping target: the voxels whose class is one of `classes` (indices, not file values)."""
+
+    name: str
+    classes: tuple[int, ...]
+    write_class: int
+    """Class index that a voxel of this region gets when regions are turned into a mask; later regions overwrite."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """Which values a label file holds and what the network is asked to predict from them.
+
+    The K classes are numbered 0..K-1 in `_y.npy` shards; `values[k]` is the value of class k in NIfTI files. Class 0
+    is the background. With `regions` the network has one sigmoid output per region, without them one softmax output
+    per class. Voxels of `ignore_value` (in files) carry class index K in shards and enter no loss and no score.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    regions: tuple[Region, ...] = ()
+    ignore_value: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.values) or len(self.names) < 2:
+            raise ValueError("a label scheme needs a background and at least one class, each with its value")
+        if len(set(self.values)) != len(self.values) or self.ignore_value in self.values:
+            raise ValueError(f"label values must differ from each other, got {self.values}, ignore {self.ignore_value}")
+        if not all(0 <= v <= 255 for v in (*self.values, self.ignore_value or 0)):
+            raise ValueError(f"label values must lie in 0..255, got {self.values}")
+        for region in self.regions:
+            if not region.classes or not all(0 < k < self.num_classes for k in (*region.classes, region.write_class)):
+                raise ValueError(f"region {region.name!r} must name foreground classes 1..{self.num_classes - 1}")
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included, the ignored value not."""
+        return len(self.names)
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Class index of ignored voxels in shards (K), or None."""
+        return None if self.ignore_value is None else self.num_classes
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels that the network predicts: R regions (sigmoid) or K classes (softmax, background first)."""
+        return len(self.regions) or self.num_classes
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of what is scored: the regions, or the foreground classes."""
+        return tuple(r.name for r in self.regions) or self.names[1:]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelPlan:
+    """How one image channel is normalised: `ct` clips to [lower, upper] and uses mean and std of the data set's
+    foreground; `zscore` uses the case's own non-zero voxels and ignores the four numbers."""
+
+    name: str
+    scheme: str
+    lower: float | None = None
+    upper: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("ct", "zscore"):
+            raise ValueError(f"channel {self.name!r}: scheme must be 'ct' or 'zscore', got {self.scheme!r}")
+        statistics = (self.lower, self.upper, self.mean, self.std)
+        if self.scheme == "ct" and (None in statistics or not self.std > 0 or not self.lower < self.upper):
+            raise ValueError(f"channel {self.name!r}: ct needs lower < upper, mean and std > 0, got {statistics}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One network and the grid that it works on.
+
+    `patch_size` has 3 entries (D, H, W) or 2 (H, W); every other per-axis tuple has as many. `spacing_mm` is the
+    target spacing; a 2D stage keeps each case's own spacing across slices. `strides[0]` is all ones; level i of the
+    U-Net has `filters[i]` features, is entered with `strides[i]` and convolves with `kernels[i]`.
+    """
+
+    name: str
+    patch_size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    batch_size: int
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    filters: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        dim = len(self.patch_size)
+        if dim not in (2, 3) or len(self.spacing_mm) != dim or any(len(t) != dim for t in self.strides + self.kernels):
+            raise ValueError(f"stage {self.name!r}: patch, spacing, strides and kernels must all have 2 or 3 axes")
+        if not len(self.strides) == len(self.kernels) == len(self.filters) >= 2:
+            raise ValueError(f"stage {self.name!r}: strides, kernels and filters must have one entry per level (>= 2)")
+        if any(s != 1 for s in self.strides[0]):
+            raise ValueError(f"stage {self.name!r}: the first level is not strided, got {self.strides[0]}")
+        if min(self.patch_size) < 1 or min(self.spacing_mm) <= 0 or self.batch_size < 1 or min(self.filters) < 1:
+            raise ValueError(f"stage {self.name!r}: sizes must be positive")
+        for size, total in zip(self.patch_size, self.total_strides):
+            if size % total:
+                raise ValueError(
+                    f"stage {self.name!r}: patch size {self.patch_size} is not divisible by strides {self.total_strides}"
+                )
+
+    @property
+    def dim(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def total_strides(self) -> tuple[int, ...]:
+        """Product of the strides per axis: input sizes must be divisible by it."""
+        return tuple(math.prod(axis) for axis in zip(*self.strides))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that preprocessing, training and inference must agree on. Written to `plan.json`."""
+
+    version: int
+    task: str
+    dataset: str
+    origin: str
+    """`preset` (the ten MSD tasks' own numbers) or `auto` (planned from the fingerprint)."""
+    channels: tuple[ChannelPlan, ...]
+    labels: LabelScheme
+    axes: tuple[int, int, int]
+    """Permutation applied to the (S, A, R) axes so that slices lie in the last two; (0, 1, 2) for axial slices."""
+    mask_channel: bool
+    """Whether a channel that marks the non-zero voxels is appended (`--ohe`)."""
+    stage: StagePlan
+    reasons: dict[str, str]
+    """For each planned number, why it is what it is; for people."""
+
+    def __post_init__(self) -> None:
+        check_version(self.version, "plan")
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes must be a permutation of (0, 1, 2), got {self.axes}")
+        if self.origin not in ("preset", "auto"):
+            raise ValueError(f"origin must be 'preset' or 'auto', got {self.origin!r}")
+
+    @property
+    def in_channels(self) -> int:
+        """C of the `_x.npy` shards: image channels and, with `--ohe`, the mask."""
+        return len(self.channels) + self.mask_channel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """Foreground intensities of one channel over the training cases."""
+
+    mean: float
+    std: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+    minimum: float
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What planning needs to know of a data set. Written to `fingerprint.json`.
+
+    `spacings_mm` and `shapes_after_crop` have one (S, A, R) tuple per training case, in the order of `cases`.
+    """
+
+    version: int
+    cases: tuple[str, ...]
+    spacings_mm: tuple[tuple[float, float, float], ...]
+    shapes_after_crop: tuple[tuple[int, int, int], ...]
+    foreground: tuple[ChannelStatistics, ...]
+
+    def __post_init__(self) -> None:
+        check_version(self.version, "fingerprint")
+        if not len(self.cases) == len(self.spacings_mm) == len(self.shapes_after_crop) > 0:
+            raise ValueError("a fingerprint needs one spacing and one shape per case, and at least one case")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """The grid of a NIfTI file as it is stored: enough to write a mask that lies on top of it."""
+
+    shape_xyz: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    """4x4 voxel-to-world matrix in mm."""
+    qform_code: int
+    sform_code: int
+    xyzt_units: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseMeta:
+    """How one case got from its file to its shard, so that a prediction finds the way back. `<case>.json`.
+
+    The way: bring to RAS+, read as (S, A, R), permute by `axes`, crop to `crop_box`, resample to
+    `resampled_shape`, normalise, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
+    """
+
+    version: int
+    case: str
+    image: str
+    """Absolute path of the image file (the first one where there is one file per channel)."""
+    label: str | None
+    geometry: Geometry
+    axes: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    original_shape: tuple[int, int, int]
+    crop_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    resampled_shape: tuple[int, int, int]
+    pad_low: tuple[int, int, int]
+    padded_shape: tuple[int, int, int]
+    stage: str
+    source_stamp: str
+    """Digest of size and modification time of the source files: a changed source makes the shard stale."""
+    plan_stamp: str
+    """Digest of the parts of the plan that the shard depends on."""
+
+    def __post_init__(self) -> None:
+        check_version(self.version, f"case {self.case}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Case names of one cross-validation fold."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splits:
+    """All folds. Written to `splits.json`; may be edited by hand."""
+
+    version: int
+    folds: tuple[Fold, ...]
+
+    def __post_init__(self) -> None:
+        check_version(self.version, "splits")
+
+
+def check_version(version: int, what: str) -> None:
+    """Raise ValueError unless this code reads that version of a file."""
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{what} has format version {version}; this program reads version {FORMAT_VERSION}")
