@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
 
+from models.metrics import DiceAccumulator
 from models.nn_unet import NNUnet
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
@@ -65,13 +67,11 @@ class EpochReport(Callback):
         module.last_validation = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
-        """Record the epoch; only the first process writes."""
-        if not trainer.is_global_zero:
-            return
+        """Record the epoch in every process (checkpoints hold the history); only the first one writes."""
         validation = module.last_validation
         record = EpochRecord(
             epoch=trainer.current_epoch,
-            train_loss=float(trainer.callback_metrics["train_loss"]),
+            train_loss=module.mean_train_loss(),
             val_loss=validation.loss if validation else None,
             val_dice=validation.dice if validation else (),
             mean_dice=validation.mean_dice if validation else None,
@@ -79,12 +79,25 @@ class EpochReport(Callback):
             seconds=time.perf_counter() - self._epoch_start_s,
         )
         self.history.append(record)
+        if not trainer.is_global_zero:
+            return
+        print(_line(record, self.target_names), flush=True)
         data = {"train_loss": record.train_loss, "learning_rate": record.learning_rate, "epoch_s": record.seconds}
         if validation:
             data |= {"val_loss": record.val_loss, "dice": record.mean_dice}
             data |= {f"dice_{name}": value for name, value in zip(self.target_names, record.val_dice)}
         self.logger.log(record.epoch, data)
         write_progress(self.figure, self.history, self.target_names)
+
+    def summary(self) -> dict[str, Any]:
+        """Epochs, seconds of all of them (those before a resume included), and the best validation."""
+        outcome: dict[str, Any] = {"epochs": len(self.history), "train_s": sum(r.seconds for r in self.history)}
+        validated = [record for record in self.history if record.mean_dice is not None]
+        if validated:
+            best = max(validated, key=lambda record: record.mean_dice)
+            outcome |= {"best_dice": best.mean_dice, "best_epoch": best.epoch}
+            outcome |= {f"best_dice_{name}": value for name, value in zip(self.target_names, best.val_dice)}
+        return outcome
 
     def state_dict(self) -> dict[str, Any]:
         """The history as plain values."""
@@ -93,6 +106,25 @@ class EpochReport(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the history of a checkpoint."""
         self.history = [from_dict(EpochRecord, record, source="checkpoint") for record in state["history"]]
+
+
+def _line(record: EpochRecord, target_names: tuple[str, ...]) -> str:
+    parts = [f"epoch {record.epoch}", f"train loss {record.train_loss:.4f}"]
+    if record.mean_dice is not None:
+        each = ", ".join(f"{name} {value:.4f}" for name, value in zip(target_names, record.val_dice))
+        parts += [f"val loss {record.val_loss:.4f}", f"dice {record.mean_dice:.4f} ({each})"]
+    return "  ".join([*parts, f"lr {record.learning_rate:.2e}", f"{record.seconds:.1f} s"])
+
+
+class SkipFirstValidations(Callback):
+    """No validation in the first `count` epochs."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Switch validation off or on for the epoch that begins."""
+        trainer.limit_val_batches = 0.0 if trainer.current_epoch < self.count else 1.0
 
 
 class BenchmarkTimer(Callback):
@@ -133,11 +165,12 @@ class BenchmarkTimer(Callback):
 class PredictionSink(Callback):
     """Hands each predicted case to a function in a thread, so that restoring and writing overlap the network.
 
-    At most two cases wait: a slow disk slows prediction down instead of filling the memory.
+    At most two cases wait: a slow disk slows prediction down instead of filling the memory. `consume` takes the case's
+    name and its probabilities (K, D, H, W) float32; it returns (T, 3) counts where the case could be scored, else None.
     """
 
-    def __init__(self, consume: Callable[[str, Tensor], None]) -> None:
-        self.consume = consume
+    def __init__(self, consume: Callable[[str, np.ndarray], np.ndarray | None], dice: DiceAccumulator) -> None:
+        self.consume, self.dice = consume, dice
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future] = []
 
@@ -145,14 +178,27 @@ class PredictionSink(Callback):
         """Queue one case."""
         case, probabilities = outputs
         while len(self._pending) >= 2:
-            self._pending.pop(0).result()
-        self._pending.append(self._pool.submit(self.consume, case, probabilities))
+            self._collect()
+        self._pending.append(self._pool.submit(self.consume, case, probabilities.numpy()))
 
     def on_predict_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
-        """Wait for the last cases; an error of any of them is raised here."""
+        """Wait for the last cases and pool the scores of all processes; an error of any case is raised here."""
         while self._pending:
-            self._pending.pop(0).result()
+            self._collect()
         self._pool.shutdown()
+        self.dice.merge(module.reduce_sum)
+
+    def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
+        """Mean Dice and Dice per target of the cases that could be scored; empty where none could."""
+        per_target = self.dice.compute().tolist()
+        if all(math.isnan(value) for value in per_target):
+            return {}
+        return {"dice": self.dice.mean(), **{f"dice_{name}": value for name, value in zip(target_names, per_target)}}
+
+    def _collect(self) -> None:
+        counts = self._pending.pop(0).result()
+        if counts is not None:
+            self.dice.add(torch.from_numpy(counts))
 
     def on_exception(self, trainer: pl.Trainer, module: NNUnet, exception: BaseException) -> None:
         """Leave no thread behind."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.loss import SegmentationLoss
@@ -34,6 +35,11 @@ class ValidationResult:
     dice: tuple[float, ...]
     mean_dice: float
     loss: float
+
+    def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
+        """The same numbers by the names under which they are logged."""
+        each = {f"dice_{name}": value for name, value in zip(target_names, self.dice)}
+        return {"dice": self.mean_dice, **each, "val_loss": self.loss}
 
 
 class NNUnet(pl.LightningModule):
@@ -82,13 +88,29 @@ class NNUnet(pl.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        """Forget the losses of the last epoch, so that the logged loss is this epoch's mean."""
+        """Forget the losses and scores of the last epoch, so that what is logged is this epoch's."""
         self._loss_sum = torch.zeros(2)
+        self.last_validation = None
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean training loss over all processes."""
-        total, count = self._reduce(self._loss_sum).tolist()
-        self.log("train_loss", total / max(count, 1))
+        """Log the epoch's mean training loss, and judge the plateau.
+
+        Lightning would step a plateau schedule after the checkpoint is written; a resumed run would lack that step.
+        """
+        self.log("train_loss", self.mean_train_loss())
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self.last_validation is not None:
+            scheduler.step(self.last_validation.mean_dice)
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: None) -> None:
+        """Step a schedule that follows the number of epochs; the plateau is judged after validation."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def mean_train_loss(self) -> float:
+        """Mean loss of this epoch's batches over all processes; every process has to ask for it."""
+        total, count = self.reduce_sum(self._loss_sum).tolist()
+        return total / max(count, 1)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
@@ -109,9 +131,9 @@ class NNUnet(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Pool the cases of all processes and log Dice (0..1) and loss."""
-        self.dice.merge(self._reduce)
+        self.dice.merge(self.reduce_sum)
         per_target = self.dice.compute()
-        loss_sum, count = self._reduce(self._val_loss_sum).tolist()
+        loss_sum, count = self.reduce_sum(self._val_loss_sum).tolist()
         mean = self.dice.mean()
         self.last_validation = ValidationResult(
             dice=tuple(per_target.tolist()), mean_dice=mean, loss=loss_sum / max(count, 1)
@@ -121,8 +143,14 @@ class NNUnet(pl.LightningModule):
         for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
             self.log(f"dice_{name}", value)
 
-    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor]:
-        """(case name, probabilities (K, D, H, W) float32 on the host) of one preprocessed case."""
+    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor] | None:
+        """(case name, probabilities (K, D, H, W) float32 on the host) of one preprocessed case.
+
+        A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: one forward pass.
+        """
+        if "case" not in batch:
+            self.network(batch["image"].to(memory_format=self.memory_format))
+            return None
         logits = self.predict_logits(batch["image"])
         return batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu()
 
@@ -147,10 +175,9 @@ class NNUnet(pl.LightningModule):
         scheduler = _scheduler(optimizer, optim)
         if scheduler is None:
             return {"optimizer": optimizer}
-        # A plateau is judged on validation Dice; epochs without validation leave the rate as it is.
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": "dice", "strict": False},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "reduce_on_plateau": False},
         }
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -162,7 +189,8 @@ class NNUnet(pl.LightningModule):
             "optim": to_dict(self.optim),
         }
 
-    def _reduce(self, value: Tensor) -> Tensor:
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """Sum of `value` over all processes; every process has to call it."""
         if self.trainer.world_size == 1:
             return value
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,19 +13,19 @@ from typing import Any, TypeVar
 import tyro
 
 from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
-from utils.errors import UserError
-from utils.files import from_dict, to_dict
+from utils.errors import UserError, list_problems
+from utils.files import from_dict
 
 T = TypeVar("T")
 
-# The unhyphenated word "None" is the only value without a flag form, so pairs (--amp / --no-amp) stay on: a value
-# from a --config file can be switched off again on the command line.
-TYRO_SETTINGS = (tyro.conf.OmitArgPrefixes,)
+GROUPS = ("run", "hardware", "loader", "model", "optim", "inference")
+SECOND_NAMES = {"residual": "res_block", "epochs": "max_epochs", "blend_mode": "blend"}
+"""Keys that a --config file may use as the command line does, and the fields that they mean."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that main.py can be asked for."""
+    """Train, evaluate or predict with the U-Net of a preprocessed data set."""
 
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
@@ -36,60 +38,105 @@ class Config:
 
 
 def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
-    """Parse a command line into one dataclass of options; a value out of range is a `UserError`.
+    """Parse a command line into one dataclass of options, which raises `UserError` for a value out of range.
 
-    Flags may be written with underscores or hyphens. An unknown flag or a malformed value ends the process with
-    status 2 and a usage message, as argparse does.
+    Flags may be written with underscores or hyphens, and booleans have a pair (--amp, --no-amp), so that a value of
+    `default` can be switched off again. An unknown flag or a malformed value ends the process with status 2 and a
+    usage message, as argparse does.
     """
     defaults = {} if default is None else {"default": default}
     try:
         return tyro.cli(
-            cls, args=argv, prog=prog, description=cls.__doc__, config=TYRO_SETTINGS, use_underscores=True, **defaults
+            cls,
+            args=argv,
+            prog=prog,
+            description=cls.__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+            use_underscores=True,
+            **defaults,
         )
-    except ValueError as error:
-        raise UserError(f"{error}\nSee {prog} --help.") from None
+    except UserError as error:
+        raise UserError(f"{error} (see {prog} --help)") from None
 
 
-def parse_config(argv: Sequence[str], *, prog: str = "main.py") -> Config:
+def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") -> Config:
     """Parse main.py's flags; values of a --config file come first, explicit flags override them.
 
     Raises:
         UserError: a value out of range, or a --config file that is missing, malformed or has unknown keys.
     """
-    path = _config_path(argv)
-    config = parse(Config, list(argv), prog=prog, default=_with_file(Config(), path) if path else Config())
+    words = sys.argv[1:] if argv is None else list(argv)
+    path = _config_path(words)
+    config = parse(Config, words, prog=prog, default=_with_file(path) if path else Config())
     if config.run.task is not None:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=config.run.task.zfill(2)))
     return config
 
 
-def _config_path(argv: Sequence[str]) -> Path | None:
-    for position, word in enumerate(argv):
-        if word == "--config" and position + 1 < len(argv):
-            return Path(argv[position + 1])
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
-    return None
+def _config_path(words: Sequence[str]) -> Path | None:
+    """The file is needed before the other flags are parsed; like any flag, the last one counts."""
+    found = None
+    for word, following in zip(words, [*words[1:], None]):
+        if word == "--config" and following is not None:
+            found = Path(following)
+        elif word.startswith("--config="):
+            found = Path(word.removeprefix("--config="))
+    return found
 
 
-def _with_file(config: Config, path: Path) -> Config:
-    values = _read_mapping(path)
-    groups = {name: getattr(config, name) for name in GROUPS}
-    for key, value in values.items():
-        name = next((g for g, group in groups.items() if key.replace("-", "_") in to_dict(group)), None)
-        if name is None:
-            known = sorted(field for group in groups.values() for field in to_dict(group))
-            raise UserError(f"{path}: unknown option {key!r}. Known options: {', '.join(known)}")
-        merged = {**to_dict(groups[name]), key.replace("-", "_"): value}
-        groups[name] = from_dict(type(groups[name]), merged, source=str(path))
-    return dataclasses.replace(config, **groups, config=path)
+def _with_file(path: Path) -> Config:
+    """The defaults with the values of a file in their place."""
+    fields = {
+        field: (group, kind)
+        for group in GROUPS
+        for field, kind in typing.get_type_hints(type(getattr(Config(), group))).items()
+    }
+    chosen: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    problems = []
+    for key, value in _read_mapping(path).items():
+        name = str(key).replace("-", "_")
+        name = SECOND_NAMES.get(name, name)
+        if name not in fields:
+            problems.append(f"unknown option {key!r}")
+            continue
+        group, kind = fields[name]
+        try:
+            chosen[group][name] = from_dict(kind, _as_flag(name, value), source=f"{key}: {value!r}")
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        known = ", ".join(sorted(fields.keys() | SECOND_NAMES))
+        raise list_problems(f"--config {path} has wrong entries:", problems, advice=f"Known options: {known}")
+    groups = {group: _unchecked(getattr(Config(), group), values) for group, values in chosen.items()}
+    return dataclasses.replace(Config(), **groups, config=path)
+
+
+def _as_flag(name: str, value: Any) -> Any:
+    """YAML reads `task: 04` as a number and `8e-4`, which has no point, as text; both mean what a flag would."""
+    if name == "task" and type(value) is int:
+        return str(value)
+    if isinstance(value, str) and name in ("learning_rate", "weight_decay"):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _unchecked(group: T, values: dict[str, Any]) -> T:
+    """A copy with other values that is not checked yet: a flag may still supply what the file leaves out."""
+    copy = object.__new__(type(group))
+    for field in dataclasses.fields(group):
+        object.__setattr__(copy, field.name, values.get(field.name, getattr(group, field.name)))
+    return copy
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise UserError(f"--config {path} cannot be read: {reason}") from None
     if path.suffix == ".json":
         load, faults = json.loads, (ValueError,)
     else:
@@ -105,46 +152,49 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-GROUPS = ("run", "hardware", "loader", "model", "optim", "inference")
-
-
 def ineffective_options(config: Config) -> list[str]:
     """Options that differ from their default and do nothing in this run, each with the reason; for a warning."""
-    run, optim, model, loader = config.run, config.optim, config.model, config.loader
-    training = run.exec_mode == "train"
-    pointless = {
-        "only training uses it": () if training else (
-            *(("optim", f) for f in to_dict(optim)), *(("model", f) for f in to_dict(model)),
-            ("loader", "batch_size"), ("loader", "nvol"), ("loader", "oversampling"), ("run", "resume_training"),
-            ("loader", "data2d_dim"),
-        ),
-        "training validates without it; predict uses it": (("inference", "tta"), ("inference", "save_preds"))
-        if training else (),
-        "only --exec_mode predict uses it": (("inference", "save_preds"),) if run.exec_mode == "evaluate" else (),
-        "it needs --save_preds": () if config.inference.save_preds else (("inference", "save_probabilities"),),
-        "it needs --scheduler multistep": () if optim.scheduler == "multistep" else (("optim", "steps"),),
-        "it needs --scheduler plateau": () if optim.scheduler == "plateau" else (("optim", "lr_patience"),),
-        "it needs --scheduler multistep or plateau": () if optim.scheduler in ("multistep", "plateau")
-        else (("optim", "factor"),),
-        "it needs --optimizer sgd": () if optim.optimizer == "sgd" else (("optim", "momentum"),),
-        "it needs --deep_supervision": () if model.deep_supervision else (("model", "deep_supr_num"),),
-        "it needs --dim 2": () if run.dim == 2 else (("loader", "nvol"), ("loader", "data2d_dim")),
-        "it needs --norm batch": () if model.norm == "batch" else (("hardware", "sync_batchnorm"),),
-        "it needs --benchmark": () if run.benchmark
-        else (("run", "train_batches"), ("run", "test_batches"), ("run", "warmup")),
-        "batch_size is needed to draw slices": (("loader", "nvol"),) if loader.data2d_dim == 2 else (),
-    }
     default = Config()
-    changed = {
-        (group, field)
-        for group in GROUPS
-        for field, value in to_dict(getattr(config, group)).items()
-        if value != to_dict(getattr(default, group))[field]
-    }
-    messages = []
-    for reason, options in pointless.items():
-        for option in options:
-            if option in changed:
-                changed.discard(option)
-                messages.append(f"--{option[1]} has no effect in this run: {reason}")
-    return messages
+    messages = {}
+    for reason, group, fields in _pointless(config):
+        for field in fields:
+            if getattr(getattr(config, group), field) != getattr(getattr(default, group), field):
+                messages.setdefault(field, f"--{field} has no effect in this run: {reason}")
+    return list(messages.values())
+
+
+def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
+    """(reason, group, fields) of the options that this run does not look at; the first reason counts."""
+    run, hardware, loader, optim = config.run, config.hardware, config.loader, config.optim
+    training, predicting = run.exec_mode == "train", run.exec_mode == "predict"
+    rules = [
+        (not training, "only training uses it", "optim", _names(optim)),
+        (not training, "only training uses it", "loader", ("batch_size", "nvol", "oversampling", "data2d_dim")),
+        (not training, "only training uses it", "run", ("resume_training", "save_ckpt")),
+        (not training and not run.benchmark, "the checkpoint holds its own (unless the NVIDIA reference wrote it)",
+         "model", _names(config.model)),
+        (run.benchmark, "--benchmark measures speed only", "run", ("ckpt_path", "resume_training")),
+        (run.benchmark, "--benchmark measures speed only", "inference", _names(config.inference)),
+        (not run.benchmark, "it needs --benchmark", "run", ("test_batches", "warmup")),
+        (run.benchmark and training, "--exec_mode predict uses it", "run", ("test_batches",)),
+        (not training, "--exec_mode train uses it", "run", ("train_batches",)),
+        (training, "training validates without it; evaluate and predict use it", "inference", ("tta",)),
+        (not predicting, "--exec_mode predict uses it", "inference", ("save_preds", "save_probabilities")),
+        (not config.inference.save_preds, "it needs --save_preds", "inference", ("save_probabilities",)),
+        (optim.scheduler != "multistep", "it needs --scheduler multistep", "optim", ("steps",)),
+        (optim.scheduler != "plateau", "it needs --scheduler plateau", "optim", ("lr_patience",)),
+        (optim.scheduler not in ("multistep", "plateau"), "it needs --scheduler multistep or plateau", "optim",
+         ("factor",)),
+        (optim.optimizer != "sgd", "it needs --optimizer sgd", "optim", ("momentum",)),
+        (not config.model.deep_supervision, "it needs --deep_supervision", "model", ("deep_supr_num",)),
+        (run.dim != 2, "it needs --dim 2", "loader", ("nvol", "data2d_dim")),
+        (loader.data2d_dim == 2, "items of --data2d_dim 2 are single slices", "loader", ("nvol",)),
+        (config.model.norm != "batch", "it needs --norm batch", "hardware", ("sync_batchnorm",)),
+        (hardware.precision != "auto", "--precision decides", "hardware", ("amp",)),
+        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity",)),
+    ]  # fmt: skip
+    return [(reason, group, fields) for pointless, reason, group, fields in rules if pointless]
+
+
+def _names(group: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(group))

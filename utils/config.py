@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from utils.errors import UserError
+
 Affinity = Literal[
     "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
 ]
@@ -25,7 +27,7 @@ def default_root(name: Literal["data", "results"]) -> Path:
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,7 @@ class ModelConfig:
         _require(0 <= self.negative_slope < 1, f"--negative_slope must lie in [0, 1), got {self.negative_slope}")
         _require(self.depth is None or self.depth >= 1, "--depth must be at least 1")
         _require(self.min_fmap is None or self.min_fmap >= 1, "--min_fmap must be at least 1")
+        _require(all(features >= 1 for features in self.filters or ()), "--filters must be at least 1")
         _require(self.deep_supr_num >= 1, "--deep_supr_num must be at least 1")
 
 
@@ -202,6 +205,7 @@ class OptimConfig:
         _require(0 <= self.momentum < 1, "--momentum must lie in [0, 1)")
         _require(0 < self.factor < 1, "--factor must lie between 0 and 1")
         _require(self.scheduler != "multistep" or bool(self.steps), "--scheduler multistep needs --steps")
+        _require(all(step >= 0 for step in self.steps or ()), f"--steps must not be negative, got {self.steps}")
         for name in ("weight_decay", "gradient_clip_val", "min_epochs", "skip_first_n_eval"):
             _require(getattr(self, name) >= 0, f"--{name} must not be negative")
         for name in ("max_epochs", "patience", "lr_patience"):
@@ -216,7 +220,7 @@ class InferenceConfig:
     """Test-time augmentation: average over flips along all spatial axes."""
     overlap: float = 0.5
     """Overlap of neighbouring windows, as a share of the patch."""
-    blend: Annotated[Literal["gaussian", "constant"], tyro.conf.arg(aliases=("--blend-mode",))] = "gaussian"
+    blend: Annotated[Literal["gaussian", "constant"], tyro.conf.arg(aliases=("--blend_mode",))] = "gaussian"
     """Weights of overlapping windows."""
     save_preds: bool = False
     """Write a NIfTI mask for each case, and (--save_probabilities) the probabilities."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Faults of the operating system that the user can mend: a full disk, a folder that is not theirs."""
 
 
 class UserError(Exception):
@@ -25,15 +29,20 @@ def list_problems(title: str, problems: Sequence[str], *, advice: str, shown: in
 
 
 def run_cli(command: Callable[[], int | None]) -> int:
-    """Run a command; report a `UserError` as one message on stderr and exit status 2, without a traceback.
+    """Run a command; report a `UserError`, a full disk or a refused folder as one message on stderr.
 
     Returns:
-        The command's own exit status (None counts as 0), 2 for a `UserError`, 130 after Ctrl-C.
+        The command's own exit status (None counts as 0), 2 for such an error, 130 after Ctrl-C.
     """
     try:
         return command() or EXIT_OK
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

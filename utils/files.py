@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
@@ -17,7 +18,31 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 
+
+def _strict(kinds: tuple[type, ...], name: str) -> Callable[[Any, type], Any]:
+    def check(value: Any, kind: type) -> Any:
+        # bool is a kind of int in Python, and not in a file.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"expected {name}, got {value!r}")
+        return kind(value)
+
+    return check
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    for choice in get_args(kind):
+        if value == choice and type(value) is type(choice):
+            return choice
+    raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+
+
+# cattrs would call int(2.7), bool("false") and str(None); a file with such a value is wrong and must not be mended.
 _converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_structure_hook(int, _strict((int,), "a whole number"))
+_converter.register_structure_hook(float, _strict((int, float), "a number"))
+_converter.register_structure_hook(bool, _strict((bool,), "true or false"))
+_converter.register_structure_hook(str, _strict((str,), "text"))
+_converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
 _converter.register_structure_hook_factory(
     dataclasses.is_dataclass,
     lambda cls: make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True),
@@ -29,24 +54,40 @@ def to_dict(value: Any) -> dict:
     return _converter.unstructure(value)
 
 
-def from_dict(cls: type[T], data: dict, *, source: str) -> T:
-    """Build a schema object from parsed JSON.
+def from_dict(cls: type[T], data: Any, *, source: str) -> T:
+    """Build a schema object (or another annotated type, such as `int | None`) from parsed JSON.
 
     Raises:
         UserError: a key is missing, unknown or of the wrong kind; the message names `source` and every problem.
     """
+    if dataclasses.is_dataclass(cls) and not isinstance(data, dict):
+        raise UserError(f"{source} is not a valid {cls.__name__}: expected a mapping, got {data!r}")
     try:
         return _converter.structure(data, cls)
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
+        problem: object = error
         if isinstance(error, cattrs.BaseValidationError):
-            error = "; ".join(cattrs.transform_error(error, format_exception=_describe))
-        raise UserError(f"{source} is not a valid {cls.__name__}: {error}") from None
+            problem = "; ".join(cattrs.transform_error(error, format_exception=_describe))
+        name = f"a valid {cls.__name__}" if dataclasses.is_dataclass(cls) else "valid"
+        raise UserError(f"{source} is not {name}: {problem}") from None
 
 
 def _describe(error: BaseException, kind: type | None) -> str:
-    """A dataclass's own complaint as it stands; cattrs' wording for the rest."""
-    own_words = type(error) is ValueError and kind not in (int, float, bool)
-    return str(error) if own_words else cattrs.v.format_exception(error, kind)
+    """Our own complaints as they stand; cattrs' wording for the rest."""
+    return str(error) if type(error) in (ValueError, UserError) else cattrs.v.format_exception(error, kind)
+
+
+def json_ready(value: Any) -> Any:
+    """Nested dicts and lists of plain values; NaN and infinity, which JSON cannot express, become None."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(cls: type[T], path: Path) -> T:
@@ -61,8 +102,8 @@ def read_json(cls: type[T], path: Path) -> T:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write a schema object (or plain dict) as indented JSON, whole or not at all (temporary name, then rename)."""
-    data = to_dict(value) if dataclasses.is_dataclass(value) else value
+    """Write a schema object (or plain dict) as indented JSON, whole or not at all; see `json_ready` for NaN."""
+    data = json_ready(to_dict(value) if dataclasses.is_dataclass(value) else value)
     write_atomically(Path(path), lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()))
 
 
@@ -70,15 +111,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call `write(binary_file)` on a temporary file beside `path`, then rename it into place.
 
     A killed process leaves either the old file or the new one, and at worst a stray `.tmp-*` file.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to, or the disk is full; it names `path`.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+    # Not tempfile: its files are private to the user, whatever the umask says.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

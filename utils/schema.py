@@ -1,9 +1,9 @@
 """What the stages of the project know of each other: plan, label scheme, fingerprint, case, folds. JSON on disk.
 
 Every class here is a frozen dataclass of plain numbers, strings and tuples; it checks itself when it is built, is
-written as JSON with a `version` (utils/files.py), and is read back with unknown or missing keys refused. Spatial tuples are in
-D, H, W order (depth first) of the working axes: the scan brought to RAS+ orientation, read as (S, A, R), and then
-permuted by `Plan.axes`. A 2D stage has (H, W) tuples.
+written as JSON with a `version` (utils/files.py), and is read back with unknown or missing keys refused. Spatial
+tuples are in D, H, W order (depth first) of the working axes: the scan brought to RAS+ orientation, read as
+(S, A, R), and then permuted by `Plan.axes`. A 2D stage has (H, W) tuples.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class LabelScheme:
             raise ValueError(f"label values must differ from each other, got {self.values}, ignore {self.ignore_value}")
         if not all(0 <= v <= 255 for v in (*self.values, self.ignore_value or 0)):
             raise ValueError(f"label values must lie in 0..255, got {self.values}")
+        if len({region.name for region in self.regions}) != len(self.regions):
+            raise ValueError("regions must have different names")
         for region in self.regions:
             if not region.classes or not all(0 < k < self.num_classes for k in (*region.classes, region.write_class)):
                 raise ValueError(f"region {region.name!r} must name foreground classes 1..{self.num_classes - 1}")
@@ -115,13 +117,15 @@ class StagePlan:
             raise ValueError(f"stage {self.name!r}: strides, kernels and filters must have one entry per level (>= 2)")
         if any(s != 1 for s in self.strides[0]):
             raise ValueError(f"stage {self.name!r}: the first level is not strided, got {self.strides[0]}")
-        if min(self.patch_size) < 1 or min(self.spacing_mm) <= 0 or self.batch_size < 1 or min(self.filters) < 1:
+        numbers = (*self.patch_size, *self.spacing_mm, *self.total_strides, *self.filters, self.batch_size)
+        if not all(number > 0 for number in numbers):
             raise ValueError(f"stage {self.name!r}: sizes must be positive")
-        for size, total in zip(self.patch_size, self.total_strides):
-            if size % total:
-                raise ValueError(
-                    f"stage {self.name!r}: patch size {self.patch_size} is not divisible by strides {self.total_strides}"
-                )
+        if not all(size > 0 and size % 2 for kernel in self.kernels for size in kernel):
+            raise ValueError(f"stage {self.name!r}: kernel sizes must be odd, got {self.kernels}")
+        if any(size % total for size, total in zip(self.patch_size, self.total_strides)):
+            raise ValueError(
+                f"stage {self.name!r}: patch {self.patch_size} is not divisible by its strides {self.total_strides}"
+            )
 
     @property
     def dim(self) -> int:
@@ -157,6 +161,8 @@ class Plan:
         check_version(self.version, "plan")
         if sorted(self.axes) != [0, 1, 2]:
             raise ValueError(f"axes must be a permutation of (0, 1, 2), got {self.axes}")
+        if not self.channels:
+            raise ValueError("a plan needs at least one channel")
         if self.origin not in ("preset", "auto"):
             raise ValueError(f"origin must be 'preset' or 'auto', got {self.origin!r}")
 

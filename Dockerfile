@@ -1,0 +1,32 @@
+# docker build --tag nnunet .
+# docker run --rm --gpus all --ipc host --volume "$PWD/data:/data" --volume "$PWD/results:/results" -it nnunet
+
+# The image brings PyTorch 2.12, CUDA 13.2 and cuDNN, built for each other by NVIDIA.
+FROM nvcr.io/nvidia/pytorch:26.05-py3
+
+WORKDIR /workspace/nnunet
+
+# Requirements come before the code, so that a change of the code does not install everything again.
+COPY requirements.txt .
+
+# NVIDIA's torch and numpy stay: a torch from the package index would replace the build for these GPUs. Their versions
+# become the only constraint; the image's own (/etc/pip/constraint.txt) would refuse the versions we test with.
+# DALI is taken for CUDA 13, the image's CUDA; requirements.txt names the one for CUDA 12.
+RUN python -c "import numpy, torch; print(f'numpy=={numpy.__version__}\ntorch=={torch.__version__}')" > /tmp/kept.txt \
+    && sed -e '/^torch==/d' -e '/^numpy==/d' -e 's/nvidia-dali-cuda120/nvidia-dali-cuda130/' requirements.txt \
+       > /tmp/requirements.txt \
+    && PIP_CONSTRAINT=/tmp/kept.txt pip install --no-cache-dir --requirement /tmp/requirements.txt \
+    && rm /tmp/kept.txt /tmp/requirements.txt
+
+# Not on the package index; pinned, because its repository has no release with appending to a log.
+RUN pip install --no-cache-dir git+https://github.com/NVIDIA/dllogger@07ec82a209597d1de058df0181f68b8e65049ed6
+
+# With .git, so that run.json can name the commit; git wants to be told that the folder of another user is trusted.
+COPY . .
+RUN git config --system --add safe.directory /workspace/nnunet
+
+# Where a container started with --user has no home, matplotlib would complain on every run.
+ENV MPLCONFIGDIR=/tmp/matplotlib
+
+# The commands read and write here by default when these folders exist.
+VOLUME ["/data", "/results"]

@@ -1,0 +1,41 @@
+# `make demo` shows the whole way on generated scans; `make test` runs all tests. Both use .venv, made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+DEMO ?= demo
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# Generated scans -> shards -> a trained network -> masks of scans it has not seen -> scores and pictures.
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(RUN) download.py --task 00 --results $(DEMO)/data
+	$(RUN) preprocess.py --task 00 --dim 3 --data $(DEMO)/data --results $(DEMO)/data
+	$(RUN) main.py --exec_mode train --task 00 --dim 3 --data $(DEMO)/data --results $(DEMO)/results \
+	  --deep_supervision --amp $(DEMO_TRAINING)
+	$(RUN) preprocess.py --task 00 --dim 3 --exec_mode test --data $(DEMO)/data --results $(DEMO)/data
+	$(RUN) main.py --exec_mode predict --task 00 --dim 3 --data $(DEMO)/data/00_3d/test --results $(DEMO)/results \
+	  --ckpt_path $(DEMO)/results/checkpoints --amp --save_preds
+	$(RUN) evaluate.py --preds $(DEMO)/results/preds_task_00_dim_3_fold_0 --lbls $(DEMO)/data/Task00_Phantom/labelsTs
+	$(RUN) scripts/overlay.py --images $(DEMO)/data/Task00_Phantom/imagesTs \
+	  --preds $(DEMO)/results/preds_task_00_dim_3_fold_0 --lbls $(DEMO)/data/Task00_Phantom/labelsTs \
+	  --output $(DEMO)/results/overlay.png
+	@echo "Masks, scores, overlay.png and progress.png are in $(DEMO)/results"
+
+DEMO_TRAINING := --max_epochs 12 --skip_first_n_eval 10 --scheduler cosine --learning_rate 0.002
+
+test: $(VENV)/.installed lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,193 @@
+"""DALI pipelines over shards and the loaders around them: training patches, whole volumes, benchmark patches.
+
+Boxes and order come from order.py; the readers shuffle nothing and read only the box that is asked for. A pipeline
+is built anew for each epoch (some 20 ms), so that an epoch is a function of (seed, rank, epoch) and nothing else.
+
+Shapes: N batch, C channels, D H W space. `_x.npy` (C, D, H, W) float32, `_y.npy` (1, D, H, W) uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from torch import Tensor
+
+from data_loading.augmentations import augment
+from data_loading.order import (
+    BatchSpec,
+    Box,
+    CaseShard,
+    Odds,
+    Place,
+    Shape,
+    box_batches,
+    centre_start,
+    draw_box,
+    num_batches,
+    rank_cases,
+    stream_seed,
+)
+
+
+def _read_patch(files: Sequence[str], start: DataNode, size: DataNode | Shape, dim: int) -> DataNode:
+    """The box of each file as (C, D, H, W), or (C, H, W) for dim 2; what lies outside the volume is 0."""
+    patch = fn.readers.numpy(
+        files=files, roi_start=start, roi_shape=size, roi_axes=[1, 2, 3], out_of_bounds_policy="pad"
+    )
+    patch = fn.reinterpret(patch, layout="CDHW")
+    return fn.squeeze(patch, axes=[1]) if dim == 2 else patch
+
+
+@pipeline_def(enable_conditionals=True)
+def training_pipeline(
+    images: Sequence[str], labels: Sequence[str], boxes: Iterator, *, spec: BatchSpec, odds: Odds, device: str
+) -> tuple[DataNode, DataNode]:
+    """Augmented patches: image (C, *patch) float32 and label (1, *patch) uint8 on `device`, "cpu" or "gpu".
+
+    `boxes` yields starts, sizes and zoom flags for each batch of files (order.py, `box_batches`).
+    """
+    start, size, zoomed = fn.external_source(
+        source=boxes, num_outputs=3, batch=True, dtype=[types.INT32, types.INT32, types.BOOL], ndim=[1, 1, 0]
+    )
+    image = _read_patch(images, start, size, len(spec.patch))
+    label = _read_patch(labels, start, size, len(spec.patch))
+    if device == "gpu":
+        image, label = image.gpu(), label.gpu()
+    return augment(image, label, zoomed=zoomed, size=spec.patch, channels=spec.channels, odds=odds)
+
+
+@pipeline_def
+def patch_pipeline(images: Sequence[str], starts: Iterator, *, spec: BatchSpec, device: str) -> DataNode:
+    """Image patches (C, *patch) as they are stored; `starts` yields (N, 3) for each batch of files."""
+    start = fn.external_source(source=starts, batch=True, dtype=types.INT32, ndim=1)
+    image = _read_patch(images, start, spec.box, len(spec.patch))
+    return image.gpu() if device == "gpu" else image
+
+
+@pipeline_def
+def volume_pipeline(images: Sequence[str], labels: Sequence[str] | None) -> tuple[DataNode, ...]:
+    """File name, image (C, D, H, W) and, with `labels`, label (1, D, H, W), on the host."""
+    image = fn.readers.numpy(files=images, name="image")
+    outputs = (fn.get_property(image, key="source_info"), image)
+    return outputs if labels is None else (*outputs, fn.readers.numpy(files=labels))
+
+
+class TrainLoader:
+    """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8} of one epoch.
+
+    The epoch is the one in which iteration starts; the same place gives the same batches. The last batch may be
+    smaller. With `benchmark_batches` the epoch is repeated or cut to that many full batches.
+    """
+
+    def __init__(
+        self, shards: Sequence[CaseShard], *, spec: BatchSpec, odds: Odds, place: Callable[[], Place],
+        num_threads: int, benchmark_batches: int = 0,
+    ) -> None:  # fmt: skip
+        self.shards, self.spec, self.odds = tuple(shards), spec, odds
+        self._place, self._num_threads, self._benchmark_batches = place, num_threads, benchmark_batches
+        # 12 KiB a case, read once.
+        self._foreground = [np.load(shard.foreground) for shard in self.shards]
+
+    def __len__(self) -> int:
+        """Batches an epoch, equal in all processes."""
+        world_size = self._place().world_size
+        return self._benchmark_batches or num_batches(len(self.shards), world_size, self.spec.cases_per_batch)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Read, augment and yield the epoch's batches."""
+        # A generator, so the place is asked for at the first batch: Lightning makes iterators before it counts epochs.
+        place, spec = self._place(), self.spec
+        cases = rank_cases(len(self.shards), spec.cases_per_batch, place)
+        samples = np.repeat(cases, spec.patches_per_case)
+        # Readers know full batches only; what is read beyond the epoch's end is cut off below.
+        batches = np.resize(samples, (len(self), spec.batch_size))
+        remaining = batches.size if self._benchmark_batches else len(samples)
+        stream = stream_seed(place.seed, place.epoch, place.rank)
+        files = [self.shards[case] for case in batches.flat]
+        pipeline = training_pipeline(
+            [str(shard.image) for shard in files],
+            [str(shard.label) for shard in files],
+            box_batches(batches, self._box_drawer(np.random.default_rng(stream)), spec.box),
+            spec=spec, odds=self.odds, batch_size=spec.batch_size, seed=stream,
+            **_resources(place, self._num_threads),
+        )  # fmt: skip
+        for (batch,) in DALIGenericIterator([pipeline], ["image", "label"]):
+            yield {name: patches[:remaining] for name, patches in batch.items()}
+            remaining -= spec.batch_size
+
+    def _box_drawer(self, rng: np.random.Generator) -> Callable[[int], Box]:
+        return lambda case: draw_box(rng, self.shards[case].shape, self._foreground[case], self.spec.box, self.odds)
+
+
+class VolumeLoader:
+    """Whole cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name} on the host.
+
+    Each process gets its share, nothing twice and nothing to fill up, so shares may differ by one case. The label
+    is there when every shard has one.
+    """
+
+    def __init__(self, shards: Sequence[CaseShard], *, place: Callable[[], Place], num_threads: int) -> None:
+        self.shards, self._place, self._num_threads = tuple(shards), place, num_threads
+
+    def _share(self) -> tuple[CaseShard, ...]:
+        place = self._place()
+        return self.shards[place.rank :: place.world_size]
+
+    def __len__(self) -> int:
+        """Cases of this process."""
+        return len(self._share())
+
+    def __iter__(self) -> Iterator[dict[str, Tensor | str]]:
+        """Yield the cases in order; the name comes from the file that was read."""
+        share = self._share()
+        if not share:
+            return
+        labelled = all(shard.label is not None for shard in share)
+        names = {shard.image.name: shard.case for shard in share}
+        pipeline = volume_pipeline(
+            [str(shard.image) for shard in share],
+            [str(shard.label) for shard in share] if labelled else None,
+            batch_size=1, num_threads=self._num_threads, device_id=None,
+        )  # fmt: skip
+        outputs = ["source", "image", "label"] if labelled else ["source", "image"]
+        for (item,) in DALIGenericIterator([pipeline], outputs, reader_name="image"):
+            source = Path(bytes(item.pop("source")[0].numpy()).decode())
+            yield item | {"case": names[source.name]}
+
+
+class CentrePatchLoader:
+    """`count` batches {"image": (N, C, *patch) float32} of the middles of volumes, for measuring prediction."""
+
+    def __init__(
+        self, shards: Sequence[CaseShard], *, spec: BatchSpec, place: Callable[[], Place], num_threads: int, count: int
+    ) -> None:
+        self.shards, self.spec, self._place = tuple(shards), spec, place
+        self._num_threads, self._count = num_threads, count
+
+    def __len__(self) -> int:
+        """Batches, by default as many as hold every case once."""
+        return self._count or -(-len(self.shards) // self.spec.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the patches in the order of the cases, over and over."""
+        batches = np.resize(np.arange(len(self.shards)), (len(self), self.spec.batch_size))
+        starts = np.array([centre_start(shard.shape, self.spec.box) for shard in self.shards], np.int32)
+        pipeline = patch_pipeline(
+            [str(self.shards[case].image) for case in batches.flat],
+            iter(starts[batches]),
+            spec=self.spec, batch_size=self.spec.batch_size,
+            **_resources(self._place(), self._num_threads),
+        )  # fmt: skip
+        for (batch,) in DALIGenericIterator([pipeline], ["image"]):
+            yield batch
+
+
+def _resources(place: Place, num_threads: int) -> dict[str, int | str | None]:
+    """What a pipeline runs on; without a GPU DALI must be told that there is no device."""
+    device = "cpu" if place.device_id is None else "gpu"
+    return {"device": device, "device_id": place.device_id, "num_threads": num_threads}

@@ -1,0 +1,121 @@
+"""What planning must know of a data set: shapes, spacings and foreground intensities, gathered case by case.
+
+Arrays in, numbers out. Of each case a fixed number of foreground voxels is kept, so memory does not grow with
+the size of the scans (the nnU-Net v2 way; the NVIDIA reference keeps every voxel).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_preprocessing.resampling import nonzero_box
+from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme
+
+SAMPLES_PER_CASE = 10_000
+"""Foreground voxels that a case contributes to the intensity statistics."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseFingerprint:
+    """What one case contributes.
+
+    `shape_after_crop` and `spacing_mm` are in S, A, R order; `intensities` is (C, SAMPLES_PER_CASE) float32,
+    or (C, 0) for a case without a label or without foreground.
+    """
+
+    case: str
+    spacing_mm: tuple[float, float, float]
+    shape_after_crop: tuple[int, int, int]
+    intensities: np.ndarray
+
+
+def inspect_case(
+    case: str,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    *,
+    spacing_mm: tuple[float, float, float],
+    labels: LabelScheme,
+) -> CaseFingerprint:
+    """Fingerprint of one case.
+
+    Args:
+        case: its name; seeds the choice of voxels, so that the same data give the same fingerprint.
+        image: (C, S, A, R).
+        label: (S, A, R) file values, or None.
+        spacing_mm: voxel size along S, A, R.
+        labels: which values are background or ignored.
+    """
+    return CaseFingerprint(
+        case=case,
+        spacing_mm=tuple(float(s) for s in spacing_mm),
+        shape_after_crop=_nonzero_shape(image),
+        intensities=_sample_foreground(case, image, label, labels),
+    )
+
+
+def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
+    """Fingerprint of the data set; every case with foreground weighs the same in the intensity statistics.
+
+    `foreground` is empty when no case has foreground (a data set without labels).
+    """
+    return Fingerprint(
+        version=FORMAT_VERSION,
+        cases=tuple(c.case for c in cases),
+        spacings_mm=tuple(c.spacing_mm for c in cases),
+        shapes_after_crop=tuple(c.shape_after_crop for c in cases),
+        foreground=_channel_statistics([c.intensities for c in cases]),
+    )
+
+
+def _nonzero_shape(image: np.ndarray) -> tuple[int, int, int]:
+    """Shape after the crop that preprocessing makes; that of the image where every voxel is zero."""
+    box = nonzero_box(image)
+    return tuple(image.shape[1:]) if box is None else tuple(stop - start for start, stop in box)
+
+
+def _sample_foreground(case: str, image: np.ndarray, label: np.ndarray | None, labels: LabelScheme) -> np.ndarray:
+    """(C, SAMPLES_PER_CASE) intensities of the same randomly chosen foreground voxels in every channel.
+
+    A case with fewer foreground voxels gives each of them about equally often, so that all cases weigh alike.
+    """
+    if label is None:
+        return np.empty((len(image), 0), np.float32)
+    foreground = label != labels.values[0]
+    if labels.ignore_value is not None:
+        foreground &= label != labels.ignore_value
+    positions = np.flatnonzero(foreground)
+    if positions.size:
+        # crc32 and not hash(): Python's hash of a string differs from process to process.
+        rng = np.random.default_rng(zlib.crc32(case.encode()))
+        shuffled = rng.permutation(positions) if positions.size <= SAMPLES_PER_CASE else rng.choice(
+            positions, SAMPLES_PER_CASE, replace=False
+        )  # fmt: skip
+        positions = np.resize(shuffled, SAMPLES_PER_CASE)
+    return np.stack([channel.reshape(-1)[positions] for channel in image]).astype(np.float32)
+
+
+def _channel_statistics(intensities: Sequence[np.ndarray]) -> tuple[ChannelStatistics, ...]:
+    if not any(sample.shape[1] for sample in intensities):
+        return ()
+    statistics = []
+    for channel in range(len(intensities[0])):
+        values = np.concatenate([sample[channel] for sample in intensities])
+        low, median, high = np.percentile(values.astype(np.float64), (0.5, 50, 99.5))
+        # Python floats: NumPy scalars would turn float32 images into float64 when they meet under NumPy 2.
+        statistics.append(
+            ChannelStatistics(
+                mean=float(values.mean(dtype=np.float64)),
+                std=float(values.std(dtype=np.float64)),
+                percentile_00_5=float(low),
+                median=float(median),
+                percentile_99_5=float(high),
+                minimum=float(values.min()),
+                maximum=float(values.max()),
+            )
+        )
+    return tuple(statistics)

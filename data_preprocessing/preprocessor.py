@@ -1,0 +1,232 @@
+"""From a scan to the arrays that the network sees, and from the network's probabilities back to the scan.
+
+There: permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, resample to the target spacing,
+normalise, pad to the patch. Back: the same steps inverted. Arrays in, arrays out; files are read and written elsewhere.
+
+Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes of the scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data_preprocessing.normalization import chunks, normalize_channel
+from data_preprocessing.resampling import (
+    Maps,
+    coarse_axis,
+    make_maps,
+    nearest_map,
+    nonzero_box,
+    resample_image,
+    resample_label,
+    resample_slab,
+    resampled_shape,
+    slabs,
+)
+from utils.errors import UserError
+from utils.nifti import Volume
+from utils.schema import FORMAT_VERSION, CaseMeta, LabelScheme, Plan, StagePlan
+
+REGION_THRESHOLD = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseInput:
+    """A scan in memory, with or without its label, and what its `CaseMeta` says of where it came from."""
+
+    case: str
+    image: Volume
+    label: Volume | None
+    image_path: str
+    label_path: str | None
+    source_stamp: str
+    plan_stamp: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PreprocessedCase:
+    """What a shard holds: image (C, D, H, W) float32, label (1, D, H, W) uint8 class indices or None.
+
+    `ignore_index` is the class index of voxels that count as nothing, or None.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    ignore_index: int | None
+    meta: CaseMeta
+
+
+def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
+    """Crop, resample, normalise and pad one case.
+
+    Nothing is interpolated where a scan has the target's grid already, so labels and, up to normalisation, intensities
+    are then those of the file. Padding is zero (background in the label) and lies evenly on both sides, the odd voxel
+    behind. In 2D only H and W are resampled and padded, and no slice is cut down to the patch.
+
+    Raises:
+        UserError: an image without any non-zero voxel, with another number of channels than planned, or with a label
+            of another shape or of values that the plan does not know.
+    """
+    _check_arrays(files, plan)
+    image = files.image.array.transpose(0, *(axis + 1 for axis in plan.axes))
+    box = nonzero_box(image)
+    if box is None:
+        raise UserError(
+            f"{files.image_path}: every voxel is zero; replace the file or take the case out of dataset.json"
+        )
+    crop = tuple(slice(*side) for side in box)
+    image = image[(slice(None), *crop)]
+    spacing_mm = tuple(float(files.image.spacing_mm[axis]) for axis in plan.axes)
+    target_mm = _target_mm(plan.stage, spacing_mm)
+    shape = resampled_shape(image.shape[1:], spacing_mm, target_mm)
+    coarse = coarse_axis(spacing_mm, target_mm)
+    maps = make_maps(image.shape[1:], shape, cubic=True, coarse=coarse)
+    padded, pad_low = _padding(shape, plan.stage.patch_size)
+    inner = tuple(slice(low, low + n) for low, n in zip(pad_low, shape))
+
+    out = np.zeros((plan.in_channels, *padded), dtype=np.float32)
+    for channel, source, target in zip(plan.channels, image, out):
+        resample_image(source, maps, target[inner], coarse=coarse)
+        normalize_channel(target[inner], channel)
+    if plan.mask_channel:
+        _nonzero_mask(image, out[-1][inner])
+    label = None
+    if files.label is not None:
+        label = np.zeros((1, *padded), dtype=np.uint8)
+        classes = native_label_classes(files.label, plan, source=files.label_path or files.case)
+        linear = make_maps(image.shape[1:], shape, cubic=False, coarse=coarse)
+        resample_label(classes.transpose(plan.axes)[crop], linear, label[0][inner])
+    meta = CaseMeta(
+        version=FORMAT_VERSION, case=files.case, image=files.image_path, label=files.label_path,
+        geometry=files.image.geometry, axes=plan.axes, spacing_mm=spacing_mm,
+        original_shape=tuple(files.image.array.shape[1 + axis] for axis in plan.axes), crop_box=box,
+        resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
+        source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
+    )  # fmt: skip
+    return PreprocessedCase(image=out, label=label, ignore_index=plan.labels.ignore_index, meta=meta)
+
+
+def _check_arrays(files: CaseInput, plan: Plan) -> None:
+    shape = files.image.array.shape
+    if shape[0] != len(plan.channels):
+        raise UserError(f"{files.image_path} has {shape[0]} channels; the plan was made for {len(plan.channels)}")
+    if files.label is not None and files.label.array.shape != shape[1:]:
+        raise UserError(
+            f"{files.label_path} has shape {files.label.array.shape} and its image {shape[1:]} (S, A, R); "
+            "they must lie on one grid"
+        )
+
+
+def _target_mm(stage: StagePlan, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    """The stage's spacing; across the slices of a 2D stage, the case's own."""
+    return (*spacing_mm[: 3 - stage.dim], *stage.spacing_mm)
+
+
+def _padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape after padding to at least the patch, and how many voxels of it lie in front."""
+    smallest = (1,) * (3 - len(patch_size)) + tuple(patch_size)
+    padded = tuple(max(n, least) for n, least in zip(shape, smallest))
+    return padded, tuple((total - n) // 2 for total, n in zip(padded, shape))
+
+
+def _nonzero_mask(image: np.ndarray, out: np.ndarray) -> None:
+    """Write 1 where any channel (C, D, H, W) of the scan itself is not zero, 0 elsewhere, by nearest neighbour."""
+    across, down, right = (nearest_map(n, m).first for n, m in zip(image.shape[1:], out.shape))
+    for d, source in enumerate(across):
+        out[d] = (image[:, source] != 0).any(axis=0)[np.ix_(down, right)]
+
+
+def native_label_classes(label: Volume, plan: Plan, *, source: str = "label") -> np.ndarray:
+    """Class indices (S, A, R) uint8 of a label's file values; ignored voxels get K.
+
+    Raises:
+        UserError: values that the label scheme does not have; `source` is how the message calls the file.
+    """
+    values, scheme = label.array, plan.labels
+    classes = {value: k for k, value in enumerate(scheme.values)}
+    if scheme.ignore_value is not None:
+        classes[scheme.ignore_value] = scheme.ignore_index
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(classes)] = list(classes.values())
+    # Files mostly number their classes 0, 1, 2, ...: such parts are copied as they are.
+    unchanged = next(v for v in range(257) if classes.get(v) != v)
+    out = np.empty(values.shape, dtype=np.uint8)
+    unknown: set[int] = set()
+    for part, target in zip(chunks(values), chunks(out)):
+        if part.min() >= 0 and part.max() < unchanged:
+            target[...] = part
+            continue
+        unknown |= {int(value) for value in np.unique(part)} - set(classes)
+        target[...] = table[part.astype(np.uint8)]
+    if unknown:
+        raise UserError(
+            f"{source} holds the values {sorted(unknown)}; dataset.json knows {sorted(classes)}: "
+            "add them to its labels or mend the file"
+        )
+    return out
+
+
+def restore_mask(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.ndarray:
+    """Mask (S, A, R) uint8 of file values, from probabilities (K, D, H, W) on the preprocessed grid.
+
+    Each class is brought back by linear interpolation, and the most probable wins (of equals, the lowest); a region
+    holds where its probability exceeds 1/2, and later regions overwrite earlier ones. Outside the crop is background.
+    """
+    decide = _region_classes if plan.labels.regions else _most_probable
+    values = np.array(plan.labels.values, dtype=np.uint8)
+    mask = np.full([meta.original_shape[meta.axes.index(axis)] for axis in range(3)], values[0], dtype=np.uint8)
+    crop = mask.transpose(meta.axes)[tuple(slice(*side) for side in meta.crop_box)]
+    channels, maps = _back_to_crop(probabilities, meta, plan)
+    for slab in slabs(maps):
+        shares = (resample_slab(channel, maps, slab) for channel in channels)
+        crop[slab] = values[decide(shares, plan.labels)]
+    return mask
+
+
+def restore_probabilities(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.ndarray:
+    """Probabilities (K, S, A, R) float32 in the scan's grid, from (K, D, H, W) on the preprocessed grid.
+
+    Outside the crop the background has probability 1; regions have 0.
+    """
+    shape = [meta.original_shape[meta.axes.index(axis)] for axis in range(3)]
+    native = np.zeros((len(probabilities), *shape), dtype=np.float32)
+    if not plan.labels.regions:
+        native[0] = 1
+    channels, maps = _back_to_crop(probabilities, meta, plan)
+    for channel, out in zip(channels, native):
+        crop = out.transpose(meta.axes)[tuple(slice(*side) for side in meta.crop_box)]
+        for slab in slabs(maps):
+            crop[slab] = resample_slab(channel, maps, slab)
+    return native
+
+
+def _back_to_crop(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> tuple[np.ndarray, Maps]:
+    """Probabilities without the padding, and the maps from there to the voxels of the crop box."""
+    assert probabilities.shape == (plan.labels.num_outputs, *meta.padded_shape), probabilities.shape
+    inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
+    box = tuple(stop - start for start, stop in meta.crop_box)
+    # The same rule as on the way there, so that slices which were not mixed stay unmixed.
+    coarse = coarse_axis(meta.spacing_mm, _target_mm(plan.stage, meta.spacing_mm))
+    return probabilities[(slice(None), *inner)], make_maps(meta.resampled_shape, box, cubic=False, coarse=coarse)
+
+
+def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
+    """Class indices from the classes' probabilities, one class in memory at a time."""
+    best = np.array(next(shares))
+    winner = np.zeros(best.shape, dtype=np.uint8)
+    for k, share in enumerate(shares, start=1):
+        np.copyto(winner, k, where=share > best)
+        np.maximum(best, share, out=best)
+    return winner
+
+
+def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
+    """Class indices from the regions' probabilities, later regions over earlier ones."""
+    winner = None
+    for region, share in zip(labels.regions, shares):
+        winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
+        np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
+    return winner

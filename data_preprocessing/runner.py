@@ -1,0 +1,247 @@
+"""Many cases at once: inspect all of them, then write their shards. Parallel, resumable, in bounded memory.
+
+Pass 1 reads every scan, looks for faults and gathers the fingerprint; it writes nothing, and one bad case stops the run
+before anything is written. Pass 2 makes the shards that are missing or stale; a case that fails is reported and the
+others go on. Each worker holds one case at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from data_preprocessing.dataset import CaseFiles, Dataset, check_case
+from data_preprocessing.fingerprint import CaseFingerprint, inspect_case
+from data_preprocessing.preprocessor import CaseInput, preprocess_case
+from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
+from utils.errors import UserError, list_problems
+from utils.nifti import Volume, read_image, read_label
+from utils.schema import Plan
+
+R = TypeVar("R")
+
+CHUNK = 4
+"""Largest number of cases that a worker is handed at once; small scans take a few milliseconds."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseStatus:
+    """What became of a case: `kept` was there and current, `failed` comes with its reason."""
+
+    case: str
+    status: Literal["written", "kept", "failed"]
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseInspection:
+    """What pass 1 found; exactly one of `problems` and `fingerprint` is there."""
+
+    case: str
+    problems: tuple[str, ...] = ()
+    fingerprint: CaseFingerprint | None = None
+
+
+class Workers:
+    """Applies a function to cases, in `n_jobs` processes or, with one job, in this one. Use as a context manager.
+
+    Processes are spawned and not forked: the caller may have threads (DALI, torch), and a fork would copy their locks.
+    They compute with one thread each, ignore Ctrl-C (the parent lets them finish the files they are at), and end
+    when the parent is killed.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self._pool: ProcessPoolExecutor | None = None
+        self._environment: dict[str, str | None] = {}
+
+    def __enter__(self) -> Workers:
+        if self.n_jobs > 1:
+            # Read by the numeric libraries when a worker imports them, so they are set until the pool is gone.
+            self._environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+            os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+            self._pool = ProcessPoolExecutor(self.n_jobs, get_context("spawn"), initializer=_prepare_worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in self._environment.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    def map(self, function: Callable[[CaseFiles], R], cases: Sequence[CaseFiles], *, title: str) -> list[R]:
+        """`function` of every case, in the order of the cases.
+
+        Raises:
+            UserError: a worker process was killed, as happens when memory runs out.
+        """
+        if not cases:
+            return []
+        with progress(title, len(cases)) as advance:
+            if self._pool is None:
+                return [_advanced(function(case), advance) for case in cases]
+            size = max(1, min(CHUNK, len(cases) // (8 * self.n_jobs)))
+            starts = range(0, len(cases), size)
+            try:
+                futures = {self._pool.submit(_apply, function, cases[i : i + size]): i for i in starts}
+                for future in as_completed(futures):
+                    advance(len(future.result()))
+            except BrokenProcessPool:
+                raise UserError(
+                    f"a worker process was killed during '{title}', most likely because memory ran out. "
+                    f"Use fewer --n_jobs (now {self.n_jobs}); finished cases are kept."
+                ) from None
+            return [result for future in futures for result in future.result()]
+
+
+def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers) -> list[CaseFingerprint]:
+    """Pass 1: read and check every case.
+
+    Raises:
+        UserError: any case has a fault; all faults of all cases are listed.
+    """
+    described = dataclasses.replace(dataset, training=(), test=())
+    inspections = workers.map(functools.partial(_inspect, dataset=described), cases, title="inspect")
+    problems = [f"{i.case}: {problem}" for i in inspections for problem in i.problems]
+    if problems:
+        faulty = sum(bool(i.problems) for i in inspections)
+        raise list_problems(
+            f"{faulty} of {len(cases)} cases of {dataset.folder} cannot be used; nothing was written:",
+            problems,
+            advice="Mend these files, or take the cases out of dataset.json, and run again.",
+        )
+    return [i.fingerprint for i in inspections if i.fingerprint is not None]
+
+
+def write_cases(
+    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, overwrite: bool
+) -> list[CaseStatus]:
+    """Pass 2: write the shards of the cases into an existing folder; current ones are kept unless `overwrite`."""
+    current = set() if overwrite else current_cases(cases, plan, folder)
+    stale = [case for case in cases if case.case not in current]
+    write = functools.partial(_write, plan=plan, plan_stamp=stamp_plan(plan), folder=folder)
+    done = {status.case: status for status in workers.map(write, stale, title="preprocess")}
+    return [done.get(case.case, CaseStatus(case=case.case, status="kept")) for case in cases]
+
+
+def current_cases(cases: Sequence[CaseFiles], plan: Plan, folder: Path) -> set[str]:
+    """Names of the cases whose shards are complete and made from these files by this plan."""
+    stamp = stamp_plan(plan)
+    return {c.case for c in cases if is_current(folder, c.case, stamp_sources(source_files(c)), stamp)}
+
+
+def source_files(files: CaseFiles) -> tuple[Path, ...]:
+    """All files of a case, the label last."""
+    return (*files.images, *([] if files.label is None else [files.label]))
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, a line for each tenth elsewhere; yields the function that counts finished cases."""
+    if sys.stdout.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        tenth_before, done = 10 * done // total, done + count
+        if 10 * done // total > tenth_before:
+            print(f"{title}: {done} of {total}", flush=True)
+
+    yield advance
+
+
+def _advanced(result: R, advance: Callable[[int], None]) -> R:
+    advance(1)
+    return result
+
+
+def _apply(function: Callable[[CaseFiles], R], cases: Sequence[CaseFiles]) -> list[R]:
+    return [function(case) for case in cases]
+
+
+def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _read(files: CaseFiles) -> tuple[Volume, Volume | None]:
+    return read_image(files.images), None if files.label is None else read_label(files.label)
+
+
+def _inspect(files: CaseFiles, *, dataset: Dataset) -> CaseInspection:
+    try:
+        image, label = _read(files)
+        problems = check_case(files, image, label, dataset)
+        if problems:
+            return CaseInspection(case=files.case, problems=tuple(problems))
+        fingerprint = inspect_case(
+            files.case,
+            image.array,
+            None if label is None else label.array,
+            spacing_mm=image.spacing_mm,
+            labels=dataset.labels,
+        )
+    except Exception as error:  # One unreadable file must not hide the faults of the others.
+        return CaseInspection(case=files.case, problems=(_describe(error),))
+    return CaseInspection(case=files.case, fingerprint=fingerprint)
+
+
+def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> CaseStatus:
+    try:
+        # The stamp comes before the voxels: a file that changes in between makes the shard stale, not wrong.
+        source_stamp = stamp_sources(source_files(files))
+        image, label = _read(files)
+        case = preprocess_case(
+            CaseInput(
+                case=files.case,
+                image=image,
+                label=label,
+                image_path=str(files.images[0].absolute()),
+                label_path=None if files.label is None else str(files.label.absolute()),
+                source_stamp=source_stamp,
+                plan_stamp=plan_stamp,
+            ),
+            plan,
+        )
+        write_shard(folder, case)
+    except Exception as error:  # Disk full, out of memory, file gone: the other cases go on.
+        return CaseStatus(case=files.case, status="failed", detail=_describe(error))
+    meta = case.meta
+    shapes = (meta.original_shape, meta.resampled_shape, meta.padded_shape)
+    return CaseStatus(
+        case=files.case, status="written", detail=" -> ".join("x".join(map(str, shape)) for shape in shapes)
+    )
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})"
+    return f"{type(error).__name__}: {error}"

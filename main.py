@@ -1,0 +1,284 @@
+"""Train, evaluate or predict with a dynamic 2D/3D U-Net on shards that preprocess.py wrote.
+
+python main.py --exec_mode train --task 04 --dim 3 --fold 0 --amp
+python main.py --exec_mode predict --task 04 --dim 3 --fold 0 --ckpt_path results/checkpoints --save_preds
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import runs
+from utils.args import Config, ineffective_options, parse_config
+from utils.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from data_loading.data_module import DataModule
+    from models.checkpoint import CheckpointContents
+    from models.nn_unet import NNUnet
+    from utils.runtime import Runtime
+    from utils.schema import Fold, Plan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    config = parse_config(sys.argv[1:] if argv is None else list(argv))
+    for message in ineffective_options(config):
+        print(f"warning: {message}", file=sys.stderr)
+    modes = {"train": train, "evaluate": evaluate, "predict": predict}
+    if config.run.benchmark:
+        modes |= {"train": benchmark, "predict": benchmark}
+    modes[config.run.exec_mode](config)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every mode needs: the shards, how the network looks, the cases of the fold, the device, the start."""
+
+    shards: runs.ShardFolder
+    plan: Plan
+    fold: Fold
+    runtime: Runtime
+    checkpoint: CheckpointContents | None
+
+
+def prepare(config: Config, ckpt_path: Path | None) -> Setup:
+    """Find shards, device and checkpoint; nothing is written.
+
+    Raises:
+        UserError: anything that does not exist or does not fit.
+    """
+    from data_preprocessing.adapt import adapt_plan, read_fold
+    from utils.files import read_json
+    from utils.runtime import configure_backends, resolve_hardware, seed_everything
+    from utils.schema import Plan
+
+    runtime = resolve_hardware(config.hardware)
+    shards = runs.find_shards(config.run)
+    plan = read_json(Plan, shards.root / "plan.json")
+    if plan.stage.dim != config.run.dim:
+        raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
+    plan = adapt_plan(
+        plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats
+    )  # fmt: skip
+    fold = read_fold(shards.root, config.run.fold, config.run.nfolds)
+    checkpoint = None
+    if ckpt_path is not None:
+        from models.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(ckpt_path)
+    configure_backends(runtime)
+    seed_everything(config.run.seed)
+    runtime.pin(config.hardware.affinity)
+    return Setup(shards=shards, plan=plan, fold=fold, runtime=runtime, checkpoint=checkpoint)
+
+
+def prepare_scoring(config: Config) -> tuple[Setup, Config]:
+    """As `prepare`, with the network of `--ckpt_path`: its plan and its options replace those of the flags.
+
+    A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
+    """
+    from models.checkpoint import check_fits
+
+    setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
+    stored = setup.checkpoint
+    check_fits(stored, setup.plan)
+    if stored.plan is not None:
+        setup = dataclasses.replace(setup, plan=stored.plan)
+        config = dataclasses.replace(config, model=stored.model)
+    runs.prepare_folder(config.run.results, "--results")
+    return setup, config
+
+
+def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) -> DataModule:
+    """The loaders of a run."""
+    from data_loading.data_module import DataModule, LoadingSettings, ShardCases
+
+    run = config.run
+    training = run.exec_mode == "train"
+    scored = run.exec_mode != "predict" and not run.benchmark
+    return DataModule(
+        cases=ShardCases(
+            folder=setup.shards.cases,
+            train=setup.fold.train if training else (),
+            val=setup.fold.val if scored else (),
+            predict=tuple(predict_cases),
+        ),
+        plan=setup.plan,
+        loader=config.loader,
+        settings=LoadingSettings(
+            seed=run.seed,
+            num_threads=setup.runtime.num_threads(config.hardware.num_workers),
+            on_gpu=setup.runtime.use_gpu,
+            benchmark=run.benchmark,
+            train_batches=run.train_batches,
+            test_batches=run.test_batches,
+        ),
+    )
+
+
+def build_module(config: Config, setup: Setup) -> NNUnet:
+    """The network of the plan, with the weights of the checkpoint where one is given to evaluate or predict."""
+    import torch
+
+    from data_preprocessing.restoration import CaseRestorer
+    from models.checkpoint import load_weights
+    from models.inferer import InferenceSettings
+    from models.nn_unet import NNUnet
+
+    restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
+    options = config.inference
+    module = NNUnet(
+        plan=setup.plan,
+        model=config.model,
+        optim=config.optim,
+        inference=InferenceSettings(
+            tta=options.tta and config.run.exec_mode != "train",
+            overlap=options.overlap,
+            blend=options.blend,
+            window_batch=config.loader.val_batch_size,
+        ),
+        native_scorer=(lambda case, probabilities: torch.from_numpy(restorer.restore(case, probabilities.numpy())))
+        if options.invert_resampled_y
+        else None,
+        channels_last=config.hardware.layout == "NDHWC",
+    )
+    if config.run.exec_mode != "train" and setup.checkpoint is not None:
+        load_weights(module.network, setup.checkpoint)
+    if config.hardware.compile:
+        # In place, so that parameter names stay those of the plain network.
+        module.network.compile()
+    return module
+
+
+def train(config: Config) -> None:
+    """Train on the fold, validate after each epoch, keep last.ckpt and the best checkpoint."""
+    from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
+    from models.checkpoint import check_fits, read_checkpoint, warm_start
+    from models.trainer import build_trainer, profiler_callbacks
+    from utils.files import to_dict
+    from utils.reporting import finish_run, start_log
+
+    run = config.run
+    resume = runs.last_checkpoint(run) if run.resume_training else None
+    setup = prepare(config, runs.find_checkpoint(run.ckpt_path) if run.ckpt_path and not resume else None)
+    if resume:
+        check_fits(read_checkpoint(resume), setup.plan, model=config.model)
+    data = build_data(config, setup)
+    module = build_module(config, setup)
+    if setup.checkpoint is not None:
+        for message in warm_start(module.network, setup.checkpoint):
+            print(message)
+    runs.prepare_folder(run.results, "--results")
+    folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
+    if run.save_ckpt and not resume and setup.runtime.is_first_process and (kept := runs.set_aside(folder)):
+        print(f"the checkpoints of an earlier run were moved to {kept}")
+    patience = config.optim.patience
+    keeping = checkpoint_callbacks(folder, patience) if run.save_ckpt else [early_stopping(patience)]
+    logger = start_log(config.run, to_dict(config), setup.runtime)
+    report = EpochReport(logger, run.results / "progress.png", setup.plan.labels.target_names)
+    trainer = build_trainer(
+        setup.runtime,
+        callbacks=[report, *profiler_callbacks(run), *keeping],
+        optim=config.optim,
+        tensorboard=run.results,
+        sync_batchnorm=config.hardware.sync_batchnorm,
+        train_batches=run.train_batches,
+    )
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=report.summary())
+
+
+def evaluate(config: Config) -> None:
+    """Score a checkpoint on the fold's validation cases."""
+    from models.trainer import build_trainer, profiler_callbacks
+    from utils.files import to_dict
+    from utils.reporting import finish_run, start_log
+
+    setup, config = prepare_scoring(config)
+    if setup.shards.is_test:
+        raise UserError(f"{setup.shards.cases} has no labels to score against; use --exec_mode predict")
+    data = build_data(config, setup)
+    module = build_module(config, setup)
+    logger = start_log(config.run, to_dict(config), setup.runtime)
+    build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
+    finish_run(
+        config.run,
+        to_dict(config),
+        setup.runtime,
+        logger=logger,
+        outcome=module.last_validation.summary(setup.plan.labels.target_names),
+    )
+
+
+def predict(config: Config) -> None:
+    """Predict the cases of `--data`; with --save_preds write masks, and score them where labels are at hand."""
+    from data_preprocessing.restoration import CaseRestorer
+    from data_preprocessing.shards import list_cases
+    from models.callbacks import PredictionSink
+    from models.metrics import DiceAccumulator
+    from models.trainer import build_trainer, profiler_callbacks
+    from utils.files import to_dict
+    from utils.reporting import finish_run, start_log
+
+    setup, config = prepare_scoring(config)
+    cases = list_cases(setup.shards.cases) if setup.shards.is_test else setup.fold.val
+    data = build_data(config, setup, cases)
+    module = build_module(config, setup)
+    output = None
+    if config.inference.save_preds:
+        folder = runs.prediction_folder(config.run, setup.plan, tta=config.inference.tta)
+        output = runs.prepare_folder(folder, "--results")
+    restorer = CaseRestorer(
+        folder=setup.shards.cases,
+        plan=setup.plan,
+        output=output,
+        save_probabilities=config.inference.save_probabilities,
+    )
+    sink = PredictionSink(restorer.restore, DiceAccumulator(setup.plan.labels))
+    logger = start_log(config.run, to_dict(config), setup.runtime)
+    trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
+    trainer.predict(module, data, return_predictions=False)
+    outcome = {"cases": len(cases), **sink.summary(setup.plan.labels.target_names)}
+    if output:
+        outcome["predictions"] = str(output)
+    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=outcome)
+
+
+def benchmark(config: Config) -> None:
+    """Measure the throughput and latency of training or prediction; nothing is learned or saved."""
+    from models.callbacks import BenchmarkTimer
+    from models.trainer import build_trainer, profiler_callbacks
+    from utils.files import to_dict
+    from utils.reporting import finish_run, start_log
+    from utils.throughput import LatencyRecorder
+
+    run = config.run
+    setup = prepare(config, None)
+    runs.prepare_folder(run.results, "--results")
+    training = run.exec_mode == "train"
+    data = build_data(config, setup, () if training else setup.fold.train)
+    module = build_module(config, setup)
+    batch_size = setup.plan.stage.batch_size if training else config.loader.val_batch_size
+    recorder = LatencyRecorder(items_per_batch=batch_size * setup.runtime.world_size, warmup=run.warmup)
+    callbacks = [BenchmarkTimer(recorder), *profiler_callbacks(run)]
+    logger = start_log(config.run, to_dict(config), setup.runtime)
+    if training:
+        optim = dataclasses.replace(config.optim, max_epochs=1, min_epochs=1, skip_first_n_eval=1)
+        build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
+    else:
+        build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
+    stage = setup.plan.stage
+    outcome = {"mode": run.exec_mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
+    outcome |= {"batch_size": batch_size, "processes": setup.runtime.world_size, "patch_size": list(stage.patch_size)}
+    outcome |= to_dict(recorder.summary()) | {"peak_memory_bytes": setup.runtime.peak_memory_bytes()}
+    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,85 @@
+"""Building the Lightning Trainer of a run: devices, callbacks, checkpoints, loggers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+
+from models.callbacks import AtomicCheckpointIO, SkipFirstValidations
+from models.profiling import StepProfiler
+from utils.config import OptimConfig, RunConfig
+from utils.runtime import Runtime
+
+
+def build_trainer(
+    runtime: Runtime,
+    *,
+    callbacks: list[Callback],
+    optim: OptimConfig | None = None,
+    tensorboard: Path | None = None,
+    sync_batchnorm: bool = False,
+    train_batches: int = 0,
+) -> pl.Trainer:
+    """A Trainer for one run.
+
+    Args:
+        runtime: devices, precision and processes.
+        callbacks: what happens around epochs and batches; checkpoints are written only by a checkpoint callback.
+        optim: number of epochs and gradient clipping; None where nothing is trained.
+        tensorboard: folder for training curves; None writes none.
+        sync_batchnorm: batch normalisation over all processes.
+        train_batches: batches of an epoch, 0 for all.
+    """
+    training = {}
+    if optim is not None:
+        training = {
+            "max_epochs": optim.max_epochs,
+            "min_epochs": min(optim.min_epochs, optim.max_epochs),
+            "gradient_clip_val": optim.gradient_clip_val or None,
+            "limit_train_batches": train_batches or None,
+            "log_every_n_steps": 1,
+        }
+        callbacks = [SkipFirstValidations(optim.skip_first_n_eval), *callbacks]
+    on_terminal = sys.stdout.isatty()
+    # Lightning's remarks on hardware and its advertisements; warnings still show.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Lightning 2.6 asks torch 2.13 the old way; nothing that a user could change.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    return pl.Trainer(
+        accelerator=runtime.accelerator,
+        devices=runtime.devices,
+        num_nodes=runtime.num_nodes,
+        strategy=_strategy(runtime),
+        precision=runtime.precision,
+        callbacks=[*callbacks, *([RichProgressBar()] if on_terminal else [])],
+        enable_progress_bar=on_terminal,
+        logger=TensorBoardLogger(tensorboard, name=None, version="tensorboard") if tensorboard else False,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
+        enable_model_summary=False,
+        sync_batchnorm=sync_batchnorm,
+        # The loaders deal the cases to the processes themselves.
+        use_distributed_sampler=False,
+        # One validation case before the first epoch: a mistake there shows at once and not after hours.
+        num_sanity_val_steps=1,
+        **training,
+    )
+
+
+def profiler_callbacks(run: RunConfig) -> list[Callback]:
+    """With `--profile`, a callback that writes a trace into the results folder."""
+    return [StepProfiler(run.results / "profile")] if run.profile else []
+
+
+def _strategy(runtime: Runtime) -> str | DDPStrategy:
+    if runtime.strategy == "auto":
+        return "auto"
+    # Gradients live in the communication buckets: one copy of all gradients less.
+    return DDPStrategy(process_group_backend=runtime.backend, gradient_as_bucket_view=True)

@@ -1,0 +1,103 @@
+"""The U-Net of a plan: a convolutional encoder and decoder whose depth, strides and kernels follow the data.
+
+Shapes: N batch, C channels, K classes or regions, D H W space (2D networks have no D).
+"""
+
+from __future__ import annotations
+
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
+from torch import Tensor, nn
+
+from utils.config import ModelConfig
+from utils.errors import UserError
+from utils.schema import StagePlan
+
+NUM_GROUPS = 16
+"""Groups of `--norm group`; the features of every level must be a multiple of it."""
+
+_NORMS = {
+    "instance": ("instance", {"affine": True}),
+    "batch": ("batch", {"affine": True}),
+    "group": ("group", {"affine": True, "num_groups": NUM_GROUPS}),
+}
+
+
+class DynamicUNet(nn.Module):
+    """U-Net with two convolutions per level, strided encoder steps and transposed decoder steps.
+
+    Parameters have the names and shapes of MONAI's DynUNet with `trans_bias`, as the NVIDIA reference builds it, so
+    those weights fit; the second set of names there for the same tensors, `skip_layers.*`, has no counterpart
+    here. Each deep supervision head predicts at the resolution of its own level, and only in training.
+
+    Source: Isensee et al., nnU-Net (2021); Futrega et al., Optimized U-Net for Brain Tumor Segmentation
+    (2021).
+    """
+
+    def __init__(self, stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig) -> None:
+        super().__init__()
+        layers = {
+            "norm_name": _NORMS[model.norm],
+            "act_name": ("leakyrelu", {"inplace": True, "negative_slope": model.negative_slope}),
+        }
+        dim, filters, kernels, strides = stage.dim, stage.filters, stage.kernels, stage.strides
+        block = UnetResBlock if model.res_block else UnetBasicBlock
+        inputs = (in_channels, *filters[:-1])
+        encoder = [block(dim, *sizes, **layers) for sizes in zip(inputs, filters, kernels, strides)]
+        self.input_block, self.bottleneck = encoder[0], encoder[-1]
+        self.downsamples = nn.ModuleList(encoder[1:-1])
+        # Deepest level first; a decoder step undoes a stride with a transposed convolution of that size.
+        self.upsamples = nn.ModuleList(
+            UnetUpBlock(dim, wide, narrow, kernel, 1, stride, trans_bias=True, **layers)
+            for wide, narrow, kernel, stride in reversed(list(zip(filters[1:], filters[:-1], kernels[1:], strides[1:])))
+        )
+        self.output_block = UnetOutBlock(dim, filters[0], num_outputs)
+        num_heads = model.deep_supr_num if model.deep_supervision else 0
+        if num_heads:
+            self.deep_supervision_heads = nn.ModuleList(
+                UnetOutBlock(dim, filters[level], num_outputs) for level in range(1, num_heads + 1)
+            )
+        self.num_outputs, self.num_heads = num_outputs, num_heads
+        self.negative_slope = model.negative_slope
+        self.apply(self._initialise)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits of an image (N, C, D, H, W) whose sides are multiples of the total strides.
+
+        Returns:
+            (N, K, D, H, W) in evaluation. With deep supervision in training a tuple: full resolution first,
+            then one tensor per head, each at the size of its level.
+        """
+        skips = [self.input_block(image)]
+        for block in self.downsamples:
+            skips.append(block(skips[-1]))
+        features = self.bottleneck(skips[-1])
+        heads: list[Tensor] = []
+        for level, block in zip(range(len(self.upsamples) - 1, -1, -1), self.upsamples):
+            features = block(features, skips.pop())
+            if self.training and 1 <= level <= self.num_heads:
+                heads.append(self.deep_supervision_heads[level - 1](features))
+        logits = self.output_block(features)
+        return (logits, *reversed(heads)) if heads else logits
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=self.negative_slope)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def build_network(stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig) -> DynamicUNet:
+    """The network of a stage; `depth`, `min_fmap` and `filters` of `model` have gone into the stage before.
+
+    Raises:
+        UserError: more deep supervision heads than levels for them, or features that group normalisation
+            cannot split.
+    """
+    most_heads = len(stage.filters) - 2
+    if model.deep_supervision and model.deep_supr_num > most_heads:
+        levels = f"stage {stage.name!r} has {len(stage.filters)} levels, so {max(most_heads, 0)} can be supervised"
+        advice = f"use --deep_supr_num {most_heads}" if most_heads > 0 else "leave out --deep_supervision"
+        raise UserError(f"--deep_supr_num {model.deep_supr_num} is too many: {levels}; {advice}")
+    if model.norm == "group" and any(f % NUM_GROUPS for f in stage.filters):
+        raise UserError(f"--norm group needs filters that are multiples of {NUM_GROUPS}, got {stage.filters}")
+    return DynamicUNet(stage, in_channels=in_channels, num_outputs=num_outputs, model=model)

@@ -1,0 +1,227 @@
+"""Turn a folder of scans (NIfTI and dataset.json) into a plan and training-ready arrays.
+
+python preprocess.py --task 04 --dim 3
+python preprocess.py --task 04 --dim 3 --exec_mode test
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from utils.args import parse
+from utils.config import default_root
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, list_problems, run_cli
+
+if TYPE_CHECKING:
+    from data_preprocessing.dataset import Dataset
+    from data_preprocessing.runner import CaseStatus, Workers
+    from utils.schema import Plan
+
+DEFAULT_FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Turn a folder of scans (NIfTI and dataset.json) into a plan and training-ready arrays."""
+
+    task: str
+    """Task number, such as 04: the folder TaskNN_Name. The Medical Segmentation Decathlon uses 01 to 10."""
+    dim: Literal[2, 3] = 3
+    """Dimension of the U-Net that the arrays are for."""
+    exec_mode: Literal["training", "val", "test"] = "training"
+    """training: plan, folds and training cases. val, test: training cases or test scans, by the training plan."""
+    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    """Folder above TaskNN_Name, or that folder itself. It is only read."""
+    results: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    """Folder in which <task>_<dim>d is made."""
+    n_jobs: int | None = None
+    """Processes that work at the same time, each on one case (default: one for each CPU core)."""
+    ohe: bool = False
+    """Append a channel that marks the non-zero voxels."""
+    brats: bool = False
+    """Plan for the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
+    nfolds: int = DEFAULT_FOLDS
+    """Number of cross-validation folds."""
+    overwrite: bool = False
+    """Make everything anew; otherwise finished cases are kept while source and plan are unchanged."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
+    """Print a line for each case."""
+
+    def __post_init__(self) -> None:
+        if not (self.task.isdecimal() and len(self.task) <= 3):
+            raise UserError(f"--task must be a number such as 04, got {self.task!r}")
+        if self.n_jobs is not None and self.n_jobs < 1:
+            raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
+        if self.nfolds < 2:
+            raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
+
+    @property
+    def root(self) -> Path:
+        """The folder of the plan and the training shards."""
+        return self.results / f"{self.task.zfill(2)}_{self.dim}d"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status (1: some cases failed)."""
+    start_s = time.monotonic()
+    options = parse(Options, argv, prog="preprocess.py")
+    # Heavy imports wait until the options are known to be good.
+    from data_preprocessing.dataset import load_dataset
+    from data_preprocessing.runner import Workers
+    from utils.throughput import num_cores
+
+    dataset = load_dataset(options.data, options.task, brats=options.brats)
+    _require_writable(options.root, dataset.folder)
+    most = max(1, len(dataset.test if options.exec_mode == "test" else dataset.training))
+    prepare = prepare_training if options.exec_mode == "training" else prepare_inference
+    try:
+        with Workers(min(options.n_jobs or num_cores(), most)) as workers:
+            folder, statuses = prepare(options, dataset, workers)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or options.root}: {error.strerror or error}; run the same command again"
+        ) from None
+    _write_record(folder, options, statuses, time.monotonic() - start_s)
+    return _report(folder, options, statuses)
+
+
+def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
+    """Inspect, plan, deal the folds and write the training shards.
+
+    plan.json comes last: a folder that has one is ready for use.
+
+    Raises:
+        UserError: there are no training cases, or some are faulty; nothing is written then.
+    """
+    from data_preprocessing import resume
+    from data_preprocessing.dataset import make_splits
+    from data_preprocessing.fingerprint import combine
+    from data_preprocessing.planner import make_plan, plan_table
+    from data_preprocessing.runner import inspect_cases, write_cases
+    from data_preprocessing.shards import remove_strays
+    from utils.files import write_json
+    from utils.runs import prepare_folder
+
+    folder, cases = options.root, dataset.training
+    if not cases:
+        raise UserError(f"{dataset.folder}/dataset.json lists no training cases; there is nothing to plan from")
+    nfolds = min(options.nfolds, len(cases))
+    if nfolds < options.nfolds:
+        _warn(f"{len(cases)} cases make {nfolds} folds at most; give main.py --nfolds {nfolds}")
+    splits = make_splits([case.case for case in cases], nfolds)
+    inspection = resume.describe_sources(dataset)
+    fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
+    if fingerprint is None:
+        fingerprint = combine(inspect_cases(dataset, cases, workers))
+    plan = make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe)
+    print(plan_table(plan))
+    prepare_folder(folder, "--results")
+    remove_strays(folder)
+    resume.store_fingerprint(folder, fingerprint, inspection)
+    resume.drop_other_plan(folder, plan)
+    statuses = write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
+    if not any(status.status == "failed" for status in statuses):
+        resume.write_splits(folder, splits)
+        write_json(plan, folder / "plan.json")
+    return folder, statuses
+
+
+def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
+    """Write shards of the training cases (val) or of the test scans (test) by the stored plan, into a sub-folder.
+
+    Raises:
+        UserError: there is no plan, it was made for other data, or cases are missing or faulty.
+    """
+    from data_preprocessing.runner import current_cases, inspect_cases, write_cases
+    from data_preprocessing.shards import remove_strays
+    from utils.runs import prepare_folder
+
+    plan = _stored_plan(options, dataset)
+    cases = dataset.training if options.exec_mode == "val" else dataset.test
+    if not cases:
+        section = "training" if options.exec_mode == "val" else "test"
+        raise UserError(f"{dataset.folder}/dataset.json lists no {section} cases for --exec_mode {options.exec_mode}")
+    folder = options.root / options.exec_mode
+    current = set() if options.overwrite else current_cases(cases, plan, folder)
+    stale = [case for case in cases if case.case not in current]
+    inspect_cases(dataclasses.replace(dataset, labels=plan.labels), stale, workers)
+    prepare_folder(folder, "--results")
+    remove_strays(folder)
+    return folder, write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
+
+
+def _stored_plan(options: Options, dataset: Dataset) -> Plan:
+    from utils.files import read_json
+    from utils.schema import Plan
+
+    path = options.root / "plan.json"
+    command = f"python preprocess.py --task {options.task} --dim {options.dim}"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; prepare the training cases first: {command}")
+    plan = read_json(Plan, path)
+    here = (dataset.task, dataset.channels, dataset.labels.names, dataset.labels.values)
+    planned = (plan.task, tuple(c.name for c in plan.channels), plan.labels.names, plan.labels.values)
+    for what, value, expected in zip(("task", "channels", "label names", "label values"), here, planned):
+        if value != expected:
+            raise UserError(f"{dataset.folder} has {what} {value}, but {path} was made for {expected}")
+    if options.brats and not plan.labels.regions:
+        raise UserError(f"{path} was made without --brats; leave it out, or plan again: {command} --brats")
+    if options.ohe and not plan.mask_channel:
+        raise UserError(f"{path} was made without --ohe; leave it out, or plan again: {command} --ohe")
+    if options.nfolds != DEFAULT_FOLDS:
+        _warn(f"--nfolds has no effect with --exec_mode {options.exec_mode}: folds are of training cases")
+    return plan
+
+
+def _require_writable(folder: Path, source: Path) -> None:
+    """Find out before hours of work that nothing could be written, without making any folder."""
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"--results: cannot write to {there}: {error.strerror}; choose another folder") from None
+
+
+def _write_record(folder: Path, options: Options, statuses: Sequence[CaseStatus], elapsed_s: float) -> None:
+    from utils.files import to_dict
+    from utils.runs import write_run_record
+    from utils.throughput import environment
+
+    outcome = {"elapsed_s": round(elapsed_s, 3), "cases": {s.case: to_dict(s) for s in statuses}}
+    try:
+        write_run_record(folder / "run.json", options=to_dict(options), environment=environment(), outcome=outcome)
+    except OSError as error:
+        _warn(f"run.json could not be written: {error.strerror}")
+
+
+def _report(folder: Path, options: Options, statuses: Sequence[CaseStatus]) -> int:
+    if options.verbose:
+        for status in statuses:
+            print(f"{status.case}: {status.status} {status.detail}")
+    counts = {kind: sum(s.status == kind for s in statuses) for kind in ("written", "kept", "failed")}
+    print(f"{folder}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    failed = [f"{s.case}: {s.detail}" for s in statuses if s.status == "failed"]
+    if failed:
+        title = f"{len(failed)} of {len(statuses)} cases failed:"
+        advice = "Mend the cause and run the same command again; finished cases are kept."
+        print(f"error: {list_problems(title, failed, advice=advice)}", file=sys.stderr)
+    return EXIT_PARTIAL if failed else EXIT_OK
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,58 @@
+"""Draw predicted masks (and labels, where there are some) on top of their scans.
+
+python scripts/overlay.py --images data/Task00_Phantom/imagesTs --preds results/preds_... --output overlay.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.args import parse
+from utils.errors import UserError, run_cli
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OverlayOptions:
+    """Draw a predicted mask on top of its scan."""
+
+    images: Path
+    """Folder of the scans."""
+    preds: Path
+    """Folder of the predicted masks."""
+    output: Path
+    """PNG file to write."""
+    lbls: Path | None = None
+    """Folder of the labels."""
+    case: str | None = None
+    """Name of the case (default: the first prediction)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one picture."""
+    options = parse(OverlayOptions, argv, prog="overlay.py")
+    from utils.figures import write_overlay
+    from utils.nifti import read_image, read_label
+
+    predictions = sorted(options.preds.glob("*.nii.gz")) if options.preds.is_dir() else []
+    if options.case is not None:
+        predictions = [path for path in predictions if path.name == f"{options.case}.nii.gz"]
+    if not predictions:
+        wanted = f"{options.case}.nii.gz" if options.case else "*.nii.gz"
+        raise UserError(f"--preds {options.preds} holds no {wanted}; predict with --save_preds first")
+    name = predictions[0].name
+    image = read_image([options.images / name]).array[0]
+    label = options.lbls / name if options.lbls else None
+    if label is not None and not label.is_file():
+        raise UserError(f"--lbls {options.lbls} holds no {name}")
+    write_overlay(options.output, image, read_label(label).array if label else None, read_label(predictions[0]).array)
+    print(f"wrote {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

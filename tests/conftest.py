@@ -1,0 +1,22 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Tiny arrays gain nothing from threads, and tests may run beside each other.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real scans in MSD layout beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("NNUNET_TEST_DATA", PROJECT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real scans at {folder} (set NNUNET_TEST_DATA)")
+    return folder

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from data_preprocessing.configs import MSD_TASKS
+from data_preprocessing.dataset import Dataset
+from data_preprocessing.planner import make_plan, plan_table
+from utils.errors import UserError
+from utils.files import from_dict, to_dict
+from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme, Plan
+
+STATISTICS = ChannelStatistics(
+    mean=40.0, std=20.0, percentile_00_5=-50.0, median=41.0, percentile_99_5=150.0, minimum=-90.0, maximum=300.0
+)
+
+
+def dataset(*, task="42", name="Task42_Own", channels=("MRI",)):
+    labels = LabelScheme(names=("background", "organ"), values=(0, 1))
+    return Dataset(
+        task=task, name=name, folder=Path(name), channels=channels, labels=labels, training=(), test=()
+    )  # fmt: skip
+
+
+def fingerprint(*spacings_mm, shapes=((40, 40, 40),), foreground=(STATISTICS,)):
+    return Fingerprint(
+        version=FORMAT_VERSION,
+        cases=tuple(f"case{i}" for i in range(len(spacings_mm))),
+        spacings_mm=spacings_mm,
+        shapes_after_crop=shapes * (len(spacings_mm) if len(shapes) == 1 else 1),
+        foreground=foreground,
+    )
+
+
+def plan(data=None, numbers=None, *, dim=3, mask_channel=False):
+    numbers = numbers or fingerprint((1.0, 1.0, 1.0))
+    return make_plan(data or dataset(), numbers, dim=dim, mask_channel=mask_channel)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("task", sorted(MSD_TASKS))
+def test_msd_task_keeps_the_reference_numbers(task, dim):
+    preset = MSD_TASKS[task]
+    result = plan(dataset(task=task, name=preset.folder, channels=("CT" if preset.ct else "MRI",)), dim=dim)
+    assert result.origin == "preset"
+    assert result.stage.patch_size == (preset.patch_size_3d if dim == 3 else preset.patch_size_2d)
+    assert result.stage.spacing_mm == (preset.spacing_mm_3d if dim == 3 else preset.spacing_mm_2d)
+    if preset.ct:
+        channel = result.channels[0]
+        assert (channel.lower, channel.upper, channel.mean, channel.std) == (
+            preset.ct.lower, preset.ct.upper, preset.ct.mean, preset.ct.std,
+        )  # fmt: skip
+
+
+def test_msd_number_with_another_folder_is_planned_from_its_data():
+    assert plan(dataset(task="04", name="Task04_MyOwn")).origin == "auto"
+
+
+def test_spacing_is_the_median_of_isotropic_data():
+    result = plan(numbers=fingerprint((1.0, 1.0, 1.0), (2.0, 1.5, 1.2), (1.5, 1.2, 1.1)))
+    assert result.stage.spacing_mm == (1.5, 1.2, 1.1)
+
+
+def test_coarse_axis_of_anisotropic_data_gets_the_tenth_percentile():
+    spacings = [(float(s), 0.7, 0.7) for s in range(3, 14)]
+    result = plan(numbers=fingerprint(*spacings, shapes=((20, 200, 200),)))
+    assert result.stage.spacing_mm == pytest.approx((4.0, 0.7, 0.7))
+
+
+def test_tenth_percentile_is_not_finer_than_the_other_axes():
+    spacings = [(0.5, 1.0, 1.0), *[(5.0, 1.0, 1.0)] * 4]
+    result = plan(numbers=fingerprint(*spacings, shapes=((20, 200, 200),)))
+    assert result.stage.spacing_mm[0] == pytest.approx(2.3)
+    spacings = [(0.5, 1.0, 1.0)] * 2 + [(5.0, 1.0, 1.0)] * 3
+    result = plan(numbers=fingerprint(*spacings, shapes=((20, 200, 200),)))
+    assert 1.0 < result.stage.spacing_mm[0] < 1.001
+
+
+def test_thick_slices_with_many_of_them_are_not_anisotropic():
+    spacings = [(4.0, 1.0, 1.0), (8.0, 1.0, 1.0), (8.0, 1.0, 1.0)]
+    assert plan(numbers=fingerprint(*spacings, shapes=((100, 100, 100),))).stage.spacing_mm[0] == 8.0
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_coarse_axis_comes_first(dim):
+    result = plan(numbers=fingerprint((0.8, 0.6, 5.0), shapes=((200, 160, 20),)), dim=dim)
+    assert result.axes == (2, 0, 1)
+    assert result.stage.spacing_mm[-2:] == (0.8, 0.6)
+    assert result.stage.patch_size[-2:] == (224, 160)
+
+
+def test_axial_slices_where_no_axis_is_coarse():
+    assert plan(numbers=fingerprint((1.0, 1.9, 1.0)), dim=2).axes == (0, 1, 2)
+
+
+def test_patch_is_the_median_scan_rounded_up_to_the_strides():
+    result = plan(numbers=fingerprint((1.0, 1.0, 1.0), shapes=((36, 50, 35),)))
+    assert result.stage.patch_size == (40, 56, 40)
+
+
+def test_median_scan_is_measured_at_the_target_spacing():
+    numbers = fingerprint((2.0, 2.0, 2.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), shapes=((20,) * 3, (40,) * 3, (40,) * 3))
+    assert plan(numbers=numbers).stage.patch_size == (40, 40, 40)
+
+
+@pytest.mark.parametrize(("dim", "budget"), [(2, 512**2), (3, 128**3)])
+def test_patch_of_large_scans_keeps_to_the_budget(dim, budget):
+    for spacing, shape in [((1.0, 1.0, 1.0), (300, 500, 400)), ((5.0, 0.7, 0.7), (80, 700, 900))]:
+        stage = plan(numbers=fingerprint(spacing, shapes=(shape,)), dim=dim).stage
+        assert budget / 2 < math.prod(stage.patch_size) <= budget
+
+
+def test_cut_patch_is_about_as_long_in_every_direction():
+    stage = plan(numbers=fingerprint((1.0, 1.0, 1.0), shapes=((137, 168, 129),))).stage
+    assert stage.patch_size == (128, 128, 128)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (17.0, 0.84, 0.84), (0.3, 1.0, 1.0), (6.0, 1.0, 1.0)])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_five_slices_can_be_planned(spacing, dim):
+    stage = plan(numbers=fingerprint(spacing, shapes=((5, 40, 40),)), dim=dim).stage
+    assert stage.patch_size[-2:] == (40, 40)
+    assert all(size % total == 0 for size, total in zip(stage.patch_size, stage.total_strides))
+    if dim == 3:
+        # The finest axis is the only one to halve where the others are more than twice as coarse.
+        assert stage.patch_size[0] == (8 if spacing[0] < 0.5 else 5)
+
+
+def test_tiny_scans_get_a_patch_that_can_be_halved_once():
+    assert plan(numbers=fingerprint((1.0, 1.0, 1.0), shapes=((2, 3, 4),))).stage.patch_size == (2, 8, 8)
+
+
+def test_ct_channel_is_normalised_by_the_foreground_and_its_neighbours_are_not():
+    numbers = fingerprint((1.0, 1.0, 1.0), foreground=(STATISTICS, STATISTICS))
+    channels = plan(dataset(channels=("PET", "ct")), numbers).channels
+    assert [channel.scheme for channel in channels] == ["zscore", "ct"]
+    assert (channels[1].lower, channels[1].upper, channels[1].mean, channels[1].std) == (-50.0, 150.0, 40.0, 20.0)
+
+
+def test_ct_without_labelled_voxels_is_a_user_error():
+    with pytest.raises(UserError, match=r"channel 0 \(CT\) is CT"):
+        plan(dataset(channels=("CT",)), fingerprint((1.0, 1.0, 1.0), foreground=()))
+
+
+def test_constant_ct_is_a_user_error():
+    constant = ChannelStatistics(
+        mean=7.0, std=0.0, percentile_00_5=7.0, median=7.0, percentile_99_5=7.0, minimum=7.0, maximum=7.0
+    )
+    with pytest.raises(UserError, match="all its labelled voxels have the intensity 7"):
+        plan(dataset(channels=("CT",)), fingerprint((1.0, 1.0, 1.0), foreground=(constant,)))
+
+
+def test_mask_channel_counts_as_input():
+    assert plan(mask_channel=True).in_channels == 2
+
+
+def test_plan_survives_json():
+    result = plan(dataset(channels=("CT",)))
+    assert from_dict(Plan, json.loads(json.dumps(to_dict(result))), source="test") == result
+
+
+def test_table_gives_every_number_with_its_reason():
+    text = plan_table(plan(dataset(channels=("CT",))))
+    for word in ("40x40x40", "median over the training cases", "clip to -50 .. 150", "0 background, 1 organ"):
+        assert word in text

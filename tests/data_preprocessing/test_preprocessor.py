@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_preprocessing.preprocessor import (
+    CaseInput,
+    native_label_classes,
+    preprocess_case,
+    restore_mask,
+    restore_probabilities,
+)
+from utils.errors import UserError
+from utils.nifti import Volume, read_image, read_label
+from utils.schema import FORMAT_VERSION, ChannelPlan, Geometry, LabelScheme, Plan, Region, StagePlan
+
+LABELS = LabelScheme(names=("background", "a", "b"), values=(0, 1, 2))
+CT = ChannelPlan(name="CT", scheme="ct", lower=-100, upper=200, mean=50, std=25)
+
+
+def make_plan(*, patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), channels=("zscore",), **changes) -> Plan:
+    dim = len(patch)
+    stage = StagePlan(
+        name="full", patch_size=patch, spacing_mm=spacing, batch_size=2, strides=((1,) * dim, (2,) * dim),
+        kernels=((3,) * dim,) * 2, filters=(4, 8),
+    )  # fmt: skip
+    channels = tuple(CT if c == "ct" else ChannelPlan(name=f"m{i}", scheme=c) for i, c in enumerate(channels))
+    plan = Plan(
+        version=FORMAT_VERSION, task="99", dataset="Task99_Test", origin="auto", channels=channels, labels=LABELS,
+        axes=(0, 1, 2), mask_channel=False, stage=stage, reasons={},
+    )  # fmt: skip
+    return dataclasses.replace(plan, **changes)
+
+
+def make_volume(array, spacing=(1.0, 1.0, 1.0)) -> Volume:
+    s, a, r = array.shape[-3:]
+    affine = np.diag([spacing[2], spacing[1], spacing[0], 1.0])
+    geometry = Geometry(
+        shape_xyz=(r, a, s), affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1, xyzt_units=2
+    )
+    return Volume(array=array, spacing_mm=spacing, geometry=geometry)
+
+
+def make_case(image, label=None, spacing=(1.0, 1.0, 1.0)) -> CaseInput:
+    return CaseInput(
+        case="case", image=make_volume(image, spacing), label=None if label is None else make_volume(label, spacing),
+        image_path="/data/case.nii.gz", label_path=None if label is None else "/data/label.nii.gz",
+        source_stamp="s", plan_stamp="p",
+    )  # fmt: skip
+
+
+def random_image(shape, seed=0):
+    return np.random.default_rng(seed).uniform(1, 9, shape).astype(np.float32)
+
+
+def one_hot(label, number=3):
+    return np.stack([label == k for k in range(number)]).astype(np.float32)
+
+
+def test_isotropic_mr_equals_monai(real_data):
+    """The reference's own steps on a hippocampus scan: crop to non-zero, z-score over non-zero voxels."""
+    transforms = pytest.importorskip("monai.transforms")
+    folder = real_data / "Task04_Hippocampus"
+    path = sorted((folder / "imagesTr").glob("*.nii.gz"))[0]
+    image, label = read_image([path]), read_label(folder / "labelsTr" / path.name)
+    files = CaseInput(
+        case="h", image=image, label=label, image_path=str(path), label_path="l", source_stamp="s", plan_stamp="p"
+    )
+    shard = preprocess_case(files, make_plan(patch=(40, 56, 40)))
+
+    crop = transforms.CropForegroundd(keys=["x", "y"], source_key="x", select_fn=lambda x: x != 0, allow_smaller=True)
+    cropped = crop({"x": image.array, "y": label.array[None]})
+    expected = transforms.NormalizeIntensity(nonzero=True, channel_wise=True)(cropped["x"])
+    pad = transforms.SpatialPad(np.maximum(expected.shape[1:], (40, 56, 40)))
+    np.testing.assert_allclose(shard.image, np.asarray(pad(expected)), atol=1e-4)
+    np.testing.assert_array_equal(shard.label, np.asarray(pad(cropped["y"])))
+    assert shard.image.dtype == np.float32 and shard.label.dtype == np.uint8
+
+
+def test_crop_keeps_negative_intensities_and_is_recorded():
+    """Defect 19: cropping at > 0 cuts tissue of negative HU."""
+    image = np.zeros((1, 8, 8, 8), dtype=np.float32)
+    image[0, 1:7, 2:8, 0:5] = -50
+    shard = preprocess_case(make_case(image), make_plan(channels=("ct",)))
+    assert shard.meta.crop_box == ((1, 7), (2, 8), (0, 5))
+    assert shard.image.shape == (1, 6, 6, 5)
+    np.testing.assert_array_equal(shard.image, -4)
+
+
+def test_an_empty_image_is_an_error_that_names_the_file():
+    with pytest.raises(UserError, match=r"/data/case\.nii\.gz: every voxel is zero"):
+        preprocess_case(make_case(np.zeros((1, 3, 3, 3), dtype=np.float32)), make_plan())
+
+
+def test_channels_have_their_own_schemes_and_stay_float32():
+    """Defects 20 and 25: one CT channel beside others; no float64 under NumPy 2."""
+    image = np.stack([np.full((4, 4, 4), 100.0), random_image((4, 4, 4))]).astype(np.float32)
+    out = preprocess_case(make_case(image), make_plan(channels=("ct", "zscore"))).image
+    assert out.dtype == np.float32 and out.flags.c_contiguous
+    np.testing.assert_array_equal(out[0], 2)
+    assert abs(out[1].mean()) < 1e-6 and abs(out[1].std() - 1) < 1e-6
+
+
+def test_a_small_scan_is_padded_around_its_centre():
+    image, label = np.ones((1, 2, 3, 5), dtype=np.float32), np.full((2, 3, 5), 2)
+    shard = preprocess_case(make_case(image, label), make_plan(patch=(4, 6, 4), channels=("ct",)))
+    assert shard.meta.padded_shape == (4, 6, 5) and shard.meta.pad_low == (1, 1, 0)
+    assert shard.label[0, 1:3, 1:4].all() and shard.label.sum() == 2 * 2 * 3 * 5
+    assert np.count_nonzero(shard.image) == 2 * 3 * 5
+
+
+def test_2d_pads_and_resamples_in_plane_only_and_keeps_all_of_the_slice():
+    """Defects 6 and 7: no centre crop, and the planned in-plane spacing is reached."""
+    image = random_image((1, 3, 10, 6))
+    plan = make_plan(patch=(4, 8), spacing=(2.0, 1.0))
+    shard = preprocess_case(make_case(image, spacing=(5.0, 1.0, 1.0)), plan)
+    assert shard.meta.resampled_shape == (3, 5, 6) and shard.image.shape == (1, 3, 5, 8)
+
+
+def test_the_mask_channel_marks_the_nonzero_voxels_of_the_scan():
+    """Defect 17: taken from the normalised image, it would mark only the brighter half."""
+    image = random_image((2, 6, 6, 6))
+    image[:, 2:4, 2:4, 2:4] = 0
+    image[1, 0] = 0
+    out = preprocess_case(make_case(image), make_plan(channels=("zscore",) * 2, mask_channel=True)).image
+    np.testing.assert_array_equal(out[2], (image != 0).any(axis=0))
+    plain = preprocess_case(make_case(image), make_plan(channels=("zscore",) * 2)).image
+    np.testing.assert_array_equal(out[:2], plain)
+
+
+def test_the_mask_channel_is_resampled_with_the_image():
+    image = np.ones((1, 2, 4, 4), dtype=np.float32)
+    image[0, :, 1, 1] = 0
+    plan = make_plan(patch=(2, 8, 10), spacing=(1.0, 0.5, 0.5), mask_channel=True)
+    mask = preprocess_case(make_case(image), plan).image[1]
+    assert not mask[:, 2:4, 3:5].any() and not mask[:, :, [0, 9]].any()
+    assert mask.sum() == 2 * (64 - 4)
+
+
+def test_axes_permute_image_label_spacing_and_come_back():
+    image, label = random_image((1, 4, 5, 6)), np.random.default_rng(1).integers(0, 3, (4, 5, 6))
+    plan = make_plan(axes=(2, 0, 1), spacing=(3.0, 1.0, 2.0))
+    shard = preprocess_case(make_case(image, label, spacing=(1.0, 2.0, 3.0)), plan)
+    assert shard.meta.spacing_mm == (3.0, 1.0, 2.0) and shard.meta.original_shape == (6, 4, 5)
+    np.testing.assert_array_equal(shard.label[0], label.transpose(2, 0, 1))
+    np.testing.assert_array_equal(restore_mask(one_hot(shard.label[0]), shard.meta, plan), label)
+
+
+def test_without_resampling_the_mask_comes_back_exactly():
+    image, label = np.zeros((1, 7, 6, 5), dtype=np.float32), np.zeros((7, 6, 5), dtype=np.int16)
+    image[0, 2:5, 1:5, 0:3] = 3
+    label[2:5, 1:4, 0:2] = np.random.default_rng(2).integers(0, 3, (3, 3, 2))
+    labels = LabelScheme(names=("background", "a", "b"), values=(0, 7, 200))
+    plan = make_plan(labels=labels)
+    stored = np.array(labels.values)[label]
+    shard = preprocess_case(make_case(image, stored), plan)
+    mask = restore_mask(one_hot(shard.label[0]), shard.meta, plan)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, stored)
+
+
+def test_outside_the_crop_is_background_with_certainty():
+    """Defect 9: logit 0 there would make every class equally likely."""
+    image = np.zeros((1, 4, 4, 6), dtype=np.float32)
+    image[..., 2:] = 1
+    plan = make_plan()
+    shard = preprocess_case(make_case(image), plan)
+    probabilities = np.zeros((3, *shard.meta.padded_shape), dtype=np.float32)
+    probabilities[1] = 1
+    native = restore_probabilities(probabilities, shard.meta, plan)
+    assert native.shape == (3, 4, 4, 6) and native.dtype == np.float32
+    assert (native[0, ..., :2] == 1).all() and (native[1, ..., 2:] == 1).all()
+    np.testing.assert_array_equal(native.sum(axis=0), 1)
+
+
+def test_regions_come_back_in_order_with_nothing_outside():
+    regions = (Region(name="whole", classes=(1, 2), write_class=1), Region(name="core", classes=(2,), write_class=2))
+    plan = make_plan(patch=(2, 2, 2), labels=dataclasses.replace(LABELS, values=(0, 1, 4), regions=regions))
+    image = np.ones((1, 2, 2, 4), dtype=np.float32)
+    image[..., 0] = 0
+    meta = preprocess_case(make_case(image), plan).meta
+    whole, core = [0.6, 0.6, 0.5], [0.4, 0.6, 0.0]
+    probabilities = np.broadcast_to(np.array([whole, core], dtype=np.float32)[:, None, None], (2, 2, 2, 3))
+    np.testing.assert_array_equal(restore_mask(probabilities, meta, plan)[0, 0], [0, 1, 4, 0])
+    assert not restore_probabilities(probabilities, meta, plan)[..., 0].any()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0), (1.0, 1.0, 5.0)])
+def test_a_block_survives_resampling_there_and_back(spacing):
+    image, label = random_image((1, 12, 12, 12)), np.zeros((12, 12, 12), dtype=np.uint8)
+    label[3:9, 3:9, 2:10] = 1
+    label[5:7, 3:9, 2:10] = 2
+    plan = make_plan(spacing=tuple(mm * 0.5 for mm in spacing))
+    shard = preprocess_case(make_case(image, label, spacing), plan)
+    assert shard.image.shape == (1, 24, 24, 24)
+    back = restore_mask(one_hot(shard.label[0]), shard.meta, plan)
+    assert (back == label).mean() > 0.99
+
+
+def test_mask_and_probabilities_agree():
+    """Defect 8: what is scored and what is written come from one map."""
+    image = random_image((1, 6, 10, 9))
+    plan = make_plan(spacing=(2.0, 1.3, 0.8))
+    meta = preprocess_case(make_case(image, spacing=(3.0, 1.0, 1.0)), plan).meta
+    probabilities = np.random.default_rng(5).dirichlet((1, 1, 1), meta.padded_shape).astype(np.float32)
+    probabilities = np.moveaxis(probabilities, -1, 0)
+    native = restore_probabilities(probabilities, meta, plan)
+    np.testing.assert_array_equal(restore_mask(probabilities, meta, plan), native.argmax(axis=0))
+    np.testing.assert_allclose(native.sum(axis=0), 1, atol=1e-5)
+
+
+def test_slices_that_were_not_mixed_come_back_unmixed():
+    image, label = random_image((1, 4, 6, 6)), np.zeros((4, 6, 6), dtype=np.uint8)
+    label[1], label[2] = 1, 2
+    plan = make_plan(spacing=(2.0, 0.5, 0.5))
+    shard = preprocess_case(make_case(image, label, (5.0, 0.5, 0.5)), plan)
+    assert shard.meta.resampled_shape == (10, 6, 6)
+    np.testing.assert_array_equal(restore_mask(one_hot(shard.label[0]), shard.meta, plan), label)
+
+
+def test_file_values_become_class_indices_and_ignored_voxels_k():
+    plan = make_plan(labels=LabelScheme(names=("background", "a"), values=(0, 9), ignore_value=255))
+    label = make_volume(np.array([0, 9, 255]).reshape(1, 1, 3))
+    np.testing.assert_array_equal(native_label_classes(label, plan).ravel(), [0, 1, 2])
+
+
+def test_unknown_label_values_are_all_named():
+    """Defect 21: a cast to uint8 would turn 256 into background and -1 into 255."""
+    image, label = np.ones((1, 2, 2, 2), dtype=np.float32), np.zeros((2, 2, 2), dtype=np.int64)
+    label[0, 0, 0], label[1, 1, 1], label[1, 0, 0] = 256, -1, 5
+    with pytest.raises(UserError, match=r"label\.nii\.gz holds the values \[-1, 5, 256\]"):
+        preprocess_case(make_case(image, label), make_plan())
+
+
+def test_wrong_channels_and_label_shapes_are_errors():
+    image = np.ones((1, 2, 2, 2), dtype=np.float32)
+    with pytest.raises(UserError, match="has 1 channels; the plan was made for 2"):
+        preprocess_case(make_case(image), make_plan(channels=("zscore",) * 2))
+    with pytest.raises(UserError, match="one grid"):
+        preprocess_case(make_case(image, np.zeros((2, 2, 3), dtype=np.uint8)), make_plan())

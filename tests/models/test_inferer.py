@@ -1,0 +1,141 @@
+"""Whole cases: every voxel keeps its place, flips are the right ones, stitching does not depend on where it happens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.inferer import InferenceSettings, flips, predict_volume, to_probabilities
+from tests.models.builders import BRATS, TWO_CLASSES, make_network, make_plan, make_stage
+
+STAGE_3D, STAGE_2D = make_stage((8, 8, 8)), make_stage((8, 8))
+SHAPES = [(8, 8, 8), (5, 8, 6), (11, 8, 9), (3, 17, 10)]
+
+
+class Affine(nn.Module):
+    """Two outputs that are voxel-wise functions of the input, and a record of what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, image):
+        self.sizes.append(tuple(image.shape))
+        return torch.cat([image[:, :1], 2 * image[:, :1] + 1], dim=1)
+
+
+class Slope(nn.Module):
+    """Adds the position along one axis: equal under flips only after averaging."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, image):
+        size = image.shape[self.axis]
+        ramp = torch.arange(size, dtype=image.dtype)
+        return image + ramp.reshape([-1 if axis == self.axis else 1 for axis in range(image.dim())])
+
+
+def image_of(shape, seed=0):
+    return torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "constant"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("stage", [STAGE_3D, STAGE_2D], ids=["3d", "2d"])
+def test_voxelwise_network_is_reproduced_exactly(stage, shape, blend):
+    image = image_of(shape)
+    network = Affine().eval()
+    logits = predict_volume(image, network, stage=stage, settings=InferenceSettings(blend=blend, tta=True))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, torch.cat([image, 2 * image + 1], dim=1))
+    assert {size[2:] for size in network.sizes} == {stage.patch_size}
+
+
+def test_network_that_returns_its_input_leaves_the_image_alone():
+    image = image_of((11, 8, 9))
+    before = image.clone()
+    result = predict_volume(image, nn.Identity().eval(), stage=STAGE_3D, settings=InferenceSettings(window_batch=1))
+    assert torch.equal(image, before)
+    torch.testing.assert_close(result, image)
+
+
+def test_windows_go_through_in_batches_of_the_asked_size():
+    network = Affine().eval()
+    predict_volume(image_of((7, 8, 8)), network, stage=STAGE_2D, settings=InferenceSettings(window_batch=3))
+    assert [size[0] for size in network.sizes] == [3, 3, 1]
+
+
+def test_all_combinations_of_spatial_axes_are_flipped():
+    assert set(flips(2)) == {(), (2,), (3,), (2, 3)}
+    assert len(set(flips(3))) == 8 and flips(3)[-1] == (2, 3, 4)
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_tta_in_3d_flips_each_axis(axis):
+    settings = InferenceSettings(tta=True)
+    image = torch.zeros(1, 1, 8, 8, 8)
+    logits = predict_volume(image, Slope(axis).eval(), stage=STAGE_3D, settings=settings)
+    torch.testing.assert_close(logits, torch.full_like(image, 3.5))
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_tta_in_2d_flips_height_and_width_of_slices(axis):
+    settings = InferenceSettings(tta=True)
+    image = torch.arange(3.0).reshape(1, 1, 3, 1, 1).expand(1, 1, 3, 8, 8)
+    logits = predict_volume(image, Slope(axis).eval(), stage=STAGE_2D, settings=settings)
+    # Height and width are averaged out; the slices stay in order.
+    torch.testing.assert_close(logits, image + 3.5)
+
+
+def test_without_tta_nothing_is_flipped():
+    logits = predict_volume(torch.zeros(1, 1, 8, 8, 8), Slope(4).eval(), stage=STAGE_3D, settings=InferenceSettings())
+    assert logits[0, 0, 0, 0].tolist() == list(range(8))
+
+
+def test_real_network_on_one_window_is_its_plain_output():
+    plan = make_plan()
+    network = make_network(plan).eval()
+    image = image_of((8, 8, 8))
+    logits = predict_volume(image, network, stage=plan.stage, settings=InferenceSettings())
+    torch.testing.assert_close(logits, network(image).detach())
+
+
+def test_autocast_logits_are_blended_in_float32():
+    plan = make_plan()
+    network = make_network(plan).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = predict_volume(image_of((11, 8, 9)), network, stage=plan.stage, settings=InferenceSettings())
+    assert logits.dtype == torch.float32 and logits.shape == (1, 3, 11, 8, 9)
+
+
+def test_probabilities_of_classes_sum_to_one():
+    probabilities = to_probabilities(torch.randn(1, 3, 2, 2, 2).bfloat16(), TWO_CLASSES)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(1, 2, 2, 2))
+
+
+def test_probabilities_of_regions_are_independent():
+    assert to_probabilities(torch.zeros(1, 3, 1, 1, 1), BRATS).flatten().tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("options", [{"blend": "cubic"}, {"overlap": 1.0}, {"window_batch": 0}])
+def test_bad_settings_are_refused(options):
+    with pytest.raises(ValueError):
+        InferenceSettings(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("device_bytes", "expected"), [(None, "cuda"), (0, "cpu")])
+def test_logits_are_stitched_on_the_gpu_while_they_fit(device_bytes, expected):
+    plan = make_plan()
+    network = make_network(plan).eval()
+    image = image_of((11, 8, 9))
+    on_cpu = predict_volume(image, network, stage=plan.stage, settings=InferenceSettings())
+    settings = InferenceSettings(device_bytes=device_bytes)
+    on_gpu = predict_volume(image.cuda(), network.cuda(), stage=plan.stage, settings=settings)
+    assert on_gpu.device.type == expected
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-2, atol=1e-2)

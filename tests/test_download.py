@@ -1,0 +1,343 @@
+"""Downloads against a server on this machine: broken transfers, wrong sums, malicious archives, a full disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import download
+from data_preprocessing import phantom
+from data_preprocessing.configs import MSD_TASKS
+from utils import archives
+from utils.archives import Patience
+from utils.errors import UserError, run_cli
+
+FOLDER = "Task04_Hippocampus"
+ONCE = Patience(attempts=1, pause_s=0, timeout_s=10)
+TWICE = Patience(attempts=2, pause_s=0, timeout_s=10)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one archive; `cut_after` bytes of an answer it hangs up, once for each entry."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.cut_after, self.supports_range = content, [], True
+        self.ranges: list[str | None] = []
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range")
+        server.ranges.append(asked)
+        total = len(server.content)
+        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.supports_range else 0
+        if server.status != 200 or self.path != f"/{FOLDER}.tar":
+            self._head(404 if server.status == 200 else server.status, {"Content-Length": 0})
+        elif first >= total:
+            self._head(416, {"Content-Range": f"bytes */{total}", "Content-Length": 0})
+        else:
+            span = {"Content-Range": f"bytes {first}-{total - 1}/{total}"} if first else {}
+            self._head(206 if first else 200, {**span, "Content-Length": total - first})
+            last = first + server.cut_after.pop(0) if server.cut_after else total
+            self.wfile.write(server.content[first:last])
+
+    def _head(self, status: int, headers: dict) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def tar_of(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, member in members.items():
+            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(name)
+            data = b"" if isinstance(member, tarfile.TarInfo) else member
+            info.name, info.size = name, len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def link(target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo()
+    info.type, info.linkname = kind, target
+    return info
+
+
+GOOD = {
+    f"{FOLDER}/dataset.json": b"{}",
+    f"./{FOLDER}/imagesTr/a.nii.gz": os.urandom(5000),
+    f"{FOLDER}/imagesTr/._a.nii.gz": b"what macOS adds",
+    f"._{FOLDER}": b"what macOS adds",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(tar_of(GOOD))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def task_at(server: Server):
+    """The task with this server's address and the sum of what it serves."""
+    return dataclasses.replace(MSD_TASKS["04"], archives=server.url, md5=hashlib.md5(server.content).hexdigest())
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+UNPACKED = [f"{FOLDER}/dataset.json", f"{FOLDER}/imagesTr/a.nii.gz"]
+
+
+def test_a_task_is_fetched_unpacked_and_its_archive_removed(tmp_path, server, capsys):
+    target = download.download_task(task_at(server), tmp_path / "data", patience=ONCE)
+    assert target == tmp_path / "data" / FOLDER
+    assert files_in(tmp_path / "data") == UNPACKED
+    assert (target / "imagesTr/a.nii.gz").read_bytes() == GOOD[f"./{FOLDER}/imagesTr/a.nii.gz"]
+    assert "100 % of" in capsys.readouterr().out
+
+
+def test_a_broken_transfer_is_continued_by_the_next_run(tmp_path, server):
+    server.cut_after = [3000]
+    with pytest.raises(UserError, match="run the same command again to continue"):
+        download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert (tmp_path / f"{FOLDER}.tar.part").read_bytes() == server.content[:3000]
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert server.ranges == [None, "bytes=3000-"]
+    assert files_in(tmp_path) == UNPACKED
+
+
+def test_a_broken_transfer_is_continued_within_a_run(tmp_path, server):
+    server.cut_after = [3000]
+    part = tmp_path / "part"
+    archives.fetch(task_at(server).url, part, lambda *_: None, TWICE)
+    assert server.ranges == [None, "bytes=3000-"]
+    assert part.read_bytes() == server.content
+
+
+@pytest.mark.parametrize("cut", [3000, None])
+def test_a_server_that_cannot_continue_is_asked_for_all(tmp_path, server, cut):
+    part = tmp_path / "part"
+    part.write_bytes(server.content[:cut])
+    server.supports_range = False
+    archives.fetch(task_at(server).url, part, lambda *_: None, ONCE)
+    assert part.read_bytes() == server.content
+
+
+def test_a_complete_part_is_not_fetched_again(tmp_path, server):
+    (tmp_path / f"{FOLDER}.tar.part").write_bytes(server.content)
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert server.ranges == [f"bytes={len(server.content)}-"]
+    assert files_in(tmp_path) == UNPACKED
+
+
+def test_a_part_longer_than_the_file_is_started_anew(tmp_path, server):
+    part = tmp_path / "part"
+    part.write_bytes(server.content + b"more")
+    archives.fetch(task_at(server).url, part, lambda *_: None, TWICE)
+    assert part.read_bytes() == server.content
+
+
+def test_a_wrong_checksum_removes_the_transfer_and_nothing_else(tmp_path, server):
+    (tmp_path / "mine.txt").write_text("keep")
+    task = dataclasses.replace(task_at(server), md5="0" * 32)
+    with pytest.raises(UserError, match="another MD5 sum than 0000"):
+        download.download_task(task, tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == ["mine.txt"]
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert server.ranges == [None, None]
+
+
+def test_an_archive_of_the_user_is_used_without_the_network_and_kept(tmp_path, server):
+    (tmp_path / f"{FOLDER}.tar").write_bytes(server.content)
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == sorted([f"{FOLDER}.tar", *UNPACKED])
+    assert server.ranges == []
+
+
+def test_a_wrong_archive_of_the_user_is_refused_and_kept(tmp_path, server):
+    (tmp_path / f"{FOLDER}.tar").write_bytes(b"something else")
+    with pytest.raises(UserError, match="move it away"):
+        download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert (tmp_path / f"{FOLDER}.tar").read_bytes() == b"something else"
+
+
+def test_a_task_that_is_there_is_left_alone(tmp_path, server, capsys):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "mine.txt").write_text("keep")
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == [f"{FOLDER}/mine.txt"] and server.ranges == []
+    assert "is there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("../evil.txt", b"x"),
+        (f"{FOLDER}/../../evil.txt", b"x"),
+        ("/tmp/evil.txt", b"x"),
+        (f"{FOLDER}/link", link("/etc")),
+        (f"{FOLDER}/link", link("../../outside")),
+        (f"{FOLDER}/link", link("../outside", tarfile.LNKTYPE)),
+        (f"{FOLDER}/pipe", link("", tarfile.FIFOTYPE)),
+        (f"{FOLDER}/disk", link("", tarfile.BLKTYPE)),
+    ],
+)
+def test_a_malicious_member_stops_all_unpacking(tmp_path, server, name, member):
+    server.content = tar_of({**GOOD, name: member})
+    with pytest.raises(UserError, match="not safe to unpack") as error:
+        download.download_task(task_at(server), tmp_path / "data", patience=ONCE)
+    assert name in str(error.value)
+    assert files_in(tmp_path) == [f"data/{FOLDER}.tar.part"]
+    assert not Path("/tmp/evil.txt").exists()
+
+
+def test_a_link_through_a_link_does_not_lead_outside(tmp_path, server):
+    # Each link alone stays inside; followed one after the other they would not.
+    chain = {f"{FOLDER}/a": link("."), f"{FOLDER}/a/b": link(".."), f"{FOLDER}/b/x/../../../evil": b"x"}
+    server.content = tar_of({**GOOD, **chain})
+    with pytest.raises(UserError):
+        download.download_task(task_at(server), tmp_path / "data", patience=ONCE)
+    assert files_in(tmp_path) == [f"data/{FOLDER}.tar.part"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"no archive at all", "is damaged"), (tar_of({"Other/a": b"x"}), f"has no folder {FOLDER}")],
+)
+def test_an_archive_of_something_else_leaves_no_folder(tmp_path, server, content, words):
+    server.content = content
+    with pytest.raises(UserError, match=words):
+        download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == [f"{FOLDER}.tar.part"]
+
+
+class FullDisk:
+    """A file that takes 1000 bytes and then no more."""
+
+    def __init__(self, part: Path, mode: str) -> None:
+        self.file, self.room = part.open(mode, buffering=0), 1000
+
+    def write(self, data) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+def test_a_full_disk_keeps_what_arrived_and_a_later_run_continues(tmp_path, server, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_open", FullDisk)
+        with pytest.raises(UserError, match="No space left on device; make room"):
+            download.download_task(task_at(server), tmp_path, patience=TWICE)
+    assert (tmp_path / f"{FOLDER}.tar.part").read_bytes() == server.content[:1000]
+    download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert server.ranges == [None, "bytes=1000-"]
+    assert files_in(tmp_path) == UNPACKED
+
+
+def test_a_disk_full_while_unpacking_keeps_the_archive(tmp_path, server, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extractall", fail)
+        with pytest.raises(UserError, match="No space left on device"):
+            download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == [f"{FOLDER}.tar.part"]
+
+
+def test_a_disk_too_small_is_refused_before_the_transfer(tmp_path, server, monkeypatch):
+    free = archives.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(UserError, match="are needed to download and unpack"):
+        download.download_task(task_at(server), tmp_path, patience=ONCE)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(("status", "tries"), [(403, 1), (404, 1), (500, 2), (503, 2)])
+def test_a_server_error_is_tried_again_and_a_refusal_is_not(tmp_path, server, status, tries):
+    server.status = status
+    with pytest.raises(UserError, match=f"answers {status}"):
+        download.download_task(task_at(server), tmp_path, patience=TWICE)
+    assert len(server.ranges) == tries
+
+
+def test_no_connection_is_one_message(tmp_path):
+    task = dataclasses.replace(MSD_TASKS["04"], archives="http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"Connection refused.*run the same command again"):
+        download.download_task(task, tmp_path, patience=ONCE)
+
+
+def test_the_command_line_writes_the_phantom_and_leaves_it_alone_the_second_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(phantom, "write_phantom", functools.partial(phantom.write_phantom, num_train=1, num_test=1))
+    arguments = ["--task", "00", "--results", str(tmp_path), "--seed", "3"]
+    assert run_cli(lambda: download.main(arguments)) == 0
+    assert (tmp_path / "Task00_Phantom" / "dataset.json").is_file()
+    assert run_cli(lambda: download.main(arguments)) == 0
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_the_command_line_takes_several_tasks_and_a_mirror(tmp_path, server, monkeypatch):
+    monkeypatch.setitem(MSD_TASKS, "04", task_at(server))
+    (tmp_path / "Task09_Spleen").mkdir()
+    arguments = ["--task", "4", "09", "--results", str(tmp_path), "--mirror", f"{server.url}/"]
+    assert run_cli(lambda: download.main(arguments)) == 0
+    assert files_in(tmp_path) == UNPACKED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "11"], "Task10_Colon; got 11"),
+        (["--task", "04", "--mirror", "file:///etc"], "--mirror must be"),
+        (["--task", "00", "--seed", "-1"], "--seed must not be negative"),
+    ],
+)
+def test_bad_options_end_with_status_2(tmp_path, capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        download.main([*arguments, "--results", str(tmp_path)])
+    assert end.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path, server):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        download.download_task(task_at(server), tmp_path / "file" / "data", patience=ONCE)

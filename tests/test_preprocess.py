@@ -1,0 +1,191 @@
+"""preprocess.py from the command line to the files, on a task of tiny scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_task import SHAPE_XYZ, Task, files_of, make_task, write_scan
+from utils.errors import EXIT_USAGE
+from utils.files import read_json, write_json
+from utils.schema import CaseMeta, Fold, Plan, Splits
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def task(tmp_path) -> Task:
+    return make_task(tmp_path)
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("scan*")}
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_training_writes_shards_plan_folds_and_record(task, dim):
+    assert task.run("--dim", str(dim), "--nfolds", "3") == 0
+    folder = task.results / f"77_{dim}d"
+    shards = {f"scan{i}{end}" for i in range(3) for end in ("_x.npy", "_y.npy", "_fg.npy", ".json")}
+    records = {"plan.json", "fingerprint.json", "inspection.json", "splits.json", "run.json"}
+    assert {path.name for path in folder.iterdir()} == shards | records
+    plan = read_json(Plan, folder / "plan.json")
+    assert plan.stage.patch_size == ((12, 14, 10) if dim == 3 else (14, 10))
+    image, label = np.load(folder / "scan0_x.npy"), np.load(folder / "scan0_y.npy")
+    assert (image.shape, image.dtype) == ((1, 12, 14, 10), np.float32)
+    assert (label.shape, label.dtype, int(label.sum())) == ((1, 12, 14, 10), np.uint8, 3 * 4 * 3)
+    assert len(read_json(Splits, folder / "splits.json").folds) == 3
+    outcome = json.loads((folder / "run.json").read_text())["outcome"]
+    assert {case["status"] for case in outcome["cases"].values()} == {"written"}
+
+
+def test_input_folder_is_not_touched(task):
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(task.data.rglob("*"))}
+    for mode in ("training", "val", "test"):
+        assert task.run("--exec_mode", mode) == 0
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(task.data.rglob("*"))} == before
+
+
+def test_second_run_rewrites_nothing(task, capsys):
+    task.run()
+    before = times_of(task.results / "77_3d")
+    capsys.readouterr()
+    assert task.run() == 0
+    assert times_of(task.results / "77_3d") == before
+    assert "0 written, 3 kept" in (printed := capsys.readouterr().out)
+    assert "inspect" not in printed
+
+
+def test_overwrite_makes_everything_anew(task, capsys):
+    task.run()
+    assert task.run("--overwrite") == 0
+    assert "3 written, 0 kept" in capsys.readouterr().out
+
+
+def test_changed_source_is_made_anew_and_the_others_are_kept(task):
+    task.run()
+    folder = task.results / "77_3d"
+    before = times_of(folder)
+    write_scan(task.folder / "imagesTr/scan1.nii.gz", np.full(SHAPE_XYZ, 3, np.float32) + np.eye(10, 14)[..., None])
+    assert task.run() == 0
+    changed = {name for name, time_ns in times_of(folder).items() if before[name] != time_ns}
+    assert changed == {"scan1_x.npy", "scan1_y.npy", "scan1_fg.npy", "scan1.json"}
+
+
+def test_changed_plan_makes_all_shards_anew(task, capsys):
+    task.run()
+    capsys.readouterr()
+    assert task.run("--ohe") == 0
+    assert "3 written, 0 kept" in capsys.readouterr().out
+    assert np.load(task.results / "77_3d" / "scan0_x.npy").shape[0] == 2
+
+
+def test_added_case_is_planned_and_dealt_with_the_others(task):
+    task.run()
+    write_scan(task.folder / "imagesTr/new.nii.gz", np.ones(SHAPE_XYZ, np.float32))
+    write_scan(task.folder / "labelsTr/new.nii.gz", np.ones(SHAPE_XYZ, np.uint8))
+    added = {"image": "imagesTr/new.nii.gz", "label": "labelsTr/new.nii.gz"}
+    task.describe(training=[*task.description()["training"], added])
+    assert task.run() == 0
+    folder = task.results / "77_3d"
+    assert "new" in json.loads((folder / "fingerprint.json").read_text())["cases"]
+    assert any("new" in fold.val for fold in read_json(Splits, folder / "splits.json").folds)
+    assert (folder / "splits.old.json").is_file()
+
+
+def test_folds_edited_by_hand_stay(task):
+    task.run()
+    path = task.results / "77_3d" / "splits.json"
+    splits = read_json(Splits, path)
+    edited = dataclasses.replace(splits, folds=(Fold(train=("scan0",), val=("scan1",)), *splits.folds[1:]))
+    write_json(edited, path)
+    assert task.run() == 0
+    assert read_json(Splits, path) == edited
+
+
+def test_fewer_cases_than_folds_make_as_many_folds_with_a_warning(task, capsys):
+    assert task.run() == 0
+    assert "--nfolds 3" in capsys.readouterr().err
+    assert len(read_json(Splits, task.results / "77_3d" / "splits.json").folds) == 3
+
+
+@pytest.mark.parametrize(("mode", "cases"), [("val", {"scan0", "scan1", "scan2"}), ("test", {"unseen"})])
+def test_inference_modes_write_into_their_folder_and_leave_the_training_shards(task, mode, cases):
+    task.run()
+    before = files_of(task.results / "77_3d")
+    assert task.run("--exec_mode", mode) == 0
+    assert files_of(task.results / "77_3d") == before
+    folder = task.results / "77_3d" / mode
+    assert {path.name.removesuffix("_x.npy") for path in folder.glob("*_x.npy")} == cases
+    assert len(list(folder.glob("*_y.npy"))) == (3 if mode == "val" else 0)
+    assert (folder / "run.json").is_file()
+
+
+def test_test_mode_before_training_mode_names_the_command(task, capsys):
+    assert task.run("--exec_mode", "test") == EXIT_USAGE
+    assert "python preprocess.py --task 77 --dim 3" in capsys.readouterr().err
+    assert not task.results.exists()
+
+
+def test_test_mode_with_a_plan_of_other_channels_is_refused(task, capsys):
+    task.run()
+    task.describe(modality={"0": "CT"})
+    assert task.run("--exec_mode", "test") == EXIT_USAGE
+    assert "channels ('CT',)" in capsys.readouterr().err
+
+
+def test_small_volume_is_padded_to_the_patch(task):
+    write_scan(task.folder / "imagesTr/scan1.nii.gz", np.ones((4, 5, 3), np.float32))
+    write_scan(task.folder / "labelsTr/scan1.nii.gz", np.ones((4, 5, 3), np.uint8))
+    assert task.run() == 0
+    assert read_json(CaseMeta, task.results / "77_3d" / "scan1.json").padded_shape == (12, 14, 10)
+
+
+def spawn(task: Task, results: Path, n_jobs: int) -> subprocess.Popen:
+    command = [sys.executable, "preprocess.py", "--task", "77", "--n_jobs", str(n_jobs)]
+    return subprocess.Popen(
+        [*command, "--data", str(task.data), "--results", str(results)],
+        cwd=PROJECT, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    task = make_task(tmp_path, num_cases=32, shape=(32, 32, 32))
+    folder = task.results / "77_3d"
+    process = spawn(task, task.results, n_jobs=2)
+    while process.poll() is None and not list(folder.glob("scan*.json")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert len(list(folder.glob("scan*.json"))) < 32
+    assert not (folder / "plan.json").exists()
+    assert spawn(task, task.results, n_jobs=1).wait() == 0
+    assert spawn(task, tmp_path / "whole", n_jobs=1).wait() == 0
+    assert files_of(folder) == files_of(tmp_path / "whole" / "77_3d")
+
+
+@pytest.mark.slow
+def test_help_comes_within_a_second_and_neither_torch_nor_monai_is_imported():
+    code = (
+        "import sys, preprocess, data_preprocessing.runner, data_preprocessing.resume, data_preprocessing.planner\n"
+        "print(sorted({'torch', 'monai', 'nvidia', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout == "[]\n"
+    best_s = min(_seconds_of_help() for _ in range(3))
+    assert best_s < 1
+
+
+def _seconds_of_help() -> float:
+    start_s = time.monotonic()
+    subprocess.run([sys.executable, "preprocess.py", "--help"], cwd=PROJECT, stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - start_s

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from utils.errors import UserError, list_problems, run_cli
+
+
+def fail(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_the_commands_own_status_is_kept(returned, status):
+    assert run_cli(lambda: returned) == status
+
+
+def test_a_user_error_is_a_message_and_status_2(capsys):
+    assert run_cli(fail(UserError("no such folder: x"))) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: no such folder: x\n")
+
+
+def test_an_interrupt_is_status_130(capsys):
+    assert run_cli(fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_a_message_and_status_2(capsys):
+    assert run_cli(fail(OSError(28, "No space left on device", "/results/last.ckpt"))) == 2
+    assert capsys.readouterr().err == "error: No space left on device: /results/last.ckpt\n"
+
+
+def test_other_faults_of_the_system_stay_tracebacks():
+    with pytest.raises(FileNotFoundError):
+        run_cli(fail(FileNotFoundError(2, "No such file or directory", "x")))
+
+
+def test_our_own_mistakes_stay_tracebacks():
+    with pytest.raises(AssertionError):
+        run_cli(fail(AssertionError()))
+
+
+def test_all_problems_are_listed_up_to_a_limit():
+    short = list_problems("2 bad cases:", ["a", "b"], advice="Mend them.")
+    assert str(short) == "2 bad cases:\n  - a\n  - b\nMend them."
+    long = list_problems("bad:", [str(i) for i in range(25)], advice="Mend.", shown=3)
+    assert str(long).splitlines()[1:] == ["  - 0", "  - 1", "  - 2", "  ... and 22 more", "Mend."]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import from_dict, to_dict
+from utils.schema import (
+    CaseMeta,
+    ChannelPlan,
+    ChannelStatistics,
+    Fingerprint,
+    Fold,
+    Geometry,
+    LabelScheme,
+    Plan,
+    Region,
+    Splits,
+    StagePlan,
+)
+
+LABELS = LabelScheme(names=("background", "edema", "core"), values=(0, 1, 2))
+STAGE = StagePlan(
+    name="3d",
+    patch_size=(4, 8, 8),
+    spacing_mm=(3.0, 1.0, 1.0),
+    batch_size=2,
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+    kernels=((3, 3, 3),) * 3,
+    filters=(32, 64, 128),
+)
+PLAN = Plan(
+    version=1,
+    task="04",
+    dataset="Task04_X",
+    origin="auto",
+    channels=(ChannelPlan(name="MRI", scheme="zscore"),),
+    labels=LABELS,
+    axes=(0, 1, 2),
+    mask_channel=False,
+    stage=STAGE,
+    reasons={"patch_size": "because"},
+)
+META = CaseMeta(
+    version=1,
+    case="a",
+    image="/a.nii.gz",
+    label=None,
+    geometry=Geometry(shape_xyz=(3, 2, 1), affine=((1.0,) * 4,) * 4, qform_code=1, sform_code=1, xyzt_units=2),
+    axes=(0, 1, 2),
+    spacing_mm=(1.0, 1.0, 1.0),
+    original_shape=(1, 2, 3),
+    crop_box=((0, 1), (0, 2), (0, 3)),
+    resampled_shape=(1, 2, 3),
+    pad_low=(0, 0, 0),
+    padded_shape=(4, 8, 8),
+    stage="3d",
+    source_stamp="s",
+    plan_stamp="p",
+)
+STATISTICS = ChannelStatistics(
+    mean=1.0, std=2.0, percentile_00_5=0.0, median=1.0, percentile_99_5=5.0, minimum=-1.0, maximum=6.0
+)
+FINGERPRINT = Fingerprint(
+    version=1, cases=("a",), spacings_mm=((1.0,) * 3,), shapes_after_crop=((4, 5, 6),), foreground=(STATISTICS,)
+)
+SPLITS = Splits(version=1, folds=(Fold(train=("a",), val=("b",)),))
+
+
+@pytest.mark.parametrize("known", [PLAN, META, FINGERPRINT, SPLITS])
+def test_knowledge_survives_json(known):
+    assert from_dict(type(known), to_dict(known), source="here") == known
+
+
+@pytest.mark.parametrize("known", [PLAN, META, FINGERPRINT, SPLITS])
+def test_another_format_version_is_refused(known):
+    with pytest.raises(UserError, match="format version 2"):
+        from_dict(type(known), to_dict(known) | {"version": 2}, source="here")
+
+
+def test_unknown_and_missing_keys_are_refused_at_any_depth():
+    plan = to_dict(PLAN)
+    plan["stage"]["colour"] = "red"
+    del plan["labels"]["names"]
+    with pytest.raises(UserError, match=r"names.*colour"):
+        from_dict(Plan, plan, source="plan.json")
+
+
+def test_classes_are_counted_without_the_ignored_value():
+    scheme = dataclasses.replace(LABELS, ignore_value=255)
+    assert (scheme.num_classes, scheme.num_outputs, scheme.ignore_index) == (3, 3, 3)
+    assert scheme.target_names == ("edema", "core")
+    assert LABELS.ignore_index is None
+
+
+def test_regions_replace_classes_as_outputs_and_targets():
+    regions = (Region(name="whole", classes=(1, 2), write_class=1),)
+    scheme = dataclasses.replace(LABELS, regions=regions)
+    assert (scheme.num_outputs, scheme.target_names, scheme.num_classes) == (1, ("whole",), 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": (0, 1)},
+        {"names": ("background",), "values": (0,)},
+        {"values": (0, 1, 1)},
+        {"values": (0, 1, 256)},
+        {"values": (0, 1, -1)},
+        {"ignore_value": 2},
+        {"ignore_value": 256},
+        {"regions": (Region(name="r", classes=(), write_class=1),)},
+        {"regions": (Region(name="r", classes=(3,), write_class=1),)},
+        {"regions": (Region(name="r", classes=(0,), write_class=1),)},
+        {"regions": (Region(name="r", classes=(1,), write_class=0),)},
+        {"regions": (Region(name="r", classes=(1,), write_class=1),) * 2},
+    ],
+)
+def test_an_impossible_label_scheme_is_refused(change):
+    with pytest.raises(ValueError):
+        dataclasses.replace(LABELS, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scheme": "CT"},
+        {"scheme": "ct"},
+        {"scheme": "ct", "lower": 1.0, "upper": 1.0, "mean": 0.0, "std": 1.0},
+        {"scheme": "ct", "lower": 0.0, "upper": 1.0, "mean": 0.0, "std": 0.0},
+    ],
+)
+def test_an_impossible_channel_is_refused(change):
+    with pytest.raises(ValueError, match="MRI"):
+        ChannelPlan(name="MRI", **change)
+
+
+def test_total_strides_are_the_product_of_the_levels():
+    assert (STAGE.total_strides, STAGE.dim) == ((2, 4, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": (4, 8, 6)}, "not divisible"),
+        ({"patch_size": (4, 8)}, "axes"),
+        ({"patch_size": (4, 8, 0)}, "positive"),
+        ({"spacing_mm": (1.0, 1.0, 0.0)}, "positive"),
+        ({"spacing_mm": (1.0, 1.0, float("nan"))}, "positive"),
+        ({"strides": ((2, 1, 1), (1, 2, 2), (2, 2, 2))}, "first level"),
+        ({"strides": ((1, 1, 1), (0, 2, 2), (2, 2, 2))}, "positive"),
+        ({"kernels": ((3, 3, 3), (0, 3, 3), (3, 3, 3))}, "odd"),
+        ({"kernels": ((3, 3, 3), (2, 3, 3), (3, 3, 3))}, "odd"),
+        ({"filters": (32, 64)}, "one entry per level"),
+        ({"filters": (32, 64, 0)}, "positive"),
+        ({"batch_size": 0}, "positive"),
+    ],
+)
+def test_an_impossible_stage_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(STAGE, **change)
+
+
+def test_the_mask_is_one_more_input_channel():
+    assert PLAN.in_channels == 1
+    assert dataclasses.replace(PLAN, mask_channel=True).in_channels == 2
+
+
+@pytest.mark.parametrize("change", [{"axes": (0, 1, 1)}, {"origin": "guess"}, {"channels": ()}])
+def test_an_impossible_plan_is_refused(change):
+    with pytest.raises(ValueError):
+        dataclasses.replace(PLAN, **change)
+
+
+def test_a_fingerprint_describes_every_case():
+    with pytest.raises(ValueError, match="per case"):
+        dataclasses.replace(FINGERPRINT, cases=("a", "b"))

@@ -1,0 +1,126 @@
+"""Predictions and their labels: paired by case name, checked against each other, read as class indices.
+
+Axes: z y x as stored, S A R as worked on (see utils/nifti.py). K classes or regions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError, list_problems
+from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_label, to_working
+from utils.schema import LabelScheme
+
+SUFFIXES = (".nii.gz", ".nii", ".npy")
+"""Where a case has several predictions, the first kind counts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A prediction and its label."""
+
+    case: str
+    prediction: Path
+    label: Path
+
+
+def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
+    """Every prediction with its label, by case name, and the number of labels.
+
+    Raises:
+        UserError: a folder is missing, there is no prediction, or predictions lack their label.
+    """
+    for flag, folder in (("--preds", preds), ("--lbls", lbls)):
+        if not folder.is_dir():
+            raise UserError(f"{flag} {folder} is not a folder")
+    found, labels = _cases(preds, SUFFIXES), _cases(lbls, SUFFIXES[:2])
+    if not found:
+        raise UserError(f"--preds {preds} holds no predictions ({', '.join(SUFFIXES)}); run main.py with --save_preds")
+    missing = [f"{path.name}: no {case}.nii.gz in {lbls}" for case, path in found.items() if case not in labels]
+    if missing:
+        raise list_problems("predictions without a label:", missing, advice="Give the folder that has all of them.")
+    return [Pair(case=case, prediction=path, label=labels[case]) for case, path in found.items()], len(labels)
+
+
+def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarray:
+    """Class indices (S, A, R) of a mask or of probabilities, checked against the label's grid."""
+    path, grid = pair.prediction, label.geometry
+    if path.suffix == ".npy":
+        stored = _load_array(path)
+        if stored.shape[-3:] != grid.shape_xyz[::-1] or stored.ndim not in (3, 4):
+            raise UserError(f"{path} has shape {stored.shape}, its label {grid.shape_xyz[::-1]} (z, y, x)")
+        array = to_working(stored.swapaxes(-1, -3), grid.affine)
+        if stored.ndim == 3:
+            return class_indices(array, labels, path)
+        if len(stored) != labels.num_outputs:
+            raise UserError(f"{path} has {len(stored)} channels, the labels ask for {labels.num_outputs}")
+        return _most_probable(array, labels)
+    volume = read_label(path)
+    if volume.geometry.shape_xyz != grid.shape_xyz:
+        raise UserError(f"{path} has shape {volume.geometry.shape_xyz}, its label {grid.shape_xyz}")
+    distance_mm = grid_difference_mm(volume.geometry.affine, grid.affine, grid.shape_xyz)
+    if distance_mm > GRID_TOLERANCE_MM:
+        raise UserError(f"{path} lies {distance_mm:.3g} mm off its label; resample it to the label's grid")
+    return class_indices(volume.array, labels, path)
+
+
+def class_indices(values: np.ndarray, labels: LabelScheme, path: Path) -> np.ndarray:
+    """Class indices uint8 of file values; the ignored value becomes class K.
+
+    Raises:
+        UserError: values that the scheme does not name.
+    """
+    known = (*labels.values, *(() if labels.ignore_value is None else (labels.ignore_value,)))
+    strange = np.setdiff1d(values, known)
+    if strange.size:
+        shown = ", ".join(f"{value:g}" for value in strange[:5])
+        raise UserError(f"{path} holds values that are no label: {shown} (labels: {', '.join(map(str, known))})")
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(known)] = np.arange(len(known))
+    return table[values.astype(np.uint8)]
+
+
+def _cases(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    cases: dict[str, Path] = {}
+    for suffix in suffixes:
+        for path in sorted(folder.glob(f"*{suffix}")):
+            if not path.name.startswith("."):
+                cases.setdefault(path.name.removesuffix(suffix), path)
+    return dict(sorted(cases.items()))
+
+
+def labels_from_files(pairs: Sequence[Pair]) -> LabelScheme:
+    """One class per value that the predictions or labels hold, named by the value."""
+    values: set[int] = set()
+    for path in (path for pair in pairs for path in (pair.label, pair.prediction)):
+        if path.suffix != ".npy":
+            values |= set(np.unique(read_label(path).array).tolist())
+        elif (array := _load_array(path)).ndim == 3:
+            values |= {int(value) for value in np.unique(array)}
+        else:
+            values |= set(range(len(array)))
+    values = (0, *sorted(values - {0})) if values - {0} else (0, 1)
+    if values[-1] > 255 or min(values) < 0:
+        raise UserError(f"label values must lie in 0..255, found {min(values)}..{max(values)}; name them with --labels")
+    return LabelScheme(names=("background", *map(str, values[1:])), values=values)
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an array: {error}") from None
+
+
+def _most_probable(probabilities: np.ndarray, labels: LabelScheme) -> np.ndarray:
+    """Class indices of probabilities (K, ...): the largest, or regions (p > 0.5) written one over the other."""
+    if not labels.regions:
+        return probabilities.argmax(axis=0).astype(np.uint8)
+    mask = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+    for region, inside in zip(labels.regions, probabilities > 0.5):
+        mask[inside] = region.write_class
+    return mask
