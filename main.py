@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.nn_unet import NNUnet
     from utils.runtime import Runtime
     from utils.schema import Fold, Plan
+    from utils.throughput import LatencyRecorder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,7 +163,7 @@ def train(config: Config) -> None:
     from models.checkpoint import check_fits, read_checkpoint, warm_start
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
-    from utils.reporting import finish_run, start_log
+    from utils.reporting import RunReport
 
     run = config.run
     resume = runs.last_checkpoint(run) if run.resume_training else None
@@ -180,40 +181,33 @@ def train(config: Config) -> None:
         print(f"the checkpoints of an earlier run were moved to {kept}")
     patience = config.optim.patience
     keeping = checkpoint_callbacks(folder, patience) if run.save_ckpt else [early_stopping(patience)]
-    logger = start_log(config.run, to_dict(config), setup.runtime)
-    report = EpochReport(logger, run.results / "progress.png", setup.plan.labels.target_names)
-    trainer = build_trainer(
-        setup.runtime,
-        callbacks=[report, *profiler_callbacks(run), *keeping],
-        optim=config.optim,
-        tensorboard=run.results,
-        sync_batchnorm=config.hardware.sync_batchnorm,
-        train_batches=run.train_batches,
-    )
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=report.summary())
+    with RunReport(run, to_dict(config), setup.runtime) as report:
+        epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
+        trainer = build_trainer(
+            setup.runtime,
+            callbacks=[epochs, *profiler_callbacks(run), *keeping],
+            optim=config.optim,
+            tensorboard=run.results,
+            sync_batchnorm=config.hardware.sync_batchnorm,
+        )
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        report.finish(epochs.summary())
 
 
 def evaluate(config: Config) -> None:
     """Score a checkpoint on the fold's validation cases."""
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
-    from utils.reporting import finish_run, start_log
+    from utils.reporting import RunReport
 
     setup, config = prepare_scoring(config)
     if setup.shards.is_test:
         raise UserError(f"{setup.shards.cases} has no labels to score against; use --exec_mode predict")
     data = build_data(config, setup)
     module = build_module(config, setup)
-    logger = start_log(config.run, to_dict(config), setup.runtime)
-    build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
-    finish_run(
-        config.run,
-        to_dict(config),
-        setup.runtime,
-        logger=logger,
-        outcome=module.last_validation.summary(setup.plan.labels.target_names),
-    )
+    with RunReport(config.run, to_dict(config), setup.runtime) as report:
+        build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
+        report.finish(module.last_validation.summary(setup.plan.labels.target_names))
 
 
 def predict(config: Config) -> None:
@@ -224,7 +218,7 @@ def predict(config: Config) -> None:
     from models.metrics import DiceAccumulator
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
-    from utils.reporting import finish_run, start_log
+    from utils.reporting import RunReport
 
     setup, config = prepare_scoring(config)
     cases = list_cases(setup.shards.cases) if setup.shards.is_test else setup.fold.val
@@ -241,13 +235,11 @@ def predict(config: Config) -> None:
         save_probabilities=config.inference.save_probabilities,
     )
     sink = PredictionSink(restorer.restore, DiceAccumulator(setup.plan.labels))
-    logger = start_log(config.run, to_dict(config), setup.runtime)
-    trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
-    trainer.predict(module, data, return_predictions=False)
-    outcome = {"cases": len(cases), **sink.summary(setup.plan.labels.target_names)}
-    if output:
-        outcome["predictions"] = str(output)
-    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=outcome)
+    with RunReport(config.run, to_dict(config), setup.runtime) as report:
+        trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
+        trainer.predict(module, data, return_predictions=False)
+        scores = sink.summary(setup.plan.labels.target_names)
+        report.finish({"cases": len(cases), **scores, **({"predictions": str(output)} if output else {})})
 
 
 def benchmark(config: Config) -> None:
@@ -255,7 +247,7 @@ def benchmark(config: Config) -> None:
     from models.callbacks import BenchmarkTimer
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
-    from utils.reporting import finish_run, start_log
+    from utils.reporting import RunReport
     from utils.throughput import LatencyRecorder
 
     run = config.run
@@ -267,17 +259,23 @@ def benchmark(config: Config) -> None:
     batch_size = setup.plan.stage.batch_size if training else config.loader.val_batch_size
     recorder = LatencyRecorder(items_per_batch=batch_size * setup.runtime.world_size, warmup=run.warmup)
     callbacks = [BenchmarkTimer(recorder), *profiler_callbacks(run)]
-    logger = start_log(config.run, to_dict(config), setup.runtime)
-    if training:
-        optim = dataclasses.replace(config.optim, max_epochs=1, min_epochs=1, skip_first_n_eval=1)
-        build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
-    else:
-        build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
+    with RunReport(run, to_dict(config), setup.runtime) as report:
+        if training:
+            optim = dataclasses.replace(config.optim, max_epochs=1, min_epochs=1, skip_first_n_eval=1)
+            build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
+        else:
+            build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
+        report.finish(benchmark_outcome(setup, recorder, run.exec_mode, batch_size))
+
+
+def benchmark_outcome(setup: Setup, recorder: LatencyRecorder, mode: str, batch_size: int) -> dict:
+    """What was measured, and of what."""
+    from utils.files import to_dict
+
     stage = setup.plan.stage
-    outcome = {"mode": run.exec_mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
+    outcome = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
     outcome |= {"batch_size": batch_size, "processes": setup.runtime.world_size, "patch_size": list(stage.patch_size)}
-    outcome |= to_dict(recorder.summary()) | {"peak_memory_bytes": setup.runtime.peak_memory_bytes()}
-    finish_run(config.run, to_dict(config), setup.runtime, logger=logger, outcome=outcome)
+    return outcome | to_dict(recorder.summary()) | {"peak_memory_bytes": setup.runtime.peak_memory_bytes()}
 
 
 if __name__ == "__main__":

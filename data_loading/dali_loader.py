@@ -134,17 +134,18 @@ class VolumeLoader:
     def __init__(self, shards: Sequence[CaseShard], *, place: Callable[[], Place], num_threads: int) -> None:
         self.shards, self._place, self._num_threads = tuple(shards), place, num_threads
 
-    def _share(self) -> tuple[CaseShard, ...]:
-        place = self._place()
-        return self.shards[place.rank :: place.world_size]
-
     def __len__(self) -> int:
-        """Cases of this process."""
-        return len(self._share())
+        """Cases of the largest share, the same in all processes.
+
+        Lightning leaves out validation, and with it the sums over processes that the others wait for, in a process
+        whose loader has length 0; a loader that ends early is fine.
+        """
+        return -(-len(self.shards) // self._place().world_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | str]]:
         """Yield the cases in order; the name comes from the file that was read."""
-        share = self._share()
+        place = self._place()
+        share = self.shards[place.rank :: place.world_size]
         if not share:
             return
         labelled = all(shard.label is not None for shard in share)

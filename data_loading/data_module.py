@@ -56,8 +56,6 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(self, *, cases: ShardCases, plan: Plan, loader: LoaderConfig, settings: LoadingSettings) -> None:
         super().__init__()
-        # A process without a validation case (more processes than cases) is right, not a mistake.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.cases, self.settings, self.loader = cases, settings, loader
         self.spec = batch_spec(plan, loader)
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2

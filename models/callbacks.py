@@ -20,6 +20,7 @@ from models.nn_unet import NNUnet
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
 from utils.logger import RunLogger
+from utils.runs import LAST_CHECKPOINT
 from utils.throughput import LatencyRecorder, synchronize
 
 
@@ -37,15 +38,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
-    """`last.ckpt` after each epoch, the checkpoint of the best validation Dice, and early stopping on that Dice.
+    """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice.
 
     Patience counts validations, so epochs that skip validation use none of it.
     """
+    shared = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(
-        dirpath=folder, filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice",
-        mode="max", save_top_k=1, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False,
-    )  # fmt: skip
-    return [best, early_stopping(patience)]
+        filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice", mode="max", **shared
+    )
+    # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
+    last = ModelCheckpoint(filename=Path(LAST_CHECKPOINT).stem, **shared)
+    return [best, last, early_stopping(patience)]
 
 
 def early_stopping(patience: int) -> EarlyStopping:

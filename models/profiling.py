@@ -12,29 +12,28 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from utils.files import write_atomically
 
-STEPS_BEFORE, STEPS = 3, 5
+MAX_WARMUP, MAX_STEPS = 3, 5
 
 
 class StepProfiler(Callback):
-    """Profiles the steps after the first three of a run, training or prediction.
+    """Profiles up to five steps of a run, training or prediction, after up to three that warm up.
 
     Writes `trace_<rank>.json` (open it in Perfetto or chrome://tracing) and `operators_<rank>.txt`, the operators
-    sorted by their own time, into `folder`. A run of fewer steps is profiled as far as it goes.
+    sorted by their own time, into `folder`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._profiler: profile | None = None
 
-    def _begin(self, trainer: pl.Trainer) -> None:
-        if self._profiler is not None:
-            return
+    def _begin(self, trainer: pl.Trainer, num_steps: int) -> None:
+        warmup = min(MAX_WARMUP, num_steps // 2)
         activities = [ProfilerActivity.CPU]
         if trainer.strategy.root_device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._profiler = profile(
             activities=activities,
-            schedule=schedule(wait=0, warmup=STEPS_BEFORE, active=STEPS, repeat=1),
+            schedule=schedule(wait=0, warmup=warmup, active=min(MAX_STEPS, num_steps - warmup), repeat=1),
             on_trace_ready=lambda result: self._write(result, trainer.global_rank),
         )
         self._profiler.start()
@@ -53,7 +52,7 @@ class StepProfiler(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begin with the first training step."""
-        self._begin(trainer)
+        self._begin(trainer, int(trainer.num_training_batches))
 
     def on_train_batch_end(self, *_: Any) -> None:
         """One training step is over."""
@@ -61,12 +60,12 @@ class StepProfiler(Callback):
             self._profiler.step()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Write what there is, should the run be shorter than the profile."""
+        """The profile is over."""
         self._end()
 
     def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begin with the first case."""
-        self._begin(trainer)
+        self._begin(trainer, int(sum(trainer.num_predict_batches)))
 
     def on_predict_batch_end(self, *_: Any) -> None:
         """One case is over."""
@@ -74,5 +73,5 @@ class StepProfiler(Callback):
             self._profiler.step()
 
     def on_predict_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Write what there is, should the run be shorter than the profile."""
+        """The profile is over."""
         self._end()

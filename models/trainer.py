@@ -17,6 +17,15 @@ from models.profiling import StepProfiler
 from utils.config import OptimConfig, RunConfig
 from utils.runtime import Runtime
 
+EXPECTED_WARNINGS = (
+    # Lightning 2.6 asks torch 2.13 the old way; nothing that a user could change.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # True of epochs that skip validation, and meant so.
+    r"`ModelCheckpoint\(monitor='dice'\)` could not find the monitored key",
+    # True of a resumed run; a new one starts in a folder of its own.
+    r"Checkpoint directory .* exists and is not empty",
+)
+
 
 def build_trainer(
     runtime: Runtime,
@@ -25,7 +34,6 @@ def build_trainer(
     optim: OptimConfig | None = None,
     tensorboard: Path | None = None,
     sync_batchnorm: bool = False,
-    train_batches: int = 0,
 ) -> pl.Trainer:
     """A Trainer for one run.
 
@@ -35,7 +43,6 @@ def build_trainer(
         optim: number of epochs and gradient clipping; None where nothing is trained.
         tensorboard: folder for training curves; None writes none.
         sync_batchnorm: batch normalisation over all processes.
-        train_batches: batches of an epoch, 0 for all.
     """
     training = {}
     if optim is not None:
@@ -43,15 +50,14 @@ def build_trainer(
             "max_epochs": optim.max_epochs,
             "min_epochs": min(optim.min_epochs, optim.max_epochs),
             "gradient_clip_val": optim.gradient_clip_val or None,
-            "limit_train_batches": train_batches or None,
             "log_every_n_steps": 1,
         }
         callbacks = [SkipFirstValidations(optim.skip_first_n_eval), *callbacks]
     on_terminal = sys.stdout.isatty()
     # Lightning's remarks on hardware and its advertisements; warnings still show.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Lightning 2.6 asks torch 2.13 the old way; nothing that a user could change.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     return pl.Trainer(
         accelerator=runtime.accelerator,
         devices=runtime.devices,

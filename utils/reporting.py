@@ -6,7 +6,7 @@ from typing import Any
 
 from utils import runs
 from utils.config import RunConfig
-from utils.logger import NullLogger, RunLogger, open_logger
+from utils.logger import open_logger
 from utils.runtime import Runtime
 
 METRICS = {
@@ -26,33 +26,41 @@ METRICS = {
 """Units and goals of the logged numbers; Dice lies in 0..1."""
 
 
-def start_log(run: RunConfig, options: dict[str, Any], runtime: Runtime) -> RunLogger | NullLogger:
-    """Open the run's log and record its options; only the first process writes one."""
-    logger = open_logger(run.results / run.logname, enabled=runtime.is_first_process, append=run.resume_training)
-    for name, (unit, goal) in METRICS.items():
-        logger.metadata(name, unit=unit, goal=goal)
-    logger.log("PARAMETER", options | {"precision_used": runtime.precision})
-    return logger
+class RunReport:
+    """The record of one run; only the first process writes.
 
+    Args:
+        run: where results go.
+        options: all options of the run, JSON-ready.
+        runtime: the hardware of the run.
+    """
 
-def finish_run(
-    run: RunConfig,
-    options: dict[str, Any],
-    runtime: Runtime,
-    *,
-    logger: RunLogger | NullLogger,
-    outcome: dict[str, Any],
-) -> None:
-    """Log and print what came out, and write `run.json` into the results folder."""
-    logger.log((), outcome)
-    logger.close()
-    if not runtime.is_first_process:
-        return
-    for name, value in outcome.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-    runs.write_run_record(
-        run.results / "run.json",
-        options=options,
-        environment=runtime.environment() | {"device": runtime.accelerator, "precision": runtime.precision},
-        outcome=outcome,
-    )
+    def __init__(self, run: RunConfig, options: dict[str, Any], runtime: Runtime) -> None:
+        self._run, self._options, self._runtime = run, options, runtime
+        self.logger = open_logger(
+            run.results / run.logname, enabled=runtime.is_first_process, append=run.resume_training
+        )
+        for name, (unit, goal) in METRICS.items():
+            self.logger.metadata(name, unit=unit, goal=goal)
+        self.logger.log("PARAMETER", options | {"precision_used": runtime.precision})
+
+    def __enter__(self) -> RunReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.close()
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Log and print what came out, and write `run.json` into the results folder."""
+        self.logger.log((), outcome)
+        if not self._runtime.is_first_process:
+            return
+        for name, value in outcome.items():
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        device = {"device": self._runtime.accelerator, "precision": self._runtime.precision}
+        runs.write_run_record(
+            self._run.results / "run.json",
+            options=self._options,
+            environment=self._runtime.environment() | device,
+            outcome=outcome,
+        )

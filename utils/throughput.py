@@ -40,11 +40,6 @@ class Throughput:
     measured_batches: int
     warmup_batches: int
 
-    def as_dict(self, *, unit: str) -> dict[str, float]:
-        """JSON-ready numbers; `unit` names the items: volumes or slices."""
-        numbers = dataclasses.asdict(self)
-        return {f"{unit}_per_second": numbers.pop("items_per_second"), **numbers}
-
 
 class LatencyRecorder:
     """Collects the seconds that each batch took.

@@ -49,13 +49,6 @@ def test_nothing_measured_is_a_user_error(batches, warmup):
         record([1.0] * batches, warmup=warmup).summary()
 
 
-def test_numbers_are_named_after_their_items():
-    numbers = record([0.5], items=2).summary().as_dict(unit="slices")
-    assert numbers["slices_per_second"] == 4
-    assert "items_per_second" not in numbers
-    assert json.loads(json.dumps(numbers)) == numbers
-
-
 def test_a_cpu_needs_no_synchronisation():
     assert synchronize(CPU) is None
 

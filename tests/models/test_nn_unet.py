@@ -1,0 +1,149 @@
+"""The module under Lightning: what is logged, what a checkpoint holds, resuming at any epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from models.checkpoint import load_for_inference
+from models.inferer import InferenceSettings
+from models.nn_unet import NNUnet
+from tests.models.builders import make_plan, make_stage
+from utils.config import ModelConfig, OptimConfig
+
+# Lightning's advice about loaders, folders that exist and its own use of torch is not about this code.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
+OPTIM = OptimConfig(max_epochs=3, min_epochs=1)
+
+
+class Records(Callback):
+    """Keeps what was logged at the end of each epoch."""
+
+    def __init__(self):
+        self.epochs, self.losses = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, *_):
+        self.losses.append(outputs["loss"].item())
+
+    def on_train_end(self, trainer, module):
+        self.epochs.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+
+def make_module(optim: OptimConfig = OPTIM, dim: int = 3) -> NNUnet:
+    torch.manual_seed(0)
+    plan = make_plan(make_stage((8,) * dim))
+    model = ModelConfig(deep_supervision=True, deep_supr_num=1)
+    return NNUnet(plan=plan, model=model, optim=optim, inference=InferenceSettings())
+
+
+def batches(dim: int = 3) -> list[dict]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "image": torch.randn(2, 1, *(8,) * dim, generator=generator),
+            "label": torch.randint(0, 3, (2, 1, *(8,) * dim), generator=generator).to(torch.uint8),
+        }
+        for _ in range(3)
+    ]
+
+
+def cases() -> list[dict]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        {
+            "image": torch.randn(1, 1, 9, 8, 10, generator=generator),
+            "label": torch.randint(0, 3, (1, 1, 9, 8, 10), generator=generator).to(torch.uint8),
+            "case": f"case_{number}",
+        }
+        for number in range(2)
+    ]
+
+
+def fit(module: NNUnet, folder: Path, *callbacks: Callback, epochs: int = 3, resume: Path | None = None) -> None:
+    last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=epochs, logger=False, callbacks=[*callbacks, last],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
+    )  # fmt: skip
+    trainer.fit(
+        module,
+        DataLoader(batches(module.plan.stage.dim), batch_size=None),
+        DataLoader(cases(), batch_size=None),
+        ckpt_path=resume,
+        weights_only=True,
+    )
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_training_loss_is_the_mean_of_the_last_epoch(tmp_path, dim):
+    records = Records()
+    fit(make_module(dim=dim), tmp_path, records, epochs=2)
+    assert records.epochs[0]["train_loss"] == pytest.approx(sum(records.losses[-3:]) / 3, rel=1e-5)
+
+
+def test_validation_logs_loss_and_unrounded_dice(tmp_path):
+    module, records = make_module(), Records()
+    fit(module, tmp_path, records, epochs=1)
+    logged, result = records.epochs[0], module.eval().last_validation
+    losses = [module.loss(module.predict_logits(case["image"]), case["label"]).item() for case in cases()]
+    assert logged["val_loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
+    assert logged["dice"] == pytest.approx(sum(result.dice) / 2) and 0 < logged["dice"] < 1
+    assert logged["dice_anterior"] == pytest.approx(result.dice[0], rel=1e-6)
+
+
+def test_checkpoint_is_self_contained(tmp_path):
+    module = make_module()
+    fit(module, tmp_path, epochs=1)
+    network, plan, model = load_for_inference(tmp_path / "last.ckpt")
+    assert plan == module.plan and model == module.model_config
+    image = cases()[0]["image"][..., :8, :8, :8]
+    torch.testing.assert_close(network(image), module.network.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"), [("adam", "none"), ("sgd", "multistep"), ("adam", "cosine"), ("sgd", "plateau")]
+)
+def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, scheduler, optimizer):
+    optim = dataclasses.replace(
+        OPTIM, max_epochs=4, scheduler=scheduler, optimizer=optimizer, steps=(1, 3), lr_patience=1, learning_rate=1e-5
+    )
+    whole, first, second = (make_module(optim) for _ in range(3))
+    fit(whole, tmp_path / "whole", epochs=4)
+    fit(first, tmp_path / "parts", epochs=3)
+    fit(second, tmp_path / "parts", epochs=4, resume=tmp_path / "parts" / "last.ckpt")
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in second.state_dict().items())
+    rates = [module.trainer.optimizers[0].param_groups[0]["lr"] for module in (whole, second)]
+    assert rates[0] == rates[1]
+
+
+def test_plateau_drops_the_rate_when_dice_stands_still(tmp_path):
+    optim = dataclasses.replace(OPTIM, scheduler="plateau", lr_patience=1, factor=0.5, learning_rate=1e-6)
+    module = make_module(optim)
+    fit(module, tmp_path, epochs=4)
+    rate = module.trainer.optimizers[0].param_groups[0]["lr"]
+    assert math.isclose(rate, 0.5e-6, rel_tol=1e-6)
+
+
+def test_native_scorer_decides_what_is_counted(tmp_path):
+    module = make_module()
+    seen = []
+
+    def scorer(case: str, probabilities: torch.Tensor) -> torch.Tensor:
+        seen.append((case, tuple(probabilities.shape)))
+        return torch.tensor([[1, 0, 0], [1, 1, 1]])
+
+    module.native_scorer = scorer
+    fit(module, tmp_path, epochs=1)
+    assert module.last_validation.dice == (1.0, 0.5)
+    assert seen[-2:] == [("case_0", (3, 9, 8, 10)), ("case_1", (3, 9, 8, 10))]
