@@ -7,7 +7,6 @@ from pathlib import Path
 
 from data_preprocessing.dataset import make_splits
 from data_preprocessing.labels import with_brats_regions
-from data_preprocessing.shards import list_cases
 from data_preprocessing.topology import DEFAULT_DEPTH, DEFAULT_MIN_FMAP, plan_topology
 from utils.config import ModelConfig
 from utils.files import read_json
@@ -42,5 +41,5 @@ def read_fold(folder: Path, fold: int, nfolds: int) -> Fold:
     """The cases of one fold: those of `splits.json` where it has `nfolds` folds, else dealt anew by the same rule."""
     splits = read_json(Splits, folder / "splits.json")
     if len(splits.folds) != nfolds:
-        splits = make_splits(list_cases(folder), nfolds)
+        splits = make_splits([case for each in splits.folds for case in each.val], nfolds)
     return splits.folds[fold]

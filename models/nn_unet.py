@@ -112,6 +112,12 @@ class NNUnet(pl.LightningModule):
         total, count = self.reduce_sum(self._loss_sum).tolist()
         return total / max(count, 1)
 
+    def on_validation_start(self) -> None:
+        """Let processes validate different numbers of cases, none included."""
+        # DDP would copy buffers to all processes in the first forward pass, which a process without a case never makes.
+        if hasattr(self.trainer.model, "require_forward_param_sync"):
+            self.trainer.model.require_forward_param_sync = False
+
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
         self.dice = DiceAccumulator(self.plan.labels)

@@ -45,11 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = f"{options.case}.nii.gz" if options.case else "*.nii.gz"
         raise UserError(f"--preds {options.preds} holds no {wanted}; predict with --save_preds first")
     name = predictions[0].name
-    image = read_image([options.images / name]).array[0]
-    label = options.lbls / name if options.lbls else None
-    if label is not None and not label.is_file():
-        raise UserError(f"--lbls {options.lbls} holds no {name}")
-    write_overlay(options.output, image, read_label(label).array if label else None, read_label(predictions[0]).array)
+    scan = read_image([options.images / name])
+    label = None
+    if options.lbls is not None:
+        if not (options.lbls / name).is_file():
+            raise UserError(f"--lbls {options.lbls} holds no {name}")
+        label = read_label(options.lbls / name).array
+    prediction = read_label(predictions[0]).array
+    write_overlay(options.output, scan.array[0], label, prediction, spacing_mm=scan.spacing_mm)
     print(f"wrote {options.output}")
     return 0
 

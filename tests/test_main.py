@@ -166,12 +166,27 @@ def test_two_processes_score_as_one(task, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_with_equal_weights(task, tmp_path):
-    words = command(task, tmp_path, "train", "--max_epochs", "2", "--processes", "2", *TRAINING)
+def test_two_processes_train_and_one_of_them_has_nothing_to_validate(task, tmp_path):
+    # Six folds of six cases: one validation case for two processes.
+    flags = (*TINY_NETWORK, "--nfolds", "6", "--max_epochs", "2", "--processes", "2")
+    words = command(task, tmp_path, "train", *flags)
     subprocess.run([sys.executable, str(PROJECT / "main.py"), *words], check=True, timeout=300)
     assert outcome(tmp_path)["epochs"] == 2
-    lines = [line for line in (tmp_path / "logs.json").read_text().splitlines() if '"dice"' in line]
-    assert lines
+    best = ("--nfolds", "6", "--ckpt_path", str(tmp_path / "checkpoints"))
+    assert run(task, tmp_path / "one", "evaluate", *best) == 0
+    assert outcome(tmp_path / "one")["dice"] == pytest.approx(outcome(tmp_path)["best_dice"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_write_every_mask_once_and_score_as_one(task, trained, tmp_path):
+    flags = ("--nfolds", "3", "--save_preds", "--ckpt_path", str(trained / "checkpoints"))
+    assert run(task, tmp_path / "one", "predict", *flags) == 0
+    words = command(task, tmp_path / "two", "predict", *flags, "--processes", "2")
+    subprocess.run([sys.executable, str(PROJECT / "main.py"), *words], check=True, timeout=300)
+    one, two = (tmp_path / name / "preds_task_77_dim_3_fold_0" for name in ("one", "two"))
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+    assert all(path.read_bytes() == (two / path.name).read_bytes() for path in one.iterdir())
+    assert outcome(tmp_path / "two")["dice"] == pytest.approx(outcome(tmp_path / "one")["dice"], abs=1e-6)
 
 
 def test_early_checkpoints_are_set_aside(task, tmp_path):

@@ -1,0 +1,83 @@
+"""scripts/: the reference's wrappers, called as functions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from data_preprocessing.synthetic import benchmark_plan, write_benchmark_shards
+from scripts import benchmark, inference, overlay, train
+from tests.tiny_task import make_task
+from utils.errors import run_cli
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    made = make_task(tmp_path_factory.mktemp("task"), num_cases=10)
+    assert made.run() == 0
+    return made
+
+
+def test_train_then_inference_then_overlay(task, tmp_path):
+    folders = ["--data", str(task.results), "--results", str(tmp_path), "--dim", "3", "--fold", "0", "--gpus", "0"]
+    assert train.main([*folders, "--task", "77", "--epochs", "1"]) == 0
+    predicting = [*folders, "--ckpt_path", str(tmp_path / "checkpoints"), "--save_preds"]
+    assert inference.main(predicting) == 0
+    masks = tmp_path / "preds_task_77_dim_3_fold_0"
+    assert len(list(masks.glob("*.nii.gz"))) == 2
+    drawing = ["--images", str(task.folder / "imagesTr"), "--preds", str(masks), "--output", str(tmp_path / "o.png")]
+    assert overlay.main([*drawing, "--lbls", str(task.folder / "labelsTr")]) == 0
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_exit_status_of_a_failed_run_is_returned(task, tmp_path, capsys):
+    words = ["--data", str(tmp_path / "nothing"), "--dim", "3", "--fold", "0", "--gpus", "0"]
+    assert run_cli(lambda: train.main(words)) == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["train", "predict"])
+@pytest.mark.parametrize("dim", ["2", "3"])
+def test_benchmark_reports_what_it_measured(task, tmp_path, mode, dim):
+    if dim == "2":
+        assert task.run("--dim", "2") == 0
+    words = ["--mode", mode, "--dim", dim, "--task", "77", "--data", str(task.results), "--results", str(tmp_path)]
+    batches = ["--train_batches", "7", "--test_batches", "7", "--warmup", "3", "--batch_size", "4", "--gpus", "0"]
+    assert benchmark.main([*words, *batches]) == 0
+    result = json.loads((tmp_path / f"benchmark_{mode}_{dim}d.json").read_text())
+    outcome = result["outcome"]
+    assert (outcome["measured_batches"], outcome["warmup_batches"], outcome["batch_size"]) == (4, 3, 4)
+    assert outcome["unit"] == ("volumes/s" if dim == "3" else "slices/s")
+    # Throughput and mean latency are two views of the same seconds.
+    assert outcome["items_per_second"] == pytest.approx(4 / outcome["latency_mean_ms"] * 1000)
+    assert outcome["latency_p90_ms"] <= outcome["latency_p95_ms"] <= outcome["latency_p99_ms"]
+    assert outcome["peak_memory_bytes"] > 0
+    assert result["environment"]["precision"] == "32-true" and "torch" in result["environment"]["versions"]
+
+
+def test_benchmark_without_measured_batches_is_refused(task, tmp_path, capsys):
+    words = ["--mode", "predict", "--dim", "3", "--task", "77", "--data", str(task.results), "--gpus", "0"]
+    words += ["--results", str(tmp_path), "--test_batches", "2", "--warmup", "2"]
+    assert run_cli(lambda: benchmark.main(words)) == 2
+    assert "--warmup" in capsys.readouterr().err
+
+
+def test_benchmark_makes_its_own_data(tmp_path):
+    words = ["--mode", "predict", "--dim", "3", "--task", "4", "--results", str(tmp_path), "--gpus", "0"]
+    assert benchmark.main([*words, "--batch_size", "1", "--test_batches", "2", "--warmup", "1"]) == 0
+    outcome = json.loads((tmp_path / "benchmark_predict_3d.json").read_text())["outcome"]
+    assert outcome["patch_size"] == [40, 56, 40]
+
+
+def test_noise_has_the_shape_of_the_task_and_is_repeatable(tmp_path):
+    plan = benchmark_plan("01", 3)
+    assert (plan.in_channels, plan.labels.num_classes, plan.stage.patch_size) == (4, 4, (128, 128, 128))
+    first, second = (write_benchmark_shards(tmp_path / name, task="04", dim=3) for name in "ab")
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes()
+    voxels = math.prod((50, 70, 50))
+    assert (first / "noise_0_x.npy").stat().st_size == 128 + 4 * voxels
+
+
