@@ -1,0 +1,93 @@
+"""Where a run reads and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.models.builders import make_plan
+from utils import runs
+from utils.config import RunConfig
+from utils.errors import UserError
+from utils.files import write_json
+
+
+def shard_folder(folder: Path) -> Path:
+    for name in ("val", "test"):
+        (folder / name).mkdir(parents=True)
+    write_json(make_plan(), folder / "plan.json")
+    return folder
+
+
+@pytest.mark.parametrize("where", [".", "04_3d", "04_3d/val", "04_3d/test"])
+def test_data_may_be_the_folder_above_or_any_folder_of_the_task(tmp_path, where):
+    root = shard_folder(tmp_path / "04_3d")
+    found = runs.find_shards(RunConfig(data=tmp_path / where, task="04", dim=3))
+    assert found.root == root
+    assert found.cases == (root if where == "." else tmp_path / where)
+    assert found.is_test == (where == "04_3d/test")
+
+
+def test_val_somewhere_in_the_path_is_not_the_val_folder(tmp_path):
+    root = shard_folder(tmp_path / "interval_study" / "04_3d")
+    assert runs.find_shards(RunConfig(data=tmp_path / "interval_study", task="04")).cases == root
+
+
+def test_task_is_needed_only_where_there_are_several(tmp_path):
+    shard_folder(tmp_path / "04_3d")
+    assert runs.find_shards(RunConfig(data=tmp_path)).root.name == "04_3d"
+    shard_folder(tmp_path / "07_3d")
+    with pytest.raises(UserError, match=r"04_3d, 07_3d.*--task"):
+        runs.find_shards(RunConfig(data=tmp_path))
+
+
+def test_missing_shards_name_the_command_that_makes_them(tmp_path):
+    with pytest.raises(UserError, match=r"preprocess.py --task 04 --dim 2"):
+        runs.find_shards(RunConfig(data=tmp_path, task="04", dim=2))
+
+
+def test_best_checkpoint_of_a_folder_comes_before_the_last(tmp_path):
+    for age, name in enumerate(("last.ckpt", "epoch=1-dice=0.5.ckpt", "epoch=7-dice=0.8.ckpt")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    assert runs.find_checkpoint(tmp_path).name == "epoch=7-dice=0.8.ckpt"
+    for path in tmp_path.glob("epoch*"):
+        path.unlink()
+    assert runs.find_checkpoint(tmp_path).name == "last.ckpt"
+    (tmp_path / "last.ckpt").unlink()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        runs.find_checkpoint(tmp_path)
+
+
+def test_setting_aside_overwrites_no_earlier_checkpoints(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert runs.set_aside(folder) is None
+    for number in (1, 2):
+        folder.mkdir()
+        (folder / "last.ckpt").write_text(str(number))
+        assert runs.set_aside(folder) == tmp_path / f"checkpoints_{number}"
+    assert [(tmp_path / f"checkpoints_{n}" / "last.ckpt").read_text() for n in (1, 2)] == ["1", "2"]
+
+
+def test_checkpoints_are_resumed_from_where_they_were_stored(tmp_path):
+    run = RunConfig(results=tmp_path / "results", ckpt_store_dir=tmp_path / "store")
+    with pytest.raises(UserError, match="store"):
+        runs.last_checkpoint(run)
+    (tmp_path / "store/checkpoints").mkdir(parents=True)
+    (tmp_path / "store/checkpoints/last.ckpt").touch()
+    assert runs.last_checkpoint(run) == tmp_path / "store/checkpoints/last.ckpt"
+
+
+def test_folder_below_a_file_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--results"):
+        runs.prepare_folder(tmp_path / "file/results", "--results")
+
+
+def test_predictions_are_named_by_task_dimension_fold_and_flips():
+    plan = dataclasses.replace(make_plan(), task="07")
+    folder = runs.prediction_folder(RunConfig(results=Path("r"), fold=2), plan, tta=True)
+    assert folder == Path("r/preds_task_07_dim_3_fold_2_tta")
