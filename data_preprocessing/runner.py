@@ -21,11 +21,14 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from data_preprocessing.dataset import CaseFiles, Dataset, check_case
+from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.checks import check_case, read_case
+from data_preprocessing.dataset import Dataset
+from data_preprocessing.findings import Finding, unusable
 from data_preprocessing.fingerprint import CaseFingerprint, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
-from utils.errors import UserError, list_problems
+from utils.errors import UserError
 from utils.nifti import Volume, read_image, read_label
 from utils.schema import Plan
 
@@ -50,7 +53,7 @@ class CaseInspection:
     """What pass 1 found; exactly one of `problems` and `fingerprint` is there."""
 
     case: str
-    problems: tuple[str, ...] = ()
+    problems: tuple[Finding, ...] = ()
     fingerprint: CaseFingerprint | None = None
 
 
@@ -110,17 +113,19 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
     """Pass 1: read and check every case.
 
     Raises:
-        UserError: any case has a fault; all faults of all cases are listed.
+        UserError: any case has a fault; the table of all faults of all cases.
     """
     described = dataclasses.replace(dataset, training=(), test=())
     inspections = workers.map(functools.partial(_inspect, dataset=described), cases, title="inspect")
-    problems = [f"{i.case}: {problem}" for i in inspections for problem in i.problems]
+    problems = [problem for inspection in inspections for problem in inspection.problems]
     if problems:
         faulty = sum(bool(i.problems) for i in inspections)
-        raise list_problems(
+        raise unusable(
             f"{faulty} of {len(cases)} cases of {dataset.folder} cannot be used; nothing was written:",
             problems,
-            advice="Mend these files, or take the cases out of dataset.json, and run again.",
+            dataset.folder,
+            advice="Mend these files, or take the cases out of dataset.json, and run again; a repaired copy of what "
+            f"can be repaired: python scripts/verify_dataset.py --data {dataset.folder} --fix FOLDER",
         )
     return [i.fingerprint for i in inspections if i.fingerprint is not None]
 
@@ -196,10 +201,11 @@ def _read(files: CaseFiles) -> tuple[Volume, Volume | None]:
 
 def _inspect(files: CaseFiles, *, dataset: Dataset) -> CaseInspection:
     try:
-        image, label = _read(files)
-        problems = check_case(files, image, label, dataset)
+        image, label, problems = read_case(files)
+        problems += check_case(files, image, label, dataset)
         if problems:
             return CaseInspection(case=files.case, problems=tuple(problems))
+        assert image is not None, "an image that cannot be read is a problem"
         fingerprint = inspect_case(
             files.case,
             image.array,
@@ -208,7 +214,9 @@ def _inspect(files: CaseFiles, *, dataset: Dataset) -> CaseInspection:
             labels=dataset.labels,
         )
     except Exception as error:  # One unreadable file must not hide the faults of the others.
-        return CaseInspection(case=files.case, problems=(_describe(error),))
+        return CaseInspection(
+            case=files.case, problems=(Finding(kind="file", message=_describe(error), case=files.case),)
+        )
     return CaseInspection(case=files.case, fingerprint=fingerprint)
 
 

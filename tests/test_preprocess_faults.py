@@ -119,7 +119,8 @@ def test_all_faulty_cases_are_listed(task, capsys):
     assert task.run() == EXIT_USAGE
     printed = capsys.readouterr().err
     assert "2 of 3 cases" in printed
-    assert "scan1:" in printed and "scan2:" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith("problem")]
+    assert [row[1:3] for row in rows] == [["scan1", "intensities"], ["scan2", "labels"]]
 
 
 def test_faulty_case_leaves_an_earlier_run_as_it_was(task):

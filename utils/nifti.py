@@ -54,10 +54,11 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return tuple(int(n) for n in header.get_data_shape()), _affine(header, path)
 
 
-def read_image(paths: Sequence[Path]) -> Volume:
+def read_image(paths: Sequence[Path], *, tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume:
     """Read one 3D or 4D file (its last axis holds the channels), or one 3D file for each channel.
 
-    Intensities are float32 with the file's slope and intercept applied.
+    Intensities are float32 with the file's slope and intercept applied. Files of one case may lie up to
+    `tolerance_mm` off each other.
 
     Raises:
         UserError: a file is missing, truncated, no NIfTI, not 3D or 4D, or on another grid than the first.
@@ -70,7 +71,7 @@ def read_image(paths: Sequence[Path]) -> Volume:
         if geometry.shape_xyz != first.shape_xyz:
             raise UserError(f"{path} has shape {geometry.shape_xyz}, but {paths[0]} has {first.shape_xyz}")
         distance_mm = grid_difference_mm(geometry.affine, first.affine, first.shape_xyz)
-        if distance_mm > GRID_TOLERANCE_MM:
+        if distance_mm > tolerance_mm:
             raise UserError(f"{path} lies {distance_mm:.3g} mm off {paths[0]}; resample it to the same grid")
     floats = [_contiguous(array, np.dtype(np.float32)) for array in arrays]
     array = floats[0] if len(floats) == 1 else np.concatenate(floats)
@@ -117,7 +118,7 @@ def write_mask(path: Path, mask: np.ndarray, geometry: Geometry) -> None:
 
 
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Write an array (S, A, R) of any numeric type onto the grid of `geometry`; same input, same bytes.
+    """Write an array ([C,] S, A, R) of any numeric type onto the grid of `geometry`; same input, same bytes.
 
     Matrix, its codes and the units are those of `geometry`, so viewers lay the file on top of its scan.
 
@@ -125,11 +126,12 @@ def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         UserError: the file cannot be written.
     """
     stored = from_working(array, geometry)
-    assert stored.shape == geometry.shape_xyz, f"array of {stored.shape} for a grid of {geometry.shape_xyz}"
+    stored = np.moveaxis(stored, 0, -1) if stored.ndim == 4 else stored
+    assert stored.shape[:3] == geometry.shape_xyz, f"array of {stored.shape} for a grid of {geometry.shape_xyz}"
     affine = np.asarray(geometry.affine)
     image = nib.Nifti1Image(stored, None, dtype=array.dtype)
     header = image.header
-    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+    header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), *(1,) * (stored.ndim - 3)))
     # With both codes 0 a reader derives the grid from the voxel sizes alone, as it did for the scan.
     if geometry.qform_code:
         image.set_qform(affine, geometry.qform_code, update_affine=False)

@@ -8,7 +8,8 @@ import stat
 import numpy as np
 import pytest
 
-from data_preprocessing.dataset import check_case, load_dataset
+from data_preprocessing.checks import check_case
+from data_preprocessing.dataset import load_dataset
 from data_preprocessing.phantom import FIELD_OF_VIEW_MM, LABELS, make_case, write_phantom
 from utils.errors import UserError
 from utils.nifti import read_image, read_label

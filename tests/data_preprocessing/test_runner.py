@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_preprocessing.dataset import CaseFiles
+from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
 

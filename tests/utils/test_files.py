@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.files import from_dict, json_ready, read_json, to_dict, write_atomically, write_json
+from utils.files import from_dict, json_ready, new_folder, read_json, to_dict, write_atomically, write_json
 from utils.schema import Fold, Splits
 
 
@@ -148,3 +148,24 @@ def test_a_full_disk_or_missing_folder_is_named_with_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*a\.bin'"):
         write_atomically(tmp_path / "absent" / "a.bin", lambda file: None)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_new_folder_appears_when_it_is_full(tmp_path):
+    with new_folder(tmp_path / "a/b") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "a/b").exists()
+    assert [path.name for path in (tmp_path / "a").rglob("*")] == ["b", "file"]
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a/b") as folder:
+        (folder / "file").write_text("x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_never_replaces_files(tmp_path):
+    (tmp_path / "old").write_text("mine")
+    with pytest.raises(OSError), new_folder(tmp_path) as folder:
+        (folder / "file").write_text("x")
+    assert (tmp_path / "old").read_text() == "mine"
