@@ -195,17 +195,17 @@ def _choose_batch(grid: Grid, patch: Size, values: int, gpu_memory_gb: float) ->
     dim = len(patch)
     by_memory = memory.memory_batch(values, dim, gpu_memory_gb)
     by_data = memory.data_batch(grid.num_voxels, patch)
-    share = f"{memory.MAX_DATA_SHARE:.0%} of the data set's voxels"
-    if by_data < by_memory:
-        reason = f"{share} (the memory of {gpu_memory_gb:g} GB would hold {by_memory})"
-    else:
-        reason = f"as many as fit {gpu_memory_gb:g} GB (at most {by_data}: {share})"
     batch = min(by_memory, by_data)
+    share = f"{memory.MAX_DATA_SHARE:.0%} of the data set's voxels"
     if batch < memory.MIN_BATCH:
-        return memory.MIN_BATCH, f"the least; {reason} would be {batch}"
+        return memory.MIN_BATCH, f"the least; {share} are {by_data} patches"
+    if by_data < by_memory:
+        reason = f"{share}; the memory of {gpu_memory_gb:g} GB would hold {by_memory}"
+    else:
+        reason = f"as many as fit {gpu_memory_gb:g} GB; {share} are {by_data} patches"
     if dim == 2 and batch % 2:
         # The loader fills a 2D batch from two volumes with the same number of slices.
-        return batch - 1, f"{reason}, rounded down to an even number"
+        return batch - 1, f"{reason}; rounded down to an even number"
     return batch, reason
 
 
