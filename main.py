@@ -55,13 +55,12 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
         UserError: anything that does not exist or does not fit.
     """
     from data_preprocessing.adapt import adapt_plan, read_fold
-    from utils.files import read_json
+    from data_preprocessing.plan_file import read_plan
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
-    from utils.schema import Plan
 
     runtime = resolve_hardware(config.hardware)
     shards = runs.find_shards(config.run)
-    plan = read_json(Plan, shards.root / "plan.json")
+    plan = read_plan(shards.root)
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
     plan = adapt_plan(

@@ -7,6 +7,7 @@ python preprocess.py --task 04 --dim 3 --exec_mode test
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from utils.schema import Plan
 
 DEFAULT_FOLDS = 5
+DEFAULT_GPU_MEMORY_GB = 8.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,15 @@ class Options:
     data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder above TaskNN_Name, or that folder itself. It is only read."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("data"))
-    """Folder in which <task>_<dim>d is made."""
+    """Folder in which <task>_<dim>d is made (--lowres: <task>_3d_lowres)."""
     n_jobs: int | None = None
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
+    plan: Literal["auto", "preset"] | None = None
+    """auto: by nnU-Net v2's rules. preset: the NVIDIA reference's numbers (default: preset for the ten MSD tasks)."""
+    gpu_memory_gb: float = DEFAULT_GPU_MEMORY_GB
+    """GPU memory that an automatic plan fills with patch and batch, in GB."""
+    lowres: bool = False
+    """3D: prepare the low-resolution stage, for scans of which the patch covers less than 25 %."""
     ohe: bool = False
     """Append a channel that marks the non-zero voxels."""
     brats: bool = False
@@ -51,7 +59,7 @@ class Options:
     nfolds: int = DEFAULT_FOLDS
     """Number of cross-validation folds."""
     overwrite: bool = False
-    """Make everything anew; otherwise finished cases are kept while source and plan are unchanged."""
+    """Plan and make everything anew; otherwise an edited plan.json is kept, and so are finished cases."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
     """Print a line for each case."""
 
@@ -62,11 +70,21 @@ class Options:
             raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
         if self.nfolds < 2:
             raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
+        if not 0 < self.gpu_memory_gb < math.inf:
+            raise UserError(f"--gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
+        if self.lowres and self.dim == 2:
+            raise UserError("--lowres is for --dim 3; a 2D U-Net sees whole slices")
 
     @property
     def root(self) -> Path:
         """The folder of the plan and the training shards."""
-        return self.results / f"{self.task.zfill(2)}_{self.dim}d"
+        return self.results / f"{self.task.zfill(2)}_{self.dim}d{'_lowres' if self.lowres else ''}"
+
+    @property
+    def command(self) -> str:
+        """What prepares the training cases that these options are about."""
+        lowres = " --lowres" if self.lowres else ""
+        return f"python preprocess.py --task {self.task} --dim {self.dim}{lowres}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,18 +119,21 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     Raises:
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
-    from data_preprocessing import resume
+    from data_preprocessing import plan_file, resume
     from data_preprocessing.dataset import make_splits
     from data_preprocessing.fingerprint import combine
-    from data_preprocessing.planner import make_plan, plan_table
-    from data_preprocessing.runner import inspect_cases, write_cases
+    from data_preprocessing.plan_table import plan_table
+    from data_preprocessing.planner import PlanOptions, make_plan, plan_source
+    from data_preprocessing.runner import current_cases, inspect_cases, write_cases
     from data_preprocessing.shards import remove_strays
-    from utils.files import write_json
     from utils.runs import prepare_folder
 
     folder, cases = options.root, dataset.training
     if not cases:
         raise UserError(f"{dataset.folder}/dataset.json lists no training cases; there is nothing to plan from")
+    planning = PlanOptions(source=options.plan, gpu_memory_gb=options.gpu_memory_gb, lowres=options.lowres)
+    if plan_source(dataset, planning) == "preset" and options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB:
+        _warn("--gpu_memory_gb has no effect on a preset; use --plan auto")
     nfolds = min(options.nfolds, len(cases))
     if nfolds < options.nfolds:
         _warn(f"{len(cases)} cases make {nfolds} folds at most; give main.py --nfolds {nfolds}")
@@ -121,16 +142,19 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
     if fingerprint is None:
         fingerprint = combine(inspect_cases(dataset, cases, workers))
-    plan = make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe)
+    automatic = make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe, options=planning)
+    chosen = plan_file.choose_plan(folder, automatic, overwrite=options.overwrite)
+    plan = chosen.plan
     print(plan_table(plan))
     prepare_folder(folder, "--results")
     remove_strays(folder)
     resume.store_fingerprint(folder, fingerprint, inspection)
-    resume.drop_other_plan(folder, plan)
+    complete = not options.overwrite and len(current_cases(cases, plan, folder)) == len(cases)
+    plan_file.withdraw_plan(folder, chosen, complete=complete)
     statuses = write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
     if not any(status.status == "failed" for status in statuses):
         resume.write_splits(folder, splits)
-        write_json(plan, folder / "plan.json")
+        plan_file.store_plan(folder, chosen)
     return folder, statuses
 
 
@@ -163,7 +187,7 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
     from utils.schema import Plan
 
     path = options.root / "plan.json"
-    command = f"python preprocess.py --task {options.task} --dim {options.dim}"
+    command = options.command
     if not path.is_file():
         raise UserError(f"{path} does not exist; prepare the training cases first: {command}")
     plan = read_json(Plan, path)
@@ -176,8 +200,13 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
         raise UserError(f"{path} was made without --brats; leave it out, or plan again: {command} --brats")
     if options.ohe and not plan.mask_channel:
         raise UserError(f"{path} was made without --ohe; leave it out, or plan again: {command} --ohe")
-    if options.nfolds != DEFAULT_FOLDS:
-        _warn(f"--nfolds has no effect with --exec_mode {options.exec_mode}: folds are of training cases")
+    unused = {
+        "nfolds": options.nfolds != DEFAULT_FOLDS,
+        "plan": options.plan is not None,
+        "gpu_memory_gb": options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB,
+    }
+    for name in (name for name, given in unused.items() if given):
+        _warn(f"--{name} has no effect with --exec_mode {options.exec_mode}: plan and folds are of the training cases")
     return plan
 
 

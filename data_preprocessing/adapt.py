@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_preprocessing.dataset import make_splits
 from data_preprocessing.labels import with_brats_regions
-from data_preprocessing.topology import DEFAULT_DEPTH, DEFAULT_MIN_FMAP, plan_topology
+from data_preprocessing.topology import DEFAULT_MIN_FMAP, level_filters, plan_topology
 from utils.config import ModelConfig
 from utils.files import read_json
 from utils.schema import Fold, Plan, Splits
@@ -21,15 +21,19 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
             the number of levels.
     """
     stage, labels = plan.stage, plan.labels
-    if (model.depth, model.min_fmap, model.filters) != (None, None, None):
+    if (model.depth, model.min_fmap) != (None, None):
         topology = plan_topology(
             stage.patch_size,
             stage.spacing_mm,
-            max_depth=model.depth or DEFAULT_DEPTH,
+            max_depth=model.depth,
             min_fmap=model.min_fmap or DEFAULT_MIN_FMAP,
             filters=model.filters,
+            rule="reference" if plan.origin == "preset" else "nnunet",
         )
         stage = dataclasses.replace(stage, strides=topology.strides, kernels=topology.kernels, filters=topology.filters)
+    elif model.filters is not None:
+        filters = level_filters(model.filters, len(stage.strides), stage.dim)
+        stage = dataclasses.replace(stage, filters=filters)
     if batch_size is not None:
         stage = dataclasses.replace(stage, batch_size=batch_size)
     if brats and not labels.regions:

@@ -1,4 +1,4 @@
-"""What an earlier run left that this run may use: the fingerprint, the plan's stamp, folds edited by hand."""
+"""What an earlier run left that this run may use: the fingerprint, and folds edited by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from data_preprocessing.dataset import Dataset
 from data_preprocessing.runner import source_files
-from data_preprocessing.shards import stamp_plan, stamp_sources
+from data_preprocessing.shards import stamp_sources
 from utils.errors import UserError
 from utils.files import read_json, write_json
-from utils.schema import FORMAT_VERSION, Fingerprint, LabelScheme, Plan, Splits, check_version
+from utils.schema import FORMAT_VERSION, Fingerprint, LabelScheme, Splits, check_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,6 @@ def store_fingerprint(folder: Path, fingerprint: Fingerprint, inspection: Inspec
     (folder / "inspection.json").unlink(missing_ok=True)
     write_json(fingerprint, folder / "fingerprint.json")
     write_json(inspection, folder / "inspection.json")
-
-
-def drop_other_plan(folder: Path, plan: Plan) -> None:
-    """Remove a stored plan whose shards differ from this one's: a killed run must not leave a mixture."""
-    path = folder / "plan.json"
-    try:
-        same = stamp_plan(read_json(Plan, path)) == stamp_plan(plan)
-    except UserError:
-        same = False
-    if not same:
-        path.unlink(missing_ok=True)
 
 
 def write_splits(folder: Path, splits: Splits) -> None:

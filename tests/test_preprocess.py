@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import main
 from tests.tiny_task import SHAPE_XYZ, Task, files_of, make_task, write_scan
-from utils.errors import EXIT_USAGE
+from utils.config import RunConfig
+from utils.errors import EXIT_INTERRUPTED, EXIT_USAGE, run_cli
 from utils.files import read_json, write_json
+from utils.runs import find_shards
 from utils.schema import CaseMeta, Fold, Plan, Splits
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,7 +39,7 @@ def test_training_writes_shards_plan_folds_and_record(task, dim):
     assert task.run("--dim", str(dim), "--nfolds", "3") == 0
     folder = task.results / f"77_{dim}d"
     shards = {f"scan{i}{end}" for i in range(3) for end in ("_x.npy", "_y.npy", "_fg.npy", ".json")}
-    records = {"plan.json", "fingerprint.json", "inspection.json", "splits.json", "run.json"}
+    records = {"plan.json", "plan.auto.json", "fingerprint.json", "inspection.json", "splits.json", "run.json"}
     assert {path.name for path in folder.iterdir()} == shards | records
     plan = read_json(Plan, folder / "plan.json")
     assert plan.stage.patch_size == ((12, 14, 10) if dim == 3 else (14, 10))
@@ -110,6 +113,100 @@ def test_folds_edited_by_hand_stay(task):
     write_json(edited, path)
     assert task.run() == 0
     assert read_json(Splits, path) == edited
+
+
+def edit_plan(folder: Path, **stage) -> None:
+    content = json.loads((folder / "plan.json").read_text())
+    content["stage"] |= stage
+    (folder / "plan.json").write_text(json.dumps(content))
+
+
+def test_plan_edited_by_hand_is_kept_and_its_shards_are_made(task, capsys):
+    task.run()
+    folder = task.results / "77_3d"
+    edit_plan(folder, patch_size=[16, 16, 16])
+    capsys.readouterr()
+    assert task.run() == 0
+    printed = capsys.readouterr().out
+    assert "plan.json was edited by hand (patch_size) and is kept" in printed and "3 written, 0 kept" in printed
+    assert np.load(folder / "scan0_x.npy").shape == (1, 16, 16, 16)
+    assert task.run("--exec_mode", "test") == 0
+    assert np.load(folder / "test" / "unseen_x.npy").shape == (1, 16, 16, 16)
+
+
+def test_killed_run_by_an_edited_plan_keeps_the_edit_and_leaves_no_usable_mixture(task, monkeypatch):
+    from data_preprocessing import runner
+
+    task.run()
+    folder = task.results / "77_3d"
+    edit_plan(folder, patch_size=[16, 16, 16])
+    monkeypatch.setattr(runner, "write_cases", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert task.run() == EXIT_INTERRUPTED
+    assert not (folder / "plan.json").exists()
+    monkeypatch.undo()
+    assert task.run() == 0
+    assert read_json(Plan, folder / "plan.json").stage.patch_size == (16, 16, 16)
+
+
+def test_malformed_plan_is_refused(task, capsys):
+    task.run()
+    edit_plan(task.results / "77_3d", patch_size=[13, 14, 10])
+    assert task.run() == EXIT_USAGE
+    assert "not divisible" in capsys.readouterr().err
+
+
+def test_plan_that_was_edited_after_its_shards_is_refused_by_main(task, capsys):
+    task.run()
+    edit_plan(task.results / "77_3d", spacing_mm=[2.0, 2.0, 2.0])
+    argv = ["--task", "77", "--data", str(task.results), "--results", str(task.results / "x"), "--gpus", "0"]
+    assert run_cli(lambda: main.main(argv)) == EXIT_USAGE
+    assert "asks for other shards than those beside it" in capsys.readouterr().err
+
+
+def test_less_memory_makes_a_smaller_patch(tmp_path):
+    task = make_task(tmp_path, shape=(64, 64, 64))
+    assert task.run("--gpu_memory_gb", "0.2") == 0
+    assert read_json(Plan, task.results / "77_3d" / "plan.json").stage.patch_size < (64, 64, 64)
+
+
+def test_low_resolution_stage_has_its_own_folder_that_main_finds(tmp_path):
+    task = make_task(tmp_path, shape=(64, 64, 64))
+    flags = ("--lowres", "--gpu_memory_gb", "0.05")
+    assert task.run(*flags) == 0
+    folder = task.results / "77_3d_lowres"
+    plan = read_json(Plan, folder / "plan.json")
+    assert plan.stage.name == "3d_lowres" and min(plan.stage.spacing_mm) > 1
+    assert max(np.load(folder / "scan0_x.npy").shape) < 64
+    assert task.run("--lowres", "--exec_mode", "test") == 0
+    assert find_shards(RunConfig(data=folder)).root == folder
+    assert find_shards(RunConfig(data=folder / "test")).is_test
+
+
+def test_low_resolution_stage_that_is_not_needed_is_refused(task, capsys):
+    assert task.run("--lowres") == EXIT_USAGE
+    assert "needs no low-resolution stage" in capsys.readouterr().err
+    assert not task.results.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--gpu_memory_gb", "0"), "--gpu_memory_gb must be positive"),
+        (("--lowres", "--dim", "2"), "--lowres is for --dim 3"),
+        (("--plan", "preset"), "--plan preset: "),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(task, capsys, flags, message):
+    assert task.run(*flags) == EXIT_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_planning_flags_warn_where_they_do_nothing(task, capsys):
+    task.run()
+    capsys.readouterr()
+    assert task.run("--exec_mode", "test", "--gpu_memory_gb", "4", "--plan", "auto") == 0
+    printed = capsys.readouterr().err
+    assert "--gpu_memory_gb has no effect with --exec_mode test" in printed and "--plan has no effect" in printed
 
 
 def test_fewer_cases_than_folds_make_as_many_folds_with_a_warning(task, capsys):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from data_preprocessing.configs import MSD_TASKS
-from data_preprocessing.dataset import Dataset
-from data_preprocessing.planner import make_plan, plan_table
+from data_preprocessing.dataset import Dataset, load_dataset
+from data_preprocessing.fingerprint import combine
+from data_preprocessing.planner import PlanOptions, make_plan
+from data_preprocessing.runner import Workers, inspect_cases
 from utils.errors import UserError
 from utils.files import from_dict, to_dict
 from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme, Plan
@@ -35,9 +37,9 @@ def fingerprint(*spacings_mm, shapes=((40, 40, 40),), foreground=(STATISTICS,)):
     )
 
 
-def plan(data=None, numbers=None, *, dim=3, mask_channel=False):
+def plan(data=None, numbers=None, *, dim=3, mask_channel=False, **options):
     numbers = numbers or fingerprint((1.0, 1.0, 1.0))
-    return make_plan(data or dataset(), numbers, dim=dim, mask_channel=mask_channel)
+    return make_plan(data or dataset(), numbers, dim=dim, mask_channel=mask_channel, options=PlanOptions(**options))
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -57,6 +59,17 @@ def test_msd_task_keeps_the_reference_numbers(task, dim):
 
 def test_msd_number_with_another_folder_is_planned_from_its_data():
     assert plan(dataset(task="04", name="Task04_MyOwn")).origin == "auto"
+
+
+def test_preset_can_be_left_for_an_automatic_plan():
+    brats = dataset(task="01", name=MSD_TASKS["01"].folder)
+    assert plan(brats, source="auto").origin == "auto"
+    assert plan(brats, source="preset").origin == plan(brats).origin == "preset"
+
+
+def test_preset_of_another_data_set_is_a_user_error():
+    with pytest.raises(UserError, match=r"--plan preset: Task42_Own is none of Task01_BrainTumour, .*--plan auto"):
+        plan(source="preset")
 
 
 def test_spacing_is_the_median_of_isotropic_data():
@@ -93,7 +106,14 @@ def test_coarse_axis_comes_first(dim):
 
 
 def test_axial_slices_where_no_axis_is_coarse():
-    assert plan(numbers=fingerprint((1.0, 1.9, 1.0)), dim=2).axes == (0, 1, 2)
+    assert plan(numbers=fingerprint((1.0, 1.005, 1.0)), dim=2).axes == (0, 1, 2)
+    assert plan(numbers=fingerprint((0.5, 1.0, 1.0)), dim=2).axes == (0, 1, 2)
+
+
+def test_presets_keep_axial_slices_unless_another_axis_is_much_coarser():
+    heart = dataset(task="02", name=MSD_TASKS["02"].folder)
+    assert plan(heart, fingerprint((1.0, 1.9, 1.0))).axes == (0, 1, 2)
+    assert plan(heart, fingerprint((1.0, 1.9, 1.0)), source="auto").axes == (1, 0, 2)
 
 
 def test_patch_is_the_median_scan_rounded_up_to_the_strides():
@@ -106,31 +126,45 @@ def test_median_scan_is_measured_at_the_target_spacing():
     assert plan(numbers=numbers).stage.patch_size == (40, 40, 40)
 
 
-@pytest.mark.parametrize(("dim", "budget"), [(2, 512**2), (3, 128**3)])
-def test_patch_of_large_scans_keeps_to_the_budget(dim, budget):
-    for spacing, shape in [((1.0, 1.0, 1.0), (300, 500, 400)), ((5.0, 0.7, 0.7), (80, 700, 900))]:
-        stage = plan(numbers=fingerprint(spacing, shapes=(shape,)), dim=dim).stage
-        assert budget / 2 < math.prod(stage.patch_size) <= budget
+def test_memory_limits_the_patch():
+    large = fingerprint((1.0, 1.0, 1.0), shapes=((300, 300, 300),))
+    sizes = [math.prod(plan(numbers=large, gpu_memory_gb=gb).stage.patch_size) for gb in (4.0, 8.0, 16.0)]
+    assert sizes[1] == 128**3 and sizes == sorted(set(sizes))
 
 
-def test_cut_patch_is_about_as_long_in_every_direction():
-    stage = plan(numbers=fingerprint((1.0, 1.0, 1.0), shapes=((137, 168, 129),))).stage
-    assert stage.patch_size == (128, 128, 128)
+def test_low_resolution_stage_has_a_coarser_spacing():
+    large = fingerprint((1.0, 1.0, 1.0), shapes=((300, 300, 300),))
+    result = plan(numbers=large, lowres=True)
+    assert result.stage.name == "3d_lowres" and result.stage.spacing_mm[0] > 1.3
+    assert result.axes == plan(numbers=large).axes
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (17.0, 0.84, 0.84), (0.3, 1.0, 1.0), (6.0, 1.0, 1.0)])
-@pytest.mark.parametrize("dim", [2, 3])
-def test_five_slices_can_be_planned(spacing, dim):
-    stage = plan(numbers=fingerprint(spacing, shapes=((5, 40, 40),)), dim=dim).stage
-    assert stage.patch_size[-2:] == (40, 40)
-    assert all(size % total == 0 for size, total in zip(stage.patch_size, stage.total_strides))
-    if dim == 3:
-        # The finest axis is the only one to halve where the others are more than twice as coarse.
-        assert stage.patch_size[0] == (8 if spacing[0] < 0.5 else 5)
+def test_low_resolution_stage_of_a_decathlon_task_is_automatic():
+    liver = dataset(task="03", name=MSD_TASKS["03"].folder)
+    large = fingerprint((1.0, 0.7676, 0.7676), shapes=((482, 512, 512),))
+    assert plan(liver, large, lowres=True).origin == "auto"
+    with pytest.raises(UserError, match="has no low-resolution stage"):
+        plan(liver, large, lowres=True, source="preset")
+
+
+def test_low_resolution_stage_of_small_scans_is_refused():
+    with pytest.raises(UserError, match=r"needs no low-resolution stage: .* covers 100%"):
+        plan(lowres=True)
 
 
 def test_tiny_scans_get_a_patch_that_can_be_halved_once():
     assert plan(numbers=fingerprint((1.0, 1.0, 1.0), shapes=((2, 3, 4),))).stage.patch_size == (2, 8, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "patch", "batch"), [(3, (40, 56, 40), 7), (2, (56, 40), 292)])
+def test_real_hippocampus_is_planned_as_nnunet_plans_it(real_data, dim, patch, batch):
+    data = load_dataset(real_data, "04")
+    with Workers(1) as workers:
+        numbers = combine(inspect_cases(data, data.training, workers))
+    stage = plan(data, numbers, dim=dim, source="auto").stage
+    assert (stage.patch_size, stage.batch_size, stage.spacing_mm) == (patch, batch, (1.0,) * dim)
+    assert stage.total_strides == (8,) * dim and stage.filters == (32, 64, 128, 256)
 
 
 def test_ct_channel_is_normalised_by_the_foreground_and_its_neighbours_are_not():
@@ -160,9 +194,3 @@ def test_mask_channel_counts_as_input():
 def test_plan_survives_json():
     result = plan(dataset(channels=("CT",)))
     assert from_dict(Plan, json.loads(json.dumps(to_dict(result))), source="test") == result
-
-
-def test_table_gives_every_number_with_its_reason():
-    text = plan_table(plan(dataset(channels=("CT",))))
-    for word in ("40x40x40", "median over the training cases", "clip to -50 .. 150", "0 background, 1 organ"):
-        assert word in text

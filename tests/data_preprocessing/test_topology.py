@@ -69,6 +69,47 @@ def test_patch_that_cannot_be_halved_is_a_user_error():
         plan_topology((5, 7, 7), (1.0, 1.0, 1.0), **DEFAULTS)
 
 
+def test_nnunet_prostate_halves_the_coarse_axis_last_and_the_others_six_times():
+    topology = plan_topology((20, 320, 256), (3.6, 0.62, 0.62), rule="nnunet")
+    assert topology.strides == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))
+    assert topology.kernels == ((1, 3, 3), (1, 3, 3), *[(3, 3, 3)] * 5)
+
+
+def test_nnunet_halves_large_slices_seven_times():
+    topology = plan_topology((512, 512), (1.0, 1.0), rule="nnunet")
+    assert topology.total_strides == (128, 128)
+    assert topology.filters == (32, 64, 128, 256, 512, 512, 512, 512)
+
+
+def test_axis_exactly_twice_as_coarse_waits_by_nnunets_rule_only():
+    patch, spacing_mm = (32, 64, 64), (2.0, 1.0, 1.0)
+    assert plan_topology(patch, spacing_mm, rule="nnunet").strides[1] == (1, 2, 2)
+    assert plan_topology(patch, spacing_mm).strides[1] == (2, 2, 2)
+
+
+def test_nnunet_compares_only_axes_that_can_still_be_halved():
+    # The finest axis is too short to be halved; by the reference's rule nothing is of its scale.
+    patch, spacing_mm = (5, 16, 16), (0.3, 1.0, 1.0)
+    assert plan_topology(patch, spacing_mm, rule="nnunet").total_strides == (1, 4, 4)
+    with pytest.raises(UserError, match="too small"):
+        plan_topology(patch, spacing_mm)
+
+
+def test_nnunet_halves_a_lone_axis_only_while_it_is_long():
+    assert plan_topology((8, 24), (1.0, 1.0), rule="nnunet").strides == ((1, 1), (2, 2), (1, 2))
+    assert plan_topology((8, 16), (1.0, 1.0), rule="nnunet").strides == ((1, 1), (2, 2))
+
+
+def test_nnunet_keeps_convolving_across_an_axis():
+    # W outgrows the scale of D, which is not halved, and is still convolved across.
+    kernels = plan_topology((4, 64, 64), (1.0, 1.0, 1.0), rule="nnunet").kernels
+    assert kernels == ((3, 3, 3),) * len(kernels)
+
+
+def test_depth_limits_nnunets_rule_too():
+    assert plan_topology((512, 512), (1.0, 1.0), max_depth=2, rule="nnunet").total_strides == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [(5, 5), (9, 10), (15, 16), (17, 20), (36, 40), (50, 56), (64, 64), (65, 80), (129, 160)],
@@ -77,11 +118,14 @@ def test_sizes_are_rounded_up_to_their_own_strides(size, expected):
     assert divisible_patch((size,) * 3, (1.0,) * 3) == (expected,) * 3
 
 
-def test_every_rounded_patch_can_be_planned():
+@pytest.mark.parametrize("rule", ["reference", "nnunet"])
+def test_every_rounded_patch_can_be_planned(rule):
     for depth in range(5, 60, 3):
         for width in range(8, 70, 7):
             for spacing in ((1.0, 1.0, 1.0), (3.3, 1.0, 0.9), (0.3, 1.0, 1.0)):
-                patch = divisible_patch((max(depth, 8), width, width + 3), spacing)
-                total = plan_topology(patch, spacing, **DEFAULTS).total_strides
+                patch = divisible_patch((max(depth, 8), width, width + 3), spacing, rule=rule)
+                if rule == "nnunet" and (width < 12 or depth < 12):
+                    continue  # It leaves a lone axis that is too short as it is.
+                total = plan_topology(patch, spacing, rule=rule).total_strides
                 assert all(size % stride == 0 for size, stride in zip(patch, total))
                 assert math.prod(patch) >= max(depth, 8) * width * (width + 3)

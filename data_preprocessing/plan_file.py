@@ -1,0 +1,152 @@
+"""plan.json in a folder of shards: written last, kept where a person edited it, never beside another plan's shards.
+
+`plan.auto.json` is the plan as it was made; a plan.json that differs from it was edited. `plan.edited.json` is an
+edited plan while the shards that it asks for are being written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from data_preprocessing.shards import list_cases, read_meta, stamp_plan
+from utils.errors import UserError, list_problems
+from utils.files import read_json, write_json
+from utils.schema import Plan
+
+PLAN, AUTOMATIC, PENDING, OLD = "plan.json", "plan.auto.json", "plan.edited.json", "plan.old.json"
+EDITED = "edited by hand"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChosenPlan:
+    """The plan to work by."""
+
+    plan: Plan
+    automatic: Plan
+    """What the planner made; for an edited plan, what it made before the edits."""
+    edits: tuple[str, ...]
+    """What a person changed; empty where the plan is the automatic one."""
+
+
+def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan:
+    """The stored plan where it was edited by hand, else the automatic one.
+
+    With `overwrite` it is always the automatic one; an edited plan is then renamed to plan.old.json.
+
+    Raises:
+        UserError: the stored plan is malformed, or edited into something that does not fit the data set or the flags.
+    """
+    unedited = ChosenPlan(plan=automatic, automatic=automatic, edits=())
+    path = next((folder / name for name in (PLAN, PENDING) if (folder / name).is_file()), None)
+    if path is None:
+        return unedited
+    try:
+        stored = read_json(Plan, path)
+    except UserError as error:
+        if not overwrite:
+            raise UserError(f"{error}. Correct it, or plan anew with --overwrite.") from None
+        stored = None
+    previous = _previous(folder) or automatic
+    edits = () if stored is None else _differences(stored, previous)
+    if overwrite and (edits or stored is None):
+        path.replace(folder / OLD)
+        print(f"{path} was {EDITED}; it is now {OLD}")
+    if overwrite or not edits:
+        return unedited
+    _check_edited(stored, automatic, path)
+    print(f"{path} was {EDITED} ({', '.join(edits)}) and is kept; --overwrite plans anew")
+    reasons = previous.reasons | dict.fromkeys(edits, EDITED)
+    return ChosenPlan(plan=dataclasses.replace(stored, reasons=reasons), automatic=previous, edits=edits)
+
+
+def withdraw_plan(folder: Path, chosen: ChosenPlan, *, complete: bool) -> None:
+    """Take plan.json away before shards are written by another plan: a killed run must not leave a mixture.
+
+    Args:
+        folder: of the shards.
+        chosen: the plan to write by.
+        complete: whether all shards are there and of this plan.
+    """
+    path = folder / PLAN
+    if chosen.edits:
+        if not complete and path.is_file():
+            path.replace(folder / PENDING)
+        return
+    try:
+        same = stamp_plan(read_json(Plan, path)) == stamp_plan(chosen.plan)
+    except UserError:
+        same = False
+    if not same:
+        path.unlink(missing_ok=True)
+
+
+def store_plan(folder: Path, chosen: ChosenPlan) -> None:
+    """Write plan.json, which says that the folder is ready for use."""
+    if not chosen.edits:
+        # Beside a newer plan.auto.json it would look edited.
+        (folder / PLAN).unlink(missing_ok=True)
+    write_json(chosen.automatic, folder / AUTOMATIC)
+    write_json(chosen.plan, folder / PLAN)
+    (folder / PENDING).unlink(missing_ok=True)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder of shards.
+
+    Raises:
+        UserError: there is none, it is malformed, or it was edited after the shards were written.
+    """
+    plan = read_json(Plan, folder / PLAN)
+    for case in list_cases(folder)[:1]:
+        if read_meta(folder, case).plan_stamp != stamp_plan(plan):
+            raise UserError(
+                f"{folder / PLAN} asks for other shards than those beside it: it was edited, or {case} was replaced. "
+                "Run preprocess.py again with the same flags as before; it keeps an edited plan."
+            )
+    return plan
+
+
+def _previous(folder: Path) -> Plan | None:
+    """The automatic plan that the stored one was written with."""
+    try:
+        return read_json(Plan, folder / AUTOMATIC)
+    except UserError:
+        return None
+
+
+def _differences(plan: Plan, other: Plan) -> tuple[str, ...]:
+    """Names of the numbers in which two plans differ, by the names that reasons have."""
+    names = [f.name for f in dataclasses.fields(Plan) if f.name not in ("stage", "channels", "reasons")]
+    differing = [name for name in names if getattr(plan, name) != getattr(other, name)]
+    differing += [
+        f.name for f in dataclasses.fields(plan.stage) if getattr(plan.stage, f.name) != getattr(other.stage, f.name)
+    ]
+    num_channels = max(len(plan.channels), len(other.channels))
+    differing += [f"channel_{i}" for i in range(num_channels) if plan.channels[i : i + 1] != other.channels[i : i + 1]]
+    return tuple(differing)
+
+
+def _check_edited(plan: Plan, automatic: Plan, path: Path) -> None:
+    """Refuse edits that do not fit the data set or the flags of this run."""
+    compared = {
+        "task": lambda p: p.task,
+        "data set": lambda p: p.dataset,
+        "stage": lambda p: p.stage.name,
+        "dimension": lambda p: p.stage.dim,
+        "channels": lambda p: tuple(channel.name for channel in p.channels),
+        "labels": lambda p: (p.labels.names, p.labels.values, p.labels.ignore_value),
+    }
+    problems = [
+        f"{what} is {get(plan)}, and here it is {get(automatic)}"
+        for what, get in compared.items()
+        if get(plan) != get(automatic)
+    ]
+    if automatic.mask_channel and not plan.mask_channel:
+        problems.append("mask_channel is false, and --ohe asks for it")
+    if automatic.labels.regions and plan.labels.regions != automatic.labels.regions:
+        problems.append("its regions are not those of this run (dataset.json, --brats)")
+    if problems:
+        raise list_problems(
+            f"{path} was {EDITED} and does not fit:", problems, advice="Correct it, or plan anew with --overwrite."
+        )
