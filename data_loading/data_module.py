@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytorch_lightning as pl
 
-from data_loading.order import BatchSpec, CaseShard, Odds, Place
+from data_loading.order import BatchSpec, CaseShard, Place
+from data_loading.presets import choose_preset
 from utils.config import LoaderConfig
 from utils.errors import UserError, list_problems
 from utils.schema import Plan
@@ -65,9 +66,13 @@ class DataModule(pl.LightningDataModule):
         """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8}; 2D patches have no D."""
         from data_loading.dali_loader import TrainLoader
 
+        preset = choose_preset(
+            self.loader.augment, self.spec.patch,
+            foreground=self.loader.oversampling, elastic_probability=self.loader.elastic_probability,
+        )  # fmt: skip
         return TrainLoader(
             self._of(self.cases.train, "training"),
-            spec=self.spec, odds=Odds(foreground=self.loader.oversampling), place=self._place,
+            spec=self.spec, preset=preset, place=self._place,
             num_threads=self.settings.num_threads,
             benchmark_batches=self.settings.train_batches if self.settings.benchmark else 0,
         )  # fmt: skip

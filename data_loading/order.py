@@ -1,4 +1,4 @@
-"""Which cases an epoch holds, in which order, and which part of each is read: pure functions of numbers.
+"""Which cases an epoch holds, and in which order: pure functions of numbers.
 
 Everything random here comes from `stream_seed(seed, epoch, rank)`, so an epoch can be replayed from these three
 numbers alone and a resumed run needs no state of the loader.
@@ -9,18 +9,12 @@ Spatial tuples are in D, H, W order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, int, int]
-Box = tuple[NDArray[np.integer], NDArray[np.integer]]
-"""Start and size (3,) of a part of a volume, in voxels."""
-
-ZOOM_FACTORS = (1.0, 1.43)
-"""Least and greatest magnification: a zoomed patch shows 1.0 to 0.7 of the patch's extent along each axis."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,22 +63,6 @@ class BatchSpec:
         return self.cases_per_batch * self.patches_per_case
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Odds:
-    """Probabilities, for each patch: centred on a foreground voxel, and each augmentation (`flip`: for each axis).
-
-    Source: the NVIDIA reference, PyTorch/Segmentation/nnUNet, data_loading/dali_loader.py.
-    """
-
-    foreground: float
-    zoom: float = 0.15
-    flip: float = 0.5
-    noise: float = 0.15
-    blur: float = 0.15
-    brightness: float = 0.15
-    contrast: float = 0.15
-
-
 def stream_seed(seed: int, epoch: int, rank: int | None = None) -> int:
     """A 63-bit number for one epoch: of one process, or common to all of them (`rank` None)."""
     key = (epoch,) if rank is None else (epoch, rank)
@@ -111,43 +89,6 @@ def rank_cases(num_cases: int, cases_per_batch: int, place: Place) -> NDArray[np
     return np.append(mine, order[: max(fewest - len(mine), 0)])
 
 
-def draw_box(rng: np.random.Generator, shape: Shape, foreground: NDArray[np.integer], patch: Shape, odds: Odds) -> Box:
-    """The box of a volume that becomes one patch.
-
-    A box around a foreground voxel is moved into the volume where it would stick out, so it still holds the voxel.
-    Along an axis on which the volume is smaller than the box, the volume lies in the middle of it. A zoomed patch
-    gets a smaller box. Every call takes the same number of random numbers.
-
-    Args:
-        rng: source of the random numbers.
-        shape: D, H, W of the volume.
-        foreground: (R, 3) voxel positions, of which a uniformly drawn row is the centre.
-        patch: D, H, W that the network sees.
-        odds: how often to zoom and to centre on the foreground.
-    """
-    zoom, factor, centred = rng.random(), rng.uniform(*ZOOM_FACTORS), rng.random()
-    centre, anywhere = foreground[rng.integers(len(foreground))], rng.random(3)
-    size = np.asarray(patch)
-    if zoom < odds.zoom:
-        size = np.maximum(np.rint(size / factor).astype(np.int64), 1)
-    room = np.asarray(shape) - size
-    last = np.maximum(room, 0)
-    if centred < odds.foreground:
-        start = np.clip(centre - size // 2, 0, last)
-    else:
-        start = np.floor(anywhere * (last + 1)).astype(np.int64)
-    return np.where(room < 0, room // 2, start), size
-
-
 def centre_start(shape: Shape, patch: Shape) -> NDArray[np.integer]:
     """Start (3,) of the box in the middle of a volume."""
     return (np.asarray(shape) - np.asarray(patch)) // 2
-
-
-def box_batches(
-    batches: NDArray[np.int64], box_of: Callable[[int], Box], patch: Shape
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]]:
-    """For each row of case numbers in `batches` (B, N): starts (N, 3), sizes (N, 3), and size is not the patch (N,)."""
-    for batch in batches:
-        start, size = (np.array(column, np.int32) for column in zip(*(box_of(case) for case in batch)))
-        yield start, size, (size != np.asarray(patch)).any(axis=1)

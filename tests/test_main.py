@@ -77,6 +77,12 @@ def test_train_loss_is_of_its_own_epoch(trained):
     assert losses[2] < losses[1] < losses[0]
 
 
+@pytest.mark.parametrize("flags", [("--augment", "nnunet", "--elastic_probability", "0.5"), ("--augment", "none")])
+def test_augmentations_are_chosen_by_flag(task, tmp_path, flags):
+    assert run(task, tmp_path, "train", "--max_epochs", "1", "--no_save_ckpt", *TRAINING, *flags) == 0
+    assert (tmp_path / "run.json").is_file()
+
+
 def test_evaluate_repeats_the_last_validation(task, trained, tmp_path):
     checkpoint = trained / "checkpoints/last.ckpt"
     assert run(task, tmp_path, "evaluate", "--nfolds", "3", "--ckpt_path", str(checkpoint)) == 0

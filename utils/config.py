@@ -130,8 +130,17 @@ class LoaderConfig:
     """2D: 3 if a training item is a volume from which slices are drawn, 2 if it is a single-slice image."""
     oversampling: float = 0.4
     """Probability that a patch is centred on a foreground voxel."""
+    augment: Literal["reference", "nnunet", "none"] = "reference"
+    """Random changes of training patches: the NVIDIA reference's, those of nnU-Net v2 (rotation, scaling in both
+    directions, low resolution and gamma too; in plane for anisotropic patches), or none."""
+    elastic_probability: float = 0.0
+    """Probability that a training patch is deformed elastically as well (nnU-Net v1: 0.2, v2: 0)."""
 
     def __post_init__(self) -> None:
+        _require(
+            0 <= self.elastic_probability <= 1,
+            f"--elastic_probability must lie in 0..1, got {self.elastic_probability}",
+        )
         _require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
         _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
         _require(self.nvol >= 1, "--nvol must be at least 1")

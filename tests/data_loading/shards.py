@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,27 @@ from numpy.typing import NDArray
 
 from data_loading.data_module import DataModule, LoadingSettings, ShardCases
 from data_loading.order import CaseShard
+from data_loading.presets import UNCHANGED, Change, Preset, choose_preset
 from utils.config import LoaderConfig
 from utils.schema import FORMAT_VERSION, ChannelPlan, LabelScheme, Plan, StagePlan
 
-NO_AUGMENTATION = {"zoom": 0.0, "flip": 0.0, "noise": 0.0, "blur": 0.0, "brightness": 0.0, "contrast": 0.0}
+
+def preset_with(base: Preset = UNCHANGED, **values: float) -> Preset:
+    """The preset with other probabilities; a change that it lacks gets nnU-Net's strength."""
+    fields = {}
+    for name, value in values.items():
+        change = getattr(base, name)
+        if isinstance(change, Change):
+            known = change if change.probability else getattr(choose_preset("nnunet", (8, 8, 8)), name)
+            value = dataclasses.replace(known, probability=value)
+        fields[name] = value
+    return dataclasses.replace(base, **fields)
+
+
+def changes_of(preset: Preset, probability: float) -> dict[str, float]:
+    """That probability for each change that the preset makes, by name."""
+    values = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    return {n: probability for n, v in values.items() if n == "flip" or (isinstance(v, Change) and v.probability)}
 
 
 def make_plan(patch: tuple[int, ...], *, channels: int = 1, batch_size: int = 2) -> Plan:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,20 +9,38 @@ import pytest
 import torch
 
 from data_loading.dali_loader import CentrePatchLoader, TrainLoader, VolumeLoader
-from data_loading.order import BatchSpec, CaseShard, Odds, Place
-from tests.data_loading.shards import NO_AUGMENTATION, constant_cases, write_case
+from data_loading.order import BatchSpec, CaseShard, Place
+from data_loading.presets import REFERENCE, UNCHANGED, Preset, choose_preset
+from tests.data_loading.shards import changes_of, constant_cases, preset_with, write_case
 
 PATCH = (4, 4, 4)
-PLAIN = Odds(foreground=0.0, **NO_AUGMENTATION)
-SPATIAL = Odds(foreground=0.5, **NO_AUGMENTATION | {"zoom": 0.7, "flip": 0.5})
+USUAL = dataclasses.replace(REFERENCE, foreground=0.4)
+PRESETS = ("reference", "nnunet")
+
+
+def changing(name: str, patch: tuple[int, ...], probability: float, **values: float) -> Preset:
+    """A preset in which every change has that probability, elastic deformation too."""
+    preset = choose_preset(name, patch, foreground=0.5, elastic_probability=0.2)
+    return preset_with(preset, **changes_of(preset, probability) | values)
+
+
+def moving(patch: tuple[int, ...], **probabilities: float) -> Preset:
+    """nnU-Net's changes of geometry alone."""
+    preset = choose_preset("nnunet", patch, foreground=0.5)
+    return preset_with(preset, **changes_of(preset, 0.0) | probabilities)
 
 
 def batches_of(
-    shards: Sequence[CaseShard], spec: BatchSpec, odds: Odds = PLAIN, *, benchmark_batches: int = 0, **place: int
+    shards: Sequence[CaseShard],
+    spec: BatchSpec,
+    preset: Preset = UNCHANGED,
+    *,
+    benchmark_batches: int = 0,
+    **place: int,
 ) -> list[dict]:
     where = Place(**{"seed": 1} | place)
     loader = TrainLoader(
-        shards, spec=spec, odds=odds, place=lambda: where, num_threads=1, benchmark_batches=benchmark_batches
+        shards, spec=spec, preset=preset, place=lambda: where, num_threads=1, benchmark_batches=benchmark_batches
     )
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -58,7 +77,7 @@ def two_channels(patch: tuple[int, ...] = (6, 6, 8)) -> BatchSpec:
 
 def test_same_seed_rank_and_epoch_give_the_same_batches(noisy) -> None:
     place = {"rank": 1, "world_size": 2, "epoch": 3}
-    first, second = (batches_of(noisy, two_channels(), Odds(foreground=0.4), **place) for _ in range(2))
+    first, second = (batches_of(noisy, two_channels(), USUAL, **place) for _ in range(2))
     assert equal(first, second)
 
 
@@ -66,7 +85,7 @@ def test_same_seed_rank_and_epoch_give_the_same_batches(noisy) -> None:
 def test_another_seed_rank_or_epoch_gives_other_batches(noisy, change) -> None:
     place = {"seed": 1, "rank": 1, "world_size": 2, "epoch": 3}
     # One case: the order is the same, so what differs is the patches.
-    first, second = (batches_of(noisy[:1], two_channels(), Odds(foreground=0.4), **p) for p in (place, place | change))
+    first, second = (batches_of(noisy[:1], two_channels(), USUAL, **p) for p in (place, place | change))
     assert not equal(first, second)
 
 
@@ -98,26 +117,72 @@ def test_patch_equals_the_part_of_the_volume(numbered) -> None:
         assert torch.equal(batch["label"], (batch["image"] % 256).byte())
 
 
-def test_label_follows_image_through_flips_and_zoom(tmp_path) -> None:
-    ball = (np.indices((12, 12, 12)) - 5.5).__pow__(2).sum(0) < 12
-    shards = [write_case(tmp_path, "ball", 10.0 * ball[None], ball)]
-    differing = [
-        ((batch["image"] > 5) != (batch["label"] > 0)).float().mean().item()
-        for epoch in range(15)
-        for batch in batches_of(shards, spec_3d(1, (8, 8, 8)), SPATIAL, epoch=epoch)
-    ]
-    # Cubic and nearest interpolation cut a border voxel differently now and then; a shifted label would be off by 10 %.
-    assert np.mean(differing) < 0.01
+@pytest.mark.parametrize(
+    "shape, patch", [((12, 12, 12), (8, 8, 8)), ((3, 14, 14), (2, 10, 10)), ((3, 14, 14), (10, 10))]
+)
+@pytest.mark.parametrize("change", ["flip", "zoom", "rotation", "elastic"])
+def test_label_follows_image(tmp_path, change, shape, patch) -> None:
+    middle = (np.array(shape) - 1) / 2
+    inside = ((np.indices(shape) - middle[:, None, None, None])[-2:] ** 2).sum(0) < 12
+    inside[..., : shape[2] // 2] |= np.indices(shape)[2, ..., : shape[2] // 2] > 3
+    shards = [write_case(tmp_path, "blob", 10.0 * inside[None], inside)]
+    preset = moving(patch, **{change: 0.9})
+    batches = [batch for epoch in range(15) for batch in batches_of(shards, spec_3d(1, patch), preset, epoch=epoch)]
+    differing = [((batch["image"] > 5) != (batch["label"] > 0)).float().mean().item() for batch in batches]
+    # The two interpolations cut border voxels differently; a shifted label would be off by 10 %.
+    assert np.mean(differing) < 0.02
+    assert any(batch["label"].any() for batch in batches)
 
 
-def test_augmented_labels_hold_no_new_value(noisy) -> None:
+def test_moved_patches_lie_where_the_matrix_says(tmp_path) -> None:
+    """The image holds each voxel's own position, so a rotated and scaled patch shows where it was taken from."""
+    shape = (34, 36, 38)
+    image = np.stack([*np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij"), np.ones(shape)])
+    shards = [write_case(tmp_path, "grid", image, np.ones(shape))]
+    spec = BatchSpec(patch=(6, 8, 8), channels=4, cases_per_batch=1)
+    preset = dataclasses.replace(moving(spec.patch, zoom=0.8, rotation=1.0), foreground=0.0)
+    lengths = []
+    for epoch in range(20):
+        [batch] = batches_of(shards, spec, preset, epoch=epoch)
+        places, inside = batch["image"][0, :3], batch["image"][0, 3]
+        if inside.min() < 0.9999:
+            continue
+        steps = torch.stack([places.diff(dim=axis)[:, :5, :7, :7].reshape(3, -1) for axis in (1, 2, 3)])
+        assert steps.std(dim=2).max() < 1e-3
+        linear = steps.mean(dim=2)
+        gram = linear @ linear.T
+        lengths.append(gram[0, 0].sqrt().item())
+        assert torch.allclose(gram, gram[0, 0] * torch.eye(3), atol=1e-3)
+        assert torch.det(linear) > 0
+    assert len(lengths) > 5 and min(lengths) >= 0.69 and max(lengths) <= 1.41 and max(lengths) > 1.05
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("patch", [(6, 6, 8), (2, 8, 8), (8, 8)])
+def test_augmented_labels_hold_no_new_value(noisy, name, patch) -> None:
+    preset = changing(name, patch, 0.8)
     values = {
         value
-        for epoch in range(5)
-        for batch in batches_of(noisy, two_channels(), Odds(foreground=0.4, zoom=0.8), epoch=epoch)
+        for epoch in range(3)
+        for batch in batches_of(noisy, two_channels(patch), preset, epoch=epoch)
         for value in batch["label"].unique().tolist()
     }
     assert values == {0, 3, 7}
+
+
+@pytest.mark.parametrize("patch", [(6, 6, 8), (6, 8)])
+def test_no_augmentation_gives_exact_parts_of_the_volume(noisy, patch) -> None:
+    volumes = [np.load(shard.image) for shard in noisy]
+    size = (1, *patch) if len(patch) == 2 else patch
+    parts = {
+        part.tobytes()
+        for volume in volumes
+        for start in np.ndindex(*(n - k + 1 for n, k in zip(volume.shape[1:], size)))
+        for part in [volume[(slice(None), *(slice(a, a + k) for a, k in zip(start, size)))]]
+    }
+    preset = choose_preset("none", patch, foreground=0.5, elastic_probability=1.0)
+    for batch in batches_of(noisy, two_channels(patch), preset):
+        assert all(patch.numpy().tobytes() in parts for patch in batch["image"])
 
 
 @pytest.mark.parametrize("zoom", [0.0, 1.0])
@@ -125,9 +190,21 @@ def test_foreground_patches_hold_the_only_foreground_voxel(tmp_path, zoom) -> No
     label = np.zeros((12, 12, 12))
     label[1, 6, 11] = 1
     shards = [write_case(tmp_path, f"one{i}", label[None], label) for i in range(12)]
-    odds = Odds(foreground=1.0, **NO_AUGMENTATION | {"zoom": zoom, "flip": 0.5})
-    [batch] = batches_of(shards, spec_3d(12), odds)
+    preset = preset_with(foreground=1.0, zoom=zoom, flip=0.5)
+    preset = dataclasses.replace(preset, zoom=dataclasses.replace(preset.zoom, bounds=(0.7, 1.0)))
+    [batch] = batches_of(shards, spec_3d(12), preset)
     assert torch.all(batch["label"].amax(dim=(1, 2, 3, 4)) == 1)
+
+
+@pytest.mark.parametrize("patch", [(4, 4, 4), (1, 8, 8), (8, 8)])
+def test_rotated_patches_hold_the_only_foreground_voxel(tmp_path, patch) -> None:
+    label = np.zeros((12, 12, 12))
+    label[1, 6, 11] = 1
+    shards = [write_case(tmp_path, f"one{i}", label[None], label) for i in range(30)]
+    # A patch that shows more than its own extent may skip a voxel.
+    preset = dataclasses.replace(moving(patch, rotation=1.0), foreground=1.0)
+    [batch] = batches_of(shards, spec_3d(30, patch), preset)
+    assert torch.all(batch["label"].flatten(1).amax(dim=1) == 1)
 
 
 def test_uniform_patches_often_miss_the_only_foreground_voxel(tmp_path) -> None:
@@ -144,12 +221,36 @@ def test_volume_smaller_than_the_patch_is_padded_with_zeros(tmp_path) -> None:
     assert batch["image"][0, 0, :, 0, 0].tolist() == batch["label"][0, 0, :, 0, 0].tolist() == [0, 1, 1, 0]
 
 
-def test_thin_patches_take_every_augmentation(tmp_path) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+def test_thin_patches_take_every_augmentation(tmp_path, name) -> None:
     rng = np.random.default_rng(0)
     shards = [write_case(tmp_path, f"thin{i}", rng.normal(size=(2, 2, 9, 9))) for i in range(2)]
-    always = Odds(foreground=0.5, zoom=1, flip=1, noise=1, blur=1, brightness=1, contrast=1)
-    [batch] = batches_of(shards, two_channels((2, 8, 8)), always)
+    [batch] = batches_of(shards, two_channels((2, 8, 8)), changing(name, (2, 8, 8), 1.0))
     assert batch["image"].shape == (2, 2, 2, 8, 8) and batch["image"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("patch", [(6, 6, 8), (2, 8, 8), (8, 8)])
+def test_same_place_gives_the_same_augmented_batches(noisy, name, patch) -> None:
+    preset = changing(name, patch, 0.5)
+    first, second, other = (batches_of(noisy, two_channels(patch), preset, epoch=epoch) for epoch in (3, 3, 4))
+    assert equal(first, second)
+    assert not equal(first, other)
+
+
+def test_anisotropic_patches_are_moved_in_plane(tmp_path) -> None:
+    """Each slice holds its own number: no slice may show a mixture, or another slice."""
+    label = np.broadcast_to(np.arange(1, 7)[:, None, None], (6, 40, 40))
+    shards = [write_case(tmp_path, "ramp", label[None], label)]
+    preset = dataclasses.replace(moving((4, 16, 16), zoom=0.5, rotation=0.7, elastic=0.5), foreground=0.0)
+    for epoch in range(10):
+        [batch] = batches_of(shards, spec_3d(1, (4, 16, 16)), preset, epoch=epoch)
+        for key in ("image", "label"):
+            shown = batch[key][0, 0].float()
+            # 0 is what lies outside the volume, and linear interpolation at its border mixes with it.
+            numbers = shown[:, 7:9, 7:9].amax(dim=(1, 2))
+            assert torch.allclose(numbers.diff(), torch.ones(3), atol=1e-4)
+        assert all(len(set(plane.unique().tolist()) - {0}) == 1 for plane in batch["label"][0, 0])
 
 
 def test_slices_of_one_volume_lie_side_by_side(tmp_path) -> None:
@@ -166,16 +267,16 @@ def test_slices_come_from_the_whole_volume_and_are_augmented_in_plane(tmp_path) 
     label = np.broadcast_to(np.arange(5)[:, None, None], (5, 8, 8))
     shards = [write_case(tmp_path, "ramp", label[None], label)]
     spec = BatchSpec(patch=(6, 6), channels=1, cases_per_batch=1, patches_per_case=64)
-    [batch] = batches_of(shards, spec, Odds(foreground=0.0, **NO_AUGMENTATION | {"zoom": 0.5, "flip": 0.5}))
+    [batch] = batches_of(shards, spec, preset_with(in_plane=True, zoom=0.5, flip=0.5))
     assert batch["label"].shape == (64, 1, 6, 6)
     assert batch["label"].unique().tolist() == [0, 1, 2, 3, 4]
     assert torch.allclose(batch["image"], batch["label"].float(), atol=1e-5)
 
 
-def test_two_dimensional_batches_take_every_augmentation(noisy) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_dimensional_batches_take_every_augmentation(noisy, name) -> None:
     spec = BatchSpec(patch=(8, 8), channels=2, cases_per_batch=2, patches_per_case=8)
-    always = Odds(foreground=0.5, zoom=1, flip=1, noise=1, blur=1, brightness=1, contrast=1)
-    batch = batches_of(noisy, spec, always)[0]
+    batch = batches_of(noisy, spec, changing(name, spec.patch, 1.0))[0]
     assert batch["image"].shape == (16, 2, 8, 8) and batch["label"].shape == (16, 1, 8, 8)
     assert batch["image"].isfinite().all()
 
@@ -187,7 +288,7 @@ def test_benchmark_repeats_the_epoch_to_full_batches(tmp_path) -> None:
 
 def test_batches_stay_as_they_were_when_later_ones_are_read(tmp_path) -> None:
     loader = TrainLoader(
-        constant_cases(tmp_path, 8), spec=spec_3d(1), odds=PLAIN, place=lambda: Place(seed=1), num_threads=1
+        constant_cases(tmp_path, 8), spec=spec_3d(1), preset=UNCHANGED, place=lambda: Place(seed=1), num_threads=1
     )
     kept, copies = [], []
     for batch in loader:
@@ -244,20 +345,22 @@ def test_centre_patches_are_the_middles_over_and_over(numbered, patch, shape) ->
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("patch, per_case", [((6, 6, 8), 1), ((8, 8), 4)])
-def test_gpu_batches_equal_cpu_batches(noisy, patch, per_case) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("patch, per_case", [((6, 6, 8), 1), ((2, 8, 8), 1), ((8, 8), 4)])
+def test_gpu_batches_equal_cpu_batches(noisy, patch, per_case, name) -> None:
     spec = BatchSpec(patch=patch, channels=2, cases_per_batch=2, patches_per_case=per_case)
     # Noise is left out: the generators of the two devices differ.
-    odds = Odds(foreground=0.5, zoom=0.5, flip=0.5, noise=0, blur=0.5, brightness=0.5, contrast=0.5)
-    for cpu, gpu in zip(batches_of(noisy, spec, odds), batches_of(noisy, spec, odds, device_id=0)):
+    preset = changing(name, patch, 0.5, noise=0)
+    for cpu, gpu in zip(batches_of(noisy, spec, preset), batches_of(noisy, spec, preset, device_id=0)):
         assert gpu["image"].is_cuda and gpu["label"].is_cuda
-        assert torch.equal(cpu["label"], gpu["label"].cpu())
+        # A position half-way between two voxels may round to either.
+        assert (cpu["label"] != gpu["label"].cpu()).float().mean() < 0.01
         torch.testing.assert_close(gpu["image"].cpu(), cpu["image"], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_noise_replays(noisy) -> None:
-    odds = Odds(foreground=0.5, noise=1.0)
-    first, second = (batches_of(noisy, two_channels(), odds, device_id=0) for _ in range(2))
+    preset = preset_with(USUAL, noise=1.0)
+    first, second = (batches_of(noisy, two_channels(), preset, device_id=0) for _ in range(2))
     assert equal(first, second)

@@ -11,6 +11,7 @@ import torch
 
 from data_loading import data_module, order
 from data_loading.data_module import DataModule, batch_spec
+from data_loading.presets import choose_preset
 from tests.data_loading.shards import constant_cases, make_module, make_plan, write_case
 from utils.config import LoaderConfig
 from utils.errors import UserError
@@ -152,6 +153,14 @@ def test_volume_is_no_single_slice_image(tmp_path) -> None:
     constant_cases(tmp_path, 1)
     with pytest.raises(UserError, match="--data2d_dim 2"):
         make_module(tmp_path, (4, 4), train=("case0",), loader=LoaderConfig(data2d_dim=2))
+
+
+@pytest.mark.parametrize("augment, elastic", [("reference", 0.0), ("nnunet", 0.2), ("none", 0.2)])
+def test_flags_choose_the_augmentation(tmp_path, augment, elastic) -> None:
+    constant_cases(tmp_path, 1)
+    loader = LoaderConfig(augment=augment, elastic_probability=elastic, oversampling=0.3)
+    preset = make_module(tmp_path, PATCH, train=("case0",), loader=loader).train_dataloader().preset
+    assert preset == choose_preset(augment, PATCH, foreground=0.3, elastic_probability=elastic)
 
 
 def test_no_case_is_an_error_of_that_loader_only(tmp_path) -> None:

@@ -3,19 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_loading.order import (
-    BatchSpec,
-    Odds,
-    Place,
-    box_batches,
-    centre_start,
-    draw_box,
-    num_batches,
-    rank_cases,
-    stream_seed,
-)
-
-POINT = np.array([[0, 5, 9]])
+from data_loading.order import BatchSpec, Place, centre_start, num_batches, rank_cases, stream_seed
 
 
 def cases_of(num_cases: int, per_batch: int, world_size: int, *, seed: int = 1, epoch: int = 0) -> list[np.ndarray]:
@@ -61,56 +49,6 @@ def test_one_case_repeats_where_a_rank_would_miss_a_batch() -> None:
 def test_order_changes_with_epoch_and_seed() -> None:
     orders = [tuple(cases_of(30, 2, 1, seed=seed, epoch=epoch)[0]) for seed in (1, 2) for epoch in (0, 1)]
     assert len(set(orders)) == 4
-
-
-@pytest.mark.parametrize("zoom", [0.0, 1.0])
-def test_foreground_box_holds_the_voxel_and_stays_inside(zoom: float) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        start, size = draw_box(rng, (6, 8, 10), POINT, (4, 4, 6), Odds(foreground=1.0, zoom=zoom))
-        assert np.all(start <= POINT[0]) and np.all(POINT[0] < start + size)
-        assert np.all(start >= 0) and np.all(start + size <= (6, 8, 10))
-
-
-def test_uniform_boxes_reach_both_ends() -> None:
-    rng = np.random.default_rng(0)
-    starts = {
-        draw_box(rng, (4, 6, 6), POINT, (4, 4, 5), Odds(foreground=0.0, zoom=0.0))[0].tobytes() for _ in range(200)
-    }
-    assert len(starts) == 1 * 3 * 2
-
-
-def test_zoomed_box_has_0_7_to_1_of_the_patch() -> None:
-    rng, odds = np.random.default_rng(0), Odds(foreground=0.0, zoom=1.0)
-    sizes = np.array([draw_box(rng, (100,) * 3, POINT, (100, 100, 100), odds)[1] for _ in range(200)])
-    assert 70 <= sizes.min() <= 72 and 98 <= sizes.max() <= 100
-    assert np.ptp(sizes, axis=1).max() == 0
-
-
-def test_slice_keeps_its_thickness_when_zoomed() -> None:
-    _, size = draw_box(np.random.default_rng(0), (9, 9, 9), POINT[:, :] // 2, (1, 8, 8), Odds(foreground=1.0, zoom=1.0))
-    assert size[0] == 1
-
-
-def test_small_volume_lies_in_the_middle() -> None:
-    start, size = draw_box(np.random.default_rng(0), (2, 4, 4), POINT * 0, (4, 4, 4), Odds(foreground=1.0, zoom=0.0))
-    assert start.tolist() == [-1, 0, 0] and size.tolist() == [4, 4, 4]
-
-
-def test_draws_take_the_same_numbers_whatever_comes_of_them() -> None:
-    states = set()
-    for odds in (Odds(foreground=0.0, zoom=0.0), Odds(foreground=1.0, zoom=1.0)):
-        rng = np.random.default_rng(0)
-        draw_box(rng, (8, 8, 8), POINT * 0, (4, 4, 4), odds)
-        states.add(rng.random())
-    assert len(states) == 1
-
-
-def test_box_batches_flags_boxes_that_are_not_the_patch() -> None:
-    sizes = {0: (4, 4, 4), 1: (3, 4, 4)}
-    [(start, size, zoomed)] = box_batches(np.array([[0, 1]]), lambda case: (np.zeros(3), sizes[case]), (4, 4, 4))
-    assert start.shape == size.shape == (2, 3)
-    assert zoomed.tolist() == [False, True]
 
 
 def test_centre_start_lies_in_the_middle() -> None:

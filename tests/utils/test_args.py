@@ -21,6 +21,7 @@ FLAGS = [
     "--nodes 2", "--epochs 5", "--ckpt_store_dir s", "--deep_supervision", "--deep_supr_num 3", "--brats",
     "--invert_resampled_y", "--depth 4", "--min_fmap 2", "--filters 8 16 32", "--res_block", "--layout NDHWC",
     "--accelerator cpu", "--precision bf16", "--compile", "--processes 2", "--save_probabilities",
+    "--augment nnunet", "--elastic_probability 0.2",
 ]  # fmt: skip
 
 
@@ -190,6 +191,8 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--depth 3 --exec_mode predict", "--depth", "checkpoint"),
         ("--no_save_ckpt --exec_mode predict", "--save_ckpt", "training"),
         ("--affinity single --gpus 0", "--affinity", "GPU"),
+        ("--augment none --elastic_probability 0.2", "--elastic_probability", "--augment none"),
+        ("--augment nnunet --exec_mode evaluate", "--augment", "training"),
     ],
 )  # fmt: skip
 def test_an_option_without_effect_is_named_with_the_reason(words, option, reason):
@@ -204,6 +207,7 @@ def test_an_option_without_effect_is_named_with_the_reason(words, option, reason
         "", "--momentum 0.9 --optimizer sgd", "--scheduler multistep --steps 3 --factor 0.5", "--nvol 3 --dim 2",
         "--scheduler plateau --lr_patience 3 --factor 0.5", "--benchmark --warmup 3 --train_batches 9",
         "--exec_mode predict --tta --save_preds --save_probabilities", "--amp", "--train_batches 3",
+        "--elastic_probability 0.2", "--augment nnunet",
         "--exec_mode predict --benchmark --test_batches 9 --deep_supr_num 3 --deep_supervision --norm batch",
     ],
 )  # fmt: skip

@@ -39,6 +39,7 @@ def test_no_option_is_in_two_groups():
         (HardwareConfig, {"processes": 1}, {"processes": 0}),
         (LoaderConfig, {"oversampling": 0.0}, {"oversampling": -0.01}),
         (LoaderConfig, {"oversampling": 1.0}, {"oversampling": 1.01}),
+        (LoaderConfig, {"elastic_probability": 1.0}, {"elastic_probability": 1.01}),
         (ModelConfig, {"negative_slope": 0.0}, {"negative_slope": 1.0}),
         (ModelConfig, {"filters": (1,)}, {"filters": (0,)}),
         (OptimConfig, {"momentum": 0.0}, {"momentum": 1.0}),
