@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from utils.args import parse
-from utils.config import default_root
+from utils.config import DEFAULT_FOLDS, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, list_problems, run_cli
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset import Dataset
     from data_preprocessing.runner import CaseStatus, Workers
-    from utils.schema import Plan
-
-DEFAULT_FOLDS = 5
+    from utils.schema import Plan, Splits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,11 @@ class Options:
     """Plan for the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
     nfolds: int = DEFAULT_FOLDS
     """Number of cross-validation folds."""
+    splits: Path | None = None
+    """JSON file of the folds: a splits.json of this program, or nnU-Net's splits_final.json."""
+    group_by: str | None = None
+    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; folds are dealt
+    so that no patient is in two of them."""
     overwrite: bool = False
     """Make everything anew; otherwise finished cases are kept while source and plan are unchanged."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
@@ -62,6 +65,8 @@ class Options:
             raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
         if self.nfolds < 2:
             raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
+        if self.splits is not None and self.group_by is not None:
+            raise UserError("--splits and --group_by both deal the folds; give one of them")
 
     @property
     def root(self) -> Path:
@@ -102,7 +107,6 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
     from data_preprocessing import resume
-    from data_preprocessing.dataset import make_splits
     from data_preprocessing.fingerprint import combine
     from data_preprocessing.planner import make_plan, plan_table
     from data_preprocessing.runner import inspect_cases, write_cases
@@ -113,10 +117,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     folder, cases = options.root, dataset.training
     if not cases:
         raise UserError(f"{dataset.folder}/dataset.json lists no training cases; there is nothing to plan from")
-    nfolds = min(options.nfolds, len(cases))
-    if nfolds < options.nfolds:
-        _warn(f"{len(cases)} cases make {nfolds} folds at most; give main.py --nfolds {nfolds}")
-    splits = make_splits([case.case for case in cases], nfolds)
+    splits = choose_folds(options, [case.case for case in cases])
     inspection = resume.describe_sources(dataset)
     fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
     if fingerprint is None:
@@ -129,9 +130,30 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     resume.drop_other_plan(folder, plan)
     statuses = write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
     if not any(status.status == "failed" for status in statuses):
-        resume.write_splits(folder, splits)
+        resume.write_splits(folder, splits, asked_for=bool(options.splits or options.group_by))
         write_json(plan, folder / "plan.json")
     return folder, statuses
+
+
+def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
+    """The folds of --splits, those of --group_by, or those of the plain rule.
+
+    Raises:
+        UserError: the file or the pattern does not fit the cases.
+    """
+    from data_preprocessing.splits import deal_folds, find_groups, read_splits
+
+    if options.splits is not None:
+        if options.nfolds != DEFAULT_FOLDS:
+            _warn("--nfolds has no effect with --splits: the file says how many there are")
+        return read_splits(options.splits, cases)
+    units, name = (len(cases), "cases")
+    if options.group_by is not None:
+        units, name = len(find_groups(cases, options.group_by)), "patients"
+    nfolds = min(options.nfolds, units)
+    if nfolds < options.nfolds:
+        _warn(f"{units} {name} make {nfolds} folds at most; dealt as with --nfolds {nfolds}")
+    return deal_folds(cases, nfolds, options.group_by)
 
 
 def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -176,8 +198,9 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
         raise UserError(f"{path} was made without --brats; leave it out, or plan again: {command} --brats")
     if options.ohe and not plan.mask_channel:
         raise UserError(f"{path} was made without --ohe; leave it out, or plan again: {command} --ohe")
-    if options.nfolds != DEFAULT_FOLDS:
-        _warn(f"--nfolds has no effect with --exec_mode {options.exec_mode}: folds are of training cases")
+    for name, default in (("nfolds", DEFAULT_FOLDS), ("splits", None), ("group_by", None)):
+        if getattr(options, name) != default:
+            _warn(f"--{name} has no effect with --exec_mode {options.exec_mode}: folds are of training cases")
     return plan
 
 
