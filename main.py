@@ -66,7 +66,8 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     plan = adapt_plan(
         plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats
     )  # fmt: skip
-    fold = read_fold(shards.root, config.run.fold, config.run.nfolds)
+    run = config.run
+    fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     checkpoint = None
     if ckpt_path is not None:
         from models.checkpoint import read_checkpoint
@@ -179,7 +180,7 @@ def train(config: Config) -> None:
     if run.save_ckpt and not resume and setup.runtime.is_first_process and (kept := runs.set_aside(folder)):
         print(f"the checkpoints of an earlier run were moved to {kept}")
     patience = config.optim.patience
-    keeping = checkpoint_callbacks(folder, patience) if run.save_ckpt else [early_stopping(patience)]
+    keeping = checkpoint_callbacks(folder, patience) if run.save_ckpt else early_stopping(patience)
     with RunReport(run, to_dict(config), setup.runtime) as report:
         epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
         trainer = build_trainer(

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from utils.args import parse
-from utils.config import default_root
+from utils.config import DEFAULT_FOLDS, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, list_problems, run_cli
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset import Dataset
     from data_preprocessing.runner import CaseStatus, Workers
-    from utils.schema import Plan
+    from utils.schema import Plan, Splits
 
-DEFAULT_FOLDS = 5
 DEFAULT_GPU_MEMORY_GB = 8.0
 
 
@@ -58,6 +57,11 @@ class Options:
     """Plan for the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
     nfolds: int = DEFAULT_FOLDS
     """Number of cross-validation folds."""
+    splits: Path | None = None
+    """JSON file of the folds: a splits.json of this program, or nnU-Net's splits_final.json."""
+    group_by: str | None = None
+    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; folds are dealt
+    so that no patient is in two of them."""
     overwrite: bool = False
     """Plan and make everything anew; otherwise an edited plan.json is kept, and so are finished cases."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
@@ -74,6 +78,8 @@ class Options:
             raise UserError(f"--gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
         if self.lowres and self.dim == 2:
             raise UserError("--lowres is for --dim 3; a 2D U-Net sees whole slices")
+        if self.splits is not None and self.group_by is not None:
+            raise UserError("--splits and --group_by both deal the folds; give one of them")
 
     @property
     def root(self) -> Path:
@@ -120,7 +126,6 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
     from data_preprocessing import plan_file, resume
-    from data_preprocessing.dataset import make_splits
     from data_preprocessing.fingerprint import combine
     from data_preprocessing.plan_table import plan_table
     from data_preprocessing.planner import PlanOptions, make_plan, plan_source
@@ -134,10 +139,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     planning = PlanOptions(source=options.plan, gpu_memory_gb=options.gpu_memory_gb, lowres=options.lowres)
     if plan_source(dataset, planning) == "preset" and options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB:
         _warn("--gpu_memory_gb has no effect on a preset; use --plan auto")
-    nfolds = min(options.nfolds, len(cases))
-    if nfolds < options.nfolds:
-        _warn(f"{len(cases)} cases make {nfolds} folds at most; give main.py --nfolds {nfolds}")
-    splits = make_splits([case.case for case in cases], nfolds)
+    splits = choose_folds(options, [case.case for case in cases])
     inspection = resume.describe_sources(dataset)
     fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
     if fingerprint is None:
@@ -153,9 +155,30 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     plan_file.withdraw_plan(folder, chosen, complete=complete)
     statuses = write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
     if not any(status.status == "failed" for status in statuses):
-        resume.write_splits(folder, splits)
+        resume.write_splits(folder, splits, asked_for=bool(options.splits or options.group_by))
         plan_file.store_plan(folder, chosen)
     return folder, statuses
+
+
+def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
+    """The folds of --splits, those of --group_by, or those of the plain rule.
+
+    Raises:
+        UserError: the file or the pattern does not fit the cases.
+    """
+    from data_preprocessing.splits import deal_folds, find_groups, read_splits
+
+    if options.splits is not None:
+        if options.nfolds != DEFAULT_FOLDS:
+            _warn("--nfolds has no effect with --splits: the file says how many there are")
+        return read_splits(options.splits, cases)
+    units, name = (len(cases), "cases")
+    if options.group_by is not None:
+        units, name = len(find_groups(cases, options.group_by)), "patients"
+    nfolds = min(options.nfolds, units)
+    if nfolds < options.nfolds:
+        _warn(f"{units} {name} make {nfolds} folds at most; dealt as with --nfolds {nfolds}")
+    return deal_folds(cases, nfolds, options.group_by)
 
 
 def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -202,6 +225,8 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
         raise UserError(f"{path} was made without --ohe; leave it out, or plan again: {command} --ohe")
     unused = {
         "nfolds": options.nfolds != DEFAULT_FOLDS,
+        "splits": options.splits is not None,
+        "group_by": options.group_by is not None,
         "plan": options.plan is not None,
         "gpu_memory_gb": options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB,
     }

@@ -99,14 +99,15 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Batches an epoch, equal in all processes."""
-        world_size = self._place().world_size
-        return self._benchmark_batches or num_batches(len(self.shards), world_size, self.spec.cases_per_batch)
+        spec, world_size = self.spec, self._place().world_size
+        each_once = num_batches(len(self.shards), world_size, spec.cases_per_batch)
+        return self._benchmark_batches or spec.per_epoch or each_once
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Read, augment and yield the epoch's batches."""
         # A generator, so the place is asked for at the first batch: Lightning makes iterators before it counts epochs.
         place, spec = self._place(), self.spec
-        cases = rank_cases(len(self.shards), spec.cases_per_batch, place)
+        cases = rank_cases(len(self.shards), spec.cases_per_batch, place, spec.per_epoch)
         samples = np.repeat(cases, spec.patches_per_case)
         # Readers know full batches only; what is read beyond the epoch's end is cut off below.
         batches = np.resize(samples, (len(self), spec.batch_size))

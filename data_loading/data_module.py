@@ -138,6 +138,7 @@ def batch_spec(plan: Plan, loader: LoaderConfig) -> BatchSpec:
         channels=plan.in_channels,
         cases_per_batch=cases_per_batch,
         patches_per_case=size // cases_per_batch,
+        per_epoch=loader.batches_per_epoch,
     )
 
 

@@ -44,13 +44,15 @@ class Place:
 class BatchSpec:
     """What a batch is made of: `cases_per_batch` cases that give `patches_per_case` patches each, side by side.
 
-    `patch` is (D, H, W), or (H, W) for slices; `channels` is C of the images.
+    `patch` is (D, H, W), or (H, W) for slices; `channels` is C of the images. An epoch has `per_epoch` batches, or
+    (0) as many as hold every case once.
     """
 
     patch: tuple[int, ...]
     channels: int
     cases_per_batch: int
     patches_per_case: int = 1
+    per_epoch: int = 0
 
     @property
     def box(self) -> Shape:
@@ -76,12 +78,23 @@ def num_batches(num_cases: int, world_size: int, cases_per_batch: int) -> int:
     return -(-per_rank // cases_per_batch)
 
 
-def rank_cases(num_cases: int, cases_per_batch: int, place: Place) -> NDArray[np.int64]:
+def rank_cases(num_cases: int, cases_per_batch: int, place: Place, per_epoch: int = 0) -> NDArray[np.int64]:
     """Case numbers of one process in this epoch, in their order.
 
     Together the processes hold every case once. Only where a process would have a batch less than the others it
     repeats one case, because gradients are averaged over processes batch by batch.
+    With `per_epoch` each process gets that many full batches: epochs and processes share one endless row of cases, each
+    pass over them shuffled anew, so at no time has a case been seen two times more than another.
     """
+    if per_epoch:
+        share = per_epoch * cases_per_batch
+        places = place.epoch * share * place.world_size + np.arange(share) * place.world_size + place.rank
+        first, last = (int(number) for number in places[[0, -1]] // num_cases)
+        passes = [
+            np.random.default_rng(stream_seed(place.seed, number)).permutation(num_cases)
+            for number in range(first, last + 1)
+        ]
+        return np.concatenate(passes)[places - first * num_cases]
     order = np.random.default_rng(stream_seed(place.seed, place.epoch)).permutation(num_cases)
     mine = order[place.rank :: place.world_size]
     fewest = (num_batches(num_cases, place.world_size, cases_per_batch) - 1) * cases_per_batch + 1

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from data_preprocessing.dataset import make_splits
 from data_preprocessing.labels import with_brats_regions
+from data_preprocessing.shards import list_cases
+from data_preprocessing.splits import check_folds, deal_folds, read_splits
 from data_preprocessing.topology import DEFAULT_MIN_FMAP, level_filters, plan_topology
-from utils.config import ModelConfig
+from utils.config import DEFAULT_FOLDS, ModelConfig
+from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Fold, Plan, Splits
 
@@ -41,9 +44,36 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
     return dataclasses.replace(plan, stage=stage, labels=labels)
 
 
-def read_fold(folder: Path, fold: int, nfolds: int) -> Fold:
-    """The cases of one fold: those of `splits.json` where it has `nfolds` folds, else dealt anew by the same rule."""
-    splits = read_json(Splits, folder / "splits.json")
-    if len(splits.folds) != nfolds:
-        splits = make_splits([case for each in splits.folds for case in each.val], nfolds)
-    return splits.folds[fold]
+def read_fold(
+    folder: Path, fold: int, *, nfolds: int | None = None, splits: Path | None = None, group_by: str | None = None
+) -> Fold:
+    """The cases of one fold of a shard folder.
+
+    These are the folds of `splits`, or those that `group_by` deals, or those of `splits.json`. Another number of folds
+    than there is dealt anew by the plain rule, but only if `splits.json` was.
+
+    Raises:
+        UserError: there is no such fold, or the folds are faulty or cannot be dealt.
+    """
+    stored = read_json(Splits, folder / "splits.json")
+    cases = sorted({case for each in stored.folds for case in (*each.train, *each.val)})
+    if splits is not None:
+        # The stored folds may leave cases out.
+        chosen = read_splits(splits, {*cases, *list_cases(folder)})
+    elif group_by is not None:
+        chosen = deal_folds(cases, nfolds or DEFAULT_FOLDS, group_by)
+    elif nfolds in (None, len(stored.folds)):
+        check_folds(stored, cases, source=str(folder / "splits.json"))
+        chosen = stored
+    elif stored != make_splits(cases, len(stored.folds)):
+        raise UserError(
+            f"{folder / 'splits.json'} holds {len(stored.folds)} folds that are not dealt by the plain rule; leave out "
+            f"--nfolds {nfolds}, or say with --group_by or --splits how {nfolds} are made"
+        )
+    else:
+        chosen = make_splits(cases, nfolds)
+    if fold >= len(chosen.folds):
+        raise UserError(
+            f"--fold must lie in 0..{len(chosen.folds) - 1}, got {fold}: there are {len(chosen.folds)} folds"
+        )
+    return chosen.folds[fold]

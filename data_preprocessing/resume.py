@@ -55,10 +55,11 @@ def store_fingerprint(folder: Path, fingerprint: Fingerprint, inspection: Inspec
     write_json(inspection, folder / "inspection.json")
 
 
-def write_splits(folder: Path, splits: Splits) -> None:
+def write_splits(folder: Path, splits: Splits, *, asked_for: bool = False) -> None:
     """Write the folds; ones that are there stay (a person may have edited them) if they deal the same cases.
 
-    Folds of other cases, or another number of folds, are kept as `splits.old.json`.
+    Folds of other cases, or another number of folds, are kept as `splits.old.json`; so are any others when these were
+    `asked_for` by --splits or --group_by.
     """
     path = folder / "splits.json"
     if path.is_file():
@@ -66,10 +67,10 @@ def write_splits(folder: Path, splits: Splits) -> None:
             stored = read_json(Splits, path)
         except UserError:
             stored = None
-        if stored is not None and _outline(stored) == _outline(splits):
+        if stored == splits or (not asked_for and stored is not None and _outline(stored) == _outline(splits)):
             return
         path.replace(folder / "splits.old.json")
-        print(f"{path}: dealt anew for other cases or another number of folds; the old folds are in splits.old.json")
+        print(f"{path}: these folds are other ones than before; the old ones are in splits.old.json")
     write_json(splits, path)
 
 

@@ -38,22 +38,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
-    """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice.
-
-    Patience counts validations, so epochs that skip validation use none of it.
-    """
+    """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice."""
     shared = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(
         filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice", mode="max", **shared
     )
     # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
     last = ModelCheckpoint(filename=Path(LAST_CHECKPOINT).stem, **shared)
-    return [best, last, early_stopping(patience)]
+    return [best, last, *early_stopping(patience)]
 
 
-def early_stopping(patience: int) -> EarlyStopping:
-    """Stop when `patience` validations in a row have not improved the mean Dice."""
-    return EarlyStopping(monitor="dice", mode="max", patience=patience, strict=False, check_on_train_epoch_end=False)
+def early_stopping(patience: int) -> list[Callback]:
+    """Stop when `patience` validations in a row have not improved the mean Dice; never with patience 0.
+
+    Patience counts validations, so epochs that skip validation use none of it.
+    """
+    shared = {"strict": False, "check_on_train_epoch_end": False}
+    return [EarlyStopping(monitor="dice", mode="max", patience=patience, **shared)] if patience else []
 
 
 class EpochReport(Callback):
@@ -63,10 +64,12 @@ class EpochReport(Callback):
         self.logger, self.figure, self.target_names = logger, figure, target_names
         self.history: list[EpochRecord] = []
         self._epoch_start_s = time.perf_counter()
+        self._learning_rate = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: NNUnet) -> None:
-        """Start the epoch's clock."""
+        """Start the epoch's clock and note its learning rate, which schedules change before the epoch's end."""
         self._epoch_start_s = time.perf_counter()
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
         module.last_validation = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
@@ -78,7 +81,7 @@ class EpochReport(Callback):
             val_loss=validation.loss if validation else None,
             val_dice=validation.dice if validation else (),
             mean_dice=validation.mean_dice if validation else None,
-            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            learning_rate=self._learning_rate,
             seconds=time.perf_counter() - self._epoch_start_s,
         )
         self.history.append(record)

@@ -21,8 +21,9 @@ FOCAL_GAMMA = 2.0
 class SegmentationLoss(nn.Module):
     """(1 - Dice) + cross-entropy of logits against class indices, in float32 whatever the precision around.
 
-    Classes: softmax; Dice per foreground class over the whole batch, cross-entropy over all classes.
+    Classes: softmax; Dice per foreground class, cross-entropy over all classes.
     Regions: sigmoid; Dice and binary cross-entropy per region.
+    Dice is taken over the whole batch as one volume or, without `batch_dice`, over each patch.
     `focal` puts the focal loss in place of the cross-entropy: binary, one term per foreground class or
     region, on the logits themselves. The background leaves the Dice term after the softmax, as in MONAI 1.6
     (MONAI 1.0 dropped it before, and got other probabilities).
@@ -31,9 +32,9 @@ class SegmentationLoss(nn.Module):
     Source: Isensee et al., nnU-Net (2021), Methods; Lin et al., Focal Loss (2017), equation 4 (no alpha).
     """
 
-    def __init__(self, labels: LabelScheme, *, focal: bool = False) -> None:
+    def __init__(self, labels: LabelScheme, *, focal: bool = False, batch_dice: bool = True) -> None:
         super().__init__()
-        self.focal, self.has_regions = focal, bool(labels.regions)
+        self.focal, self.batch_dice, self.has_regions = focal, batch_dice, bool(labels.regions)
         self.ignore_index = labels.ignore_index
         # Row per output, column per class index (the ignored one last): is the class part of the output?
         self.register_buffer("membership", membership(labels), persistent=False)
@@ -57,7 +58,7 @@ class SegmentationLoss(nn.Module):
         valid = None if self.ignore_index is None else (index != self.ignore_index)[:, None]
         probabilities = logits.sigmoid() if self.has_regions else logits.softmax(dim=1)
         first = 0 if self.has_regions else 1
-        dice_loss = soft_dice_loss(probabilities[:, first:], target[:, first:], valid)
+        dice_loss = soft_dice_loss(probabilities[:, first:], target[:, first:], valid, over_batch=self.batch_dice)
         if self.focal or self.has_regions:
             return dice_loss + self._binary_term(logits[:, first:], target[:, first:], valid)
         ignore = -100 if self.ignore_index is None else self.ignore_index
@@ -75,15 +76,20 @@ class SegmentationLoss(nn.Module):
         return entropy.sum() / (_num_valid(valid, num_voxels) * logits.shape[1])
 
 
-def soft_dice_loss(probabilities: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """1 - Dice, Dice taken per channel over batch and space together and averaged over channels.
+def soft_dice_loss(
+    probabilities: Tensor, target: Tensor, valid: Tensor | None = None, *, over_batch: bool = True
+) -> Tensor:
+    """1 - Dice, averaged over channels.
+
+    Dice is taken over batch and space together, or over space alone and averaged over the batch.
 
     Args:
         probabilities: (N, K, D, H, W).
         target: (N, K, D, H, W) bool, false where not valid.
         valid: (N, 1, D, H, W) bool, or None for everywhere.
+        over_batch: count the batch as one volume.
     """
-    over = (0, *range(2, probabilities.dim()))
+    over = (*((0,) if over_batch else ()), *range(2, probabilities.dim()))
     if valid is not None:
         probabilities = probabilities * valid
     overlap = (probabilities * target).sum(over)

@@ -19,10 +19,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.loss import SegmentationLoss
 from models.metrics import DiceAccumulator, case_counts, discretise
+from models.schedules import LossPlateau, build_optimizer, build_scheduler
 from models.unet import build_network
 from utils.config import ModelConfig, OptimConfig
 from utils.files import to_dict
-from utils.schema import FORMAT_VERSION, Plan
+from utils.schema import FORMAT_VERSION, Plan, StagePlan
 
 Scorer = Callable[[str, Tensor], Tensor]
 """(case name, probabilities (K, D, H, W)) -> (T, 3) true positives, false positives, false negatives."""
@@ -73,7 +74,9 @@ class NNUnet(pl.LightningModule):
         layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
         self.memory_format = layouts[plan.stage.dim] if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        self.loss = SegmentationLoss(plan.labels, focal=optim.focal)
+        self.loss = SegmentationLoss(
+            plan.labels, focal=optim.focal, batch_dice=uses_batch_dice(optim.batch_dice, plan.stage)
+        )
         self.dice = DiceAccumulator(plan.labels)
         self.last_validation: ValidationResult | None = None
         self._loss_sum = torch.zeros(2)
@@ -87,20 +90,32 @@ class NNUnet(pl.LightningModule):
         self._loss_sum = self._loss_sum.to(loss.device) + torch.stack([loss.detach().float(), loss.new_ones(())])
         return loss
 
+    def on_train_start(self) -> None:
+        """End at once where a resumed training had ended for its learning rate."""
+        self._stop_below_least_rate()
+
     def on_train_epoch_start(self) -> None:
         """Forget the losses and scores of the last epoch, so that what is logged is this epoch's."""
         self._loss_sum = torch.zeros(2)
         self.last_validation = None
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean training loss, and judge the plateau.
+        """Log the epoch's mean training loss, judge the plateau, and end when the learning rate is low enough.
 
         Lightning would step a plateau schedule after the checkpoint is written; a resumed run would lack that step.
         """
-        self.log("train_loss", self.mean_train_loss())
+        loss = self.mean_train_loss()
+        self.log("train_loss", loss)
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau) and self.last_validation is not None:
+        if isinstance(scheduler, LossPlateau):
+            scheduler.step(loss)
+        elif isinstance(scheduler, ReduceLROnPlateau) and self.last_validation is not None:
             scheduler.step(self.last_validation.mean_dice)
+        self._stop_below_least_rate()
+
+    def _stop_below_least_rate(self) -> None:
+        if self.trainer.optimizers[0].param_groups[0]["lr"] < self.optim.min_learning_rate:
+            self.trainer.should_stop = True
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: None) -> None:
         """Step a schedule that follows the number of epochs; the plateau is judged after validation."""
@@ -168,16 +183,8 @@ class NNUnet(pl.LightningModule):
         optim = self.optim
         # Lightning refuses to clip gradients that a fused step would unscale by itself.
         fused = optim.gradient_clip_val == 0 or self.trainer.precision != "16-mixed"
-        if optim.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                self.network.parameters(), lr=optim.learning_rate, momentum=optim.momentum,
-                weight_decay=optim.weight_decay, nesterov=optim.momentum > 0, fused=fused,
-            )  # fmt: skip
-        else:
-            optimizer = torch.optim.AdamW(
-                self.network.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=fused
-            )
-        scheduler = _scheduler(optimizer, optim)
+        optimizer = build_optimizer(self.network.parameters(), optim, fused=fused)
+        scheduler = build_scheduler(optimizer, optim)
         if scheduler is None:
             return {"optimizer": optimizer}
         return {
@@ -201,12 +208,9 @@ class NNUnet(pl.LightningModule):
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig):
-    schedulers = torch.optim.lr_scheduler
-    if optim.scheduler == "multistep":
-        return schedulers.MultiStepLR(optimizer, milestones=list(optim.steps), gamma=optim.factor)
-    if optim.scheduler == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, T_max=optim.max_epochs)
-    if optim.scheduler == "plateau":
-        return schedulers.ReduceLROnPlateau(optimizer, mode="max", factor=optim.factor, patience=optim.lr_patience)
-    return None
+def uses_batch_dice(choice: str, stage: StagePlan) -> bool:
+    """Whether Dice is taken over a batch as one volume, for `--batch_dice`.
+
+    Source: nnU-Net v2, experiment planner, for `auto`: where a patch shows only part of what a scan shows.
+    """
+    return choice == "always" or (choice == "auto" and (stage.dim == 2 or stage.batch_dice))

@@ -51,7 +51,7 @@ class DynamicUNet(nn.Module):
             for wide, narrow, kernel, stride in reversed(list(zip(filters[1:], filters[:-1], kernels[1:], strides[1:])))
         )
         self.output_block = UnetOutBlock(dim, filters[0], num_outputs)
-        num_heads = model.deep_supr_num if model.deep_supervision else 0
+        num_heads = num_supervised(stage, model)
         if num_heads:
             self.deep_supervision_heads = nn.ModuleList(
                 UnetOutBlock(dim, filters[level], num_outputs) for level in range(1, num_heads + 1)
@@ -94,10 +94,20 @@ def build_network(stage: StagePlan, *, in_channels: int, num_outputs: int, model
             cannot split.
     """
     most_heads = len(stage.filters) - 2
-    if model.deep_supervision and model.deep_supr_num > most_heads:
+    if num_supervised(stage, model) > most_heads:
         levels = f"stage {stage.name!r} has {len(stage.filters)} levels, so {max(most_heads, 0)} can be supervised"
         advice = f"use --deep_supr_num {most_heads}" if most_heads > 0 else "leave out --deep_supervision"
         raise UserError(f"--deep_supr_num {model.deep_supr_num} is too many: {levels}; {advice}")
     if model.norm == "group" and any(f % NUM_GROUPS for f in stage.filters):
         raise UserError(f"--norm group needs filters that are multiples of {NUM_GROUPS}, got {stage.filters}")
     return DynamicUNet(stage, in_channels=in_channels, num_outputs=num_outputs, model=model)
+
+
+def num_supervised(stage: StagePlan, model: ModelConfig) -> int:
+    """Number of decoder levels below full resolution that get a loss of their own.
+
+    Source: nnU-Net v2's trainer, for `deep_supr_num` 0: the coarsest decoder level has no weight.
+    """
+    if not model.deep_supervision:
+        return 0
+    return model.deep_supr_num or max(len(stage.filters) - 3, 0)

@@ -215,6 +215,60 @@ def test_fewer_cases_than_folds_make_as_many_folds_with_a_warning(task, capsys):
     assert len(read_json(Splits, task.results / "77_3d" / "splits.json").folds) == 3
 
 
+def folds_of(task: Task) -> list[tuple[str, ...]]:
+    return [fold.val for fold in read_json(Splits, task.results / "77_3d" / "splits.json").folds]
+
+
+def test_folds_of_a_file_are_used_and_stay(task, capsys):
+    path = task.results.parent / "folds.json"
+    path.write_text(json.dumps([{"train": ["scan0"], "val": ["scan2", "scan1"]}]))
+    assert task.run("--splits", str(path)) == 0
+    assert folds_of(task) == [("scan2", "scan1")]
+    before = times_of(task.results / "77_3d")
+    assert task.run("--splits", str(path)) == 0
+    assert not (task.results / "77_3d" / "splits.old.json").exists()
+    assert times_of(task.results / "77_3d") == before
+
+
+def test_folds_asked_for_replace_stored_ones_which_are_kept(task):
+    assert task.run("--nfolds", "3") == 0
+    plain = folds_of(task)
+    path = task.results.parent / "folds.json"
+    turned = [{"train": [*({"scan0", "scan1", "scan2"} - {*val})], "val": [*val]} for val in plain[::-1]]
+    path.write_text(json.dumps(turned))
+    assert task.run("--splits", str(path)) == 0
+    assert folds_of(task) == plain[::-1]
+    old = read_json(Splits, task.results / "77_3d" / "splits.old.json")
+    assert [fold.val for fold in old.folds] == plain
+    # Not asked for again, they stay.
+    assert task.run("--nfolds", "3") == 0
+    assert folds_of(task) == plain[::-1]
+
+
+def test_scans_of_one_patient_are_in_one_fold(tmp_path):
+    task = make_task(tmp_path, num_cases=12)
+    # scan1, scan10 and scan11 share their first digit.
+    assert task.run("--nfolds", "4", "--group_by", "scan(.)") == 0
+    assert {"scan1", "scan10", "scan11"} in [{*val} for val in folds_of(task)]
+    assert sorted(map(len, folds_of(task))) == [3, 3, 3, 3]
+
+
+def test_more_folds_than_patients_make_as_many_with_a_warning(task, capsys):
+    assert task.run("--group_by", "(.)$") == 0
+    assert "3 patients make 3 folds at most" in capsys.readouterr().err
+
+
+def test_wrong_folds_stop_the_run_before_anything_is_written(task, capsys):
+    path = task.results.parent / "folds.json"
+    path.write_text(json.dumps([{"train": ["scan0"], "val": ["scan7"]}]))
+    assert task.run("--splits", str(path)) == EXIT_USAGE
+    assert task.run("--group_by", "patient(.)") == EXIT_USAGE
+    assert task.run("--group_by", "(.)", "--splits", str(path)) == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert all(words in message for words in ("scan7 in val is no training case", "finds no patient", "give one"))
+    assert not task.results.exists()
+
+
 @pytest.mark.parametrize(("mode", "cases"), [("val", {"scan0", "scan1", "scan2"}), ("test", {"unseen"})])
 def test_inference_modes_write_into_their_folder_and_leave_the_training_shards(task, mode, cases):
     task.run()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import tyro
 from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
+from utils.recipes import RECIPES
 
 T = TypeVar("T")
 
@@ -60,38 +61,47 @@ def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | N
 
 
 def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") -> Config:
-    """Parse main.py's flags; values of a --config file come first, explicit flags override them.
+    """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 
     Raises:
         UserError: a value out of range, or a --config file that is missing, malformed or has unknown keys.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    path = _config_path(words)
-    config = parse(Config, words, prog=prog, default=_with_file(path) if path else Config())
+    named = _last_value(words, "--config")
+    path = None if named is None else Path(named)
+    values = {} if path is None else _read_values(path)
+    # A recipe that does not exist is left for the parser to refuse.
+    recipe = RECIPES.get(_last_value(words, "--recipe") or values.get("recipe", "reference"), {})
+    config = parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path))
     if config.run.task is not None:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=config.run.task.zfill(2)))
     return config
 
 
-def _config_path(words: Sequence[str]) -> Path | None:
-    """The file is needed before the other flags are parsed; like any flag, the last one counts."""
+def _last_value(words: Sequence[str], flag: str) -> str | None:
+    """A flag's value that is needed before the others are parsed; like any flag, the last one counts."""
     found = None
     for word, following in zip(words, [*words[1:], None]):
-        if word == "--config" and following is not None:
-            found = Path(following)
-        elif word.startswith("--config="):
-            found = Path(word.removeprefix("--config="))
+        if word == flag and following is not None:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
     return found
 
 
-def _with_file(path: Path) -> Config:
-    """The defaults with the values of a file in their place."""
-    fields = {
+def _fields() -> dict[str, tuple[str, Any]]:
+    """Field -> its group and type."""
+    return {
         field: (group, kind)
         for group in GROUPS
         for field, kind in typing.get_type_hints(type(getattr(Config(), group))).items()
     }
-    chosen: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    """Field -> value of a --config file."""
+    fields = _fields()
+    values: dict[str, Any] = {}
     problems = []
     for key, value in _read_mapping(path).items():
         name = str(key).replace("-", "_")
@@ -99,23 +109,31 @@ def _with_file(path: Path) -> Config:
         if name not in fields:
             problems.append(f"unknown option {key!r}")
             continue
-        group, kind = fields[name]
         try:
-            chosen[group][name] = from_dict(kind, _as_flag(name, value), source=f"{key}: {value!r}")
+            values[name] = from_dict(fields[name][1], _as_flag(name, value), source=f"{key}: {value!r}")
         except UserError as error:
             problems.append(str(error))
     if problems:
         known = ", ".join(sorted(fields.keys() | SECOND_NAMES))
         raise list_problems(f"--config {path} has wrong entries:", problems, advice=f"Known options: {known}")
-    groups = {group: _unchecked(getattr(Config(), group), values) for group, values in chosen.items()}
-    return dataclasses.replace(Config(), **groups, config=path)
+    return values
+
+
+def _with_values(values: Mapping[str, Any], path: Path | None = None) -> Config:
+    """The defaults with other values in their place."""
+    fields, default = _fields(), Config()
+    chosen: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        chosen[fields[name][0]][name] = value
+    groups = {group: _unchecked(getattr(default, group), chosen[group]) for group in GROUPS}
+    return dataclasses.replace(default, **groups, config=path)
 
 
 def _as_flag(name: str, value: Any) -> Any:
     """YAML reads `task: 04` as a number and `8e-4`, which has no point, as text; both mean what a flag would."""
     if name == "task" and type(value) is int:
         return str(value)
-    if isinstance(value, str) and name in ("learning_rate", "weight_decay"):
+    if isinstance(value, str) and name in ("learning_rate", "min_learning_rate", "weight_decay"):
         try:
             return float(value)
         except ValueError:
@@ -154,7 +172,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def ineffective_options(config: Config) -> list[str]:
     """Options that differ from their default and do nothing in this run, each with the reason; for a warning."""
-    default = Config()
+    default = _with_values(RECIPES[config.optim.recipe])
     messages = {}
     for reason, group, fields in _pointless(config):
         for field in fields:
@@ -170,7 +188,7 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
     rules = [
         (not training, "only training uses it", "optim", _names(optim)),
         (not training, "only training uses it", "loader",
-         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "elastic_probability")),
+         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "elastic_probability", "batches_per_epoch")),
         (loader.augment == "none", "--augment none changes nothing", "loader", ("elastic_probability",)),
         (not training, "only training uses it", "run", ("resume_training", "save_ckpt")),
         (not training and not run.benchmark, "the checkpoint holds its own (unless the NVIDIA reference wrote it)",
@@ -184,9 +202,11 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
         (not predicting, "--exec_mode predict uses it", "inference", ("save_preds", "save_probabilities")),
         (not config.inference.save_preds, "it needs --save_preds", "inference", ("save_probabilities",)),
         (optim.scheduler != "multistep", "it needs --scheduler multistep", "optim", ("steps",)),
-        (optim.scheduler != "plateau", "it needs --scheduler plateau", "optim", ("lr_patience",)),
-        (optim.scheduler not in ("multistep", "plateau"), "it needs --scheduler multistep or plateau", "optim",
-         ("factor",)),
+        ("plateau" not in optim.scheduler, "it needs --scheduler plateau or loss_plateau", "optim", ("lr_patience",)),
+        (optim.scheduler not in ("multistep", "plateau", "loss_plateau"),
+         "it needs --scheduler multistep or plateau or loss_plateau", "optim", ("factor",)),
+        (optim.scheduler == "none", "the learning rate stays as it is", "optim", ("min_learning_rate",)),
+        (run.splits is not None, "--splits says how many there are", "run", ("nfolds",)),
         (optim.optimizer != "sgd", "it needs --optimizer sgd", "optim", ("momentum",)),
         (not config.model.deep_supervision, "it needs --deep_supervision", "model", ("deep_supr_num",)),
         (run.dim != 2, "it needs --dim 2", "loader", ("nvol", "data2d_dim")),

@@ -18,6 +18,8 @@ Affinity = Literal[
     "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
 ]
 
+DEFAULT_FOLDS = 5
+
 
 def default_root(name: Literal["data", "results"]) -> Path:
     """`/data` or `/results` where they exist (the container), else the folder of that name under the working one."""
@@ -50,8 +52,14 @@ class RunConfig:
     """Dimension of the U-Net."""
     fold: int = 0
     """Cross-validation fold, counted from 0."""
-    nfolds: int = 5
-    """Number of cross-validation folds."""
+    nfolds: int | None = None
+    """Number of cross-validation folds (default: those that preprocess.py dealt; 5 with --group_by)."""
+    splits: Path | None = None
+    """JSON file of folds to use in place of those that preprocess.py dealt: this program's splits.json or nnU-Net's
+    splits_final.json."""
+    group_by: str | None = None
+    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; folds are dealt
+    so that no patient is in two of them."""
     seed: int = 1
     """Seed of weights, order of cases, patches and augmentations."""
     ckpt_path: Path | None = None
@@ -72,8 +80,12 @@ class RunConfig:
     """Run the PyTorch profiler over some training or prediction steps and write a trace into the results folder."""
 
     def __post_init__(self) -> None:
-        _require(self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
-        _require(0 <= self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
+        _require(self.nfolds is None or self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
+        # The number of folds of a file is known when it is read.
+        _require(self.fold >= 0, f"--fold must not be negative, got {self.fold}")
+        if self.nfolds is not None:
+            _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
+        _require(self.splits is None or self.group_by is None, "--splits and --group_by both deal the folds; give one")
         _require(
             self.task is None or (self.task.isdigit() and len(self.task) <= 3),
             f"--task must be a number such as 04, got {self.task!r}",
@@ -135,6 +147,8 @@ class LoaderConfig:
     directions, low resolution and gamma too; in plane for anisotropic patches), or none."""
     elastic_probability: float = 0.0
     """Probability that a training patch is deformed elastically as well (nnU-Net v1: 0.2, v2: 0)."""
+    batches_per_epoch: int = 0
+    """Training batches in an epoch of each process, cases in turn (0: as many as hold every case once)."""
 
     def __post_init__(self) -> None:
         _require(
@@ -145,6 +159,7 @@ class LoaderConfig:
         _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
         _require(self.nvol >= 1, "--nvol must be at least 1")
         _require(0 <= self.oversampling <= 1, f"--oversampling must lie in 0..1, got {self.oversampling}")
+        _require(self.batches_per_epoch >= 0, "--batches_per_epoch must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,46 +181,54 @@ class ModelConfig:
     deep_supervision: bool = False
     """Losses also on the lower-resolution decoder levels."""
     deep_supr_num: int = 2
-    """Number of those levels."""
+    """Number of those levels (0: all but the coarsest, as in nnU-Net v2)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.negative_slope < 1, f"--negative_slope must lie in [0, 1), got {self.negative_slope}")
         _require(self.depth is None or self.depth >= 1, "--depth must be at least 1")
         _require(self.min_fmap is None or self.min_fmap >= 1, "--min_fmap must be at least 1")
         _require(all(features >= 1 for features in self.filters or ()), "--filters must be at least 1")
-        _require(self.deep_supr_num >= 1, "--deep_supr_num must be at least 1")
+        _require(self.deep_supr_num >= 0, "--deep_supr_num must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Loss, optimiser, schedule and when to stop."""
 
+    recipe: Literal["reference", "paper", "nnunet"] = "reference"
+    """Where the defaults of the training flags come from: the NVIDIA reference, the nnU-Net paper or nnU-Net v2."""
     learning_rate: float = 8e-4
     """Initial learning rate."""
-    optimizer: Literal["sgd", "adam"] = "adam"
-    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW)."""
+    optimizer: Literal["sgd", "adam", "adam_l2"] = "adam"
+    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW); adam_l2: Adam with the decay in the gradient."""
     momentum: float = 0.99
     """Momentum of sgd."""
     weight_decay: float = 1e-4
     """Weight decay."""
-    scheduler: Literal["none", "multistep", "cosine", "plateau"] = "none"
-    """Learning rate schedule over epochs."""
+    scheduler: Literal["none", "multistep", "cosine", "poly", "plateau", "loss_plateau"] = "none"
+    """Learning rate schedule over epochs. poly: (1 - epoch / max_epochs) ** 0.9; plateau: drops when the validation
+    Dice stands still; loss_plateau: when the moving average of the training loss does."""
     steps: tuple[int, ...] | None = None
     """multistep: epochs at which the learning rate is multiplied by --factor."""
     factor: float = 0.3
-    """multistep, plateau: what the learning rate is multiplied by."""
+    """multistep, plateau, loss_plateau: what the learning rate is multiplied by."""
     lr_patience: int = 70
-    """plateau: epochs without a better validation Dice before the learning rate drops."""
+    """plateau, loss_plateau: epochs without a better Dice or loss that are borne before the learning rate drops."""
+    min_learning_rate: float = 0.0
+    """Training ends when the learning rate has fallen below this, after --min_epochs at the earliest (0: never)."""
     gradient_clip_val: float = 0.0
     """Largest norm of the gradient (0: not clipped)."""
     focal: bool = False
     """Focal loss instead of cross-entropy."""
+    batch_dice: Literal["always", "never", "auto"] = "always"
+    """Dice loss over a batch as if it were one volume, or over each patch. auto, nnU-Net's rule: over the batch where a
+    patch shows little of a scan (2D, and full resolution of data that have a low-resolution stage too)."""
     min_epochs: int = 30
     """Epochs before early stopping may act."""
     max_epochs: Annotated[int, tyro.conf.arg(aliases=("--epochs",))] = 10000
     """Largest number of epochs."""
     patience: int = 100
-    """Epochs without a better validation Dice before training stops."""
+    """Validations without a better Dice before training stops (0: it does not stop for that)."""
     skip_first_n_eval: int = 0
     """Epochs without validation at the beginning."""
 
@@ -215,9 +238,11 @@ class OptimConfig:
         _require(0 < self.factor < 1, "--factor must lie between 0 and 1")
         _require(self.scheduler != "multistep" or bool(self.steps), "--scheduler multistep needs --steps")
         _require(all(step >= 0 for step in self.steps or ()), f"--steps must not be negative, got {self.steps}")
-        for name in ("weight_decay", "gradient_clip_val", "min_epochs", "skip_first_n_eval"):
+        for name in (
+            "weight_decay", "gradient_clip_val", "min_epochs", "skip_first_n_eval", "patience", "min_learning_rate"
+        ):  # fmt: skip
             _require(getattr(self, name) >= 0, f"--{name} must not be negative")
-        for name in ("max_epochs", "patience", "lr_patience"):
+        for name in ("max_epochs", "lr_patience"):
             _require(getattr(self, name) >= 1, f"--{name} must be at least 1")
 
 

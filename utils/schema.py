@@ -108,6 +108,8 @@ class StagePlan:
     strides: tuple[tuple[int, ...], ...]
     kernels: tuple[tuple[int, ...], ...]
     filters: tuple[int, ...]
+    batch_dice: bool = False
+    """3D: whether a patch shows so little of a scan that the data have a coarser stage too (for --batch_dice auto)."""
 
     def __post_init__(self) -> None:
         dim = len(self.patch_size)

@@ -171,6 +171,15 @@ def test_no_case_is_an_error_of_that_loader_only(tmp_path) -> None:
         module.val_dataloader()
 
 
+@pytest.mark.parametrize("per_epoch", [1, 4])
+def test_epoch_has_as_many_full_batches_as_asked(tmp_path, per_epoch) -> None:
+    constant_cases(tmp_path, 5)
+    loader = LoaderConfig(batches_per_epoch=per_epoch)
+    training = make_module(tmp_path, PATCH, train=NAMES, loader=loader).train_dataloader()
+    assert len(training) == per_epoch
+    assert [len(batch["image"]) for batch in training] == [2] * per_epoch
+
+
 def test_benchmark_makes_as_many_batches_as_asked(tmp_path) -> None:
     constant_cases(tmp_path, 2)
     module = make_module(

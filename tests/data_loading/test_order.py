@@ -51,6 +51,24 @@ def test_order_changes_with_epoch_and_seed() -> None:
     assert len(set(orders)) == 4
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("num_cases", [1, 5, 12])
+def test_epochs_of_a_set_length_share_out_the_cases_evenly(num_cases: int, world_size: int) -> None:
+    counts = np.zeros(num_cases, int)
+    for epoch in range(7):
+        places = [Place(seed=1, rank=rank, world_size=world_size, epoch=epoch) for rank in range(world_size)]
+        shares = [rank_cases(num_cases, 2, place, 4) for place in places]
+        assert {len(share) for share in shares} == {8}
+        counts += np.bincount(np.concatenate(shares), minlength=num_cases)
+        assert np.ptp(counts) <= 1
+
+
+def test_epochs_of_a_set_length_go_on_where_the_last_one_ended() -> None:
+    drawn = np.concatenate([rank_cases(6, 2, Place(seed=1, epoch=epoch), 1) for epoch in range(6)])
+    first, second = drawn[:6], drawn[6:]
+    assert sorted(first) == sorted(second) == list(range(6)) and list(first) != list(second)
+
+
 def test_centre_start_lies_in_the_middle() -> None:
     assert centre_start((8, 5, 4), (4, 4, 4)).tolist() == [2, 0, 0]
 

@@ -34,6 +34,22 @@ def test_classes_agree_with_monai_dice_ce(size):
     torch.testing.assert_close(SegmentationLoss(TWO_CLASSES)(logits, label), monai(logits, label.long()))
 
 
+@pytest.mark.parametrize("size", [(4, 6, 5), (8, 6)], ids=["3d", "2d"])
+def test_dice_of_each_patch_agrees_with_monai(size):
+    logits, label = random_case(3, 3, size)
+    monai = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=False)
+    loss = SegmentationLoss(TWO_CLASSES, batch_dice=False)
+    torch.testing.assert_close(loss(logits, label), monai(logits, label.long()))
+
+
+def test_a_batch_counts_as_one_volume_or_each_patch_by_itself():
+    # Patch 0: two voxels, both found. Patch 1: one voxel, missed. Together 2 * 2 / (2 + 3); apart (1 + 0) / 2.
+    target = torch.tensor([[[[True, True]]], [[[True, False]]]])
+    found = torch.tensor([[[[1.0, 1.0]]], [[[0.0, 0.0]]]])
+    assert soft_dice_loss(found, target).item() == pytest.approx(1 - 4 / 5, abs=1e-4)
+    assert soft_dice_loss(found, target, over_batch=False).item() == pytest.approx(1 - 1 / 2, abs=1e-4)
+
+
 def test_focal_agrees_with_monai_dice_focal():
     logits, label = random_case(3, 3)
     monai = DiceFocalLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, gamma=2.0)
@@ -71,12 +87,13 @@ def test_shrinking_takes_the_nearest_voxel_per_axis():
 
 @pytest.mark.parametrize("focal", [False, True])
 @pytest.mark.parametrize("regions", [False, True])
-def test_ignored_voxels_change_nothing(focal, regions):
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_ignored_voxels_change_nothing(focal, regions, batch_dice):
     labels = dataclasses.replace(BRATS if regions else TWO_CLASSES, ignore_value=9)
     ignore = labels.num_classes
     logits, label = random_case(3, ignore, (4, 6, 5))
     label[..., 3:] = ignore
-    loss = SegmentationLoss(labels, focal=focal)
+    loss = SegmentationLoss(labels, focal=focal, batch_dice=batch_dice)
     elsewhere = logits.clone()
     elsewhere[..., 3:] = 50 * torch.randn(elsewhere[..., 3:].shape)
     torch.testing.assert_close(loss(elsewhere, label), loss(logits, label))

@@ -12,9 +12,10 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from models.callbacks import EpochReport
 from models.checkpoint import load_for_inference
 from models.inferer import InferenceSettings
-from models.nn_unet import NNUnet
+from models.nn_unet import NNUnet, uses_batch_dice
 from tests.models.builders import make_plan, make_stage
 from utils.config import ModelConfig, OptimConfig
 
@@ -24,6 +25,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
 ]
 OPTIM = OptimConfig(max_epochs=3, min_epochs=1)
+FALLING = OptimConfig(
+    max_epochs=9, min_epochs=1, scheduler="multistep", steps=(2,), factor=0.1, learning_rate=1e-6,
+    min_learning_rate=5e-7,
+)  # fmt: skip
 
 
 class Records(Callback):
@@ -37,6 +42,17 @@ class Records(Callback):
 
     def on_train_end(self, trainer, module):
         self.epochs.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+
+class NullLogger:
+    """Logs nothing."""
+
+    def log(self, step, data):
+        pass
+
+
+def rate_of(module: NNUnet) -> float:
+    return module.trainer.optimizers[0].param_groups[0]["lr"]
 
 
 def make_module(optim: OptimConfig = OPTIM, dim: int = 3) -> NNUnet:
@@ -69,11 +85,13 @@ def cases() -> list[dict]:
     ]
 
 
-def fit(module: NNUnet, folder: Path, *callbacks: Callback, epochs: int = 3, resume: Path | None = None) -> None:
+def fit(
+    module: NNUnet, folder: Path, *callbacks: Callback, epochs: int = 3, resume: Path | None = None, min_epochs: int = 1
+) -> None:
     last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=epochs, logger=False, callbacks=[*callbacks, last],
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
+        accelerator="cpu", devices=1, max_epochs=epochs, min_epochs=min_epochs, logger=False,
+        callbacks=[*callbacks, last], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
     )  # fmt: skip
     trainer.fit(
         module,
@@ -111,7 +129,15 @@ def test_checkpoint_is_self_contained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "scheduler"), [("adam", "none"), ("sgd", "multistep"), ("adam", "cosine"), ("sgd", "plateau")]
+    ("optimizer", "scheduler"),
+    [
+        ("adam", "none"),
+        ("sgd", "multistep"),
+        ("adam", "cosine"),
+        ("sgd", "plateau"),
+        ("sgd", "poly"),
+        ("adam_l2", "loss_plateau"),
+    ],
 )
 def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, scheduler, optimizer):
     optim = dataclasses.replace(
@@ -123,16 +149,50 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path
     fit(second, tmp_path / "parts", epochs=4, resume=tmp_path / "parts" / "last.ckpt")
     expected = whole.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in second.state_dict().items())
-    rates = [module.trainer.optimizers[0].param_groups[0]["lr"] for module in (whole, second)]
-    assert rates[0] == rates[1]
+    assert rate_of(whole) == rate_of(second)
+    if scheduler != "none":
+        states = [module.lr_schedulers().state_dict() for module in (whole, second)]
+        assert states[0] == states[1] and rate_of(whole) < optim.learning_rate
 
 
 def test_plateau_drops_the_rate_when_dice_stands_still(tmp_path):
     optim = dataclasses.replace(OPTIM, scheduler="plateau", lr_patience=1, factor=0.5, learning_rate=1e-6)
     module = make_module(optim)
     fit(module, tmp_path, epochs=4)
-    rate = module.trainer.optimizers[0].param_groups[0]["lr"]
-    assert math.isclose(rate, 0.5e-6, rel_tol=1e-6)
+    assert math.isclose(rate_of(module), 0.5e-6, rel_tol=1e-6)
+
+
+def test_poly_is_logged_with_the_rate_of_each_epoch(tmp_path):
+    module = make_module(dataclasses.replace(OPTIM, scheduler="poly", learning_rate=1.0, max_epochs=2))
+    report = EpochReport(NullLogger(), tmp_path / "progress.png", module.plan.labels.target_names)
+    fit(module, tmp_path, report, epochs=2)
+    assert [record.learning_rate for record in report.history] == pytest.approx([1.0, 0.5**0.9])
+    assert rate_of(module) == 0
+
+
+@pytest.mark.parametrize("min_epochs", [1, 4])
+def test_training_ends_below_the_least_learning_rate_and_not_before_min_epochs(tmp_path, min_epochs):
+    module = make_module(FALLING)
+    fit(module, tmp_path, epochs=9, min_epochs=min_epochs)
+    # 1e-6 in epochs 0 and 1, then a tenth.
+    assert module.current_epoch == max(2, min_epochs)
+
+
+def test_training_that_ended_for_its_learning_rate_is_not_resumed(tmp_path):
+    fit(make_module(FALLING), tmp_path, epochs=9)
+    again = make_module(FALLING)
+    fit(again, tmp_path, epochs=9, resume=tmp_path / "last.ckpt")
+    assert again.current_epoch == 2
+
+
+@pytest.mark.parametrize(("choice", "dim", "expected"), [
+    ("always", 3, True), ("never", 2, False), ("auto", 2, True), ("auto", 3, False),
+])  # fmt: skip
+def test_batch_dice_by_rule(choice, dim, expected):
+    stage = make_stage((8,) * dim)
+    assert uses_batch_dice(choice, stage) == expected
+    assert uses_batch_dice("auto", dataclasses.replace(stage, batch_dice=True))
+    assert make_module(dataclasses.replace(OPTIM, batch_dice=choice), dim).loss.batch_dice == expected
 
 
 def test_native_scorer_decides_what_is_counted(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.networks.nets.dynunet import DynUNet
 
-from models.unet import build_network
+from models.unet import build_network, num_supervised
 from tests.models.builders import make_stage
 from utils.config import ModelConfig
 from utils.errors import UserError
@@ -109,3 +109,16 @@ def test_negative_slope_reaches_every_activation():
     network = build_network(make_stage(), in_channels=1, num_outputs=2, model=ModelConfig(negative_slope=0.3))
     slopes = {m.negative_slope for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)}
     assert slopes == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"), [((4, 6), 0), ((4, 6, 8), 0), ((4, 4, 6, 8), 1), ((4, 4, 4, 6, 8), 2)]
+)
+def test_zero_supervises_all_levels_but_the_coarsest(filters, expected):
+    # A network of n levels has n - 1 decoder levels; one is full resolution and one the coarsest.
+    model = ModelConfig(deep_supervision=True, deep_supr_num=0)
+    stage = make_stage((32, 32), filters)
+    network = build_network(stage, in_channels=1, num_outputs=2, model=model).train()
+    outputs = network(torch.zeros(2, 1, 32, 32))
+    assert num_supervised(stage, model) == expected
+    assert (1 if isinstance(outputs, torch.Tensor) else len(outputs)) == 1 + expected

@@ -22,6 +22,8 @@ FLAGS = [
     "--invert_resampled_y", "--depth 4", "--min_fmap 2", "--filters 8 16 32", "--res_block", "--layout NDHWC",
     "--accelerator cpu", "--precision bf16", "--compile", "--processes 2", "--save_probabilities",
     "--augment nnunet", "--elastic_probability 0.2",
+    "--recipe paper", "--batches_per_epoch 250", "--scheduler poly", "--scheduler loss_plateau", "--batch_dice auto",
+    "--min_learning_rate 1e-6", "--optimizer adam_l2", "--splits f.json", "--group_by (.+)_visit",
 ]  # fmt: skip
 
 
@@ -38,7 +40,8 @@ def test_every_documented_flag_is_accepted_and_changes_the_configuration(flag):
 
 
 def test_hyphens_and_underscores_are_the_same_flag():
-    words = " ".join(FLAGS).split()
+    # --splits and --group_by exclude each other.
+    words = " ".join(flag for flag in FLAGS if "--group_by" not in flag).split()
     hyphens = [word.replace("_", "-") if word.startswith("--") else word for word in words]
     assert parse_config(hyphens) == parse_config(words) != Config()
 
@@ -141,10 +144,11 @@ def test_a_malformed_json_file_is_a_user_error(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        "--fold 5", "--nfolds 1", "--overlap 1", "--overlap -0.1", "--learning_rate 0", "--oversampling 1.5",
+        "--fold -1", "--nfolds 1", "--overlap 1", "--overlap -0.1", "--learning_rate 0", "--oversampling 1.5",
         "--negative_slope 1", "--max_epochs 0", "--batch_size 0", "--gpus -1", "--num_workers 0", "--warmup -1",
-        "--momentum 1", "--factor 1", "--deep_supr_num 0", "--task brain", "--scheduler multistep", "--nodes 0",
-        "--filters 0 8", "--steps 5 -1", "--overlap nan", "--learning_rate nan",
+        "--momentum 1", "--factor 1", "--deep_supr_num -1", "--task brain", "--scheduler multistep", "--nodes 0",
+        "--filters 0 8", "--steps 5 -1", "--overlap nan", "--learning_rate nan", "--batches_per_epoch -1",
+        "--min_learning_rate -1", "--patience -1", "--splits a.json --group_by (.)",
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_one_line_and_status_2(words, capsys):
@@ -193,6 +197,9 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--affinity single --gpus 0", "--affinity", "GPU"),
         ("--augment none --elastic_probability 0.2", "--elastic_probability", "--augment none"),
         ("--augment nnunet --exec_mode evaluate", "--augment", "training"),
+        ("--min_learning_rate 1e-6", "--min_learning_rate", "stays as it is"),
+        ("--batches_per_epoch 9 --exec_mode evaluate", "--batches_per_epoch", "training"),
+        ("--splits f.json --nfolds 3", "--nfolds", "--splits"),
     ],
 )  # fmt: skip
 def test_an_option_without_effect_is_named_with_the_reason(words, option, reason):

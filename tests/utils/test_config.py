@@ -31,7 +31,7 @@ def test_no_option_is_in_two_groups():
 @pytest.mark.parametrize(
     ("group", "legal", "illegal"),
     [
-        (RunConfig, {"fold": 4}, {"fold": 5}),
+        (RunConfig, {"fold": 7}, {"fold": -1}),
         (RunConfig, {"nfolds": 2}, {"nfolds": 1}),
         (RunConfig, {"task": "004"}, {"task": "4d"}),
         (RunConfig, {"seed": 0}, {"seed": -1}),
@@ -45,6 +45,8 @@ def test_no_option_is_in_two_groups():
         (OptimConfig, {"momentum": 0.0}, {"momentum": 1.0}),
         (OptimConfig, {"scheduler": "multistep", "steps": (1,)}, {"scheduler": "multistep"}),
         (OptimConfig, {"min_epochs": 0}, {"min_epochs": -1}),
+        (OptimConfig, {"patience": 0}, {"patience": -1}),
+        (ModelConfig, {"deep_supr_num": 0}, {"deep_supr_num": -1}),
         (InferenceConfig, {"overlap": 0.0}, {"overlap": 1.0}),
     ],
 )
