@@ -79,5 +79,3 @@ def test_noise_has_the_shape_of_the_task_and_is_repeatable(tmp_path):
         assert path.read_bytes() == (second / path.name).read_bytes()
     voxels = math.prod((50, 70, 50))
     assert (first / "noise_0_x.npy").stat().st_size == 128 + 4 * voxels
-
-
