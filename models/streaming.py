@@ -27,6 +27,9 @@ from utils.schema import LabelScheme, StagePlan
 
 Start = tuple[int, int, int]
 
+SLAB_VALUES = 2**24
+"""Most probabilities that come out at a time, unless a single plane has more: several slabs wait for the writer."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ensemble:
@@ -97,6 +100,12 @@ def buffer_bytes(layout: WindowLayout, *, num_outputs: int, num_networks: int) -
     return 4 * (num_networks * num_outputs + 1) * layout.span * layout.padded[1] * layout.padded[2]
 
 
+def slab_planes(layout: WindowLayout, *, num_outputs: int) -> int:
+    """Most planes that come out at a time."""
+    most = SLAB_VALUES // (num_outputs * layout.padded[1] * layout.padded[2])
+    return min(max(most, 1), layout.largest_step)
+
+
 @torch.inference_mode()
 def stream_probabilities(
     image: Tensor, ensemble: Ensemble, *, stage: StagePlan, settings: InferenceSettings
@@ -114,14 +123,13 @@ def stream_probabilities(
     first_planes = [batch[0][0] for batch in layout.batches[1:]]
     for batch, next_plane in zip(layout.batches, [*first_planes, layout.padded[0]]):
         held.add(_cut(image, batch, layout.window, stage.dim), batch)
-        planes = slice(held.first, next_plane)
-        if planes.start == planes.stop:
-            continue
-        slab = held.release(next_plane)
-        wanted = slice(max(inner[0].start - planes.start, 0), max(inner[0].stop - planes.start, 0))
-        slab = slab[(slice(None), wanted, *inner[1:])]
-        if slab.shape[1]:
-            yield slab.cpu()
+        start = held.first
+        for slab in held.release(next_plane):
+            stop = start + slab.shape[1]
+            wanted = slice(max(inner[0].start - start, 0), max(inner[0].stop - start, 0))
+            slab, start = slab[(slice(None), wanted, *inner[1:])], stop
+            if slab.shape[1]:
+                yield slab.cpu()
 
 
 class _HeldPlanes:
@@ -174,23 +182,29 @@ class _HeldPlanes:
         start = (start[0] - self.first, *start[1:])
         return tuple(slice(begin, begin + size) for begin, size in zip(start, self.layout.window))
 
-    def release(self, stop: int) -> Tensor:
-        """Mean probabilities (K, d, H, W) of the planes before `stop`, which make room for later ones."""
-        count, ensemble = stop - self.first, self.ensemble
-        weights = self.weights[:count]
-        slab = mean_probabilities([
-            Member(
-                name=name, labels=ensemble.labels,
-                probabilities=to_probabilities((buffer[:, :count] / weights)[None], ensemble.labels)[0],
-            )
-            for name, buffer in zip(ensemble.names, self.logits)
-        ])  # fmt: skip
+    def release(self, stop: int) -> Iterator[Tensor]:
+        """Mean probabilities (K, d, H, W) of the planes before `stop`, in portions; then they make room."""
+        count = stop - self.first
+        step = slab_planes(self.layout, num_outputs=self.ensemble.labels.num_outputs)
+        for begin in range(0, count, step):
+            yield self._mean(slice(begin, min(begin + step, count)))
+        if not count:
+            return
         for volume in (self.weights, *itertools.chain.from_iterable(self.logits)):
             rest = volume[count:].clone()
             volume[: len(rest)] = rest
             volume[len(rest) :] = 0
         self.first = stop
-        return slab
+
+    def _mean(self, planes: slice) -> Tensor:
+        ensemble, weights = self.ensemble, self.weights[planes]
+        parts = ((buffer[:, planes] / weights)[None] for buffer in self.logits)
+        return mean_probabilities(
+            [
+                Member(name=name, labels=ensemble.labels, probabilities=to_probabilities(part, ensemble.labels)[0])
+                for name, part in zip(ensemble.names, parts)
+            ]
+        )
 
 
 def _pad(image: Tensor, layout: WindowLayout) -> Tensor:

@@ -84,6 +84,15 @@ def test_slabs_come_early_and_few_planes_are_held():
     assert buffer_bytes(layout, num_outputs=3, num_networks=1) == 4 * 4 * layout.span * 8 * 12
 
 
+def test_large_planes_come_one_at_a_time(monkeypatch):
+    plan, image = make_plan(), image_of((19, 8, 9))
+    expected = streamed(image, ensemble_of(plan), plan, InferenceSettings())
+    monkeypatch.setattr(streaming, "SLAB_VALUES", 1)
+    slabs = list(stream_probabilities(image, ensemble_of(plan), stage=plan.stage, settings=InferenceSettings()))
+    assert [slab.shape[1] for slab in slabs] == [1] * 19
+    torch.testing.assert_close(torch.cat(slabs, dim=1), expected, rtol=1e-6, atol=1e-7)
+
+
 def test_image_is_left_alone():
     plan = make_plan()
     image = image_of((11, 8, 9))
