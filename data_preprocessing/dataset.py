@@ -203,7 +203,8 @@ def _parse_cases(content: dict, section: str, folder: Path, problems: list[str])
     for number, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {"image": entry}
         images, label = entry.get("image"), entry.get("label")
-        images = images if isinstance(images, list) else [images]
+        per_channel = isinstance(images, list)
+        images = images if per_channel else [images]
         needed = [*images, *([label] if label is not None or section == "training" else [])]
         faults = [fault for path in needed if (fault := _path_fault(path))]
         if faults or not images:
@@ -212,7 +213,7 @@ def _parse_cases(content: dict, section: str, folder: Path, problems: list[str])
         name = case_name(images[0])
         cases.append(
             CaseFiles(
-                case=re.sub(r"_\d{4}$", "", name) if len(images) > 1 else name,
+                case=re.sub(r"_\d{4}$", "", name) if per_channel else name,
                 images=tuple(folder / path for path in images),
                 label=None if label is None else folder / label,
             )

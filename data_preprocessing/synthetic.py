@@ -95,4 +95,4 @@ def _noise_case(case: str, plan: Plan, rng: np.random.Generator) -> Preprocessed
         resampled_shape=shape, pad_low=(0, 0, 0), padded_shape=shape, stage=plan.stage.name,
         source_stamp="noise", plan_stamp=stamp_plan(plan),
     )  # fmt: skip
-    return PreprocessedCase(image=image, label=label, meta=meta)
+    return PreprocessedCase(image=image, label=label, ignore_index=None, meta=meta)

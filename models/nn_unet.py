@@ -149,14 +149,13 @@ class NNUnet(pl.LightningModule):
         for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
             self.log(f"dice_{name}", value)
 
-    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor] | None:
+    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor] | Tensor:
         """(case name, probabilities (K, D, H, W) float32 on the host) of one preprocessed case.
 
-        A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: one forward pass.
+        A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: the logits of one forward pass.
         """
         if "case" not in batch:
-            self.network(batch["image"].to(memory_format=self.memory_format))
-            return None
+            return self.network(batch["image"].to(memory_format=self.memory_format))
         logits = self.predict_logits(batch["image"])
         return batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu()
 

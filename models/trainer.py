@@ -24,6 +24,8 @@ EXPECTED_WARNINGS = (
     r"`ModelCheckpoint\(monitor='dice'\)` could not find the monitored key",
     # True of a resumed run; a new one starts in a folder of its own.
     r"Checkpoint directory .* exists and is not empty",
+    # The module has summed over processes before it logs.
+    r"It is recommended to use `self.log\(.*sync_dist=True",
 )
 
 
@@ -51,6 +53,8 @@ def build_trainer(
             "min_epochs": min(optim.min_epochs, optim.max_epochs),
             "gradient_clip_val": optim.gradient_clip_val or None,
             "log_every_n_steps": 1,
+            # A run without any validation does not ask for validation cases.
+            "limit_val_batches": 0.0 if optim.skip_first_n_eval >= optim.max_epochs else 1.0,
         }
         callbacks = [SkipFirstValidations(optim.skip_first_n_eval), *callbacks]
     on_terminal = sys.stdout.isatty()

@@ -33,8 +33,8 @@ class BenchmarkOptions:
     """What to measure: training steps with their data pipeline, or the network on batches of patches."""
     dim: Literal[2, 3]
     """Dimension of the U-Net."""
-    task: str = "01"
-    """Task whose patch, channels and classes are used."""
+    task: str | None = None
+    """Task whose patch, channels and classes are used (default: 01, or the one that --data holds)."""
     gpus: int | None = None
     """Number of GPUs (default: one if there is one; 0: CPU)."""
     nodes: int = 1
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_preprocessing.synthetic import write_benchmark_shards
 
     with tempfile.TemporaryDirectory(prefix="nnunet-benchmark-") as folder:
-        write_benchmark_shards(Path(folder), task=options.task.zfill(2), dim=options.dim)
+        write_benchmark_shards(Path(folder), task=(options.task or "01").zfill(2), dim=options.dim)
         os.environ[DATA_VARIABLE] = folder
         try:
             return _measure(options, Path(folder))
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: BenchmarkOptions, data: Path) -> int:
-    words = ["--benchmark", "--exec_mode", options.mode, "--data", str(data), "--no_save_ckpt"]
+    words = ["--benchmark", "--exec_mode", options.mode, "--data", str(data)]
     names = ("task", "dim", "gpus", "nodes", "layout", "warmup", "num_workers", "results", "logname")
     batches = "train_batches" if options.mode == "train" else "test_batches"
     for name in (*names, batches):

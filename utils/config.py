@@ -101,7 +101,7 @@ class HardwareConfig:
     layout: Literal["NCDHW", "NDHWC"] = "NCDHW"
     """Memory layout of activations and weights (NDHWC is channels-last)."""
     compile: bool = False
-    """Compile the network with torch.compile (XLA of the TensorFlow version)."""
+    """Compile the network with torch.compile."""
     sync_batchnorm: bool = False
     """Synchronise batch normalisation over processes (with --norm batch)."""
     affinity: Affinity = "socket_unique_interleaved"
@@ -225,7 +225,7 @@ class InferenceConfig:
     save_preds: bool = False
     """Write a NIfTI mask for each case, and (--save_probabilities) the probabilities."""
     save_probabilities: bool = False
-    """With --save_preds, also write <case>.npy with the probabilities (K, D, H, W) in the scan's own grid."""
+    """With --save_preds, also write <case>.npy with the probabilities (K, z, y, x) in the voxel order of the scan."""
     brats: bool = False
     """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
     invert_resampled_y: bool = False
