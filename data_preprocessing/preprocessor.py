@@ -1,7 +1,7 @@
-"""From a scan to the arrays that the network sees, and from the network's probabilities back to the scan.
+"""From a scan to the arrays that the network sees; restoration.py goes the way back.
 
-There: permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, resample to the target spacing,
-normalise, pad to the patch. Back: the same steps inverted. Arrays in, arrays out; files are read and written elsewhere.
+Permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, resample to the target spacing, normalise, pad
+to the patch. Arrays in, arrays out; files are read and written elsewhere.
 
 Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes of the scan.
 """
@@ -9,28 +9,23 @@ Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_preprocessing.normalization import chunks, normalize_channel
 from data_preprocessing.resampling import (
-    Maps,
     coarse_axis,
     make_maps,
     nearest_map,
     nonzero_box,
     resample_image,
     resample_label,
-    resample_slab,
     resampled_shape,
-    slabs,
 )
 from utils.errors import UserError
 from utils.nifti import Volume
-from utils.schema import FORMAT_VERSION, CaseMeta, LabelScheme, Plan, StagePlan
-
-REGION_THRESHOLD = 0.5
+from utils.schema import FORMAT_VERSION, CaseMeta, Plan, StagePlan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,17 +69,15 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
     image = files.image.array.transpose(0, *(axis + 1 for axis in plan.axes))
     box = nonzero_box(image)
     if box is None:
-        raise UserError(
-            f"{files.image_path}: every voxel is zero; replace the file or take the case out of dataset.json"
-        )
+        raise UserError(f"{files.image_path}: every voxel is zero; replace the file or leave the case out")
     crop = tuple(slice(*side) for side in box)
     image = image[(slice(None), *crop)]
     spacing_mm = tuple(float(files.image.spacing_mm[axis]) for axis in plan.axes)
-    target_mm = _target_mm(plan.stage, spacing_mm)
+    target_mm = target_grid_mm(plan.stage, spacing_mm)
     shape = resampled_shape(image.shape[1:], spacing_mm, target_mm)
     coarse = coarse_axis(spacing_mm, target_mm)
     maps = make_maps(image.shape[1:], shape, cubic=True, coarse=coarse)
-    padded, pad_low = _padding(shape, plan.stage.patch_size)
+    padded, pad_low = padding(shape, plan.stage.patch_size)
     inner = tuple(slice(low, low + n) for low, n in zip(pad_low, shape))
 
     out = np.zeros((plan.in_channels, *padded), dtype=np.float32)
@@ -120,12 +113,12 @@ def _check_arrays(files: CaseInput, plan: Plan) -> None:
         )
 
 
-def _target_mm(stage: StagePlan, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+def target_grid_mm(stage: StagePlan, spacing_mm: Sequence[float]) -> tuple[float, ...]:
     """The stage's spacing; across the slices of a 2D stage, the case's own."""
     return (*spacing_mm[: 3 - stage.dim], *stage.spacing_mm)
 
 
-def _padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape after padding to at least the patch, and how many voxels of it lie in front."""
     smallest = (1,) * (3 - len(patch_size)) + tuple(patch_size)
     padded = tuple(max(n, least) for n, least in zip(shape, smallest))
@@ -167,66 +160,3 @@ def native_label_classes(label: Volume, plan: Plan, *, source: str = "label") ->
             "add them to its labels or mend the file"
         )
     return out
-
-
-def restore_mask(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.ndarray:
-    """Mask (S, A, R) uint8 of file values, from probabilities (K, D, H, W) on the preprocessed grid.
-
-    Each class is brought back by linear interpolation, and the most probable wins (of equals, the lowest); a region
-    holds where its probability exceeds 1/2, and later regions overwrite earlier ones. Outside the crop is background.
-    """
-    decide = _region_classes if plan.labels.regions else _most_probable
-    values = np.array(plan.labels.values, dtype=np.uint8)
-    mask = np.full([meta.original_shape[meta.axes.index(axis)] for axis in range(3)], values[0], dtype=np.uint8)
-    crop = mask.transpose(meta.axes)[tuple(slice(*side) for side in meta.crop_box)]
-    channels, maps = _back_to_crop(probabilities, meta, plan)
-    for slab in slabs(maps):
-        shares = (resample_slab(channel, maps, slab) for channel in channels)
-        crop[slab] = values[decide(shares, plan.labels)]
-    return mask
-
-
-def restore_probabilities(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.ndarray:
-    """Probabilities (K, S, A, R) float32 in the scan's grid, from (K, D, H, W) on the preprocessed grid.
-
-    Outside the crop the background has probability 1; regions have 0.
-    """
-    shape = [meta.original_shape[meta.axes.index(axis)] for axis in range(3)]
-    native = np.zeros((len(probabilities), *shape), dtype=np.float32)
-    if not plan.labels.regions:
-        native[0] = 1
-    channels, maps = _back_to_crop(probabilities, meta, plan)
-    for channel, out in zip(channels, native):
-        crop = out.transpose(meta.axes)[tuple(slice(*side) for side in meta.crop_box)]
-        for slab in slabs(maps):
-            crop[slab] = resample_slab(channel, maps, slab)
-    return native
-
-
-def _back_to_crop(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> tuple[np.ndarray, Maps]:
-    """Probabilities without the padding, and the maps from there to the voxels of the crop box."""
-    assert probabilities.shape == (plan.labels.num_outputs, *meta.padded_shape), probabilities.shape
-    inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
-    box = tuple(stop - start for start, stop in meta.crop_box)
-    # The same rule as on the way there, so that slices which were not mixed stay unmixed.
-    coarse = coarse_axis(meta.spacing_mm, _target_mm(plan.stage, meta.spacing_mm))
-    return probabilities[(slice(None), *inner)], make_maps(meta.resampled_shape, box, cubic=False, coarse=coarse)
-
-
-def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the classes' probabilities, one class in memory at a time."""
-    best = np.array(next(shares))
-    winner = np.zeros(best.shape, dtype=np.uint8)
-    for k, share in enumerate(shares, start=1):
-        np.copyto(winner, k, where=share > best)
-        np.maximum(best, share, out=best)
-    return winner
-
-
-def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the regions' probabilities, later regions over earlier ones."""
-    winner = None
-    for region, share in zip(labels.regions, shares):
-        winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
-        np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
-    return winner

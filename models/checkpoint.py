@@ -126,6 +126,15 @@ def load_weights(network: nn.Module, contents: CheckpointContents) -> None:
     Raises:
         UserError: anything else is missing, left over or of another shape; the message lists the names.
     """
+    network.load_state_dict(fitting_weights(network, contents))
+
+
+def fitting_weights(network: nn.Module, contents: CheckpointContents) -> dict[str, Tensor]:
+    """The weights that `load_weights` would load; the network may lie on the meta device, without memory.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
     own = network.state_dict()
     idle = "deep_supervision_heads."
     weights = {name: value for name, value in own.items() if name.startswith(idle)}
@@ -135,7 +144,7 @@ def load_weights(network: nn.Module, contents: CheckpointContents) -> None:
         if not name.startswith(idle) or (name in own and own[name].shape == value.shape)
     }
     _require_fit(own, weights, contents)
-    network.load_state_dict(weights)
+    return weights
 
 
 def warm_start(network: nn.Module, contents: CheckpointContents) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,15 @@ def flips(dim: int) -> tuple[tuple[int, ...], ...]:
     return tuple(itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(dim + 1)))
 
 
+def window_logits(network: nn.Module, windows: Tensor, flips: Sequence[tuple[int, ...]]) -> Tensor:
+    """Float32 logits (N, K, ...) of windows (N, C, ...) on the network's device, averaged over `flips`."""
+    # A copy, since callers scale it in place and a network may hand back a view of its input.
+    total = network(windows).to(torch.float32, copy=True)
+    for axes in flips[1:]:
+        total += network(windows.flip(axes)).flip(axes)
+    return total.div_(len(flips))
+
+
 class _Windows:
     """Puts a batch of images (N, C, ...) through the network window by window."""
 
@@ -84,11 +94,7 @@ class _Windows:
 
     def logits(self, windows: Tensor) -> Tensor:
         """Float32 logits of windows on the device, averaged over flips."""
-        # A copy, since the caller scales it in place and a network may hand back a view of its input.
-        total = self.network(windows).to(torch.float32, copy=True)
-        for axes in self.flips[1:]:
-            total += self.network(windows.flip(axes)).flip(axes)
-        return total.div_(len(self.flips))
+        return window_logits(self.network, windows, self.flips)
 
     def predict_one_each(self, batch: Tensor) -> Tensor:
         """Images no larger than one window: padded, predicted and cropped, nothing to put together."""

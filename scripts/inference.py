@@ -1,5 +1,6 @@
-"""Predict preprocessed cases with a checkpoint.
+"""Predict scans: raw NIfTI files in one command, or cases that preprocess.py has prepared.
 
+python scripts/inference.py --input scans --output masks --model results/checkpoints --tta
 python scripts/inference.py --data data/04_3d/val --dim 3 --fold 0 --ckpt_path results/checkpoints --tta --save_preds
 """
 
@@ -9,60 +10,167 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import main as entry
 from utils.args import parse
-from utils.config import default_root
-from utils.errors import run_cli
+from utils.config import HardwareConfig, default_root
+from utils.errors import UserError, run_cli
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InferenceOptions:
-    """Predict preprocessed cases with a checkpoint; network options come from the checkpoint."""
+class ScanOptions:
+    """Raw scans: --input, --output and --model belong together."""
 
-    data: Path
+    input: Path | None = None
+    """NIfTI file, folder of NIfTI files (4D, or one file per channel: case_0000, case_0001, ...), or task folder with
+    imagesTs."""
+    output: Path | None = None
+    """Folder for the masks, <case>.nii.gz on the grid of each scan."""
+    model: Path | None = None
+    """Exported zip, checkpoint, folder of checkpoints (the best is taken), or folder with fold_0, fold_1, ..."""
+    folds: tuple[int, ...] | None = None
+    """Folds whose probabilities are averaged (default: all of the model)."""
+    save_probabilities: bool = False
+    """Also write <case>.npy: probabilities (K, z, y, x) float32 in the voxel order of the scan."""
+    overwrite: bool = False
+    """Predict scans again whose output exists."""
+    memory_gb: float | None = None
+    """Host memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
+
+    def __post_init__(self) -> None:
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise UserError(f"--memory_gb must be positive, got {self.memory_gb}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Preprocessed cases: --data, --fold, --dim and --ckpt_path belong together."""
+
+    data: Path | None = None
     """Preprocessed data: <task>_<dim>d, its val/ or test/, or the folder above."""
-    fold: int
+    fold: int | None = None
     """Fold whose validation cases are predicted (the test/ folder is predicted whole)."""
-    dim: Literal[2, 3]
+    dim: Literal[2, 3] | None = None
     """Dimension of the U-Net."""
-    ckpt_path: Path
+    ckpt_path: Path | None = None
     """Checkpoint, or a folder of checkpoints of which the best is taken."""
     task: str | None = None
     """Task number; needed only where --data holds several tasks."""
-    results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
-    """Folder for predictions and logs."""
-    logname: str = "inference_log.json"
-    """File name of the DLLogger lines."""
-    batch_size: int = 4
-    """Windows (3D) or slices (2D) that go through the network together."""
+    results: Path | None = None
+    """Folder for predictions and logs (default: /results in the container, else results)."""
+    logname: str | None = None
+    """File name of the DLLogger lines (default: inference_log.json)."""
+    save_preds: bool = False
+    """Write the masks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Both ways."""
+
+    batch_size: int | None = None
+    """Windows (3D) or slices (2D) that go through the network together (default: 4; raw scans on a CPU: as many of
+    them as fit in little memory)."""
     gpus: int | None = None
     """Number of GPUs (default: one if there is one; 0: CPU)."""
     amp: bool = False
     """Mixed precision."""
     tta: bool = False
     """Test-time augmentation: average over flips."""
-    save_preds: bool = False
-    """Write the masks."""
     overlap: float = 0.5
     """Overlap of neighbouring windows."""
     blend: Literal["gaussian", "constant"] = "gaussian"
     """Weights of overlapping windows."""
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"--batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"--overlap must lie in [0, 1), got {self.overlap}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """Predict raw scans (--input, --output, --model) or preprocessed cases (--data, --fold, --dim, --ckpt_path).
+
+    Network options come from the checkpoint.
+    """
+
+    scans: ScanOptions = dataclasses.field(default_factory=ScanOptions)
+    shards: ShardOptions = dataclasses.field(default_factory=ShardOptions)
+    network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run main.py's prediction in this process; returns its exit status."""
+    """Predict in the way that the flags ask for; returns the exit status."""
     options = parse(InferenceOptions, argv, prog="inference.py")
-    words = ["--exec_mode", "predict", "--val_batch_size", str(options.batch_size)]
-    names = ("data", "task", "results", "logname", "dim", "fold", "ckpt_path", "gpus", "overlap", "blend")
-    for name in names:
-        if getattr(options, name) is not None:
-            words += [f"--{name}", str(getattr(options, name))]
-    words += [f"--{name}" for name in ("amp", "tta", "save_preds") if getattr(options, name)]
-    return entry.main(words)
+    scans, shards = _given(options.scans), _given(options.shards)
+    if scans and shards:
+        raise UserError(
+            f"{', '.join(scans)} (raw scans) and {', '.join(shards)} (preprocessed cases) are two ways to predict; "
+            "leave out one group"
+        )
+    if not scans and not shards:
+        raise UserError(
+            "nothing to predict: give --input, --output and --model for raw scans, "
+            "or --data, --fold, --dim and --ckpt_path for preprocessed cases (see inference.py --help)"
+        )
+    if scans:
+        _require(options.scans, ("input", "output", "model"))
+        return _predict_scans(options.scans, options.network)
+    _require(options.shards, ("data", "fold", "dim", "ckpt_path"))
+    return _predict_shards(options.shards, options.network)
+
+
+def _given(group: Any) -> list[str]:
+    """The flags of a group that differ from their default."""
+    default = type(group)()
+    names = [field.name for field in dataclasses.fields(group)]
+    return [f"--{name}" for name in names if getattr(group, name) != getattr(default, name)]
+
+
+def _require(group: Any, names: Sequence[str]) -> None:
+    missing = [f"--{name}" for name in names if getattr(group, name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given, too (see inference.py --help)")
+
+
+def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
+    hardware = HardwareConfig(gpus=network.gpus, amp=network.amp)
+
+    from models.inferer import InferenceSettings
+    from scripts.predictor import Predictor, amp_type, window_batch
+    from scripts.scan_run import ScanJob, predict_scans
+    from utils.runtime import configure_backends, resolve_hardware
+
+    runtime = resolve_hardware(hardware)
+    configure_backends(runtime)
+
+    def make(bundle, device) -> Predictor:
+        settings = InferenceSettings(
+            tta=network.tta, overlap=network.overlap, blend=network.blend,
+            window_batch=network.batch_size or window_batch(bundle.plan.stage, device),
+        )  # fmt: skip
+        return Predictor(bundle, device=device, amp=amp_type(runtime), settings=settings)
+
+    return predict_scans(ScanJob(**vars(options)), runtime, make)
+
+
+def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
+    import main as entry
+
+    words = ["--exec_mode", "predict", "--val_batch_size", str(network.batch_size or 4)]
+    values = {name: getattr(options, name) for name in ("data", "task", "dim", "fold", "ckpt_path")}
+    values["results"] = options.results or default_root("results")
+    values["logname"] = options.logname or "inference_log.json"
+    values |= {name: getattr(network, name) for name in ("gpus", "overlap", "blend")}
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    flags = {"amp": network.amp, "tta": network.tta, "save_preds": options.save_preds}
+    return entry.main([*words, *(f"--{name}" for name, given in flags.items() if given)])
 
 
 if __name__ == "__main__":

@@ -93,6 +93,12 @@ def read_label(path: Path) -> Volume:
     return Volume(array=values, spacing_mm=_spacing(geometry.affine), geometry=geometry)
 
 
+def working_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Voxels and voxel size in mm along S, A, R of a file with this shape (x, y, z, ...) and matrix."""
+    order, _ = _orientation(affine)
+    return tuple(int(shape[axis]) for axis in order), _spacing(affine)
+
+
 def to_working(array: np.ndarray, affine: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
     """View of (..., x, y, z) as (..., S, A, R) of the nearest RAS+ orientation: axes swapped and flipped."""
     order, flips = _orientation(affine)

@@ -92,22 +92,22 @@ def last_checkpoint(run: RunConfig) -> Path:
     return path
 
 
-def find_checkpoint(path: Path | None) -> Path:
+def find_checkpoint(path: Path | None, flag: str = "--ckpt_path") -> Path:
     """The file that `--ckpt_path` means: a file, or a folder of checkpoints of which the best Dice is taken.
 
     Raises:
-        UserError: no path, no such file, or a folder without checkpoints.
+        UserError: no path, no such file, or a folder without checkpoints; `flag` is what the message calls it.
     """
     if path is None:
-        raise UserError("--ckpt_path is needed: the checkpoint (or checkpoints folder) of a training run")
+        raise UserError(f"{flag} is needed: the checkpoint (or checkpoints folder) of a training run")
     if path.is_dir():
         best = sorted(path.glob("epoch=*.ckpt"), key=lambda file: file.stat().st_mtime)
         candidates = best[-1:] or [file for file in [path / LAST_CHECKPOINT] if file.is_file()]
         if not candidates:
-            raise UserError(f"--ckpt_path {path} holds no checkpoint (epoch=*.ckpt or {LAST_CHECKPOINT})")
+            raise UserError(f"{flag} {path} holds no checkpoint (epoch=*.ckpt or {LAST_CHECKPOINT})")
         return candidates[0]
     if not path.is_file():
-        raise UserError(f"--ckpt_path {path} does not exist")
+        raise UserError(f"{flag} {path} does not exist")
     return path
 
 

@@ -9,9 +9,8 @@ from data_preprocessing.preprocessor import (
     CaseInput,
     native_label_classes,
     preprocess_case,
-    restore_mask,
-    restore_probabilities,
 )
+from data_preprocessing.restoration import restore_mask, restore_probabilities
 from utils.errors import UserError
 from utils.nifti import Volume, read_image, read_label
 from utils.schema import FORMAT_VERSION, ChannelPlan, Geometry, LabelScheme, Plan, Region, StagePlan

@@ -1,0 +1,113 @@
+"""Which scans a path means: one file, a folder of files, or the test images of a task's folder.
+
+A case is one file (a 4D file holds the channels in its last axis), or one 3D file per channel with the endings `_0000`,
+`_0001`, ... before `.nii` or `.nii.gz`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+
+from data_preprocessing.dataset import DESCRIPTION, case_name
+from utils.errors import UserError, list_problems
+from utils.nifti import read_header
+
+TEST_IMAGES = "imagesTs"
+_NIFTI = re.compile(r".+\.nii(\.gz)?$")
+_CHANNEL = re.compile(r"(.+)_(\d{4})$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scan:
+    """The files of one case, and what is wrong with their number, if anything."""
+
+    case: str
+    images: tuple[Path, ...]
+    problem: str | None = None
+
+
+def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
+    """The scans of a file or folder, sorted by case, for a plan of `num_channels` channels.
+
+    The files of a folder are taken, but not those of its sub-folders, except `imagesTs` of a task's folder.
+
+    Raises:
+        UserError: nothing there, no NIfTI file, or two files of one case name.
+    """
+    if path.is_file():
+        if not _NIFTI.fullmatch(path.name):
+            raise UserError(f"--input {path} is not a NIfTI file (.nii or .nii.gz)")
+        channels = _siblings(path) if num_channels > 1 else [path]
+        return tuple(_group(channels, num_channels))
+    if not path.is_dir():
+        raise UserError(f"--input {path} does not exist")
+    folder = _images_folder(path)
+    files = _files(folder)
+    if not files:
+        raise UserError(f"--input {folder} holds no NIfTI file (.nii or .nii.gz)")
+    scans = sorted(_group(files, num_channels), key=lambda scan: scan.case)
+    twice = [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
+    if twice:
+        names = [f"{scan.case}: {scan.images[0].name}" for scan in scans if scan.case in twice]
+        raise list_problems(
+            f"--input {folder} has several files for one case:", names, advice="Rename or remove all but one of each."
+        )
+    return tuple(scans)
+
+
+def _images_folder(path: Path) -> Path:
+    """The folder itself, or `imagesTs` in it where it is a task's folder or has no scans of its own."""
+    inner = path / TEST_IMAGES
+    return inner if inner.is_dir() and ((path / DESCRIPTION).is_file() or not _files(path)) else path
+
+
+def _files(folder: Path) -> list[Path]:
+    # Names with a dot in front are no scans: macOS' "._name", and what a killed run left.
+    return sorted(
+        f for f in folder.iterdir() if _NIFTI.fullmatch(f.name) and not f.name.startswith(".") and f.is_file()
+    )
+
+
+def _siblings(path: Path) -> list[Path]:
+    """All channels of the case that one file belongs to."""
+    match = _CHANNEL.fullmatch(case_name(path))
+    if match is None:
+        return [path]
+    names = (_CHANNEL.fullmatch(case_name(file)) for file in _files(path.parent))
+    same = [file for file, name in zip(_files(path.parent), names) if name and name.group(1) == match.group(1)]
+    return [file for file in same if file == path or _is_3d(file)] if _is_3d(path) else [path]
+
+
+def _group(files: list[Path], num_channels: int) -> list[Scan]:
+    scans, groups = [], {}
+    for file in files:
+        name = case_name(file)
+        match = _CHANNEL.fullmatch(name)
+        if num_channels == 1:
+            # nnU-Net's way to name the images of a single channel; its labels lack the ending.
+            scans.append(Scan(case=name.removesuffix("_0000") or name, images=(file,)))
+        elif match is None or not _is_3d(file):
+            scans.append(Scan(case=name, images=(file,)))
+        else:
+            groups.setdefault(match.group(1), []).append((int(match.group(2)), file))
+    for case, channels in groups.items():
+        numbers, images = zip(*sorted(channels))
+        problem = None
+        if numbers != tuple(range(num_channels)):
+            found = ", ".join(f"_{number:04d}" for number in numbers)
+            wanted = f"_0000 to _{num_channels - 1:04d}"
+            problem = f"{images[0].parent} has the channels {found} of {case}; the model needs {wanted}"
+        scans.append(Scan(case=case, images=images, problem=problem))
+    return scans
+
+
+def _is_3d(file: Path) -> bool:
+    """Whether a file holds one channel; a damaged one counts as a case of its own and is reported when it is read."""
+    try:
+        shape, _ = read_header(file)
+    except UserError:
+        return False
+    return len(shape) == 3 or shape[3:] == (1,)

@@ -1,0 +1,162 @@
+"""A trained model as it is handed to prediction: one plan, one network, the weights of one or several folds.
+
+It comes from a checkpoint, a folder of checkpoints, a folder of folds (`fold_0`, `fold_1`, ...), or an exported zip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
+from models.unet import DynamicUNet, build_network
+from utils.config import ModelConfig
+from utils.errors import UserError, list_problems
+from utils.runs import LAST_CHECKPOINT, find_checkpoint
+from utils.schema import Plan
+
+FLAG = "--model"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FoldWeights:
+    """The weights of one network; `fold` is None where nothing says which fold it was trained on."""
+
+    name: str
+    fold: int | None
+    state_dict: dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ModelBundle:
+    """Networks that differ in their weights only.
+
+    `decision` is what was decided about post-processing and ensembling, as plain JSON, or None.
+    """
+
+    source: Path
+    plan: Plan
+    model: ModelConfig
+    folds: tuple[FoldWeights, ...]
+    decision: dict[str, Any] | None = None
+
+    def select(self, folds: Sequence[int] | None) -> ModelBundle:
+        """The same model with some of its folds; None takes all.
+
+        Raises:
+            UserError: it has no such folds.
+        """
+        if folds is None:
+            return self
+        there = {each.fold: each for each in self.folds}
+        _require_folds(self.source, folds, set(there))
+        return dataclasses.replace(self, folds=tuple(there[fold] for fold in sorted(set(folds))))
+
+
+def checkpoint_bundle(path: Path, folds: Sequence[int] | None = None) -> ModelBundle:
+    """The model of a checkpoint, of a folder of checkpoints (its best), or of a folder that has `fold_*` folders.
+
+    A fold's folder, or a run's results folder, may hold its checkpoints in `checkpoints/`.
+
+    Raises:
+        UserError: nothing there, no such fold, a checkpoint of the NVIDIA reference (it has no plan), or folds that
+            were trained with different plans or networks.
+    """
+    found = _checkpoints(path, folds)
+    contents = [read_checkpoint(file) for _, file in found]
+    for each in contents:
+        if each.plan is None or each.model is None:
+            raise UserError(
+                f"{each.path} is a checkpoint of the NVIDIA reference, which does not say how to prepare a scan; "
+                "preprocess the scans and use --data, --dim, --fold and --ckpt_path"
+            )
+    first = contents[0]
+    for other in contents[1:]:
+        if other.plan.labels != first.plan.labels:
+            raise UserError(f"{other.path} and {first.path} have different label schemes and make no ensemble")
+        check_fits(other, first.plan, model=first.model)
+    weights = tuple(
+        FoldWeights(
+            name=each.path.stem if fold is None else f"fold_{fold}",
+            fold=fold,
+            state_dict={name: value for name, value in each.state_dict.items() if not _is_training_only(name)},
+        )
+        for (fold, _), each in zip(found, contents)
+    )
+    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights)
+
+
+def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUNet, ...]:
+    """One network per fold, in evaluation mode on the device.
+
+    Raises:
+        UserError: the weights do not fit the plan.
+    """
+    # Heads that only training uses are left out.
+    model, plan = dataclasses.replace(bundle.model, deep_supervision=False), bundle.plan
+    networks = []
+    for fold in bundle.folds:
+        # Without memory at first: what a plan claims is believed only as far as weights for it are there.
+        with torch.device("meta"):
+            network = build_network(
+                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
+            )
+        source = CheckpointContents(path=bundle.source, state_dict=fold.state_dict, plan=plan, model=model)
+        network.load_state_dict(fitting_weights(network, source), assign=True)
+        networks.append(network.to(device, torch.float32).eval())
+    return tuple(networks)
+
+
+def weight_bytes(networks: Sequence[nn.Module]) -> int:
+    """Memory of the networks' weights."""
+    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+
+
+def _is_training_only(name: str) -> bool:
+    return name.startswith("deep_supervision_heads.")
+
+
+def _checkpoints(path: Path, folds: Sequence[int] | None) -> list[tuple[int | None, Path]]:
+    """(fold or None, checkpoint file) of everything that `path` means."""
+    there = _fold_folders(path)
+    if not there:
+        if folds is not None:
+            raise UserError(
+                f"--folds: {path} holds a single network, no folders fold_0, fold_1, ...; leave --folds out"
+            )
+        return [(None, find_checkpoint(_inside(path), FLAG))]
+    if folds is not None:
+        _require_folds(path, folds, set(there))
+        there = {fold: there[fold] for fold in sorted(set(folds))}
+    return [(fold, find_checkpoint(_inside(folder), FLAG)) for fold, folder in there.items()]
+
+
+def _fold_folders(path: Path) -> dict[int, Path]:
+    if not path.is_dir():
+        return {}
+    matches = {entry: re.fullmatch(r"fold_(\d+)", entry.name) for entry in path.iterdir() if entry.is_dir()}
+    return dict(sorted((int(match.group(1)), entry) for entry, match in matches.items() if match))
+
+
+def _inside(path: Path) -> Path:
+    """A results folder's own `checkpoints`, unless the folder holds checkpoints itself."""
+    folder = path / "checkpoints"
+    own = path.is_dir() and (any(path.glob("epoch=*.ckpt")) or (path / LAST_CHECKPOINT).is_file())
+    return folder if folder.is_dir() and not own else path
+
+
+def _require_folds(source: Path, folds: Sequence[int], there: set[int | None]) -> None:
+    missing = sorted(set(folds) - there)
+    if missing or not folds:
+        known = ", ".join(f"fold_{fold}" for fold in sorted(there - {None})) or "a single network without folds"
+        raise list_problems(
+            f"--folds asks for what {source} does not have:",
+            [f"fold_{fold}" for fold in missing] or ["no fold at all"],
+            advice=f"It has {known}.",
+        )

@@ -1,0 +1,92 @@
+"""Several predictions of one case become one: the mean of their probabilities.
+
+The one function serves folds, whose probabilities are in memory, and configurations, whose probabilities were saved.
+
+Shapes: K classes or regions; z y x the voxels of a file as stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import read_json
+from utils.nifti import GRID_TOLERANCE_MM, grid_difference_mm, read_header
+from utils.schema import LabelScheme, Plan
+
+Probabilities = TypeVar("Probabilities", Tensor, np.ndarray)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """One prediction of a case.
+
+    `probabilities` is (K, ...) float; `affine` is the voxel-to-world matrix (4, 4) in mm of what was saved in a scan's
+    grid, and None for what never left the memory.
+    """
+
+    name: str
+    labels: LabelScheme
+    probabilities: Tensor | np.ndarray
+    affine: np.ndarray | None = None
+
+
+def mean_probabilities(members: Sequence[Member]) -> Tensor | np.ndarray:
+    """Mean probabilities (K, ...) of the members; of a single member its own array, untouched.
+
+    Raises:
+        UserError: a member differs from the first one in shape, affine or label scheme; the message names both.
+    """
+    first, *others = members
+    for other in others:
+        _require_same(first, other)
+    if not others:
+        return first.probabilities
+    total = first.probabilities + others[0].probabilities
+    for other in others[1:]:
+        total += other.probabilities
+    total /= len(members)
+    return total
+
+
+def saved_member(folder: Path, case: str) -> Member:
+    """A case that `inference.py --save_probabilities` wrote; the probabilities (K, z, y, x) stay in the file.
+
+    Raises:
+        UserError: one of `<case>.npy`, `<case>.nii.gz` and `plan.json` is missing or damaged.
+    """
+    path = folder / f"{case}.npy"
+    try:
+        probabilities = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as probabilities: {error}") from None
+    shape, affine = read_header(folder / f"{case}.nii.gz")
+    if probabilities.ndim != 4 or probabilities.shape[1:] != shape[::-1]:
+        raise UserError(f"{path} has shape {probabilities.shape}, its mask {shape[::-1]} (z, y, x); predict it again")
+    labels = read_json(Plan, folder / "plan.json").labels
+    return Member(name=str(path), labels=labels, probabilities=probabilities, affine=affine)
+
+
+def _require_same(first: Member, other: Member) -> None:
+    pair = f"{first.name} and {other.name} cannot be averaged"
+    if first.labels != other.labels:
+        raise UserError(f"{pair}: their label schemes differ ({_describe(first.labels)}; {_describe(other.labels)})")
+    shapes = tuple(first.probabilities.shape), tuple(other.probabilities.shape)
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{pair}: their shapes are {shapes[0]} and {shapes[1]}")
+    if first.affine is None or other.affine is None:
+        return
+    distance_mm = grid_difference_mm(first.affine, other.affine, shapes[0][:0:-1])
+    if distance_mm > GRID_TOLERANCE_MM:
+        raise UserError(f"{pair}: their affines differ, the grids lie {distance_mm:.3g} mm apart")
+
+
+def _describe(labels: LabelScheme) -> str:
+    classes = ", ".join(f"{name} = {value}" for name, value in zip(labels.names, labels.values))
+    return f"{classes}; regions {', '.join(labels.target_names)}" if labels.regions else classes

@@ -1,0 +1,92 @@
+"""How much host memory predicting a scan takes, as a function of its size, the plan and the settings.
+
+Python and torch themselves, and the networks' weights, are not in it: they are there once, whatever the scans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_preprocessing.preprocessor import padding, target_grid_mm
+from data_preprocessing.resampling import resampled_shape
+from models.inferer import InferenceSettings
+from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from utils.pipeline import AHEAD
+from utils.schema import Plan
+
+FLOAT_BYTES = 4
+PROGRAM_BYTES = 700_000_000
+"""Python, torch and MONAI, loaded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Bytes of one scan in its two phases; a phase gives its memory back before the next one needs it."""
+
+    prepare_bytes: int
+    """Reading and preprocessing: the file's content, the scan, and its copy on the plan's grid."""
+    predict_bytes: int
+    """Network and restoring: the prepared scan, held planes, feature maps, slabs on their way, the mask."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The larger of the two."""
+        return max(self.prepare_bytes, self.predict_bytes)
+
+
+def forecast_memory(
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    *,
+    plan: Plan,
+    settings: InferenceSettings,
+    num_networks: int,
+    on_gpu: bool = False,
+) -> Forecast:
+    """What a scan of `shape` (S, A, R) voxels of `spacing_mm` takes on the host at most.
+
+    It is taken as uncropped, stored in four bytes a voxel, and scaled when it is read.
+    """
+    stage, labels = plan.stage, plan.labels
+    spacing = tuple(spacing_mm[axis] for axis in plan.axes)
+    grid = resampled_shape([shape[axis] for axis in plan.axes], spacing, target_grid_mm(stage, spacing))
+    padded, _ = padding(grid, stage.patch_size)
+    scan_voxels, plane_voxels = math.prod(shape), padded[1] * padded[2]
+    scan = FLOAT_BYTES * len(plan.channels) * scan_voxels
+    prepared = FLOAT_BYTES * plan.in_channels * math.prod(padded)
+    layout = window_layout(padded, stage, settings)
+    slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
+    # Those on their way; the one being made, for each network and as a mean; in the restorer one more, joined to what
+    # is kept of the one before.
+    predict = prepared + (AHEAD + num_networks + 4) * slab
+    # The mask, and three copies of it while it is written.
+    predict += 4 * scan_voxels
+    if not on_gpu:
+        predict += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
+        predict += activation_bytes(stage, num_windows=settings.window_batch)
+    # The file's content, the scan as it is read and as it is scaled; then the scan and its copy on the plan's grid.
+    return Forecast(prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict)
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process may still take: of the machine, or of its container where that is less."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = _read(Path("/proc/meminfo"))
+    for line in meminfo.splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = (_read(Path("/sys/fs/cgroup") / name).strip() for name in ("memory.max", "memory.current"))
+    if limit.isdecimal() and used.isdecimal():
+        free = min(free, max(int(limit) - int(used), 0))
+    return free
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

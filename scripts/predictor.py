@@ -1,0 +1,216 @@
+"""A trained model as an object: scans in, masks out, without files in between.
+
+    predictor = Predictor.load("model.zip")
+    mask = predictor.predict(image, spacing_mm)
+    prediction = predictor.predict_file("scan.nii.gz")
+
+Shapes: C channels, K classes or regions, D H W the preprocessed grid; S A R (superior, anterior, right: z, y, x of a
+scan in RAS+ orientation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from data_preprocessing.preprocessor import CaseInput, preprocess_case
+from data_preprocessing.restoration import SlabRestorer, native_shape
+from models.bundle import ModelBundle, build_networks, weight_bytes
+from models.export import load_model
+from models.inferer import InferenceSettings
+from models.streaming import Ensemble, activation_bytes, stream_probabilities
+from utils.config import HardwareConfig
+from utils.errors import UserError
+from utils.nifti import Volume, read_image
+from utils.runtime import Runtime, configure_backends, resolve_hardware
+from utils.schema import CaseMeta, Geometry, Plan, StagePlan
+
+AMP_TYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+MOST_WINDOWS = 4
+HOST_ACTIVATION_BYTES = 1 << 30
+"""On a CPU as many windows go through together as need no more than this; there, more are not faster."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedScan:
+    """A scan as the network sees it: image (C, D, H, W) float32, and the way back."""
+
+    image: np.ndarray
+    meta: CaseMeta
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """Mask (S, A, R) uint8 of file values, and the grid of the scan's file (see `utils.nifti.write_mask`)."""
+
+    mask: np.ndarray
+    geometry: Geometry
+
+
+class Predictor:
+    """Predicts scans with the mean of a model's folds.
+
+    Args:
+        bundle: plan and weights.
+        device: where the networks compute.
+        amp: type for mixed precision, None for float32.
+        settings: sliding window and test-time augmentation; None chooses the usual ones.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        device: torch.device,
+        amp: torch.dtype | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> None:
+        self.bundle, self.plan = bundle, bundle.plan
+        self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
+        self.ensemble = Ensemble(
+            names=tuple(fold.name for fold in bundle.folds), networks=build_networks(bundle, device),
+            labels=self.plan.labels, device=device, amp=amp,
+        )  # fmt: skip
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        folds: Sequence[int] | None = None,
+        device: str = "auto",
+        *,
+        amp: bool = False,
+        settings: InferenceSettings | None = None,
+    ) -> Predictor:
+        """Load a checkpoint, a folder of checkpoints or of folds, or an exported zip.
+
+        Args:
+            path: what `inference.py --model` takes.
+            folds: which folds to average; None takes all.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:<n>`.
+            amp: mixed precision, where the device computes in it.
+            settings: see `Predictor`.
+
+        Raises:
+            UserError: no such model, fold or device.
+        """
+        runtime = resolve_hardware(_hardware(device, amp))
+        configure_backends(runtime)
+        place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
+        return cls(load_model(Path(path), folds), device=place, amp=amp_type(runtime), settings=settings)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all folds' weights."""
+        return weight_bytes(self.ensemble.networks)
+
+    def predict(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """Mask (S, A, R) uint8 of file values.
+
+        Args:
+            image: (C, S, A, R), or (S, A, R) for a single channel, in the intensities of the files.
+            spacing_mm: voxel size along S, A and R.
+
+        Raises:
+            UserError: another number of channels than the model's, an empty image, values that are not finite.
+        """
+        return self._restore(self.prepare(_volume(image, spacing_mm)))
+
+    def predict_probabilities(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`."""
+        prepared = self.prepare(_volume(image, spacing_mm))
+        native = np.zeros((self.plan.labels.num_outputs, *native_shape(prepared.meta)), dtype=np.float32)
+        self._restore(prepared, native)
+        return native
+
+    def predict_file(self, paths: Path | str | Sequence[Path | str]) -> Prediction:
+        """Predict one 3D or 4D NIfTI file, or one 3D file per channel.
+
+        Raises:
+            UserError: as `predict`; a file cannot be read.
+        """
+        files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        volume = read_image(files)
+        return Prediction(mask=self._restore(self.prepare(volume, str(files[0]))), geometry=volume.geometry)
+
+    def prepare(self, volume: Volume, name: str = "the image") -> PreparedScan:
+        """Preprocess a scan; messages call it `name`.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        return prepare_scan(volume, self.plan, name)
+
+    def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
+        """Probabilities of a prepared scan as slabs (K, d, H, W) float32, in order, D planes together."""
+        image = torch.from_numpy(prepared.image)[None]
+        for slab in stream_probabilities(image, self.ensemble, stage=self.plan.stage, settings=self.settings):
+            yield slab.numpy()
+
+    def _restore(self, prepared: PreparedScan, probabilities: np.ndarray | None = None) -> np.ndarray:
+        restorer = SlabRestorer(prepared.meta, self.plan, probabilities)
+        for slab in self.stream(prepared):
+            restorer.add(slab)
+        return restorer.finish()
+
+
+def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
+    """Preprocess a scan that has no label; see `Predictor.prepare`."""
+    if not all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
+        raise UserError(f"{name} has NaN or infinite intensities; mend the file")
+    case = CaseInput(
+        case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
+    )
+    done = preprocess_case(case, plan)
+    return PreparedScan(image=done.image, meta=done.meta)
+
+
+def amp_type(runtime: Runtime) -> torch.dtype | None:
+    """The type in which a run's networks compute under autocast; None for float32."""
+    return AMP_TYPES[runtime.precision]
+
+
+def window_batch(stage: StagePlan, device: torch.device) -> int:
+    """Windows that go through the network together: four, on a CPU fewer where their feature maps are large."""
+    if device.type != "cpu":
+        return MOST_WINDOWS
+    fitting = HOST_ACTIVATION_BYTES // max(activation_bytes(stage, num_windows=1), 1)
+    return min(max(fitting, 1), MOST_WINDOWS)
+
+
+def _hardware(device: str, amp: bool) -> HardwareConfig:
+    if device == "auto":
+        return HardwareConfig(amp=amp)
+    if device == "cpu":
+        return HardwareConfig(accelerator="cpu", amp=amp)
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:<number>, got {device!r}")
+    # As many GPUs as the number asks for must be there.
+    return HardwareConfig(gpus=int(number or 0) + 1, amp=amp)
+
+
+def _volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
+    """An array in memory as if it had been read from a file in RAS+ orientation."""
+    array = np.ascontiguousarray(image, dtype=np.float32)
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4 or not array.size or len(spacing_mm) != 3 or not all(size > 0 for size in spacing_mm):
+        raise UserError(
+            f"an image is (S, A, R) or (C, S, A, R) with three positive voxel sizes in mm, "
+            f"got shape {np.shape(image)} and spacing {tuple(spacing_mm)}"
+        )
+    spacing = tuple(float(size) for size in spacing_mm)
+    affine = np.diag([*reversed(spacing), 1.0])
+    geometry = Geometry(
+        shape_xyz=array.shape[:0:-1], affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
+        xyzt_units=2,
+    )  # fmt: skip
+    return Volume(array=array, spacing_mm=spacing, geometry=geometry)

@@ -1,0 +1,87 @@
+"""What --model may be: a checkpoint, a folder of them, a folder of folds; and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.bundle import build_networks, checkpoint_bundle, weight_bytes
+from tests.models.builders import BRATS, make_plan, make_stage
+from tests.models.test_checkpoint import save_ours, save_reference
+from utils.errors import UserError
+
+HOST = torch.device("cpu")
+
+
+@pytest.fixture
+def folds(tmp_path):
+    for fold in (0, 1, 10):
+        folder = tmp_path / f"fold_{fold}" / "checkpoints"
+        folder.mkdir(parents=True)
+        save_ours(folder / "last.ckpt", make_plan(), seed=fold)
+    return tmp_path
+
+
+def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_path):
+    state = save_ours(tmp_path / "last.ckpt", make_plan())
+    bundle = checkpoint_bundle(tmp_path / "last.ckpt")
+    (network,) = build_networks(bundle, HOST)
+    assert not network.training and bundle.folds[0].fold is None
+    own = network.state_dict()
+    assert own and all(torch.equal(value, state[name]) for name, value in own.items())
+    assert not any("deep_supervision" in name for name in own)
+    assert weight_bytes([network, network]) == 8 * sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints"])
+def test_folder_gives_its_best_checkpoint(tmp_path, inner):
+    folder = tmp_path / inner
+    folder.mkdir(exist_ok=True)
+    save_ours(folder / "last.ckpt", make_plan())
+    save_ours(folder / "epoch=2-dice=0.9000.ckpt", make_plan())
+    assert checkpoint_bundle(tmp_path).folds[0].name == "epoch=2-dice=0.9000"
+
+
+def test_folds_come_in_the_order_of_their_numbers(folds):
+    assert [each.name for each in checkpoint_bundle(folds).folds] == ["fold_0", "fold_1", "fold_10"]
+    assert [each.fold for each in checkpoint_bundle(folds, [10, 0]).folds] == [0, 10]
+    assert [each.fold for each in checkpoint_bundle(folds).select([1]).folds] == [1]
+
+
+def test_missing_folds_are_named(folds):
+    for ask in (lambda: checkpoint_bundle(folds, [0, 3]), lambda: checkpoint_bundle(folds).select([0, 3])):
+        with pytest.raises(UserError, match=r"(?s)fold_3.*It has fold_0, fold_1, fold_10"):
+            ask()
+
+
+def test_folds_of_a_single_network_are_refused(tmp_path):
+    save_ours(tmp_path / "last.ckpt", make_plan())
+    with pytest.raises(UserError, match="single network"):
+        checkpoint_bundle(tmp_path, [0])
+    with pytest.raises(UserError, match="single network"):
+        checkpoint_bundle(tmp_path).select([0])
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [(make_plan(labels=BRATS), "label schemes"), (make_plan(make_stage((16, 8, 8))), "patch size")],
+    ids=["labels", "patch"],
+)
+def test_folds_of_different_trainings_are_refused_with_both_names(folds, plan, reason):
+    save_ours(folds / "fold_1/checkpoints/last.ckpt", plan)
+    with pytest.raises(UserError, match=reason) as caught:
+        checkpoint_bundle(folds)
+    assert "fold_1" in str(caught.value)
+
+
+def test_reference_checkpoint_is_refused_with_the_way_out(tmp_path):
+    save_reference(tmp_path / "last.ckpt", make_plan())
+    with pytest.raises(UserError, match="--ckpt_path"):
+        checkpoint_bundle(tmp_path / "last.ckpt")
+
+
+def test_empty_folder_and_missing_path_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--model .* holds no checkpoint"):
+        checkpoint_bundle(tmp_path)
+    with pytest.raises(UserError, match=r"--model .* does not exist"):
+        checkpoint_bundle(tmp_path / "nothing")

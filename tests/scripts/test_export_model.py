@@ -1,0 +1,67 @@
+"""scripts/export_model.py: what goes into the file, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+
+from models.export import read_archive
+from scripts import export_model
+from tests.models.builders import make_plan
+from tests.models.test_checkpoint import save_ours
+from utils.errors import run_cli
+
+
+@pytest.fixture
+def folds(tmp_path):
+    for fold in (0, 1):
+        (tmp_path / f"runs/fold_{fold}").mkdir(parents=True)
+        save_ours(tmp_path / f"runs/fold_{fold}/last.ckpt", make_plan(), seed=fold)
+    return tmp_path / "runs"
+
+
+def export(*words) -> int:
+    return run_cli(lambda: export_model.main([*map(str, words)]))
+
+
+def test_some_folds_with_decision_and_note(folds, tmp_path, capsys):
+    (tmp_path / "decision.json").write_text('{"keep_largest": true}')
+    (tmp_path / "note.txt").write_text("for research only")
+    words = ["--model", folds, "--output", tmp_path / "new/model.zip", "--folds", "1"]
+    assert export(*words, "--decision", tmp_path / "decision.json", "--license_note", tmp_path / "note.txt") == 0
+    assert "fold_1" in capsys.readouterr().out
+    bundle = read_archive(tmp_path / "new/model.zip")
+    assert [fold.fold for fold in bundle.folds] == [1] and bundle.decision == {"keep_largest": True}
+    with zipfile.ZipFile(tmp_path / "new/model.zip") as archive:
+        assert archive.read("LICENSE_NOTE.txt") == b"for research only"
+        assert json.loads(archive.read("decision.json")) == {"keep_largest": True}
+
+
+def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
+    target = tmp_path / "model.zip"
+    target.write_bytes(b"mine")
+    assert export("--model", folds, "--output", target) == 2
+    assert target.read_bytes() == b"mine"
+    assert export("--model", folds, "--output", target, "--overwrite") == 0
+    assert len(read_archive(target).folds) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--output", "model.pt"), "must end in .zip"),
+        (("--output", "m.zip", "--folds", "5"), "fold_5"),
+        (("--output", "m.zip", "--decision", "nothing.json"), "--decision nothing.json cannot be read"),
+        (("--output", "m.zip", "--decision", "list.json"), "JSON object"),
+        (("--output", "m.zip", "--decision", "broken.json"), "as JSON"),
+    ],
+)
+def test_wrong_usage_ends_in_status_2(folds, tmp_path, monkeypatch, capsys, words, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "broken.json").write_text("{")
+    assert export("--model", folds, *words) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "m.zip").exists()

@@ -1,0 +1,77 @@
+"""The memory forecast: numbers that can be checked by hand, and bounds that must hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.inferer import InferenceSettings
+from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from scripts.forecast import PROGRAM_BYTES, forecast_memory, free_memory_bytes
+from tests.models.builders import make_plan, make_stage, with_spacing
+
+SETTINGS = InferenceSettings(window_batch=1)
+PLAN = make_plan(make_stage((128, 128, 128)))
+
+
+def test_parts_of_a_scan_on_the_plans_own_grid():
+    shape, stage = (256, 256, 256), PLAN.stage
+    forecast = forecast_memory(shape, (1, 1, 1), plan=PLAN, settings=SETTINGS, num_networks=1)
+    voxels = 256**3
+    # Content, scan, scaled scan: four bytes each.
+    assert forecast.prepare_bytes == 12 * voxels
+    # 2**24 probabilities are 85 planes of three classes; two on their way, one of the network, four elsewhere.
+    slab = 4 * 3 * 85 * 256 * 256
+    buffers = 4 * (3 + 1) * 128 * 256 * 256
+    assert forecast.predict_bytes == (
+        4 * voxels + 7 * slab + 4 * voxels + buffers + activation_bytes(stage, num_windows=1)
+    )
+    assert forecast.peak_bytes == max(forecast.prepare_bytes, forecast.predict_bytes)
+
+
+def test_finer_grid_of_the_plan_takes_more():
+    fine = forecast_memory(
+        (64, 64, 64), (1, 1, 1), plan=with_spacing(PLAN, (0.5,) * 3), settings=SETTINGS, num_networks=1
+    )
+    assert fine.prepare_bytes == 4 * 64**3 + 4 * 128**3
+
+
+def test_folds_share_everything_but_planes_and_slabs():
+    one, five = (
+        forecast_memory((256, 128, 128), (1, 1, 1), plan=PLAN, settings=SETTINGS, num_networks=count)
+        for count in (1, 5)
+    )
+    layout = window_layout((256, 128, 128), PLAN.stage, SETTINGS)
+    more = buffer_bytes(layout, num_outputs=3, num_networks=5) - buffer_bytes(layout, num_outputs=3, num_networks=1)
+    assert more == 4 * 4 * 3 * 128**3
+    slab = 4 * 3 * slab_planes(layout, num_outputs=3) * 128 * 128
+    assert five.predict_bytes - one.predict_bytes == more + 4 * slab
+
+
+def test_a_gpu_holds_planes_and_feature_maps_itself():
+    host, gpu = (
+        forecast_memory((256,) * 3, (1, 1, 1), plan=PLAN, settings=SETTINGS, num_networks=1, on_gpu=on_gpu)
+        for on_gpu in (False, True)
+    )
+    assert gpu.predict_bytes < host.predict_bytes and gpu.prepare_bytes == host.prepare_bytes
+
+
+@pytest.mark.parametrize("num_networks", [1, 5])
+def test_a_ct_of_512_512_800_with_three_classes_stays_below_six_gigabytes(num_networks):
+    stage = make_stage((128, 128, 128), filters=(32, 64, 128, 256, 320))
+    plan = make_plan(stage)
+    forecast = forecast_memory((800, 512, 512), (1, 1, 1), plan=plan, settings=SETTINGS, num_networks=num_networks)
+    weights = num_networks * 4 * 31_000_000
+    assert forecast.peak_bytes + weights + PROGRAM_BYTES < 6e9 * (1 if num_networks == 1 else 2)
+
+
+def test_longer_scans_grow_by_their_voxels_only():
+    short, long = (
+        forecast_memory((depth, 128, 128), (1, 1, 1), plan=PLAN, settings=SETTINGS, num_networks=1)
+        for depth in (400, 800)
+    )
+    # The prepared scan, and the mask with its copies.
+    assert long.predict_bytes - short.predict_bytes == 8 * 400 * 128 * 128
+
+
+def test_some_memory_is_free():
+    assert free_memory_bytes() > 1e6
