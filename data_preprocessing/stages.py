@@ -73,6 +73,8 @@ def plan_stage(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float)
     stage = StagePlan(
         name=name, patch_size=patch, spacing_mm=grid.spacing_mm, batch_size=batch,
         strides=levels.strides, kernels=levels.kernels, filters=levels.filters,
+        # nnU-Net v2: where a patch shows little of a scan, a single one says too little about its Dice.
+        batch_dice=name == "3d" and math.prod(patch) < LOWRES_SHARE * math.prod(grid.median_shape),
     )  # fmt: skip
     return stage, {
         "patch_size": patch_reason,

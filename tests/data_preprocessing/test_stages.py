@@ -163,3 +163,10 @@ def test_low_resolution_that_hardly_saves_anything_is_refused():
     barely = grid((192, 256, 224), (1.0, 1.0, 1.0))
     with pytest.raises(UserError, match=r"only 1\.\d times smaller"):
         plan_lowres_stage(barely, num_outputs=2, gpu_memory_gb=8.0)
+
+
+def test_dice_is_over_the_batch_where_a_patch_shows_little_of_a_scan() -> None:
+    small, large = (Grid(spacing_mm=(1.0,) * 3, median_shape=(n,) * 3, num_voxels=n**3 * 20) for n in (64, 512))
+    stages = [plan_stage("3d", grid, num_outputs=2, gpu_memory_gb=8)[0] for grid in (small, large)]
+    assert [stage.batch_dice for stage in stages] == [False, True]
+    assert not plan_lowres_stage(large, num_outputs=2, gpu_memory_gb=8)[0].batch_dice
