@@ -28,7 +28,8 @@ demo: $(VENV)/.installed
 	  --output $(DEMO)/results/overlay.png
 	@echo "Masks, scores, overlay.png and progress.png are in $(DEMO)/results"
 
-DEMO_TRAINING := --max_epochs 12 --skip_first_n_eval 10 --scheduler cosine --learning_rate 0.002
+DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --scheduler cosine --learning_rate 0.002 \
+  --augment none
 
 test: $(VENV)/.installed lint
 	$(RUN) -m pytest

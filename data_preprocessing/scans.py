@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from data_preprocessing.dataset import DESCRIPTION, case_name
+from data_preprocessing.case_files import case_name
+from data_preprocessing.dataset import DESCRIPTION
 from utils.errors import UserError, list_problems
 from utils.nifti import read_header
 
