@@ -89,6 +89,8 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
     setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
     stored = setup.checkpoint
     check_fits(stored, setup.plan)
+    if config.inference.tta and not stored.mirrored:
+        print(f"warning: {stored.path} was trained without flips; --tta makes its masks worse", file=sys.stderr)
     if stored.plan is not None:
         setup = dataclasses.replace(setup, plan=stored.plan)
         config = dataclasses.replace(config, model=stored.model)
@@ -148,6 +150,7 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
         if options.invert_resampled_y
         else None,
         channels_last=config.hardware.layout == "NDHWC",
+        mirrored=config.loader.augment != "none",
     )
     if config.run.exec_mode != "train" and setup.checkpoint is not None:
         load_weights(module.network, setup.checkpoint)

@@ -29,8 +29,8 @@ LABELS = ("background", "organ", "lesion", "vessel")
 ORIENTATIONS = ("RAS", "LPS", "LAS", "PSR")
 FIELD_OF_VIEW_MM = (42.0, 58.0, 42.0)
 
-_INTENSITIES = np.array([100.0, 175.0, 255.0, 40.0])
-_NOISE_STD = 6.0
+_INTENSITIES = np.array([100.0, 165.0, 250.0, 40.0])
+_NOISE_STD = 7.0
 _SCANNER_UNITS = 1, 1, 2  # qform and sform: scanner space; millimetres
 
 
@@ -124,9 +124,9 @@ def _intensities(points: np.ndarray, label: np.ndarray, rng: np.random.Generator
     """Contrast, texture (strongest in the background), bias field and noise."""
     texture = _waves(rng, count=16, wavelength_mm=(5.0, 14.0))(points)
     bias = _waves(rng, count=4, wavelength_mm=(60.0, 120.0))(points)
-    strength = np.array([9.0, 5.0, 6.0, 4.0])
+    strength = np.array([12.0, 6.0, 7.0, 4.0])
     tissue = _INTENSITIES[label] + strength[label] * texture
-    return tissue * np.exp(0.08 * bias) + rng.normal(0.0, _NOISE_STD, label.shape)
+    return tissue * np.exp(0.12 * bias) + rng.normal(0.0, _NOISE_STD, label.shape)
 
 
 def _points(shape: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ class CheckpointContents:
     state_dict: dict[str, Tensor]
     plan: Plan | None
     model: ModelConfig | None
+    mirrored: bool = True
+    """Whether it was trained on flipped patches too; without, flips at test time make the masks worse."""
 
     @property
     def is_reference(self) -> bool:
@@ -64,6 +66,7 @@ def read_checkpoint(path: Path) -> CheckpointContents:
         state_dict=_without_prefix(state, "network."),
         plan=from_dict(Plan, hyper_parameters.get("plan"), source=f"the plan in {path}"),
         model=from_dict(ModelConfig, hyper_parameters.get("model"), source=f"the network options in {path}"),
+        mirrored=hyper_parameters.get("mirrored") is not False,
     )
 
 

@@ -53,6 +53,7 @@ class NNUnet(pl.LightningModule):
         inference: sliding window and test-time augmentation.
         native_scorer: scores a case in its scan's own grid; None scores on the preprocessed grid.
         channels_last: keep weights and activations in channels-last order.
+        mirrored: whether training patches are flipped; saved, because flips at test time help only then.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class NNUnet(pl.LightningModule):
         inference: InferenceSettings,
         native_scorer: Scorer | None = None,
         channels_last: bool = False,
+        mirrored: bool = True,
     ) -> None:
         super().__init__()
+        self.mirrored = mirrored
         self.plan, self.model_config, self.optim = plan, model, optim
         self.inference, self.native_scorer = inference, native_scorer
         self.network = build_network(
@@ -199,6 +202,7 @@ class NNUnet(pl.LightningModule):
             "plan": to_dict(self.plan),
             "model": to_dict(self.model_config),
             "optim": to_dict(self.optim),
+            "mirrored": self.mirrored,
         }
 
     def reduce_sum(self, value: Tensor) -> Tensor:

@@ -227,6 +227,13 @@ def test_profile_writes_a_trace(task, tmp_path):
     assert (tmp_path / "profile/trace_0.json").is_file()
 
 
+def test_flips_at_test_time_are_warned_of_after_a_training_without(task, tmp_path, capsys):
+    assert run(task, tmp_path, "train", "--max_epochs", "1", "--augment", "none", *TRAINING) == 0
+    flags = ("--nfolds", "3", "--tta", "--ckpt_path", str(tmp_path / "checkpoints"))
+    assert run(task, tmp_path / "p", "predict", *flags) == 0
+    assert "--tta makes its masks worse" in capsys.readouterr().err
+
+
 def test_data_may_be_the_shard_folder_itself(task, tmp_path):
     assert run(task, tmp_path, "train", "--max_epochs", "1", *TRAINING, data=task.results / "77_3d") == 0
 

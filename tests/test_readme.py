@@ -15,7 +15,7 @@ import download
 import evaluate
 import preprocess
 from data_preprocessing.dataset import load_dataset
-from scripts import benchmark, inference, overlay, train
+from scripts import benchmark, export_model, inference, init_dataset, overlay, train, verify_dataset
 from tests.conftest import PROJECT
 from utils.args import GROUPS, Config, parse, parse_config
 
@@ -28,6 +28,9 @@ OPTIONS = {
     "scripts/inference.py": inference.InferenceOptions,
     "scripts/benchmark.py": benchmark.BenchmarkOptions,
     "scripts/overlay.py": overlay.OverlayOptions,
+    "scripts/export_model.py": export_model.ExportOptions,
+    "scripts/init_dataset.py": init_dataset.InitOptions,
+    "scripts/verify_dataset.py": verify_dataset.VerifyOptions,
 }
 FOREIGN = {
     "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
@@ -55,6 +58,9 @@ def flags_of(*classes: type) -> list[Flag]:
             if cls is Config and field.name in GROUPS:
                 continue
             kind, names = hints[field.name], {f"--{field.name}"}
+            if dataclasses.is_dataclass(kind):
+                flags += flags_of(kind)
+                continue
             for note in getattr(kind, "__metadata__", ()):
                 names.update(note.aliases or ())
             flags.append(Flag(frozenset(names), written_default(field), kind is bool))
