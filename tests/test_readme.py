@@ -15,9 +15,9 @@ import download
 import evaluate
 import preprocess
 from data_preprocessing.dataset import load_dataset
-from scripts import benchmark, inference, overlay, train
+from scripts import benchmark, export_model, inference, overlay, train
 from tests.conftest import PROJECT
-from utils.args import GROUPS, Config, parse, parse_config
+from utils.args import Config, parse, parse_config
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 OPTIONS = {
@@ -26,6 +26,7 @@ OPTIONS = {
     "evaluate.py": evaluate.EvaluateConfig,
     "scripts/train.py": train.TrainOptions,
     "scripts/inference.py": inference.InferenceOptions,
+    "scripts/export_model.py": export_model.ExportOptions,
     "scripts/benchmark.py": benchmark.BenchmarkOptions,
     "scripts/overlay.py": overlay.OverlayOptions,
 }
@@ -52,9 +53,10 @@ def flags_of(*classes: type) -> list[Flag]:
     for cls in classes:
         hints = typing.get_type_hints(cls, include_extras=True)
         for field in dataclasses.fields(cls):
-            if cls is Config and field.name in GROUPS:
-                continue
             kind, names = hints[field.name], {f"--{field.name}"}
+            if dataclasses.is_dataclass(kind):  # a group of options
+                flags += flags_of(kind)
+                continue
             for note in getattr(kind, "__metadata__", ()):
                 names.update(note.aliases or ())
             flags.append(Flag(frozenset(names), written_default(field), kind is bool))
@@ -73,8 +75,7 @@ def written_default(field: dataclasses.Field) -> str | None:
 
 
 def main_flags() -> list[Flag]:
-    hints = typing.get_type_hints(Config)
-    return flags_of(Config, *(hints[group] for group in GROUPS))
+    return flags_of(Config)
 
 
 def section(title: str) -> str:
