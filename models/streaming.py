@@ -224,10 +224,10 @@ def _cut(image: Tensor, starts: Sequence[Start], window: Start, dim: int) -> Ten
 def activation_bytes(stage: StagePlan, *, num_windows: int) -> int:
     """Rough memory of the feature maps while `num_windows` windows go through a network, in float32.
 
-    The skip connections of all levels live at once, and at full resolution the decoder's input (twice the features),
-    a convolution's result and its normalised copy.
+    The skip connections of all levels live at once; at full resolution a decoder's convolution takes twice the features
+    and gives them once, and the CPU library works on copies of both in its own order.
     """
-    voxels, per_voxel = math.prod(stage.patch_size), 4.0 * stage.filters[0]
+    voxels, per_voxel = math.prod(stage.patch_size), 7.0 * stage.filters[0]
     shrinking = 1
     for filters, stride in zip(stage.filters, stage.strides):
         shrinking *= math.prod(stride)

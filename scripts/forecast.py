@@ -25,17 +25,19 @@ PROGRAM_BYTES = 700_000_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Bytes of one scan in its two phases; a phase gives its memory back before the next one needs it."""
+    """Bytes of one scan in its three phases; a phase gives its memory back before the next one needs it."""
 
     prepare_bytes: int
     """Reading and preprocessing: the file's content, the scan, and its copy on the plan's grid."""
     predict_bytes: int
     """Network and restoring: the prepared scan, held planes, feature maps, slabs on their way, the mask."""
+    write_bytes: int
+    """The prepared scan, the mask, and three copies of it while it is packed."""
 
     @property
     def peak_bytes(self) -> int:
-        """The larger of the two."""
-        return max(self.prepare_bytes, self.predict_bytes)
+        """The largest of the three."""
+        return max(self.prepare_bytes, self.predict_bytes, self.write_bytes)
 
 
 def forecast_memory(
@@ -62,14 +64,14 @@ def forecast_memory(
     slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
     # Those on their way; the one being made, for each network and as a mean; in the restorer one more, joined to what
     # is kept of the one before.
-    predict = prepared + (AHEAD + num_networks + 4) * slab
-    # The mask, and three copies of it while it is written.
-    predict += 4 * scan_voxels
+    predict = prepared + (AHEAD + num_networks + 4) * slab + scan_voxels
     if not on_gpu:
         predict += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
         predict += activation_bytes(stage, num_windows=settings.window_batch)
     # The file's content, the scan as it is read and as it is scaled; then the scan and its copy on the plan's grid.
-    return Forecast(prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict)
+    return Forecast(
+        prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict, write_bytes=prepared + 4 * scan_voxels
+    )
 
 
 def free_memory_bytes() -> int:

@@ -103,8 +103,8 @@ def test_image_is_left_alone():
 
 def test_activations_grow_with_windows_and_shrink_with_depth():
     stage = make_stage((8, 8, 8), filters=(4, 6, 8))
-    # 512 voxels of 4 bytes: 4 features fourfold, 4, an eighth of 6 and a 64th of 8.
-    assert activation_bytes(stage, num_windows=1) == int(4 * 512 * (16 + 4 + 6 / 8 + 8 / 64))
+    # 512 voxels of 4 bytes: 4 features sevenfold, 4, an eighth of 6 and a 64th of 8.
+    assert activation_bytes(stage, num_windows=1) == int(4 * 512 * (28 + 4 + 6 / 8 + 8 / 64))
     assert activation_bytes(stage, num_windows=4) == 4 * activation_bytes(stage, num_windows=1)
 
 

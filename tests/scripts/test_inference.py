@@ -15,6 +15,8 @@ import main
 from data_preprocessing.adapt import adapt_plan
 from models.ensemble import mean_probabilities, saved_member
 from scripts import export_model, inference
+from scripts.predictor import Predictor
+from scripts.scan_run import ScanJob, ScanRun
 from tests.conftest import PROJECT
 from tests.models.builders import TWO_CLASSES, make_plan, make_stage, with_spacing
 from tests.models.test_checkpoint import save_ours
@@ -197,6 +199,19 @@ def test_memory_is_forecast_and_a_budget_changes_no_mask(model, scans, tmp_path,
     assert predict(*words, "--output", tmp_path / "tight", "--memory_gb", "0.000001") == 0
     for name, image in masks(tmp_path / "free").items():
         np.testing.assert_array_equal(image.dataobj, nib.load(tmp_path / "tight" / name).dataobj)
+
+
+def test_several_devices_share_the_scans(model, scans, tmp_path):
+    job = ScanJob(
+        input=scans, output=tmp_path / "two", model=model, folds=None, save_probabilities=False, overwrite=False,
+        memory_gb=None,
+    )  # fmt: skip
+    # Two networks on the CPU stand for two GPUs.
+    status, outcome = ScanRun(job, [Predictor.load(model, device="cpu") for _ in range(2)]).run()
+    assert status == 0 and outcome["written"] == 3
+    assert predict("--input", scans, "--output", tmp_path / "one", "--model", model) == 0
+    for name, image in masks(tmp_path / "one").items():
+        np.testing.assert_array_equal(image.dataobj, nib.load(tmp_path / "two" / name).dataobj)
 
 
 @pytest.mark.parametrize(
