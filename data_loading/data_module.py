@@ -60,7 +60,7 @@ class DataModule(pl.LightningDataModule):
         self.cases, self.settings, self.loader = cases, settings, loader
         self.spec = batch_spec(plan, loader)
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2
-        self._shards = find_shards(cases, channels=plan.in_channels, single_slice=single_slice)
+        self._shards = find_shards(cases, channels=plan.image_channels, single_slice=single_slice)
 
     def train_dataloader(self) -> TrainLoader:
         """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8}; 2D patches have no D."""
@@ -135,7 +135,7 @@ def batch_spec(plan: Plan, loader: LoaderConfig) -> BatchSpec:
     cases_per_batch = loader.nvol if many_slices else size
     return BatchSpec(
         patch=stage.patch_size,
-        channels=plan.in_channels,
+        channels=plan.image_channels,
         cases_per_batch=cases_per_batch,
         patches_per_case=size // cases_per_batch,
         per_epoch=loader.batches_per_epoch,

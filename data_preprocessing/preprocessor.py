@@ -80,7 +80,7 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
     padded, pad_low = padding(shape, plan.stage.patch_size)
     inner = tuple(slice(low, low + n) for low, n in zip(pad_low, shape))
 
-    out = np.zeros((plan.in_channels, *padded), dtype=np.float32)
+    out = np.zeros((plan.image_channels, *padded), dtype=np.float32)
     for channel, source, target in zip(plan.channels, image, out):
         resample_image(source, maps, target[inner], coarse=coarse)
         normalize_channel(target[inner], channel)

@@ -78,7 +78,7 @@ def benchmark_plan(task: str, dim: int) -> Plan:
 def _noise_case(case: str, plan: Plan, rng: np.random.Generator) -> PreprocessedCase:
     in_plane = tuple(int(n * MARGIN) for n in plan.stage.patch_size)
     shape = in_plane if plan.stage.dim == 3 else (SLICES, *in_plane)
-    image = rng.standard_normal((plan.in_channels, *shape), dtype=np.float32)
+    image = rng.standard_normal((plan.image_channels, *shape), dtype=np.float32)
     label = np.zeros((1, *shape), np.uint8)
     for k in range(1, plan.labels.num_classes):
         # A box per class, somewhere in the volume.

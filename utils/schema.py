@@ -158,6 +158,9 @@ class Plan:
     stage: StagePlan
     reasons: dict[str, str]
     """For each planned number, why it is what it is; for people."""
+    previous_stage: str | None = None
+    """Second stage of a cascade: the stage whose prediction the network sees as further channels, one per foreground
+    class (`<case>_p.npy` holds its class indices)."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "plan")
@@ -169,9 +172,19 @@ class Plan:
             raise ValueError(f"origin must be 'preset' or 'auto', got {self.origin!r}")
 
     @property
-    def in_channels(self) -> int:
+    def image_channels(self) -> int:
         """C of the `_x.npy` shards: image channels and, with `--ohe`, the mask."""
         return len(self.channels) + self.mask_channel
+
+    @property
+    def previous_channels(self) -> int:
+        """One-hot channels of the previous stage's prediction: the foreground classes, or 0 without such a stage."""
+        return 0 if self.previous_stage is None else self.labels.num_classes - 1
+
+    @property
+    def in_channels(self) -> int:
+        """C of what the network sees: those of the shards, then those of the previous stage."""
+        return self.image_channels + self.previous_channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,12 @@ def test_the_mask_is_one_more_input_channel():
     assert dataclasses.replace(PLAN, mask_channel=True).in_channels == 2
 
 
+def test_the_second_stage_of_a_cascade_sees_one_more_channel_per_foreground_class():
+    second = dataclasses.replace(PLAN, previous_stage="3d_lowres")
+    assert second.image_channels == PLAN.image_channels
+    assert second.in_channels == PLAN.image_channels + PLAN.labels.num_classes - 1
+
+
 @pytest.mark.parametrize("change", [{"axes": (0, 1, 1)}, {"origin": "guess"}, {"channels": ()}])
 def test_an_impossible_plan_is_refused(change):
     with pytest.raises(ValueError):

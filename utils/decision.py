@@ -1,0 +1,75 @@
+"""What cross-validation decided: which models predict, together or alone, and what is done to their masks.
+
+Written to `decision.json` by scripts/find_best_configuration.py, read by scripts/inference.py and
+scripts/export_model.py; may be edited by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from utils.schema import check_version
+
+CONFIGURATIONS = {
+    "2d": "2d",
+    "3d_fullres": "3d",
+    "3d_lowres": "3d_lowres",
+    "3d_cascade_fullres": "3d_cascade_fullres",
+}
+"""Configurations by nnU-Net's names, and how the shard folder of each is called after `<task>_`."""
+DECISION_FILE = "decision.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostProcessing:
+    """Where only the largest connected component (face neighbours) is kept; everything else becomes background.
+
+    First of all foreground taken together, then of each class named.
+    """
+
+    foreground: bool = False
+    classes: tuple[str, ...] = ()
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether masks stay as they are."""
+        return not self.foreground and not self.classes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecisionMember:
+    """A model of the ensemble: the mean of its folds.
+
+    Folders are relative to decision.json and hold `fold_<k>`; `previous` is that of the first stage of a cascade.
+    """
+
+    configuration: str
+    folder: str
+    previous: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.configuration not in CONFIGURATIONS:
+            raise ValueError(f"configuration {self.configuration!r} is none of {', '.join(CONFIGURATIONS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The chosen model or ensemble, its post-processing, and on which scores that rests.
+
+    `scores` has the mean Dice of each candidate over classes and out-of-fold cases; `command` is what predicts new
+    scans.
+    """
+
+    version: int
+    task: str
+    dataset: str
+    members: tuple[DecisionMember, ...]
+    post_processing: PostProcessing
+    scores: dict[str, float]
+    command: str
+
+    def __post_init__(self) -> None:
+        check_version(self.version, "decision")
+        names = [member.configuration for member in self.members]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"a decision needs at least one model, each configuration once, got {names}")
