@@ -5,9 +5,10 @@ Shapes: N batch, C channels, K classes or regions, D H W space (2D networks have
 
 from __future__ import annotations
 
-from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
+from monai.networks.blocks.dynunet_block import UnetOutBlock
 from torch import Tensor, nn
 
+from models.blocks import PlainBlock, ResidualBlock, UpBlock
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan
@@ -40,14 +41,14 @@ class DynamicUNet(nn.Module):
             "act_name": ("leakyrelu", {"inplace": True, "negative_slope": model.negative_slope}),
         }
         dim, filters, kernels, strides = stage.dim, stage.filters, stage.kernels, stage.strides
-        block = UnetResBlock if model.res_block else UnetBasicBlock
+        block = ResidualBlock if model.res_block else PlainBlock
         inputs = (in_channels, *filters[:-1])
         encoder = [block(dim, *sizes, **layers) for sizes in zip(inputs, filters, kernels, strides)]
         self.input_block, self.bottleneck = encoder[0], encoder[-1]
         self.downsamples = nn.ModuleList(encoder[1:-1])
         # Deepest level first; a decoder step undoes a stride with a transposed convolution of that size.
         self.upsamples = nn.ModuleList(
-            UnetUpBlock(dim, wide, narrow, kernel, 1, stride, trans_bias=True, **layers)
+            UpBlock(dim, wide, narrow, kernel, stride, **layers)
             for wide, narrow, kernel, stride in reversed(list(zip(filters[1:], filters[:-1], kernels[1:], strides[1:])))
         )
         self.output_block = UnetOutBlock(dim, filters[0], num_outputs)
