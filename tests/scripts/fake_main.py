@@ -1,6 +1,7 @@
 """Stands in for main.py and preprocess.py --cascade: writes what they write, at once, and keeps a record of its calls.
 
-Masks of fold 0 are the labels (Dice 1); those of other folds are empty (Dice 0). Environment:
+Masks of fold 0 are the label that all cases share (Dice 1); those of other folds are empty (Dice 0): files of
+`<data>/predictions`. Environment:
 FAKE_CALLS  file to which each call appends a line.
 FAKE_KILL   "<mode> <configuration> <fold> <moment>": kill the parent there, once (see `moment`).
 FAKE_FIFO   pipe from which the killer reads before it goes on, as an orphan.
@@ -45,18 +46,14 @@ def train(flags: dict[str, str], what: str, results: Path, shards: Path) -> None
 
 
 def predict(flags: dict[str, str], what: str, results: Path, shards: Path) -> None:
-    import nibabel as nib
-    import numpy as np
-
     assert (Path(flags["ckpt_path"]) / "last.ckpt").is_file() and {"save_preds", "save_probabilities"} <= flags.keys()
     folder = results / f"preds_task_77_dim_{flags['dim']}_fold_{flags['fold']}{'_tta' if 'tta' in flags else ''}"
     folder.mkdir(exist_ok=True)
     for case in json.loads((shards / "splits.json").read_text())["folds"][int(flags["fold"])]["val"]:
-        label = nib.load(json.loads((shards / f"{case}.json").read_text())["label"])
-        mask = np.asanyarray(label.dataobj) * np.uint8(flags["fold"] == "0")
-        nib.save(nib.Nifti1Image(mask, label.affine), folder / f"{case}.nii.gz")
+        kind = "label" if flags["fold"] == "0" else "empty"
+        shutil.copy(shards.parent / f"predictions/{kind}.nii.gz", folder / f"{case}.nii.gz")
         moment(f"{what} half")
-        np.save(folder / f"{case}.npy", np.stack([1 - mask.T, mask.T]).astype(np.float32))
+        shutil.copy(shards.parent / f"predictions/{kind}.npy", folder / f"{case}.npy")
     write_record(results, {"predictions": str(folder)})
     moment(f"{what} end")
 
