@@ -136,7 +136,8 @@ def run_all(jobs: Sequence[Job], gpus: Sequence[str | None], results: Path) -> l
     from scripts.side_by_side import run_jobs
 
     place = "on the CPU" if gpus[0] is None else f"on {len(gpus)} GPU(s)"
-    print(f"{len(jobs)} runs {place}; output of each: {results}/*/fold_*/output.log", flush=True)
+    logs = jobs[0].log if len(jobs) == 1 else results / "*" / "fold_*" / jobs[0].log.name
+    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} {place}; what they print: {logs}", flush=True)
     reported, live = 0, sys.stdout.isatty()
     # On a terminal the last line shows what runs; it is written over.
     clear = "\r\x1b[K" if live else ""

@@ -36,7 +36,7 @@ OPTIONS = {
 FOREIGN = {
     "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
-    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node"},
+    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
     "tensorboard": {"--logdir"},
     "argparse": {"--help"},
 }
