@@ -59,7 +59,9 @@ class NormActivation(Function):
         if runs_kernels(features):
             from models import norm_kernels
 
-            output, mean, rstd = norm_kernels.forward(features, weight, bias, eps=eps, slope=slope)
+            # Triton launches on the current device, which need not be the tensors'.
+            with torch.cuda.device_of(features):
+                output, mean, rstd = norm_kernels.forward(features, weight, bias, eps=eps, slope=slope)
         else:
             output, mean, rstd = forward_formula(features, weight, bias, eps=eps, slope=slope)
         ctx.save_for_backward(features, weight, bias, mean, rstd)
@@ -76,7 +78,8 @@ class NormActivation(Function):
 
             # A skip connection hands back a part of the channels of a larger tensor.
             gradient = gradient.contiguous(memory_format=_channels_last(features))
-            by_features, *by_affine = norm_kernels.backward(gradient, features, weight, bias, **shared)
+            with torch.cuda.device_of(features):
+                by_features, *by_affine = norm_kernels.backward(gradient, features, weight, bias, **shared)
         else:
             by_features, *by_affine = backward_formula(gradient, features, weight, bias, **shared)
         return by_features, *(each.to(weight.dtype) for each in by_affine), None, None

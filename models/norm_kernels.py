@@ -71,8 +71,7 @@ def forward(
     """
     grid = _grid(features)
     partial, mean, rstd = _statistics(features, grid)
-    launch = grid.launch(grid.sharing)
-    _moments[launch](features, partial, grid.voxels, grid.channels, **grid.blocks)
+    _moments[grid.launch(grid.sharing)](features, partial, grid.voxels, grid.channels, **grid.blocks)
     _finish_moments[grid.launch(1)[1:]](
         features, partial, mean, rstd, grid.voxels, grid.channels, grid.sharing, eps,
         PARTIALS=_PARTIALS, BLOCK_C=grid.block_c,
@@ -93,8 +92,7 @@ def backward(
     """
     grid = _grid(features)
     partial, scaled, plain = _statistics(features, grid)
-    launch = grid.launch(grid.sharing)
-    _gradient_sums[launch](
+    _gradient_sums[grid.launch(grid.sharing)](
         gradient, features, mean, rstd, weight, bias, partial, grid.voxels, grid.channels, slope, **grid.blocks
     )
     _finish_sums[grid.launch(1)[1:]](

@@ -23,6 +23,7 @@ import torch
 
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
+from models.acceleration import choose_acceleration
 from models.bundle import ModelBundle, build_networks, weight_bytes
 from models.export import load_model
 from models.inferer import InferenceSettings
@@ -75,8 +76,12 @@ class Predictor:
     ) -> None:
         self.bundle, self.plan = bundle, bundle.plan
         self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
+        acceleration = choose_acceleration(
+            HardwareConfig(), on_gpu=device.type == "cuda", half_precision=amp is not None, norm=bundle.model.norm
+        )
         self.ensemble = Ensemble(
-            names=tuple(fold.name for fold in bundle.folds), networks=build_networks(bundle, device),
+            names=tuple(fold.name for fold in bundle.folds),
+            networks=build_networks(bundle, device, acceleration),
             labels=self.plan.labels, device=device, amp=amp,
         )  # fmt: skip
 
