@@ -23,7 +23,7 @@ import torch
 
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
-from models.acceleration import choose_acceleration
+from models.acceleration import Acceleration, choose_acceleration
 from models.bundle import ModelBundle, build_networks, weight_bytes
 from models.export import load_model
 from models.inferer import InferenceSettings
@@ -64,6 +64,7 @@ class Predictor:
         device: where the networks compute.
         amp: type for mixed precision, None for float32.
         settings: sliding window and test-time augmentation; None chooses the usual ones.
+        acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class Predictor:
         device: torch.device,
         amp: torch.dtype | None = None,
         settings: InferenceSettings | None = None,
+        acceleration: Acceleration | None = None,
     ) -> None:
         self.bundle, self.plan = bundle, bundle.plan
         self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
-        acceleration = choose_acceleration(
-            HardwareConfig(), on_gpu=device.type == "cuda", half_precision=amp is not None, norm=bundle.model.norm
-        )
+        if acceleration is None:
+            place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": bundle.model.norm}
+            acceleration = choose_acceleration(HardwareConfig(), **place)
         self.ensemble = Ensemble(
             names=tuple(fold.name for fold in bundle.folds),
             networks=build_networks(bundle, device, acceleration),
