@@ -78,8 +78,8 @@ def window_logits(network: nn.Module, windows: Tensor, settings: InferenceSettin
     """Float32 logits (N, K, ...) of windows (N, C, ...) on the network's device, averaged over flips with `tta`."""
     axes_sets = flips(windows.dim() - 2) if settings.tta else ((),)
     count = len(windows)
-    if settings.fill_batches:
-        room = filled_size(count, settings.window_batch)
+    room = filled_size(count, settings.window_batch) if settings.fill_batches else count
+    if room > count:
         windows = torch.cat([windows, windows.new_zeros(room - count, *windows.shape[1:])])
     # A copy, since callers scale it in place and a network may hand back a view of its input.
     total = network(windows).to(torch.float32, copy=True)
