@@ -130,10 +130,12 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
     import torch
 
     from data_preprocessing.restoration import CaseRestorer
+    from models.acceleration import resolve_acceleration
     from models.checkpoint import load_weights
     from models.inferer import InferenceSettings
     from models.nn_unet import NNUnet
 
+    acceleration = resolve_acceleration(config.hardware, setup.runtime, norm=config.model.norm)
     restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
     options = config.inference
     module = NNUnet(
@@ -145,18 +147,16 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
             overlap=options.overlap,
             blend=options.blend,
             window_batch=config.loader.val_batch_size,
+            fill_batches=acceleration.compiles,
         ),
         native_scorer=(lambda case, probabilities: torch.from_numpy(restorer.restore(case, probabilities.numpy())))
         if options.invert_resampled_y
         else None,
-        channels_last=config.hardware.layout == "NDHWC",
+        acceleration=acceleration,
         mirrored=config.loader.augment != "none",
     )
     if config.run.exec_mode != "train" and setup.checkpoint is not None:
         load_weights(module.network, setup.checkpoint)
-    if config.hardware.compile:
-        # In place, so that parameter names stay those of the plain network.
-        module.network.compile()
     return module
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.acceleration import Acceleration
 from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
-from models.unet import DynamicUNet, build_network
+from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
 from utils.runs import LAST_CHECKPOINT, find_checkpoint
@@ -94,7 +95,9 @@ def checkpoint_bundle(path: Path, folds: Sequence[int] | None = None) -> ModelBu
     return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights, mirrored=mirrored)
 
 
-def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUNet, ...]:
+def build_networks(
+    bundle: ModelBundle, device: torch.device, acceleration: Acceleration = PLAIN
+) -> tuple[DynamicUNet, ...]:
     """One network per fold, in evaluation mode on the device.
 
     Raises:
@@ -107,11 +110,15 @@ def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUN
         # Without memory at first: what a plan claims is believed only as far as weights for it are there.
         with torch.device("meta"):
             network = build_network(
-                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
-            )
+                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model,
+                acceleration=acceleration,
+            )  # fmt: skip
         source = CheckpointContents(path=bundle.source, state_dict=fold.state_dict, plan=plan, model=model)
         network.load_state_dict(fitting_weights(network, source), assign=True)
-        networks.append(network.to(device, torch.float32).eval())
+        network.to(device, torch.float32, memory_format=network.memory_format).eval()
+        if acceleration.compiles:
+            network.compile(**acceleration.compile_options())
+        networks.append(network)
     return tuple(networks)
 
 

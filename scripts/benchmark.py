@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import main as entry
 from utils.args import parse
-from utils.config import default_root
+from utils.config import CompileMode, Layout, default_root
 from utils.errors import run_cli
 
 DATA_VARIABLE = "NNUNET_BENCHMARK_DATA"
@@ -43,10 +43,14 @@ class BenchmarkOptions:
     """Volumes (3D) or slices (2D) in a batch of each process."""
     amp: bool = False
     """Mixed precision."""
-    layout: Literal["NCDHW", "NDHWC"] = "NCDHW"
+    layout: Layout = "auto"
     """Memory layout (NDHWC is channels-last)."""
+    fused_norm: Literal["auto", "off"] = "auto"
+    """Instance norm and LeakyReLU as one operator."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile network and loss with torch.compile."""
+    compile_mode: CompileMode = "default"
+    """Mode of torch.compile."""
     deep_supervision: bool = False
     """Train with losses on lower-resolution levels too."""
     train_batches: int = 150
@@ -89,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: BenchmarkOptions, data: Path) -> int:
     words = ["--benchmark", "--exec_mode", options.mode, "--data", str(data)]
-    names = ("task", "dim", "gpus", "nodes", "layout", "warmup", "num_workers", "results", "logname")
+    names = ("task", "dim", "gpus", "nodes", "warmup", "num_workers", "results", "logname")
+    names += ("layout", "fused_norm", "compile_mode")
     batches = "train_batches" if options.mode == "train" else "test_batches"
     for name in (*names, batches):
         if getattr(options, name) is not None:

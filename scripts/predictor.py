@@ -25,6 +25,7 @@ import torch
 from data_preprocessing.cascade import previous_classes
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
+from models.acceleration import Acceleration, choose_acceleration
 from models.bundle import ModelBundle, build_networks, flips_warning, weight_bytes
 from models.export import load_model
 from models.inferer import InferenceSettings
@@ -76,6 +77,7 @@ class Predictor:
         amp: type for mixed precision, None for float32.
         settings: sliding window and test-time augmentation; None chooses the usual ones.
         post_processing: what is done to masks.
+        acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Predictor:
         amp: torch.dtype | None = None,
         settings: InferenceSettings | None = None,
         post_processing: PostProcessing | None = None,
+        acceleration: Acceleration | None = None,
     ) -> None:
         self.bundle, self.plan, self.post_processing = bundle, bundle.plan, post_processing or PostProcessing()
         self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
@@ -94,8 +97,12 @@ class Predictor:
             batch = window_batch(bundle.previous.plan.stage, device)
             first = dataclasses.replace(self.settings, window_batch=batch)
             self.previous = Predictor(bundle.previous, device=device, amp=amp, settings=first)
+        if acceleration is None:
+            place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": bundle.model.norm}
+            acceleration = choose_acceleration(HardwareConfig(), **place)
         self.ensemble = Ensemble(
-            names=tuple(fold.name for fold in bundle.folds), networks=build_networks(bundle, device),
+            names=tuple(fold.name for fold in bundle.folds),
+            networks=build_networks(bundle, device, acceleration),
             labels=self.plan.labels, device=device, amp=amp,
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ FLAGS = [
     "--augment nnunet", "--elastic_probability 0.2",
     "--recipe paper", "--batches_per_epoch 250", "--scheduler poly", "--scheduler loss_plateau", "--batch_dice auto",
     "--min_learning_rate 1e-6", "--optimizer adam_l2", "--splits f.json", "--group_by (.+)_visit",
+    "--fused_norm off", "--compile_mode reduce-overhead",
 ]  # fmt: skip
 
 
@@ -195,6 +196,10 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--depth 3 --exec_mode predict", "--depth", "checkpoint"),
         ("--no_save_ckpt --exec_mode predict", "--save_ckpt", "training"),
         ("--affinity single --gpus 0", "--affinity", "GPU"),
+        ("--fused_norm off --gpus 0", "--fused_norm", "GPU"),
+        ("--fused_norm off --norm batch", "--fused_norm", "--norm instance"),
+        ("--fused_norm off --layout NCDHW", "--fused_norm", "NDHWC"),
+        ("--compile_mode max-autotune", "--compile_mode", "--compile"),
         ("--augment none --elastic_probability 0.2", "--elastic_probability", "--augment none"),
         ("--augment nnunet --exec_mode evaluate", "--augment", "training"),
         ("--min_learning_rate 1e-6", "--min_learning_rate", "stays as it is"),
@@ -214,7 +219,7 @@ def test_an_option_without_effect_is_named_with_the_reason(words, option, reason
         "", "--momentum 0.9 --optimizer sgd", "--scheduler multistep --steps 3 --factor 0.5", "--nvol 3 --dim 2",
         "--scheduler plateau --lr_patience 3 --factor 0.5", "--benchmark --warmup 3 --train_batches 9",
         "--exec_mode predict --tta --save_preds --save_probabilities", "--amp", "--train_batches 3",
-        "--elastic_probability 0.2", "--augment nnunet",
+        "--elastic_probability 0.2", "--augment nnunet", "--compile --compile_mode max-autotune", "--fused_norm off",
         "--exec_mode predict --benchmark --test_batches 9 --deep_supr_num 3 --deep_supervision --norm batch",
     ],
 )  # fmt: skip
