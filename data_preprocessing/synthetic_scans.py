@@ -58,10 +58,13 @@ def write_benchmark_scans(folder: Path, plan: Plan, *, num_scans: int, scale: in
 
 
 def scan_shape(plan: Plan, scale: int = 1) -> tuple[int, int, int]:
-    """(S, A, R) of a scan, of which the plan's grid is about `synthetic.volume_shape`."""
+    """(S, A, R) of a scan, of which the plan's grid is about `synthetic.volume_shape` and no larger.
+
+    So windows that overlap by half are as many times more as the voxels are, and no row of them is begun for a voxel.
+    """
     ratios = [VOXEL_RATIO] * 3 if plan.stage.dim == 3 else [1.0, VOXEL_RATIO, VOXEL_RATIO]
     small, large = volume_shape(plan), volume_shape(plan, scale)
-    return tuple(math.ceil(n / ratio) * (grown // n) for n, grown, ratio in zip(small, large, ratios))
+    return tuple(math.floor(n / ratio) * (grown // n) for n, grown, ratio in zip(small, large, ratios))
 
 
 def _image(plan: Plan, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

@@ -44,6 +44,7 @@ COLUMNS = (
     Column(title="CPU s", mode="preprocess", key="cpu_s_per_scan"),
     Column(title="memory MB", mode="preprocess", key="added_memory_bytes", unit=1e6),
     Column(title="loader CPU ms/patch", mode="data", key="cpu_ms_per_patch"),
+    Column(title="windows", mode="inference", key="windows_per_scan"),
     Column(title="inference s", mode="inference", key="seconds_per_scan"),
     Column(title="CPU s", mode="inference", key="cpu_s_per_scan"),
     Column(title="memory MB", mode="inference", key="added_memory_bytes", unit=1e6),

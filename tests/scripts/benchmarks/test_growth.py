@@ -15,8 +15,8 @@ from utils.errors import UserError
 def made_up(mode: str, scale: int) -> dict:
     """Preprocessing linear, loading constant, inference with the square root."""
     power = {"preprocess": 1.0, "data": 0.0, "inference": 0.5}[mode]
-    keys = ("seconds_per_scan", "cpu_s_per_scan", "added_memory_bytes", "cpu_ms_per_patch")
-    return {"voxels_per_scan": 1000.0 * scale, **dict.fromkeys(keys, 3.0 * scale**power)}
+    costs = {column.key: 3.0 * scale**power for column in COLUMNS}
+    return {"voxels_per_scan": 1000.0 * scale, **costs}
 
 
 def test_powers_are_found():
