@@ -9,7 +9,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +36,16 @@ class FoldWeights:
 class ModelBundle:
     """Networks that differ in their weights only.
 
-    `decision` is what was decided about post-processing and ensembling, as plain JSON, or None.
+    `mirrored` says whether all were trained with flips, without which test-time augmentation hurts. `previous` is the
+    first stage of a cascade, whose mask these networks see as well.
     """
 
     source: Path
     plan: Plan
     model: ModelConfig
     folds: tuple[FoldWeights, ...]
-    decision: dict[str, Any] | None = None
+    mirrored: bool = True
+    previous: ModelBundle | None = None
 
     def select(self, folds: Sequence[int] | None) -> ModelBundle:
         """The same model with some of its folds; None takes all.
@@ -89,7 +90,8 @@ def checkpoint_bundle(path: Path, folds: Sequence[int] | None = None) -> ModelBu
         )
         for (fold, _), each in zip(found, contents)
     )
-    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights)
+    mirrored = all(each.mirrored for each in contents)
+    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights, mirrored=mirrored)
 
 
 def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUNet, ...]:
@@ -111,6 +113,13 @@ def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUN
         network.load_state_dict(fitting_weights(network, source), assign=True)
         networks.append(network.to(device, torch.float32).eval())
     return tuple(networks)
+
+
+def flips_warning(bundle: ModelBundle) -> str | None:
+    """What to say where test-time augmentation is asked of networks that never saw a flipped scan; None if they did."""
+    if bundle.mirrored and (bundle.previous is None or bundle.previous.mirrored):
+        return None
+    return f"{bundle.source} was trained without flips; --tta makes its masks worse"
 
 
 def weight_bytes(networks: Sequence[nn.Module]) -> int:

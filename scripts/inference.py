@@ -29,7 +29,8 @@ class ScanOptions:
     output: Path | None = None
     """Folder for the masks, <case>.nii.gz on the grid of each scan."""
     model: Path | None = None
-    """Exported zip, checkpoint, folder of checkpoints (the best is taken), or folder with fold_0, fold_1, ..."""
+    """Exported zip, checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., or the
+    folder of a decision.json (scripts/find_best_configuration.py)."""
     folds: tuple[int, ...] | None = None
     """Folds whose probabilities are averaged (default: all of the model)."""
     save_probabilities: bool = False
@@ -38,6 +39,8 @@ class ScanOptions:
     """Predict scans again whose output exists."""
     memory_gb: float | None = None
     """Host memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
+    postprocessing: bool = True
+    """Apply the post-processing that find_best_configuration.py chose."""
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:
@@ -141,8 +144,9 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
     hardware = HardwareConfig(gpus=network.gpus, amp=network.amp)
 
     from models.inferer import InferenceSettings
+    from scripts.model_run import predict_scans
     from scripts.predictor import Predictor, amp_type, window_batch
-    from scripts.scan_run import ScanJob, predict_scans
+    from scripts.scan_run import ScanJob
     from utils.runtime import configure_backends, resolve_hardware
 
     runtime = resolve_hardware(hardware)
