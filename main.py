@@ -268,17 +268,22 @@ def benchmark(config: Config) -> None:
             build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
         else:
             build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
-        report.finish(benchmark_outcome(setup, recorder, run.exec_mode, batch_size))
+        report.finish(benchmark_outcome(config, setup, recorder, batch_size))
 
 
-def benchmark_outcome(setup: Setup, recorder: LatencyRecorder, mode: str, batch_size: int) -> dict:
-    """What was measured, and of what."""
+def benchmark_outcome(config: Config, setup: Setup, recorder: LatencyRecorder, batch_size: int) -> dict:
+    """What was measured, of what, and what the machine could do at best."""
+    from models.flop_count import network_flops
     from utils.files import to_dict
+    from utils.flops import flop_facts, measure_ceiling
 
-    stage = setup.plan.stage
+    runtime, stage, mode, speed = setup.runtime, setup.plan.stage, config.run.exec_mode, recorder.summary()
     outcome = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
-    outcome |= {"batch_size": batch_size, "processes": setup.runtime.world_size, "patch_size": list(stage.patch_size)}
-    return outcome | to_dict(recorder.summary()) | {"peak_memory_bytes": setup.runtime.peak_memory_bytes()}
+    outcome |= {"batch_size": batch_size, "processes": runtime.world_size, "patch_size": list(stage.patch_size)}
+    outcome |= to_dict(speed) | {"peak_memory_bytes": runtime.peak_memory_bytes()}
+    flops = network_flops(setup.plan, config.model, batch_size=1, training=mode == "train")
+    ceiling = measure_ceiling(runtime.device, runtime.precision)
+    return outcome | flop_facts(flops, speed.items_per_second, ceiling, devices=runtime.world_size)
 
 
 if __name__ == "__main__":
