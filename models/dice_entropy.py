@@ -55,17 +55,14 @@ class DiceEntropy(Function):
         if exclusive:
             logarithms = log_softmax(values)
             del values
-            product = logarithms * truth
-            entropy, probabilities = -product.sum(), logarithms.exp_()
-            product = torch.mul(probabilities, truth, out=product)
+            entropy, probabilities = -(logarithms * truth).sum(), logarithms.exp_()
         else:
             losses = F.softplus(values).sub_(values * truth)
             entropy, probabilities = (losses if valid is None else losses.mul_(valid)).sum(), values.sigmoid()
-            product = truth.mul_(probabilities)
         num_terms = num_valid(valid, logits) * (1 if exclusive else logits.shape[1])
         # The background is no part of the Dice of classes.
         first = 1 if exclusive else 0
-        overlap = product.sum(over, keepdim=True)[:, first:]
+        overlap = truth.mul_(probabilities).sum(over, keepdim=True)[:, first:]
         inside = probabilities if valid is None else probabilities * valid
         size = (inside.sum(over, keepdim=True) + target.sum(over, keepdim=True))[:, first:] + SMOOTH
         dice = (2 * overlap + SMOOTH) / size
