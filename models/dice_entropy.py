@@ -1,7 +1,7 @@
 """Dice and cross-entropy of logits together, with a gradient by formula instead of by a chain of operators.
 
-Forward and backward each pass once over the logits in float32; no target is turned into floats, and one tensor of
-the logits' size (the probabilities) is kept for the gradient.
+Softmax or sigmoid are taken once, in float32, and one tensor of the logits' size (the probabilities) is kept for the
+gradient beside the target, which is bool.
 
 Shapes: N batch, K classes or regions, D H W space (2D has no D).
 """
@@ -49,19 +49,20 @@ class DiceEntropy(Function):
             over_batch: count the batch as one volume.
         """
         values = logits if logits.dtype == torch.float64 else logits.float()
+        # Multiplied, not selected: torch's `where`, and products with bool, are several times slower on a CPU.
+        truth = target.to(values.dtype)
         over = (*((0,) if over_batch else ()), *range(2, logits.dim()))
         if exclusive:
             logarithms = log_softmax(values)
-            # Multiplied, not selected: torch's `where` is several times slower on a CPU.
-            entropy = -(logarithms * target).sum()
-            probabilities = logarithms.exp_()
+            del values
+            entropy, probabilities = -(logarithms * truth).sum(), logarithms.exp_()
         else:
-            losses = F.softplus(values).sub_(values * target)
+            losses = F.softplus(values).sub_(values * truth)
             entropy, probabilities = (losses if valid is None else losses.mul_(valid)).sum(), values.sigmoid()
         num_terms = num_valid(valid, logits) * (1 if exclusive else logits.shape[1])
         # The background is no part of the Dice of classes.
         first = 1 if exclusive else 0
-        overlap = (probabilities * target).sum(over, keepdim=True)[:, first:]
+        overlap = truth.mul_(probabilities).sum(over, keepdim=True)[:, first:]
         inside = probabilities if valid is None else probabilities * valid
         size = (inside.sum(over, keepdim=True) + target.sum(over, keepdim=True))[:, first:] + SMOOTH
         dice = (2 * overlap + SMOOTH) / size

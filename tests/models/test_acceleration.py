@@ -79,12 +79,13 @@ def test_mixed_precision_and_gradient_scaling_agree_as_far_as_bf16_does():
         assert error <= 2 * (expected[1][name] - gradient).norm() + 0.02 * size, name
 
 
-def test_compiled_step_is_one_graph():
+@pytest.mark.parametrize(("dim", "labels"), [(3, TWO_CLASSES), (2, TWO_CLASSES), (3, BRATS)])
+def test_compiled_step_is_one_graph(dim, labels):
     counter = torch._dynamo.testing.CompileCounter()
-    module = make_module(FUSED)
+    module = make_module(FUSED, dim=dim, labels=labels)
     step = torch.compile(module._forward_loss, backend=counter, fullgraph=True, dynamic=False)
     for _ in range(2):
-        step(**make_batch())
+        step(**make_batch(dim))
     assert counter.frame_count == 1
 
 
