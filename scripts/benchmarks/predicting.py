@@ -20,6 +20,7 @@ from models.bundle import FoldWeights, ModelBundle
 from models.export import load_model, write_archive
 from models.flop_count import network_flops
 from models.inferer import InferenceSettings, flips
+from models.model_set import single_model
 from models.streaming import window_layout
 from models.unet import build_network
 from scripts.predictor import Predictor, PreparedScan, amp_type, window_batch
@@ -116,11 +117,11 @@ def _write_model(path: Path, plan: Plan, model: ModelConfig) -> None:
         plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
     )  # fmt: skip
     weights = FoldWeights(name="random", fold=None, state_dict=network.state_dict())
-    write_archive(path, ModelBundle(source=path, plan=plan, model=model, folds=(weights,)))
+    write_archive(path, single_model(ModelBundle(source=path, plan=plan, model=model, folds=(weights,))))
 
 
 def _predictor(path: Path, runtime: Runtime) -> TimedPredictor:
-    bundle = load_model(path)
+    [bundle] = load_model(path).members
     settings = InferenceSettings(window_batch=window_batch(bundle.plan.stage, runtime.device))
     return TimedPredictor(bundle, device=runtime.device, amp=amp_type(runtime), settings=settings)
 
