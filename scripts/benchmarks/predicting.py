@@ -59,7 +59,7 @@ class TimedPredictor(Predictor):
 
 
 def measure_inference(
-    config: Config, plan: Plan, images: Sequence[Path], *, start_up: bool = True
+    config: Config, plan: Plan, scans: Sequence[Sequence[Path]], *, start_up: bool = True
 ) -> tuple[dict[str, Any], Runtime]:
     """Seconds, CPU seconds and memory of predicting scans, and apart from them what a start of the program takes.
 
@@ -70,7 +70,7 @@ def measure_inference(
     Args:
         config: flags of main.py.
         plan: of the network.
-        images: a file for each scan.
+        scans: the files of each scan, one or one per channel.
         start_up: whether to measure that, too.
 
     Raises:
@@ -80,6 +80,7 @@ def measure_inference(
     seed_everything(config.run.seed)
     with TemporaryDirectory(prefix="nnunet-benchmark-") as name:
         folder = Path(name)
+        images = [image for files in scans for image in files]
         for image in images:
             link = folder / "input" / image.name
             link.parent.mkdir(exist_ok=True)
@@ -90,7 +91,7 @@ def measure_inference(
         predictor = _predictor(folder / "model.zip", runtime)
         reset_peak_memory()
         idle_bytes = host_peak_memory_bytes()
-        _run(_job(folder, folder / "input" / images[0].name, "warm"), predictor)
+        _run(_job(folder, folder / "input" / scans[0][0].name, "warm"), predictor)
         reset_peak_memory(runtime.device)
         predictor.network_s, predictor.windows, cpu_s = 0.0, 0, time.process_time()
         elapsed_s = _run(_job(folder, folder / "input", "masks"), predictor)
@@ -98,15 +99,15 @@ def measure_inference(
         peaks = {"peak_memory_bytes": runtime.peak_memory_bytes(), "host_peak_memory_bytes": host_peak_memory_bytes()}
         peaks["added_memory_bytes"] = peaks["host_peak_memory_bytes"] - idle_bytes
         outcome = {
-            "unit": "scans/s", "scans": len(images), "patch_size": list(plan.stage.patch_size),
-            "voxels_per_scan": sum(math.prod(read_header(image)[0]) for image in images) / len(images),
-            "batch_size": predictor.settings.window_batch, "windows_per_scan": predictor.windows / len(images),
-            "items_per_second": len(images) / elapsed_s, "seconds_per_scan": elapsed_s / len(images),
-            "cpu_s_per_scan": cpu_s / len(images),
+            "unit": "scans/s", "scans": len(scans), "patch_size": list(plan.stage.patch_size),
+            "voxels_per_scan": sum(math.prod(read_header(image)[0]) for image in images) / len(scans),
+            "batch_size": predictor.settings.window_batch, "windows_per_scan": predictor.windows / len(scans),
+            "items_per_second": len(scans) / elapsed_s, "seconds_per_scan": elapsed_s / len(scans),
+            "cpu_s_per_scan": cpu_s / len(scans),
             "data_wait_share": max(1 - predictor.network_s / elapsed_s, 0.0),
         }  # fmt: skip
         outcome |= peaks | (_start_up(folder, runtime) if start_up else {})
-    flops = network_flops(plan, config.model, batch_size=1, training=False) * predictor.windows / len(images)
+    flops = network_flops(plan, config.model, batch_size=1, training=False) * predictor.windows / len(scans)
     ceiling = measure_ceiling(runtime.device, runtime.precision)
     return outcome | flop_facts(flops, outcome["items_per_second"], ceiling), runtime
 

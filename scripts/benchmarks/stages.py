@@ -74,8 +74,8 @@ def run_inference(options: BenchmarkOptions) -> int:
         if plan is None:
             fingerprint = combine(inspect_cases(dataset, dataset.training, Workers(1)))
             plan = make_plan(dataset, fingerprint, dim=options.dim, mask_channel=False)
-        images = [image for case in dataset.training for image in case.images]
-        outcome, runtime = measure_inference(main_config(options, Path()), plan, images, start_up=options.scale == 1)
+        scans = [case.images for case in dataset.training]
+        outcome, runtime = measure_inference(main_config(options, Path()), plan, scans, start_up=options.scale == 1)
     return _finish(options, outcome, runtime)
 
 
