@@ -24,11 +24,13 @@ def ours(job: Job) -> Outcome:
     import torch
 
     from data_loading.data_module import DataModule, LoadingSettings, ShardCases
-    from utils.config import LoaderConfig
+    from utils.config import HardwareConfig, LoaderConfig
     from utils.files import read_json
+    from utils.runtime import configure_backends, resolve_hardware
     from utils.schema import Plan
 
     torch.set_num_threads(1)
+    configure_backends(resolve_hardware(HardwareConfig(accelerator="cpu")))
     folder = Path(job["folder"])
     module = DataModule(
         cases=ShardCases(folder=folder, train=tuple(_cases(folder))),

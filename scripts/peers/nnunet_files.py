@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 DATASET, PLANS, CONFIGURATION, TRAINER = "Dataset004_Compare", "nnUNetPlans", "3d_fullres", "nnUNetTrainer"
+PREPROCESS = (
+    "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry as run; "
+    "run() if __name__ == '__main__' else None"
+)
+PREDICT = (
+    "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as run; "
+    "run() if __name__ == '__main__' else None"
+)
+"""Programs of nnU-Net's commands nnUNetv2_plan_and_preprocess and nnUNetv2_predict, for `python -c`."""
 
 
-def set_folders(root: Path) -> dict[str, Path]:
+def set_folders(root: Path, results: Path | None = None) -> dict[str, Path]:
     """Tell nnU-Net where its three folders are; before its first import."""
     folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    folders["nnUNet_results"] = results or folders["nnUNet_results"]
     for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
@@ -167,3 +178,25 @@ def copy_weights(network: Any, ours: Mapping[str, Any]) -> None:
             fill_convolutions(stage.convs, f"upsamples.{level}.conv_block")
         fill(network.decoder.seg_layers[-1].weight, "output_block.conv.conv.weight")
         fill(network.decoder.seg_layers[-1].bias, "output_block.conv.conv.bias")
+
+
+def write_model(folder: Path, results: Path) -> None:
+    """Write what nnUNetv2_predict looks for: one fold with the weights of weights.npz, for the plan of plan.json."""
+    import torch
+
+    plan = read_plan(folder)
+    model = results / DATASET / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+    (model / "fold_0").mkdir(parents=True)
+    (model / "plans.json").write_text(json.dumps(plans_json(plan)), encoding="utf-8")
+    (model / "dataset.json").write_text(json.dumps(dataset_json(plan, 1)), encoding="utf-8")
+    contents = {
+        "network_weights": make_network(plan, folder / "weights.npz").state_dict(),
+        "trainer_name": TRAINER,
+        "init_args": {"configuration": CONFIGURATION},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    torch.save(contents, model / "fold_0" / "checkpoint_final.pth")
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]), Path(sys.argv[2]))

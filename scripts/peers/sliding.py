@@ -23,10 +23,12 @@ def ours(job: Job) -> Outcome:
     from models.bundle import FoldWeights, ModelBundle
     from models.inferer import InferenceSettings
     from scripts.predictor import Predictor, PreparedScan, window_batch
-    from utils.config import ModelConfig
+    from utils.config import HardwareConfig, ModelConfig
     from utils.files import read_json
+    from utils.runtime import configure_backends, resolve_hardware
     from utils.schema import Plan
 
+    configure_backends(resolve_hardware(HardwareConfig(accelerator="cpu", precision=job["precision"])))
     image = _image(job)
     folder, device = Path(job["folder"]), torch.device("cpu")
     plan = read_json(Plan, folder / "plan.json")

@@ -13,6 +13,7 @@ PEERS = ("torch", "nnunetv2", "batchgeneratorsv2", "monai", "scikit-image", "num
 """Packages of the peers' environment whose versions are recorded."""
 NEEDED = {
     "nnunet": ("nnunetv2",),
+    "nnunet_sequential": ("nnunetv2",),
     "batchgenerators": ("batchgeneratorsv2",),
     "monai": ("monai",),
     "reference": ("scikit-image", "nibabel"),
@@ -51,7 +52,7 @@ SLIDING = [
     )
     for tta in (False, True)
 ]  # fmt: skip
-SIZES = {"large": {"task": "01", "batch_size": 2, "count": 20}, "small": {"task": "04", "batch_size": 9, "count": 100}}
+SIZES = {"large": {"task": "01", "batch_size": 2, "count": 30}, "small": {"task": "04", "batch_size": 9, "count": 100}}
 """128 x 128 x 128 voxels of 4 channels, and 40 x 56 x 40 of one."""
 LOADERS = [
     Comparison(
@@ -64,7 +65,33 @@ LOADERS = [
     )
     for size, numbers in SIZES.items()
 ]  # fmt: skip
-COMPARISONS = (*STEPS, *SLIDING, *LOADERS)
+PREPROCESSING = [
+    Comparison(
+        name=f"preprocess/{kind}", worker="preprocessing", sides=("ours", "reference", "nnunet"),
+        goal="CPU ratio >= 3, memory ratio >= 2", job={"kind": kind, **job}, quick=quick,
+    )
+    for kind, job, quick in (
+        ("mr", {"scans": 0}, {"scans": 3}),
+        ("ct", {"shape": (200, 512, 512)}, {"shape": (40, 96, 96)}),
+    )
+]  # fmt: skip
+PREDICTING = [
+    Comparison(
+        name=f"predict/{'tta' if tta else 'plain'}", worker="predict", sides=("ours", "nnunet", "nnunet_sequential"),
+        goal="CPU ratio >= 3", job={"scans": 0, "tta": tta}, quick={"scans": 2},
+    )
+    for tta in (False, True)
+]  # fmt: skip
+ACCURACY = [
+    Comparison(
+        name="accuracy/train", worker="accuracy", sides=("ours", "nnunet"),
+        goal="Dice >= 0.86, and ahead by more than the spread of the seeds",
+        job={"flags": "--filters 16 32 64 128 --deep_supervision --augment none --learning_rate 0.002 "
+                      "--scheduler cosine"},
+        quick={},
+    )
+]  # fmt: skip
+COMPARISONS = (*PREPROCESSING, *LOADERS, *STEPS, *SLIDING, *PREDICTING, *ACCURACY)
 LONG = ("accuracy",)
 """Stages that only run when they are asked for."""
 

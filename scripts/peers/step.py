@@ -16,23 +16,31 @@ from scripts.peers.nnunet_files import make_trainer, read_plan, set_folders
 
 
 def ours(job: Job) -> Outcome:
-    """This program's module with its nnunet recipe."""
+    """This program's module as main.py builds it, with the nnunet recipe."""
+    import shlex
+
     import torch
 
-    from models.inferer import InferenceSettings
-    from models.nn_unet import NNUnet
+    import main as entry
     from models.schedules import build_optimizer
-    from utils.config import ModelConfig, OptimConfig
+    from utils.args import parse_config
     from utils.files import read_json
-    from utils.schema import Plan
+    from utils.runs import ShardFolder
+    from utils.runtime import configure_backends, resolve_hardware
+    from utils.schema import Fold, Plan
 
     image, label = _batch(job)
-    module = NNUnet(
-        plan=read_json(Plan, Path(job["folder"]) / "plan.json"),
-        model=ModelConfig(deep_supervision=True, deep_supr_num=0),
-        optim=OptimConfig(optimizer="sgd", learning_rate=1e-2, weight_decay=3e-5, batch_dice="auto"),
-        inference=InferenceSettings(),
-    )
+    folder = Path(job["folder"])
+    config = parse_config(["--recipe", "nnunet", "--precision", job["precision"], *shlex.split(job["our_flags"])])
+    runtime = resolve_hardware(config.hardware)
+    configure_backends(runtime)
+    module = entry.build_module(
+        config,
+        entry.Setup(
+            shards=ShardFolder(root=folder, cases=folder), plan=read_json(Plan, folder / "plan.json"),
+            fold=Fold(train=(), val=()), runtime=runtime, checkpoint=None,
+        ),
+    )  # fmt: skip
     module.train()
     # As Lightning does where gradients are clipped in float32.
     optimizer = build_optimizer(module.network.parameters(), module.optim, fused=True)
@@ -42,10 +50,12 @@ def ours(job: Job) -> Outcome:
         with _autocast(job):
             loss = module.training_step({"image": image, "label": label}, 0)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.network.parameters(), 12)
+        torch.nn.utils.clip_grad_norm_(module.network.parameters(), config.optim.gradient_clip_val)
         optimizer.step()
 
-    return _measured(job, step, optimizer="fused SGD, Nesterov 0.99, gradient norm clipped at 12")
+    return _measured(
+        job, step, optimizer="fused SGD, Nesterov 0.99, gradient norm clipped at 12", flags=job["our_flags"]
+    )
 
 
 def nnunet(job: Job) -> Outcome:

@@ -11,7 +11,7 @@ from scripts.peers import harness
 from scripts.peers.stages import COMPARISONS, choose
 from utils.errors import run_cli
 
-COSTS = {"prepare": 0.0, "ours": 1.0, "nnunet": 3.0}
+COSTS = {"prepare": 0.0, "ours": 1.0, "nnunet": 3.0, "nnunet_sequential": 2.0}
 
 
 @pytest.fixture
@@ -87,3 +87,31 @@ def test_foreign_result_file_is_not_overwritten(pretended, tmp_path, capsys):
     (tmp_path / "r.json").write_text("[]")
     assert run_cli(lambda: compare_peers.main(["--stages", "step", "--json", str(tmp_path / "r.json")])) == 2
     assert (tmp_path / "r.json").read_text() == "[]" and not pretended
+
+
+def test_masks_of_every_side_are_scored_alike(pretended, monkeypatch, tmp_path):
+    scored = []
+
+    def dice(predictions, labels) -> float:
+        scored.append((predictions.name, labels.name))
+        return 0.5
+
+    pretending = harness.run_worker
+    monkeypatch.setattr(
+        harness, "run_worker", lambda *words: pretending(*words) | {"predictions": str(tmp_path / "masks")}
+    )
+    monkeypatch.setattr(compare_peers, "mean_dice", dice)
+    words = ["--stages", "accuracy", "--repetitions", "1", "--json", str(tmp_path / "r.json")]
+    assert compare_peers.main(words) == 0
+    assert scored == [("masks", "labels")] * 2
+    record = results(tmp_path / "r.json")["accuracy/train"]
+    assert record["medians"]["ours"]["dice"] == 0.5 and "predictions" not in record["runs"]["ours"][0]
+
+
+def test_options_reach_the_workers_that_ask_for_them(pretended, tmp_path):
+    words = ["--repetitions", "1", "--json", str(tmp_path / "r.json"), "--data", str(tmp_path), "--scans", "7"]
+    assert compare_peers.main([*words, "--stages", "predict/tta", "step/batch_9"]) == 0
+    predicting = next(job for job in pretended if job["worker"] == "predict")
+    assert (predicting["data"], predicting["scans"], predicting["tta"]) == (str(tmp_path), 7, True)
+    stepping = next(job for job in pretended if job["worker"] == "step")
+    assert stepping["batch_size"] == 9 and "scans" not in stepping
