@@ -15,7 +15,18 @@ import download
 import evaluate
 import preprocess
 from data_preprocessing.dataset import load_dataset
-from scripts import benchmark, cross_validate, export_model, inference, init_dataset, overlay, train, verify_dataset
+from scripts import (
+    benchmark,
+    compare_peers,
+    cross_validate,
+    export_model,
+    find_best_configuration,
+    inference,
+    init_dataset,
+    overlay,
+    train,
+    verify_dataset,
+)
 from tests.conftest import PROJECT
 from utils.args import GROUPS, Config, parse, parse_config
 
@@ -28,6 +39,8 @@ OPTIONS = {
     "scripts/inference.py": inference.InferenceOptions,
     "scripts/cross_validate.py": cross_validate.CrossValidateOptions,
     "scripts/benchmark.py": benchmark.BenchmarkOptions,
+    "scripts/compare_peers.py": compare_peers.CompareOptions,
+    "scripts/find_best_configuration.py": find_best_configuration.BestOptions,
     "scripts/overlay.py": overlay.OverlayOptions,
     "scripts/export_model.py": export_model.ExportOptions,
     "scripts/init_dataset.py": init_dataset.InitOptions,
