@@ -75,8 +75,10 @@ def saved_member(folder: Path, case: str) -> Member:
     return Member(name=str(path), labels=labels, probabilities=probabilities, affine=affine)
 
 
-def mean_planes(members: Sequence[Member]) -> Iterator[np.ndarray]:
-    """Mean probabilities of saved members (K, z, y, x), a few planes (K, d, y, x) float32 at a time, in their order.
+def member_planes(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Saved members (K, z, y, x), a few planes (K, d, y, x) of each in memory at a time, in their order.
+
+    Each file is read once, however many means are made of the planes.
 
     Raises:
         UserError: as `mean_probabilities`.
@@ -87,10 +89,18 @@ def mean_planes(members: Sequence[Member]) -> Iterator[np.ndarray]:
         _require_same(members[0], other)
     for start in range(0, depth, step):
         part = slice(start, start + step)
-        yield mean_probabilities(
-            # Without the affines, which have been compared and hold for the whole scans.
-            [dataclasses.replace(m, probabilities=np.asarray(m.probabilities[:, part]), affine=None) for m in members]
-        )
+        # Without the affines, which have been compared and hold for the whole scans.
+        yield [dataclasses.replace(m, probabilities=np.array(m.probabilities[:, part]), affine=None) for m in members]
+
+
+def mean_planes(members: Sequence[Member]) -> Iterator[np.ndarray]:
+    """Mean probabilities of saved members, a few planes (K, d, y, x) float32 at a time, in their order.
+
+    Raises:
+        UserError: as `mean_probabilities`.
+    """
+    for planes in member_planes(members):
+        yield mean_probabilities(planes)
 
 
 def saved_classes(members: Sequence[Member]) -> np.ndarray:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preprocessing.adapt import read_folds
 from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import Workers
 from data_preprocessing.shards import list_cases, read_meta
-from models.ensemble import saved_classes, saved_member
+from models.ensemble import Member, mean_probabilities, member_planes, saved_classes, saved_member
 from utils.decision import PostProcessing
 from utils.errors import UserError, list_problems
 from utils.files import read_json
-from utils.nifti import read_label, to_working
+from utils.nifti import GRID_TOLERANCE_MM, Volume, from_working, grid_difference_mm, read_label, to_working
 from utils.postprocessing import keep_largest
-from utils.predictions import class_indices
+from utils.predictions import class_indices, most_probable
 from utils.schema import LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
 
@@ -80,16 +81,16 @@ def find_predictions(folders: dict[str, Path], label_files: dict[str, Path]) -> 
 
 
 def find_labels(shards: Sequence[Path], labels: Path | None) -> dict[str, Path]:
-    """The label file of each training case, as the shards remember them or in the folder `labels`.
+    """The label file of each case that a fold of splits.json validates on: where the shards say, or in `labels`.
 
     Raises:
-        UserError: there are no shards, or files are not where they were.
+        UserError: there are no shards, a case has none, or files are not where they were.
     """
     folder = next((each for each in shards if list_cases(each)), None)
     if folder is None:
         raise UserError(f"no shards in {', '.join(map(str, shards))}; give the folder of preprocess.py as --data")
     paths = {}
-    for case in list_cases(folder):
+    for case in sorted({case for fold in read_folds(folder) for case in fold.val}):
         stored = read_meta(folder, case).label
         paths[case] = Path(stored or "") if labels is None else labels / f"{case}.nii.gz"
     missing = [f"{case}: {path}" for case, path in paths.items() if not path.is_file()]
@@ -109,26 +110,44 @@ def choose_postprocessing(
 ) -> tuple[PostProcessing, Scores, Scores]:
     """Whether keeping the largest component helps: first of all foreground, then class by class.
 
-    All foreground counts as helped when the mean Dice rises, a class when its own Dice does (with regions: the mean).
+    All foreground counts as helped when the mean Dice rises and that of no target falls, a class when its own Dice
+    rises. With regions, which share classes, a class is held to the rule of all foreground.
 
     Returns:
         The choice, and the scores without and with it.
 
-    Source: Isensee et al., nnU-Net (2021), Methods, empirical parameters.
+    Source: Isensee et al., nnU-Net (2021), Methods, empirical parameters; nnU-Net v2 for what must not fall.
     """
     whole = PostProcessing(foreground=True)
     before, after = _with_each(data, candidate, (NOTHING, whole), workers)
-    base, best = (whole, after) if after.mean > before.mean else (NOTHING, before)
+    base, best = (whole, after) if _improves(after, before) else (NOTHING, before)
+    if data.labels.regions:
+        return _choose_in_turn(data, candidate, (base, before, best), workers)
     names = data.labels.names[1:]
     trials = [dataclasses.replace(base, classes=(name,)) for name in names]
-    helped = tuple(
-        name
-        for index, (name, scores) in enumerate(zip(names, _with_each(data, candidate, trials, workers)))
-        if (scores.mean > best.mean if data.labels.regions else scores.dice[index] > best.dice[index])
-    )
+    # Plain classes leave each other's counts alone, so that what helps alone helps together.
+    dice = [scores.dice[index] for index, scores in enumerate(_with_each(data, candidate, trials, workers))]
+    helped = tuple(name for name, new, old in zip(names, dice, best.dice) if new > old)
+    together = tuple(new if new > old else old for new, old in zip(dice, best.dice))
     chosen = dataclasses.replace(base, classes=helped)
-    [scores] = _with_each(data, candidate, (chosen,), workers) if helped else [best]
-    return chosen, before, scores
+    return chosen, before, Scores(dice=together, mean=float(finite_mean(together)))
+
+
+def _choose_in_turn(
+    data: OutOfFold, candidate: Candidate, start: tuple[PostProcessing, Scores, Scores], workers: Workers
+) -> tuple[PostProcessing, Scores, Scores]:
+    """Class after class, each on top of those that helped: two that help alone may not do so together."""
+    chosen, before, best = start
+    for name in data.labels.names[1:]:
+        trial = dataclasses.replace(chosen, classes=(*chosen.classes, name))
+        [after] = _with_each(data, candidate, (trial,), workers)
+        if _improves(after, best):
+            chosen, best = trial, after
+    return chosen, before, best
+
+
+def _improves(after: Scores, before: Scores) -> bool:
+    return after.mean > before.mean and not any(new < old for new, old in zip(after.dice, before.dice))
 
 
 def _with_each(
@@ -151,8 +170,19 @@ def _count(data: OutOfFold, function: Callable[[CaseFiles], np.ndarray | str], w
 
 def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence[Candidate]) -> np.ndarray | str:
     try:
-        label = _read_label(files, data.labels)
-        return np.stack([label_counts(_predicted(files, data, names), label, data.labels) for names in candidates])
+        members = {name: saved_member(folder, files.case) for name, folder in data.folders.items()}
+        volume = _read_label(files, next(iter(members.values())))
+        label = class_indices(volume.array, data.labels, files.label)
+        stored = from_working(label, volume.geometry).swapaxes(-1, -3)
+        counts, first = np.zeros((len(candidates), len(data.labels.target_names), 3), dtype=np.int64), 0
+        for planes in member_planes(list(members.values())):
+            named = dict(zip(members, planes))
+            part = stored[first : first + planes[0].probabilities.shape[1]]
+            for index, names in enumerate(candidates):
+                classes = most_probable(mean_probabilities([named[name] for name in names]), data.labels)
+                counts[index] += label_counts(classes, part, data.labels)
+            first += len(part)
+        return counts
     except UserError as error:
         return str(error)
 
@@ -161,7 +191,9 @@ def _processed_counts(
     files: CaseFiles, *, data: OutOfFold, candidate: Candidate, choices: Sequence[PostProcessing]
 ) -> np.ndarray | str:
     try:
-        label, classes = _read_label(files, data.labels), _predicted(files, data, candidate)
+        members = [saved_member(data.folders[name], files.case) for name in candidate]
+        label = class_indices(_read_label(files, members[0]).array, data.labels, files.label)
+        classes = to_working(saved_classes(members).swapaxes(-1, -3), members[0].affine)
         mask = np.array(data.labels.values, dtype=np.uint8)[classes]
         masks = (keep_largest(mask, data.labels, choice) for choice in choices)
         source = Path(files.case)
@@ -170,14 +202,16 @@ def _processed_counts(
         return str(error)
 
 
-def _predicted(files: CaseFiles, data: OutOfFold, names: Candidate) -> np.ndarray:
-    """Class indices (S, A, R) of the mean of some configurations."""
-    members = [saved_member(data.folders[name], files.case) for name in names]
-    return to_working(saved_classes(members).swapaxes(-1, -3), members[0].affine)
-
-
-def _read_label(files: CaseFiles, labels: LabelScheme) -> np.ndarray:
-    return class_indices(read_label(files.label).array, labels, files.label)
+def _read_label(files: CaseFiles, member: Member) -> Volume:
+    """The label of a case, on the grid of its predictions."""
+    volume = read_label(files.label)
+    shape, predicted = volume.geometry.shape_xyz, member.probabilities.shape[:0:-1]
+    if shape != predicted:
+        raise UserError(f"{files.label} has shape {shape}, its prediction {member.name} {predicted} (x, y, z)")
+    distance_mm = grid_difference_mm(volume.geometry.affine, member.affine, shape)
+    if distance_mm > GRID_TOLERANCE_MM:
+        raise UserError(f"{files.label} lies {distance_mm:.3g} mm off its prediction {member.name}")
+    return volume
 
 
 def _scores(counts: np.ndarray) -> Scores:

@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     candidates = [(name,) for name in folders]
     if options.ensembles:
         candidates += itertools.combinations(folders, 2)
+    elif len(folders) == 1:
+        print("warning: --no-ensembles has no effect: there is one configuration", file=sys.stderr)
     with Workers(min(options.n_jobs or num_cores(), len(data.label_files))) as workers:
         scores = score_candidates(data, candidates, workers)
         best = choose(scores)

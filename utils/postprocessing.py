@@ -47,8 +47,12 @@ def _clear_smaller(mask: np.ndarray, inside: np.ndarray, background: int) -> Non
     components, count = ndimage.label(inside[boxes[0]], structure=np.ones((3,) * mask.ndim, dtype=bool))
     if count < 2:
         return
-    sizes = np.bincount(components.ravel())
+    # Plane by plane: counting and looking up turn their input into eight bytes a voxel.
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    for plane in components:
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)
     sizes[0] = 0
     smaller = sizes < sizes.max()
     smaller[0] = False
-    mask[boxes[0]][smaller[components]] = background
+    for target, plane in zip(mask[boxes[0]], components):
+        target[smaller[plane]] = background

@@ -16,7 +16,7 @@ from tests.tiny_task import make_task
 from utils.decision import Decision, DecisionMember
 from utils.errors import EXIT_OK, EXIT_USAGE, UserError, run_cli
 from utils.files import read_json, write_json
-from utils.schema import LabelScheme, Plan
+from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Plan, Splits
 
 SHAPE_XYZ = (10, 14, 12)
 ORGAN = np.zeros(SHAPE_XYZ, bool)
@@ -90,6 +90,12 @@ def test_an_ensemble_is_chosen_where_each_lacks_another_part(root):
     assert len(decision(root).members) == 1
 
 
+def test_without_a_second_configuration_no_ensembles_warns(root, capsys):
+    predict(root, "2d", ORGAN)
+    assert run(root, "--no-ensembles") == EXIT_OK
+    assert "--no-ensembles has no effect" in capsys.readouterr().err
+
+
 def test_a_far_voxel_is_removed_and_the_scores_say_so(root):
     predict(root, "2d", ORGAN | FAR)
     assert run(root) == EXIT_OK
@@ -120,6 +126,21 @@ def test_missing_cases_of_all_configurations_are_listed(root, capsys):
     printed = capsys.readouterr().err
     assert "2d: 1 of 3 cases" in printed and "3d_fullres: 2 of 3 cases" in printed
     assert not (root / "models/77_best").exists()
+
+
+def test_cases_that_no_fold_validates_on_are_not_asked_for(root):
+    predict(root, "2d", ORGAN, cases=2)
+    fold = Fold(train=("scan2",), val=("scan0", "scan1"))
+    write_json(Splits(version=FORMAT_VERSION, folds=(fold,)), root / "results/77_3d/splits.json")
+    assert run(root) == EXIT_OK
+    assert json.loads((root / "models/77_best/scores.json").read_text())["cases"] == 2
+
+
+def test_a_case_of_the_folds_without_a_shard_is_an_error(root, capsys):
+    predict(root, "2d", ORGAN)
+    (root / "results/77_3d/scan1.json").unlink()
+    assert run(root) == EXIT_USAGE
+    assert "scan1" in capsys.readouterr().err
 
 
 def test_without_predictions_the_command_is_named(root, capsys):

@@ -56,3 +56,13 @@ def test_a_background_of_another_value_is_what_remains():
     labels = LabelScheme(names=("background", "liver"), values=(7, 1))
     mask = np.array([1, 1, 7, 1], np.uint8).reshape(1, 1, 4)
     assert keep_largest(mask, labels, PostProcessing(foreground=True)).flatten().tolist() == [1, 1, 7, 7]
+
+
+def test_a_component_counts_over_all_its_planes():
+    # Two voxels in each of three planes outweigh four in one plane.
+    mask = np.zeros((3, 1, 8), np.uint8)
+    mask[:, 0, :2] = 1
+    mask[1, 0, 4:] = 4
+    expected = np.zeros_like(mask)
+    expected[:, 0, :2] = 1
+    assert np.array_equal(keep_largest(mask, LABELS, PostProcessing(foreground=True)), expected)
