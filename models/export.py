@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import platform
 import re
 import struct
@@ -40,6 +41,8 @@ from utils.decision import DECISION_FILE, Decision, DecisionMember
 from utils.errors import UserError
 from utils.files import from_dict, to_dict, write_atomically
 from utils.schema import FORMAT_VERSION, Plan, check_version
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION, PLAN, NOTE = "model.json", "plan.json", "LICENSE_NOTE.txt"
 KIND = "segmentation model"
@@ -161,9 +164,16 @@ def load_model(path: Path, folds: Sequence[int] | None = None) -> ModelSet:
 
 
 def _read_set(archive: zipfile.ZipFile, path: Path) -> ModelSet:
-    if DECISION_FILE not in archive.namelist():
+    names = set(archive.namelist())
+    if DESCRIPTION in names:
+        if DECISION_FILE in names:
+            # Earlier versions packed any JSON beside a single model, and applied none of it.
+            logger.warning("%s: its %s is not applied; export the model again with its decision", path, DECISION_FILE)
+        _require_all_used(archive, [""], path)
         return single_model(_read_bundle(archive, "", path))
     decision = from_dict(Decision, _read_json(archive, DECISION_FILE, path), source=f"{DECISION_FILE} in {path}")
+    folders = [folder for member in decision.members for folder in (member.folder, member.previous)]
+    _require_all_used(archive, folders, path)
     members = []
     for member in decision.members:
         bundle = _read_bundle(archive, f"{member.folder}/", path)
@@ -176,6 +186,13 @@ def _read_set(archive: zipfile.ZipFile, path: Path) -> ModelSet:
     )  # fmt: skip
     check_fit(models)
     return models
+
+
+def _require_all_used(archive: zipfile.ZipFile, folders: Sequence[str | None], path: Path) -> None:
+    names = set(archive.namelist()) - {DECISION_FILE, NOTE}
+    rest = sorted(name for name in names if name.rpartition("/")[0] not in folders)
+    if rest:
+        raise UserError(f"--model {path} holds what belongs to none of its models: {', '.join(rest[:10])}")
 
 
 def _read_bundle(archive: zipfile.ZipFile, prefix: str, path: Path) -> ModelBundle:
@@ -194,7 +211,7 @@ def _is_archive(path: Path) -> bool:
     """Whether a file of any name is an exported model; checkpoints are zip files, too."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return DESCRIPTION in archive.namelist()
+            return not {DESCRIPTION, DECISION_FILE}.isdisjoint(archive.namelist())
     except (zipfile.BadZipFile, OSError):
         return False
 
@@ -248,7 +265,7 @@ def _check_description(description: _Description, prefix: str, archive: zipfile.
         raise UserError(f"{path}: {error}") from None
     files = [fold.file for fold in description.folds]
     names = (name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix))
-    weights = [name for name in names if name.endswith(".safetensors") and (not prefix or "/" not in name)]
+    weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     if description.kind != KIND or not 0 < len(files) <= MAX_FOLDS or sorted(files) != sorted(weights):
         raise UserError(f"{path}: {DESCRIPTION} lists {files} for weights, the archive has {weights}; export it again")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,8 +111,9 @@ def _member(root: Path, member: DecisionMember, folds: Sequence[int] | None) -> 
 
 def _first_stage_beside(path: Path, plan: Plan) -> Path:
     name = f"{plan.task}_{plan.previous_stage}"
-    absolute = path.absolute()
-    found = next((parent / name for parent in absolute.parents if (parent / name).is_dir()), None)
+    # A checkpoint lies four folders below the one that holds both stages.
+    parents = Path(os.path.abspath(path)).parents[:4]
+    found = next((parent / name for parent in parents if (parent / name).is_dir()), None)
     if found is None:
         raise UserError(
             f"{path} is the second stage of a cascade: the folder of its first stage, {name}, is in no folder above "
@@ -135,9 +137,24 @@ def check_fit(models: ModelSet) -> None:
         pair = f"{models.names[0]} ({first.source}) and {name} ({bundle.source})"
         if bundle.plan.labels != first.plan.labels:
             raise UserError(f"{pair} have different label schemes and cannot predict together")
-        if len(bundle.plan.channels) != len(first.plan.channels):
-            raise UserError(f"{pair} see {len(first.plan.channels)} and {len(bundle.plan.channels)} channels of a scan")
+        own, others = ([channel.name for channel in plan.channels] for plan in (first.plan, bundle.plan))
+        if own != others:
+            raise UserError(f"{pair} see different channels of a scan: {', '.join(own)}; {', '.join(others)}")
     for name, bundle in zip(models.names, models.members):
-        if (bundle.plan.previous_stage is None) != (bundle.previous is None):
-            needs = "lacks its first stage" if bundle.previous is None else "is no second stage of a cascade"
-            raise UserError(f"{name} ({bundle.source}) {needs}; find_best_configuration.py writes a decision that fits")
+        _check_cascade(name, bundle)
+    unknown = [name for name in models.post_processing.classes if name not in first.plan.labels.names[1:]]
+    if unknown:
+        raise UserError(
+            f"the post-processing of {models.source} names {', '.join(unknown)}; the classes of {first.source} are "
+            f"{', '.join(first.plan.labels.names[1:])}"
+        )
+
+
+def _check_cascade(name: str, bundle: ModelBundle) -> None:
+    wanted, previous = bundle.plan.previous_stage, bundle.previous
+    advice = "find_best_configuration.py writes a decision that fits"
+    if (wanted is None) != (previous is None):
+        needs = "lacks its first stage" if previous is None else "is no second stage of a cascade"
+        raise UserError(f"{name} ({bundle.source}) {needs}; {advice}")
+    if previous is not None and (found := configuration_name(previous.plan)) != wanted:
+        raise UserError(f"{name} ({bundle.source}) comes after {wanted}, but {previous.source} is {found}; {advice}")

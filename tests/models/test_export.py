@@ -74,6 +74,18 @@ def test_decision_travels_along(exported):
     assert [fold.name for fold in read.members[0].folds] == ["fold_0", "fold_2"]
 
 
+def test_archives_of_earlier_versions_load_and_what_was_packed_beside_them_is_not_applied(exported, caplog):
+    with zipfile.ZipFile(exported) as archive:
+        description = json.loads(archive.read(DESCRIPTION))
+    del description["mirrored"]
+    rewrite(exported, {DESCRIPTION: json.dumps(description).encode()})
+    models = read_archive(exported)
+    assert models.is_plain and models.members[0].mirrored and not caplog.text
+    rewrite(exported, {"decision.json": b'{"keep_largest": true}'})
+    assert read_archive(exported).is_plain
+    assert "decision.json is not applied" in caplog.text
+
+
 def test_zip_is_told_from_a_checkpoint_whatever_its_name(exported):
     renamed = exported.rename(exported.with_name("model.bin"))
     assert [each.fold for each in load_model(renamed, [2]).members[0].folds] == [2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from data_preprocessing.cascade import previous_classes
-from models.bundle import checkpoint_bundle
+from data_preprocessing.restoration import restore_mask
+from models.bundle import build_networks, checkpoint_bundle
 from models.export import read_archive
-from models.inferer import InferenceSettings
+from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.model_set import folder_model_set
 from scripts import export_model, inference
 from scripts.ensemble_predictor import EnsemblePredictor
@@ -27,7 +29,7 @@ from utils.errors import UserError, run_cli
 from utils.files import write_json
 from utils.nifti import Volume
 from utils.postprocessing import keep_largest
-from utils.schema import LabelScheme, Plan
+from utils.schema import ChannelPlan, LabelScheme, Plan
 
 SPACING = (1.2, 1.0, 0.9)
 FULL = with_spacing(make_plan(make_stage((8, 8, 8))), SPACING)
@@ -93,7 +95,13 @@ def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
     assert len(np.unique(classes)) > 1
     image = np.concatenate([prepared.image, np.stack([classes == 1, classes == 2])]).astype(np.float32)
     np.testing.assert_array_equal(cascade._with_previous(prepared), image)
-    assert cascade.predict(scan(), SPACING).shape == scan().shape
+    networks = build_networks(checkpoint_bundle(tmp_path / "04_3d_cascade_fullres"), torch.device("cpu"))
+    tensor = torch.from_numpy(image)[None]
+    logits = [predict_volume(tensor, each, stage=SECOND.stage, settings=cascade.settings) for each in networks]
+    probabilities = sum(to_probabilities(each, TWO_CLASSES)[0].numpy() for each in logits) / 2
+    by_hand = restore_mask(probabilities, prepared.meta, SECOND)
+    assert len(np.unique(by_hand)) > 1
+    np.testing.assert_array_equal(cascade.predict(scan(), SPACING), by_hand)
     assert cascade.weight_bytes > first.weight_bytes
 
 
@@ -170,7 +178,7 @@ def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
     assert "c.nii.gz" in capsys.readouterr().err and set(masks(tmp_path / "masks")) == {"a.nii.gz", "b.nii.gz"}
 
 
-def test_an_exported_ensemble_gives_the_same_masks_from_one_file(tmp_path, scans):
+def test_an_exported_ensemble_gives_the_same_bytes_from_one_file_in_an_empty_folder(tmp_path, scans, monkeypatch):
     train(tmp_path / "here", "2d", "3d_lowres", "3d_cascade_fullres")
     best = decide(tmp_path / "here", "2d", "3d_cascade_fullres", post=ORGAN_ONLY)
     words = ["--input", scans, "--folds", "1"]
@@ -180,21 +188,34 @@ def test_an_exported_ensemble_gives_the_same_masks_from_one_file(tmp_path, scans
         path.unlink()
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         assert "members/3d_cascade_fullres/previous/fold_1.safetensors" in archive.namelist()
-    assert predict(*words, "--model", tmp_path / "model.zip", "--output", tmp_path / "other") == 0
-    one, other = masks(tmp_path / "one"), masks(tmp_path / "other")
-    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-    models = read_archive(tmp_path / "model.zip")
+    # Whatever the file is called.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.zip").rename(tmp_path / "empty/model.bin")
+    monkeypatch.chdir(tmp_path / "empty")
+    assert predict(*words, "--model", "model.bin", "--output", "masks") == 0
+    for name in ("a.nii.gz", "b.nii.gz"):
+        assert (tmp_path / "one" / name).read_bytes() == Path("masks", name).read_bytes()
+    models = read_archive(Path("model.bin"))
     assert models.post_processing == ORGAN_ONLY and models.decision.scores == {"2d": 0.5}
 
 
-@pytest.mark.parametrize("name", ["members/2d/../x.safetensors", "members/a b/plan.json", "members/2d/code.py"])
-def test_strange_members_of_an_archive_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("members/2d/../x.safetensors", "not safe to read"),
+        ("members/a b/plan.json", "not safe to read"),
+        ("members/2d/code.py", "not safe to read"),
+        ("members/other/plan.json", "belongs to none of its models"),
+        ("plan.json", "belongs to none of its models"),
+    ],
+)
+def test_strange_members_of_an_archive_are_refused(tmp_path, name, reason):
     train(tmp_path, "2d", "3d_fullres")
     best = decide(tmp_path, "2d", "3d_fullres")
     assert export_model.main(["--model", str(best), "--output", str(tmp_path / "model.zip")]) == 0
     with zipfile.ZipFile(tmp_path / "model.zip", "a") as archive:
         archive.writestr(name, b"{}")
-    with pytest.raises(UserError, match="not safe to read"):
+    with pytest.raises(UserError, match=reason):
         read_archive(tmp_path / "model.zip")
 
 
@@ -210,7 +231,11 @@ def other_labels() -> Plan:
 
 @pytest.mark.parametrize(
     ("plan", "reason"),
-    [(other_labels(), "different label schemes"), (make_plan(num_channels=2), "1 and 2 channels")],
+    [
+        (other_labels(), "different label schemes"),
+        (make_plan(num_channels=2), "channels of a scan: MRI 0; MRI 0, MRI 1"),
+        (dataclasses.replace(FULL, channels=(ChannelPlan(name="CT", scheme="zscore"),)), "of a scan: MRI 0; CT"),
+    ],
 )
 def test_models_that_do_not_belong_together_are_refused_with_both_names(tmp_path, plan, reason, monkeypatch):
     monkeypatch.setitem(PLANS, "3d_fullres", plan)
@@ -218,6 +243,30 @@ def test_models_that_do_not_belong_together_are_refused_with_both_names(tmp_path
     with pytest.raises(UserError, match=reason) as error:
         folder_model_set(decide(tmp_path, "2d", "3d_fullres"))
     assert "04_2d" in str(error.value) and "04_3d_fullres" in str(error.value)
+
+
+def test_a_first_stage_of_another_kind_is_refused_with_both_names(tmp_path):
+    train(tmp_path, "2d", "3d_cascade_fullres")
+    folder = decide(tmp_path, "3d_cascade_fullres")
+    text = (folder / "decision.json").read_text()
+    (folder / "decision.json").write_text(text.replace("../04_3d_lowres", "../04_2d"))
+    with pytest.raises(UserError, match=r"04_3d_cascade_fullres.* comes after 3d_lowres, but .*04_2d is 2d"):
+        folder_model_set(folder)
+
+
+def test_the_first_stage_is_found_from_inside_the_second(tmp_path, monkeypatch):
+    train(tmp_path, "3d_lowres", "3d_cascade_fullres")
+    monkeypatch.chdir(tmp_path / "04_3d_cascade_fullres/fold_0")
+    for path in (".", "..", "checkpoints/last.ckpt"):
+        [member] = folder_model_set(Path(path)).members
+        assert member.previous.source == tmp_path / "04_3d_lowres"
+
+
+def test_post_processing_of_classes_that_are_not_there_is_refused(tmp_path):
+    train(tmp_path, "3d_fullres")
+    best = decide(tmp_path, "3d_fullres", post=PostProcessing(classes=("anterior", "liver")))
+    with pytest.raises(UserError, match=r"names liver; the classes of .* are anterior, posterior"):
+        folder_model_set(best)
 
 
 @pytest.mark.parametrize("through_zip", [False, True])
