@@ -71,6 +71,8 @@ class Preset:
     """Exponent of the intensities, counted from the darkest voxel up."""
     elastic: Change = Change()
     """Standard deviation of the displacement, in voxels."""
+    degraded: bool = True
+    """Whether the masks of a cascade's first stage are made worse (previous_stage.py)."""
 
     def geometry(self) -> Preset:
         """Without the changes of intensities."""
@@ -78,7 +80,7 @@ class Preset:
         return dataclasses.replace(self, **{name: Change() for name in changes})
 
 
-UNCHANGED = Preset()
+UNCHANGED = Preset(degraded=False)
 """Exact parts of the volumes."""
 
 REFERENCE = Preset(

@@ -55,7 +55,7 @@ def look_up_on_gpu(
 ) -> tuple[DataNode, DataNode]:
     """Patches from the positions of the box that the matrix gives, by DALI, which can do it on the host too."""
     image = _look_up(image, matrix, shape, in_plane, types.INTERP_LINEAR)
-    label = _look_up(label, matrix, (1, *shape[1:]), in_plane, types.INTERP_NN)
+    label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, types.INTERP_NN)
     return image, label
 
 

@@ -1,0 +1,37 @@
+"""The file of results: comparisons by name, each with the runs of its sides, to which later runs are added."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.peers.harness import OURS, ratios, summary_line, table
+from utils.errors import UserError
+from utils.files import json_ready, write_json
+
+
+def merged(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """The new record with the runs of sides that were not run now, and the ratios of all."""
+    kept = {side: runs for side, runs in (old or {}).get("runs", {}).items() if side not in new["runs"]}
+    runs = {**kept, **new["runs"]}
+    ordered = {side: runs[side] for side in sorted(runs, key=lambda side: side != OURS)}
+    medians = {side: summary_line(each) for side, each in ordered.items()}
+    return new | {"runs": ordered, "medians": medians, "ratios": ratios(ordered)}
+
+
+def read(path: Path | None) -> dict[str, Any]:
+    """What an earlier comparison wrote, or nothing."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["comparisons"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--json {path} is no result of this script; choose another file") from None
+
+
+def write(path: Path, records: dict[str, Any]) -> None:
+    """The JSON file and the table beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"version": 1, "comparisons": json_ready(records)}, path)
+    path.with_suffix(".md").write_text(table(records) + "\n", encoding="utf-8")
