@@ -24,6 +24,7 @@ from torch import Tensor
 from data_loading.augmentations import augment
 from data_loading.boxes import Box, box_batches, columns_for, draw_box
 from data_loading.elastic import deform
+from data_loading.host_intensity import change_intensities
 from data_loading.order import (
     BatchSpec,
     CaseShard,
@@ -135,6 +136,7 @@ class TrainLoader:
         remaining = batches.size if self._benchmark_batches else len(samples)
         stream = stream_seed(place.seed, place.epoch, place.rank)
         files = [self.shards[case] for case in batches.flat]
+        on_host = place.device_id is None
         pipeline = training_pipeline(
             PatchFiles(
                 images=[str(shard.image) for shard in files],
@@ -142,14 +144,16 @@ class TrainLoader:
                 previous=[str(shard.previous) for shard in files] if spec.previous_classes else (),
             ),
             box_batches(batches, self._box_drawer(np.random.default_rng(stream)), spec.box, self.preset),
-            spec=spec, preset=self.preset, batch_size=spec.batch_size, seed=stream,
-            **_resources(place, self._num_threads),
+            spec=spec, preset=self.preset.geometry() if on_host else self.preset,
+            batch_size=spec.batch_size, seed=stream, **_resources(place, self._num_threads),
         )  # fmt: skip
         generator = torch.Generator().manual_seed(stream)
         # `--augment none` shows the first stage's masks as they are.
         worsen = np.random.default_rng((stream, 1)) if self.preset.degraded else None
         for (batch,) in DALIGenericIterator([pipeline], ["image", "label"]):
             image, label = batch["image"][:remaining], batch["label"][:remaining]
+            if on_host:
+                change_intensities(image, self.preset, generator)
             if self.preset.elastic.probability:
                 image, label = deform(
                     image, label, self.preset.elastic, in_plane=self.preset.in_plane, generator=generator

@@ -1,8 +1,7 @@
 """Changes of a patch's intensities as DALI graph functions: noise, blur, brightness, contrast, resolution, gamma.
 
 Each takes an image (C, D, H, W) or (C, H, W) float32 (`shape`) and a `Change` that says how often and how strongly;
-what is not drawn is not computed. Numbers are drawn on the host on every device, so that CPU and GPU pipelines of one
-seed agree.
+what is not drawn is not computed. These are for pipelines on a GPU; on the host host_intensity.py does the same faster.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
-from data_loading.presets import Change
+from data_loading.presets import SMALLEST_RANGE, Change
 
 NO_BLUR_SIGMA_VOXELS = 0.1
 """So narrow that DALI's kernel is the identity, in single precision; it takes no 0."""
-SMALLEST_RANGE = 1e-7
-"""What a constant channel's range and deviation count as, in place of 0."""
 
 
 def noise(image: DataNode, change: Change) -> DataNode:

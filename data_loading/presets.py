@@ -13,6 +13,10 @@ ANISOTROPIC_RATIO = 3
 """A 3D patch more than this many times as wide as it is deep consists of slices, which are moved in plane only."""
 
 
+SMALLEST_RANGE = 1e-7
+"""What a constant channel's range and deviation count as, in place of 0."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
     """One kind of random change: how often it happens to a patch, and how its strength is drawn from `bounds`.
@@ -69,6 +73,11 @@ class Preset:
     """Standard deviation of the displacement, in voxels."""
     degraded: bool = True
     """Whether the masks of a cascade's first stage are made worse (previous_stage.py)."""
+
+    def geometry(self) -> Preset:
+        """Without the changes of intensities."""
+        changes = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
+        return dataclasses.replace(self, **{name: Change() for name in changes})
 
 
 UNCHANGED = Preset(degraded=False)

@@ -6,8 +6,12 @@ is invented. Where a patch sticks out of the volume both are 0. Shapes as in aug
 
 from __future__ import annotations
 
+import functools
+
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
+
+from data_loading.host_warp import warp
 
 
 def zoom(
@@ -29,9 +33,29 @@ def rotate(
 
     `shape` is (C, D, H, W) or (C, H, W) of the patch; `matrix` is (2, 3) in plane, else (3, 4) (boxes.py).
     """
+    look_up = look_up_on_gpu if image.device == "gpu" else look_up_on_host
     if rotated:
-        image = _look_up(image, matrix, shape, in_plane, types.INTERP_LINEAR)
-        label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, types.INTERP_NN)
+        image, label = look_up(image, label, matrix=matrix, shape=shape, in_plane=in_plane)
+    return image, label
+
+
+def look_up_on_host(
+    image: DataNode, label: DataNode, *, matrix: DataNode, shape: tuple[int, ...], in_plane: bool
+) -> tuple[DataNode, DataNode]:
+    """Patches from the positions of the box that the matrix gives, by torch."""
+    layout = "CDHW" if len(shape) == 4 else "CHW"
+    return fn.python_function(
+        image, label, matrix,
+        function=functools.partial(warp, size=shape[1:]), num_outputs=2, output_layouts=[layout, layout],
+    )  # fmt: skip
+
+
+def look_up_on_gpu(
+    image: DataNode, label: DataNode, *, matrix: DataNode, shape: tuple[int, ...], in_plane: bool
+) -> tuple[DataNode, DataNode]:
+    """Patches from the positions of the box that the matrix gives, by DALI, which can do it on the host too."""
+    image = _look_up(image, matrix, shape, in_plane, types.INTERP_LINEAR)
+    label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, types.INTERP_NN)
     return image, label
 
 

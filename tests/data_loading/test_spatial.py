@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
 from scipy import ndimage
 
 from data_loading import spatial
-from tests.data_loading.graph import IMAGE, LABEL, run
+from tests.data_loading.graph import IMAGE, LABEL, SHAPE, run
 
 ANGLE = np.radians(20.0)
 SHIFT = (0.3, 1.6, -0.7)
@@ -35,9 +38,10 @@ def shrink(image, label):
     return spatial.zoom(image, label, zoomed=always(), size=(3, 4, 5), cubic=False)
 
 
-def constant_matrix(linear: np.ndarray) -> types.ScalarConstant:
+def constant_matrix(linear: np.ndarray) -> DataNode:
     """A matrix in W, H, D order from one in D, H, W order."""
-    return types.Constant(xyz(linear), device="cpu")
+    matrix = xyz(linear)
+    return fn.constant(fdata=matrix.ravel().tolist(), shape=list(matrix.shape))
 
 
 def xyz(linear: np.ndarray) -> np.ndarray:
@@ -45,19 +49,19 @@ def xyz(linear: np.ndarray) -> np.ndarray:
     return np.column_stack([linear[::-1, ::-1], offset[::-1]]).astype(np.float32)
 
 
-def rotate(image, label):
-    matrix = constant_matrix(SPACE)
-    return spatial.rotate(image, label, rotated=always(), matrix=matrix, shape=(2, 4, 7, 5), in_plane=False)
+def turned(
+    look_up: Callable, linear: np.ndarray, *, image: np.ndarray = IMAGE, label: np.ndarray = LABEL, size: tuple
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two samples of the same image and label, looked up at `size` positions."""
+    shape, in_plane = (len(image), *size), len(linear) == 2
+
+    def change(x, y):
+        return look_up(x, y, matrix=constant_matrix(linear), shape=shape, in_plane=in_plane)
+
+    return run(change, image=image, label=label, count=2)
 
 
-def rotate_in_plane(image, label):
-    matrix = constant_matrix(PLANE)
-    return spatial.rotate(image, label, rotated=always(), matrix=matrix, shape=(2, 6, 5, 7), in_plane=True)
-
-
-def rotate_2d(image, label):
-    matrix = constant_matrix(PLANE)
-    return spatial.rotate(image, label, rotated=always(), matrix=matrix, shape=(2, 5, 7), in_plane=True)
+both_ways = pytest.mark.parametrize("look_up", [spatial.look_up_on_host, spatial.look_up_on_gpu])
 
 
 def expected(volume: np.ndarray, linear: np.ndarray, size: tuple[int, ...], order: int) -> np.ndarray:
@@ -103,22 +107,37 @@ def test_shrinking_to_half_averages_neighbours_and_keeps_label_values() -> None:
     assert set(np.unique(labels)) <= {0, 3, 7}
 
 
-def test_rotation_in_space_equals_scipy() -> None:
-    images, labels = run(rotate, count=2)
+@both_ways
+def test_rotation_in_space_equals_scipy(look_up) -> None:
+    images, labels = turned(look_up, SPACE, size=(4, 7, 5))
     for channel in range(2):
         assert images[0, channel] == pytest.approx(expected(IMAGE[channel], SPACE, (4, 7, 5), 1), abs=1e-5)
     assert np.array_equal(labels[1, 0], expected(LABEL[0], SPACE, (4, 7, 5), 0))
 
 
-def test_rotation_in_plane_equals_scipy_slice_by_slice() -> None:
-    images, labels = run(rotate_in_plane, count=2)
+@both_ways
+def test_rotation_in_plane_equals_scipy_slice_by_slice(look_up) -> None:
+    images, labels = turned(look_up, PLANE, size=(6, 5, 7))
     for d in range(6):
         for channel in range(2):
             assert images[0, channel, d] == pytest.approx(expected(IMAGE[channel, d], PLANE, (5, 7), 1), abs=1e-5)
         assert np.array_equal(labels[1, 0, d], expected(LABEL[0, d], PLANE, (5, 7), 0))
 
 
-def test_rotation_of_slices_equals_scipy() -> None:
-    images, labels = run(rotate_2d, image=IMAGE[:, 0], label=LABEL[:, 0], count=2)
+@both_ways
+def test_rotation_of_slices_equals_scipy(look_up) -> None:
+    images, labels = turned(look_up, PLANE, image=IMAGE[:, 0], label=LABEL[:, 0], size=(5, 7))
     assert images[0, 1] == pytest.approx(expected(IMAGE[1, 0], PLANE, (5, 7), 1), abs=1e-5)
     assert np.array_equal(labels[1, 0], expected(LABEL[0, 0], PLANE, (5, 7), 0))
+
+
+def test_only_drawn_samples_are_rotated() -> None:
+    def rotate(image, label):
+        drawn = fn.random.coin_flip(probability=0.5, dtype=types.BOOL)
+        matrix = constant_matrix(SPACE)
+        return spatial.rotate(image, label, rotated=drawn, matrix=matrix, shape=SHAPE, in_plane=False)
+
+    images, labels = run(rotate, count=16)
+    stayed = [np.array_equal(image, IMAGE) for image in images]
+    assert 2 <= sum(stayed) <= 14
+    assert stayed == [np.array_equal(label, LABEL) for label in labels]
