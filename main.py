@@ -130,10 +130,12 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
     import torch
 
     from data_preprocessing.restoration import CaseRestorer
+    from models.acceleration import resolve_acceleration
     from models.checkpoint import load_weights
     from models.inferer import InferenceSettings
     from models.nn_unet import NNUnet
 
+    acceleration = resolve_acceleration(config.hardware, setup.runtime, norm=config.model.norm)
     restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
     options = config.inference
     module = NNUnet(
@@ -145,18 +147,16 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
             overlap=options.overlap,
             blend=options.blend,
             window_batch=config.loader.val_batch_size,
+            fill_batches=acceleration.compiles,
         ),
         native_scorer=(lambda case, probabilities: torch.from_numpy(restorer.restore(case, probabilities.numpy())))
         if options.invert_resampled_y
         else None,
-        channels_last=config.hardware.layout == "NDHWC",
+        acceleration=acceleration,
         mirrored=config.loader.augment != "none",
     )
     if config.run.exec_mode != "train" and setup.checkpoint is not None:
         load_weights(module.network, setup.checkpoint)
-    if config.hardware.compile:
-        # In place, so that parameter names stay those of the plain network.
-        module.network.compile()
     return module
 
 
@@ -268,17 +268,22 @@ def benchmark(config: Config) -> None:
             build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
         else:
             build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
-        report.finish(benchmark_outcome(setup, recorder, run.exec_mode, batch_size))
+        report.finish(benchmark_outcome(config, setup, recorder, batch_size))
 
 
-def benchmark_outcome(setup: Setup, recorder: LatencyRecorder, mode: str, batch_size: int) -> dict:
-    """What was measured, and of what."""
+def benchmark_outcome(config: Config, setup: Setup, recorder: LatencyRecorder, batch_size: int) -> dict:
+    """What was measured, of what, and what the machine could do at best."""
+    from models.flop_count import network_flops
     from utils.files import to_dict
+    from utils.flops import flop_facts, measure_ceiling
 
-    stage = setup.plan.stage
+    runtime, stage, mode, speed = setup.runtime, setup.plan.stage, config.run.exec_mode, recorder.summary()
     outcome = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
-    outcome |= {"batch_size": batch_size, "processes": setup.runtime.world_size, "patch_size": list(stage.patch_size)}
-    return outcome | to_dict(recorder.summary()) | {"peak_memory_bytes": setup.runtime.peak_memory_bytes()}
+    outcome |= {"batch_size": batch_size, "processes": runtime.world_size, "patch_size": list(stage.patch_size)}
+    outcome |= to_dict(speed) | {"peak_memory_bytes": runtime.peak_memory_bytes()}
+    flops = network_flops(setup.plan, config.model, batch_size=1, training=mode == "train")
+    ceiling = measure_ceiling(runtime.device, runtime.precision)
+    return outcome | flop_facts(flops, speed.items_per_second, ceiling, devices=runtime.world_size)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +50,9 @@ class Options:
     """GPU memory that an automatic plan fills with patch and batch, in GB."""
     lowres: bool = False
     """3D: prepare the low-resolution stage, for scans of which the patch covers less than 25 %."""
+    cascade: Path | None = None
+    """3D: folder of masks <case>.nii.gz that 3d_lowres predicted of cases it has not seen. Prepares the cascade's
+    second stage, <task>_3d_cascade_fullres, from <task>_3d."""
     ohe: bool = False
     """Append a channel that marks the non-zero voxels."""
     brats: bool = False
@@ -78,6 +80,8 @@ class Options:
             raise UserError(f"--gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
         if self.lowres and self.dim == 2:
             raise UserError("--lowres is for --dim 3; a 2D U-Net sees whole slices")
+        if self.cascade is not None and (self.dim == 2 or self.lowres or self.exec_mode != "training"):
+            raise UserError("--cascade is for --dim 3 and --exec_mode training, without --lowres")
         if self.splits is not None and self.group_by is not None:
             raise UserError("--splits and --group_by both deal the folds; give one of them")
 
@@ -97,13 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status (1: some cases failed)."""
     start_s = time.monotonic()
     options = parse(Options, argv, prog="preprocess.py")
+    if options.cascade is not None:
+        return prepare_cascade(options)
     # Heavy imports wait until the options are known to be good.
     from data_preprocessing.dataset import load_dataset
     from data_preprocessing.runner import Workers
+    from utils.runs import require_writable
     from utils.throughput import num_cores
 
     dataset = load_dataset(options.data, options.task, brats=options.brats)
-    _require_writable(options.root, dataset.folder)
+    require_writable(options.root, dataset.folder)
     most = max(1, len(dataset.test if options.exec_mode == "test" else dataset.training))
     prepare = prepare_training if options.exec_mode == "training" else prepare_inference
     try:
@@ -113,6 +120,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{error.filename or options.root}: {error.strerror or error}; run the same command again"
         ) from None
+    _write_record(folder, options, statuses, time.monotonic() - start_s)
+    return _report(folder, options, statuses)
+
+
+def prepare_cascade(options: Options) -> int:
+    """Make the folder of a cascade's second stage from shards and masks."""
+    from data_preprocessing.cascade import prepare_second_stage
+    from data_preprocessing.runner import Workers
+    from utils.runs import prepare_folder
+    from utils.throughput import num_cores
+
+    start_s = time.monotonic()
+    default = Options(task=options.task)
+    for name in ("data", "ohe", "brats", "nfolds", "splits", "group_by", "plan", "gpu_memory_gb"):
+        if getattr(options, name) != getattr(default, name):
+            _warn(f"--{name} has no effect with --cascade: everything is as in {options.root}")
+    if not (options.root / "plan.json").is_file():
+        raise UserError(f"{options.root} holds no full-resolution shards; run first: {options.command}")
+    folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
+    with Workers(options.n_jobs or num_cores()) as workers:
+        statuses = prepare_second_stage(options.root, options.cascade, folder, workers, overwrite=options.overwrite)
     _write_record(folder, options, statuses, time.monotonic() - start_s)
     return _report(folder, options, statuses)
 
@@ -233,18 +261,6 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
     for name in (name for name, given in unused.items() if given):
         _warn(f"--{name} has no effect with --exec_mode {options.exec_mode}: plan and folds are of the training cases")
     return plan
-
-
-def _require_writable(folder: Path, source: Path) -> None:
-    """Find out before hours of work that nothing could be written, without making any folder."""
-    if folder.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"--results: cannot write to {there}: {error.strerror}; choose another folder") from None
 
 
 def _write_record(folder: Path, options: Options, statuses: Sequence[CaseStatus], elapsed_s: float) -> None:

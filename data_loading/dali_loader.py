@@ -9,6 +9,8 @@ Shapes: N batch, C channels, D H W space. `_x.npy` (C, D, H, W) float32, `_y.npy
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from data_loading.order import (
     stream_seed,
 )
 from data_loading.presets import Preset
+from data_loading.previous_stage import degrade, one_hot
 
 
 def _read_patch(files: Sequence[str], start: DataNode, size: DataNode | Shape, dim: int) -> DataNode:
@@ -44,12 +47,23 @@ def _read_patch(files: Sequence[str], start: DataNode, size: DataNode | Shape, d
     return fn.squeeze(patch, axes=[1]) if dim == 2 else patch
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PatchFiles:
+    """The files of the patches of an epoch, in their order; without a cascade `previous` is empty."""
+
+    images: Sequence[str]
+    labels: Sequence[str]
+    previous: Sequence[str] = ()
+
+
 @pipeline_def(enable_conditionals=True)
 def training_pipeline(
-    images: Sequence[str], labels: Sequence[str], boxes: Iterator, *, spec: BatchSpec, preset: Preset, device: str
+    files: PatchFiles, boxes: Iterator, *, spec: BatchSpec, preset: Preset, device: str
 ) -> tuple[DataNode, DataNode]:
-    """Augmented patches: image (C, *patch) float32 and label (1, *patch) uint8 on `device`, "cpu" or "gpu".
+    """Augmented patches: image (C, *patch) float32 and classes (L, *patch) uint8 on `device`, "cpu" or "gpu".
 
+    The first of the classes is the label. Then come, as they move along with it, the previous stage's classes and the
+    image's mask channels, which are not in the image any more (see `join_channels`).
     `boxes` yields the columns of each batch of files (boxes.py, `box_batches`).
     """
     names = columns_for(preset)
@@ -58,11 +72,19 @@ def training_pipeline(
     dtypes, ndims = zip(*(kinds[name] for name in names))
     nodes = fn.external_source(source=boxes, num_outputs=len(names), batch=True, dtype=list(dtypes), ndim=list(ndims))
     drawn = dict(zip(names, nodes))
-    image = _read_patch(images, drawn["start"], drawn["size"], len(spec.patch))
-    label = _read_patch(labels, drawn["start"], drawn["size"], len(spec.patch))
+    read = functools.partial(_read_patch, start=drawn["start"], size=drawn["size"], dim=len(spec.patch))
+    image, classes = read(files.images), [read(files.labels)]
+    if files.previous:
+        classes.append(read(files.previous))
+    num_intensities = spec.channels - spec.mask_channels
+    if spec.mask_channels:
+        masks = fn.slice(image, start=[num_intensities], shape=[spec.mask_channels], axes=[0])
+        classes.append(fn.cast(masks, dtype=types.UINT8))
+        image = fn.slice(image, start=[0], shape=[num_intensities], axes=[0])
+    label = fn.cat(*classes, axis=0) if len(classes) > 1 else classes[0]
     if device == "gpu":
         image, label = image.gpu(), label.gpu()
-    return augment(image, label, drawn=drawn, shape=(spec.channels, *spec.patch), preset=preset)
+    return augment(image, label, drawn=drawn, shape=(num_intensities, *spec.patch), preset=preset)
 
 
 @pipeline_def
@@ -74,11 +96,10 @@ def patch_pipeline(images: Sequence[str], starts: Iterator, *, spec: BatchSpec, 
 
 
 @pipeline_def
-def volume_pipeline(images: Sequence[str], labels: Sequence[str] | None) -> tuple[DataNode, ...]:
-    """File name, image (C, D, H, W) and, with `labels`, label (1, D, H, W), on the host."""
+def volume_pipeline(images: Sequence[str], *others: Sequence[str]) -> tuple[DataNode, ...]:
+    """File name, image (C, D, H, W) and the files of `others`, such as labels (1, D, H, W), on the host."""
     image = fn.readers.numpy(files=images, name="image")
-    outputs = (fn.get_property(image, key="source_info"), image)
-    return outputs if labels is None else (*outputs, fn.readers.numpy(files=labels))
+    return (fn.get_property(image, key="source_info"), image, *(fn.readers.numpy(files=files) for files in others))
 
 
 class TrainLoader:
@@ -115,20 +136,25 @@ class TrainLoader:
         stream = stream_seed(place.seed, place.epoch, place.rank)
         files = [self.shards[case] for case in batches.flat]
         pipeline = training_pipeline(
-            [str(shard.image) for shard in files],
-            [str(shard.label) for shard in files],
+            PatchFiles(
+                images=[str(shard.image) for shard in files],
+                labels=[str(shard.label) for shard in files],
+                previous=[str(shard.previous) for shard in files] if spec.previous_classes else (),
+            ),
             box_batches(batches, self._box_drawer(np.random.default_rng(stream)), spec.box, self.preset),
             spec=spec, preset=self.preset, batch_size=spec.batch_size, seed=stream,
             **_resources(place, self._num_threads),
         )  # fmt: skip
         generator = torch.Generator().manual_seed(stream)
+        # `--augment none` shows the first stage's masks as they are.
+        worsen = np.random.default_rng((stream, 1)) if self.preset.degraded else None
         for (batch,) in DALIGenericIterator([pipeline], ["image", "label"]):
             image, label = batch["image"][:remaining], batch["label"][:remaining]
             if self.preset.elastic.probability:
                 image, label = deform(
                     image, label, self.preset.elastic, in_plane=self.preset.in_plane, generator=generator
                 )
-            yield {"image": image, "label": label}
+            yield {"image": join_channels(image, label, spec, worsen), "label": label[:, :1]}
             remaining -= spec.batch_size
 
     def _box_drawer(self, rng: np.random.Generator) -> Callable[[int], Box]:
@@ -142,8 +168,11 @@ class VolumeLoader:
     is there when every shard has one.
     """
 
-    def __init__(self, shards: Sequence[CaseShard], *, place: Callable[[], Place], num_threads: int) -> None:
+    def __init__(
+        self, shards: Sequence[CaseShard], *, place: Callable[[], Place], num_threads: int, previous_classes: int = 0
+    ) -> None:
         self.shards, self._place, self._num_threads = tuple(shards), place, num_threads
+        self._previous_classes = previous_classes
 
     def __len__(self) -> int:
         """Cases of the largest share, the same in all processes.
@@ -159,16 +188,18 @@ class VolumeLoader:
         share = self.shards[place.rank :: place.world_size]
         if not share:
             return
-        labelled = all(shard.label is not None for shard in share)
         names = {shard.image.name: shard.case for shard in share}
-        pipeline = volume_pipeline(
-            [str(shard.image) for shard in share],
-            [str(shard.label) for shard in share] if labelled else None,
-            batch_size=1, num_threads=self._num_threads, device_id=None,
-        )  # fmt: skip
-        outputs = ["source", "image", "label"] if labelled else ["source", "image"]
-        for (item,) in DALIGenericIterator([pipeline], outputs, reader_name="image"):
+        files = {"image": [str(shard.image) for shard in share]}
+        if all(shard.label is not None for shard in share):
+            files["label"] = [str(shard.label) for shard in share]
+        if self._previous_classes:
+            files["previous"] = [str(shard.previous) for shard in share]
+        pipeline = volume_pipeline(*files.values(), batch_size=1, num_threads=self._num_threads, device_id=None)
+        for (item,) in DALIGenericIterator([pipeline], ["source", *files], reader_name="image"):
             source = Path(bytes(item.pop("source")[0].numpy()).decode())
+            if self._previous_classes:
+                channels = one_hot(item.pop("previous"), self._previous_classes)
+                item["image"] = torch.cat([item["image"], channels], dim=1)
             yield item | {"case": names[source.name]}
 
 
@@ -195,8 +226,30 @@ class CentrePatchLoader:
             spec=self.spec, batch_size=self.spec.batch_size,
             **_resources(self._place(), self._num_threads),
         )  # fmt: skip
+        # Speed does not depend on what the first stage found: nothing.
+        empty = (self.spec.batch_size, max(self.spec.previous_classes - 1, 0), *self.spec.patch)
         for (batch,) in DALIGenericIterator([pipeline], ["image"]):
-            yield batch
+            image = batch["image"]
+            yield {"image": torch.cat([image, image.new_zeros(empty)], dim=1) if empty[1] else image}
+
+
+def join_channels(image: Tensor, classes: Tensor, spec: BatchSpec, worsen: np.random.Generator | None = None) -> Tensor:
+    """What the network sees (N, C, *patch): the image, its mask channels, the previous stage's foreground classes.
+
+    Args:
+        image: (N, C without masks, *patch) float32.
+        classes: (N, L, *patch) uint8: label, previous stage's classes if any, masks.
+        spec: how many there are.
+        worsen: source of the random numbers with which the previous stage's classes are made worse, or None.
+    """
+    first_mask = classes.shape[1] - spec.mask_channels
+    parts = [image, classes[:, first_mask:].to(image.dtype)] if spec.mask_channels else [image]
+    if spec.previous_classes:
+        previous = classes[:, 1:2]
+        if worsen is not None:
+            previous = degrade(previous, spec.previous_classes, worsen)
+        parts.append(one_hot(previous, spec.previous_classes))
+    return torch.cat(parts, dim=1) if len(parts) > 1 else image
 
 
 def _resources(place: Place, num_threads: int) -> dict[str, int | str | None]:

@@ -60,7 +60,9 @@ class DataModule(pl.LightningDataModule):
         self.cases, self.settings, self.loader = cases, settings, loader
         self.spec = batch_spec(plan, loader)
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2
-        self._shards = find_shards(cases, channels=plan.image_channels, single_slice=single_slice)
+        self._shards = find_shards(
+            cases, channels=plan.image_channels, single_slice=single_slice, cascade=plan.previous_stage is not None
+        )
 
     def train_dataloader(self) -> TrainLoader:
         """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8}; 2D patches have no D."""
@@ -79,23 +81,28 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> VolumeLoader:
         """Cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name}."""
-        from data_loading.dali_loader import VolumeLoader
-
         shards = self._of(self.cases.val, "validation")
-        return VolumeLoader(shards, place=self._place, num_threads=self.settings.num_threads)
+        return self._volumes(shards)
 
     def predict_dataloader(self) -> VolumeLoader | CentrePatchLoader:
         """Cases {"image": (1, C, D, H, W), "case": name}; in a benchmark batches {"image": (N, C, *patch)}."""
-        from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
+        from data_loading.dali_loader import CentrePatchLoader
 
         shards = self._of(self.cases.predict, "prediction")
         if not self.settings.benchmark:
-            shards = [dataclasses.replace(shard, label=None) for shard in shards]
-            return VolumeLoader(shards, place=self._place, num_threads=self.settings.num_threads)
+            return self._volumes([dataclasses.replace(shard, label=None) for shard in shards])
         spec = dataclasses.replace(self.spec, cases_per_batch=self.loader.val_batch_size, patches_per_case=1)
         return CentrePatchLoader(
             shards, spec=spec, place=self._place, num_threads=self.settings.num_threads,
             count=self.settings.test_batches,
+        )  # fmt: skip
+
+    def _volumes(self, shards: list[CaseShard]) -> VolumeLoader:
+        from data_loading.dali_loader import VolumeLoader
+
+        return VolumeLoader(
+            shards, place=self._place, num_threads=self.settings.num_threads,
+            previous_classes=self.spec.previous_classes,
         )  # fmt: skip
 
     def _of(self, names: tuple[str, ...], purpose: str) -> list[CaseShard]:
@@ -139,11 +146,13 @@ def batch_spec(plan: Plan, loader: LoaderConfig) -> BatchSpec:
         cases_per_batch=cases_per_batch,
         patches_per_case=size // cases_per_batch,
         per_epoch=loader.batches_per_epoch,
+        mask_channels=int(plan.mask_channel),
+        previous_classes=0 if plan.previous_stage is None else plan.labels.num_classes,
     )
 
 
-def find_shards(cases: ShardCases, *, channels: int, single_slice: bool) -> dict[str, CaseShard]:
-    """The shards of all named cases, each file looked at (header only).
+def find_shards(cases: ShardCases, *, channels: int, single_slice: bool, cascade: bool = False) -> dict[str, CaseShard]:
+    """The shards of all named cases, each file looked at (header only); those of a cascade have one file more.
 
     Raises:
         UserError: a file is missing, cut short, or not of the type or shape that the plan says; all are listed.
@@ -151,9 +160,11 @@ def find_shards(cases: ShardCases, *, channels: int, single_slice: bool) -> dict
     problems: list[str] = []
     shards: dict[str, CaseShard] = {}
     for case in dict.fromkeys((*cases.train, *cases.val, *cases.predict)):
-        image, label, foreground = (cases.folder / f"{case}_{part}.npy" for part in ("x", "y", "fg"))
+        image, label, foreground, previous = (cases.folder / f"{case}_{part}.npy" for part in ("x", "y", "fg", "p"))
         size = (None, None, None)
         expected = {image: (np.float32, (channels, *size))}
+        if cascade:
+            expected[previous] = (np.uint8, (1, *size))
         if case in cases.train or case in cases.val:
             expected[label] = (np.uint8, (1, *size))
         if case in cases.train:
@@ -161,13 +172,15 @@ def find_shards(cases: ShardCases, *, channels: int, single_slice: bool) -> dict
         shapes = {path: _shape(path, *kind, problems=problems) for path, kind in expected.items()}
         volumes = {shape[1:] for path, shape in shapes.items() if shape and path != foreground}
         if len(volumes) > 1:
-            problems.append(f"{image.name} and {label.name} differ in shape: {shapes[image]}, {shapes[label]}")
+            listed = ", ".join(f"{path.name} {shape}" for path, shape in shapes.items() if path != foreground)
+            problems.append(f"the files of {case} differ in shape: {listed}")
         if single_slice and any(volume[0] != 1 for volume in volumes):
             problems.append(f"{image.name} holds several slices, but --data2d_dim 2 says one")
         if volumes:
             shards[case] = CaseShard(
                 case=case, image=image, label=label if label in expected else None,
                 foreground=foreground if foreground in expected else None, shape=volumes.pop(),
+                previous=previous if cascade else None,
             )  # fmt: skip
     if problems:
         raise list_problems(f"shards in {cases.folder} cannot be used:", problems, advice="Run preprocess.py again.")

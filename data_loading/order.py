@@ -26,6 +26,8 @@ class CaseShard:
     label: Path | None
     foreground: Path | None
     shape: Shape
+    previous: Path | None = None
+    """Class indices of a cascade's first stage (1, D, H, W) uint8."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,9 @@ class Place:
 class BatchSpec:
     """What a batch is made of: `cases_per_batch` cases that give `patches_per_case` patches each, side by side.
 
-    `patch` is (D, H, W), or (H, W) for slices; `channels` is C of the images. An epoch has `per_epoch` batches, or
-    (0) as many as hold every case once.
+    `patch` is (D, H, W), or (H, W) for slices; `channels` is C of the images, of which the last `mask_channels` hold 0
+    and 1 only. An epoch has `per_epoch` batches, or (0) as many as hold every case once. `previous_classes` is K of the
+    first stage of a cascade, or 0: its K - 1 channels come after those of the image.
     """
 
     patch: tuple[int, ...]
@@ -53,6 +56,8 @@ class BatchSpec:
     cases_per_batch: int
     patches_per_case: int = 1
     per_epoch: int = 0
+    mask_channels: int = 0
+    previous_classes: int = 0
 
     @property
     def box(self) -> Shape:

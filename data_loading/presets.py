@@ -67,9 +67,11 @@ class Preset:
     """Exponent of the intensities, counted from the darkest voxel up."""
     elastic: Change = Change()
     """Standard deviation of the displacement, in voxels."""
+    degraded: bool = True
+    """Whether the masks of a cascade's first stage are made worse (previous_stage.py)."""
 
 
-UNCHANGED = Preset()
+UNCHANGED = Preset(degraded=False)
 """Exact parts of the volumes."""
 
 REFERENCE = Preset(

@@ -31,7 +31,7 @@ def rotate(
     """
     if rotated:
         image = _look_up(image, matrix, shape, in_plane, types.INTERP_LINEAR)
-        label = _look_up(label, matrix, (1, *shape[1:]), in_plane, types.INTERP_NN)
+        label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, types.INTERP_NN)
     return image, label
 
 

@@ -47,13 +47,27 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
 def read_fold(
     folder: Path, fold: int, *, nfolds: int | None = None, splits: Path | None = None, group_by: str | None = None
 ) -> Fold:
-    """The cases of one fold of a shard folder.
+    """The cases of one fold of a shard folder; see `read_folds`.
+
+    Raises:
+        UserError: there is no such fold, or the folds are faulty or cannot be dealt.
+    """
+    folds = read_folds(folder, nfolds=nfolds, splits=splits, group_by=group_by)
+    if fold >= len(folds):
+        raise UserError(f"--fold must lie in 0..{len(folds) - 1}, got {fold}: there are {len(folds)} folds")
+    return folds[fold]
+
+
+def read_folds(
+    folder: Path, *, nfolds: int | None = None, splits: Path | None = None, group_by: str | None = None
+) -> tuple[Fold, ...]:
+    """All folds of a shard folder.
 
     These are the folds of `splits`, or those that `group_by` deals, or those of `splits.json`. Another number of folds
     than there is dealt anew by the plain rule, but only if `splits.json` was.
 
     Raises:
-        UserError: there is no such fold, or the folds are faulty or cannot be dealt.
+        UserError: the folds are faulty or cannot be dealt.
     """
     stored = read_json(Splits, folder / "splits.json")
     cases = sorted({case for each in stored.folds for case in (*each.train, *each.val)})
@@ -72,8 +86,4 @@ def read_fold(
         )
     else:
         chosen = make_splits(cases, nfolds)
-    if fold >= len(chosen.folds):
-        raise UserError(
-            f"--fold must lie in 0..{len(chosen.folds) - 1}, got {fold}: there are {len(chosen.folds)} folds"
-        )
-    return chosen.folds[fold]
+    return chosen.folds

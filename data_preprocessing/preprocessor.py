@@ -86,12 +86,6 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         normalize_channel(target[inner], channel)
     if plan.mask_channel:
         _nonzero_mask(image, out[-1][inner])
-    label = None
-    if files.label is not None:
-        label = np.zeros((1, *padded), dtype=np.uint8)
-        classes = native_label_classes(files.label, plan, source=files.label_path or files.case)
-        linear = make_maps(image.shape[1:], shape, cubic=False, coarse=coarse)
-        resample_label(classes.transpose(plan.axes)[crop], linear, label[0][inner])
     meta = CaseMeta(
         version=FORMAT_VERSION, case=files.case, image=files.image_path, label=files.label_path,
         geometry=files.image.geometry, axes=plan.axes, spacing_mm=spacing_mm,
@@ -99,7 +93,25 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
         source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
     )  # fmt: skip
+    label = None
+    if files.label is not None:
+        classes = native_label_classes(files.label, plan, source=files.label_path or files.case)
+        label = classes_on_grid(classes, meta, plan.stage)
     return PreprocessedCase(image=out, label=label, ignore_index=plan.labels.ignore_index, meta=meta)
+
+
+def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan) -> np.ndarray:
+    """Bring class indices (S, A, R) uint8 of a scan to its preprocessed grid: (1, D, H, W) uint8, background around."""
+    target_mm = target_grid_mm(stage, meta.spacing_mm)
+    crop = tuple(slice(*side) for side in meta.crop_box)
+    cropped = classes.transpose(meta.axes)[crop]
+    maps = make_maps(
+        cropped.shape, meta.resampled_shape, cubic=False, coarse=coarse_axis(meta.spacing_mm, target_mm)
+    )  # fmt: skip
+    label = np.zeros((1, *meta.padded_shape), dtype=np.uint8)
+    inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
+    resample_label(cropped, maps, label[0][inner])
+    return label
 
 
 def _check_arrays(files: CaseInput, plan: Plan) -> None:

@@ -215,7 +215,7 @@ def _inspect(files: CaseFiles, *, dataset: Dataset) -> CaseInspection:
         )
     except Exception as error:  # One unreadable file must not hide the faults of the others.
         return CaseInspection(
-            case=files.case, problems=(Finding(kind="file", message=_describe(error), case=files.case),)
+            case=files.case, problems=(Finding(kind="file", message=describe_error(error), case=files.case),)
         )
     return CaseInspection(case=files.case, fingerprint=fingerprint)
 
@@ -239,7 +239,7 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
         )
         write_shard(folder, case)
     except Exception as error:  # Disk full, out of memory, file gone: the other cases go on.
-        return CaseStatus(case=files.case, status="failed", detail=_describe(error))
+        return CaseStatus(case=files.case, status="failed", detail=describe_error(error))
     meta = case.meta
     shapes = (meta.original_shape, meta.resampled_shape, meta.padded_shape)
     return CaseStatus(
@@ -247,7 +247,8 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
     )
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """What a failed case says of itself."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -52,17 +52,18 @@ def write_shard(folder: Path, case: PreprocessedCase) -> None:
     """
     paths = shard_paths(folder, case.meta.case)
     paths.meta.unlink(missing_ok=True)
-    _write_array(paths.image, case.image)
+    write_array(paths.image, case.image)
     if case.label is None:
         paths.label.unlink(missing_ok=True)
         paths.foreground.unlink(missing_ok=True)
     else:
-        _write_array(paths.label, case.label)
-        _write_array(paths.foreground, sample_foreground(case.label[0], case.meta.case, ignore=case.ignore_index))
+        write_array(paths.label, case.label)
+        write_array(paths.foreground, sample_foreground(case.label[0], case.meta.case, ignore=case.ignore_index))
     write_json(case.meta, paths.meta)
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file as DALI reads it, whole or not at all."""
     # DALI's numpy reader takes version 1 and C-order.
     array = np.ascontiguousarray(array)
     write_atomically(path, lambda file: np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False))

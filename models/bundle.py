@@ -9,13 +9,13 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.acceleration import Acceleration
 from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
-from models.unet import DynamicUNet, build_network
+from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
 from utils.runs import LAST_CHECKPOINT, find_checkpoint
@@ -37,14 +37,16 @@ class FoldWeights:
 class ModelBundle:
     """Networks that differ in their weights only.
 
-    `decision` is what was decided about post-processing and ensembling, as plain JSON, or None.
+    `mirrored` says whether all were trained with flips, without which test-time augmentation hurts. `previous` is the
+    first stage of a cascade, whose mask these networks see as well.
     """
 
     source: Path
     plan: Plan
     model: ModelConfig
     folds: tuple[FoldWeights, ...]
-    decision: dict[str, Any] | None = None
+    mirrored: bool = True
+    previous: ModelBundle | None = None
 
     def select(self, folds: Sequence[int] | None) -> ModelBundle:
         """The same model with some of its folds; None takes all.
@@ -89,10 +91,13 @@ def checkpoint_bundle(path: Path, folds: Sequence[int] | None = None) -> ModelBu
         )
         for (fold, _), each in zip(found, contents)
     )
-    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights)
+    mirrored = all(each.mirrored for each in contents)
+    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights, mirrored=mirrored)
 
 
-def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUNet, ...]:
+def build_networks(
+    bundle: ModelBundle, device: torch.device, acceleration: Acceleration = PLAIN
+) -> tuple[DynamicUNet, ...]:
     """One network per fold, in evaluation mode on the device.
 
     Raises:
@@ -105,12 +110,23 @@ def build_networks(bundle: ModelBundle, device: torch.device) -> tuple[DynamicUN
         # Without memory at first: what a plan claims is believed only as far as weights for it are there.
         with torch.device("meta"):
             network = build_network(
-                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
-            )
+                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model,
+                acceleration=acceleration,
+            )  # fmt: skip
         source = CheckpointContents(path=bundle.source, state_dict=fold.state_dict, plan=plan, model=model)
         network.load_state_dict(fitting_weights(network, source), assign=True)
-        networks.append(network.to(device, torch.float32).eval())
+        network.to(device, torch.float32, memory_format=network.memory_format).eval()
+        if acceleration.compiles:
+            network.compile(**acceleration.compile_options())
+        networks.append(network)
     return tuple(networks)
+
+
+def flips_warning(bundle: ModelBundle) -> str | None:
+    """What to say where test-time augmentation is asked of networks that never saw a flipped scan; None if they did."""
+    if bundle.mirrored and (bundle.previous is None or bundle.previous.mirrored):
+        return None
+    return f"{bundle.source} was trained without flips; --tta makes its masks worse"
 
 
 def weight_bytes(networks: Sequence[nn.Module]) -> int:

@@ -239,6 +239,7 @@ def _data_facts(plan: Plan) -> dict[str, Any]:
         "dimension": stage.dim,
         "channels": to_dict(plan)["channels"],
         "mask channel (--ohe)": plan.mask_channel,
+        "previous stage": plan.previous_stage,
         "labels": dict(zip(labels.names, labels.values)),
         "ignored label": labels.ignore_value,
         "order of axes": plan.axes,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,8 @@ class InferenceSettings:
     """`gaussian` trusts the middle of a window more than its border; `constant` does not."""
     window_batch: int = 4
     """Windows (or slices) that go through the network together."""
+    fill_batches: bool = False
+    """Fill batches up with empty windows to 1, 2, 4, ... or `window_batch`, so that compiled code meets few shapes."""
     device_bytes: int | None = None
     """Largest logits that are put together on a GPU (default: a third of its free memory)."""
 
@@ -73,13 +74,24 @@ def flips(dim: int) -> tuple[tuple[int, ...], ...]:
     return tuple(itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(dim + 1)))
 
 
-def window_logits(network: nn.Module, windows: Tensor, flips: Sequence[tuple[int, ...]]) -> Tensor:
-    """Float32 logits (N, K, ...) of windows (N, C, ...) on the network's device, averaged over `flips`."""
+def window_logits(network: nn.Module, windows: Tensor, settings: InferenceSettings) -> Tensor:
+    """Float32 logits (N, K, ...) of windows (N, C, ...) on the network's device, averaged over flips with `tta`."""
+    axes_sets = flips(windows.dim() - 2) if settings.tta else ((),)
+    count = len(windows)
+    room = filled_size(count, settings.window_batch) if settings.fill_batches else count
+    if room > count:
+        windows = torch.cat([windows, windows.new_zeros(room - count, *windows.shape[1:])])
     # A copy, since callers scale it in place and a network may hand back a view of its input.
     total = network(windows).to(torch.float32, copy=True)
-    for axes in flips[1:]:
+    for axes in axes_sets[1:]:
         total += network(windows.flip(axes)).flip(axes)
-    return total.div_(len(flips))
+    return total[:count].div_(len(axes_sets))
+
+
+def filled_size(count: int, most: int) -> int:
+    """The smallest power of two, or `most`, that holds `count` windows."""
+    assert 1 <= count <= most
+    return min(1 << (count - 1).bit_length(), most)
 
 
 class _Windows:
@@ -90,11 +102,10 @@ class _Windows:
     ) -> None:
         self.network, self.window, self.settings = network, window, settings
         self.device = next((p.device for p in network.parameters()), default)
-        self.flips = flips(len(window)) if settings.tta else ((),)
 
     def logits(self, windows: Tensor) -> Tensor:
         """Float32 logits of windows on the device, averaged over flips."""
-        return window_logits(self.network, windows, self.flips)
+        return window_logits(self.network, windows, self.settings)
 
     def predict_one_each(self, batch: Tensor) -> Tensor:
         """Images no larger than one window: padded, predicted and cropped, nothing to put together."""

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dice_entropy import SMOOTH, DiceEntropy, log_softmax, num_valid
 from utils.schema import LabelScheme
 
-SMOOTH = 1e-5
-"""Added to numerator and denominator of the soft Dice, so that a class that is nowhere costs nothing."""
 FOCAL_GAMMA = 2.0
 
 
@@ -36,8 +35,7 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.focal, self.batch_dice, self.has_regions = focal, batch_dice, bool(labels.regions)
         self.ignore_index = labels.ignore_index
-        # Row per output, column per class index (the ignored one last): is the class part of the output?
-        self.register_buffer("membership", membership(labels), persistent=False)
+        self.parts = output_classes(labels)
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
         """Scalar loss.
@@ -48,32 +46,28 @@ class SegmentationLoss(nn.Module):
         """
         heads = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         with torch.autocast(heads[0].device.type, enabled=False):
-            losses = [self._head_loss(head.float(), shrink_label(label, head.shape[2:])) for head in heads]
+            losses = [self._head_loss(head, shrink_label(label, head.shape[2:])) for head in heads]
         return sum(weight * loss for weight, loss in zip(head_weights(len(heads)), losses))
 
     def _head_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        index = label[:, 0].long()
-        # Logits of a large volume may have been put together on the host.
-        target = self.membership.to(index.device)[:, index].transpose(0, 1)
-        valid = None if self.ignore_index is None else (index != self.ignore_index)[:, None]
-        probabilities = logits.sigmoid() if self.has_regions else logits.softmax(dim=1)
+        label = label.to(logits.device)
+        target = torch.cat([_is_one_of(label, classes) for classes in self.parts], dim=1)
+        valid = None if self.ignore_index is None else label != self.ignore_index
+        if not self.focal:
+            return DiceEntropy.apply(logits, target, valid, not self.has_regions, self.batch_dice)
+        logits = logits.float()
+        probabilities = logits.sigmoid() if self.has_regions else log_softmax(logits).exp()
         first = 0 if self.has_regions else 1
         dice_loss = soft_dice_loss(probabilities[:, first:], target[:, first:], valid, over_batch=self.batch_dice)
-        if self.focal or self.has_regions:
-            return dice_loss + self._binary_term(logits[:, first:], target[:, first:], valid)
-        ignore = -100 if self.ignore_index is None else self.ignore_index
-        entropy = F.cross_entropy(logits, index, ignore_index=ignore, reduction="sum")
-        return dice_loss + entropy / _num_valid(valid, index.numel())
+        return dice_loss + self._focal_term(logits[:, first:], target[:, first:], valid)
 
-    def _binary_term(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    def _focal_term(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        if self.focal:
-            # exp(-entropy) is the probability given to the truth.
-            entropy = entropy * (-torch.expm1(-entropy)) ** FOCAL_GAMMA
+        # exp(-entropy) is the probability given to the truth.
+        focal = entropy * (-torch.expm1(-entropy)) ** FOCAL_GAMMA
         if valid is not None:
-            entropy = entropy * valid
-        num_voxels = logits.numel() // logits.shape[1]
-        return entropy.sum() / (_num_valid(valid, num_voxels) * logits.shape[1])
+            focal = focal * valid
+        return focal.sum() / (num_valid(valid, logits) * logits.shape[1])
 
 
 def soft_dice_loss(
@@ -115,15 +109,13 @@ def shrink_label(label: Tensor, size: Sequence[int]) -> Tensor:
     return label[(..., *(slice(None, None, step) for step in steps))]
 
 
-def membership(labels: LabelScheme) -> Tensor:
-    """(outputs, classes) bool: which classes make up each network output; an ignored class makes up none."""
-    num_columns = labels.num_classes + (labels.ignore_index is not None)
-    parts = [region.classes for region in labels.regions] or [(k,) for k in range(labels.num_classes)]
-    table = torch.zeros(len(parts), num_columns, dtype=torch.bool)
-    for row, classes in enumerate(parts):
-        table[row, list(classes)] = True
-    return table
+def output_classes(labels: LabelScheme) -> tuple[tuple[int, ...], ...]:
+    """The classes that make up each network output; an ignored class makes up none."""
+    return tuple(region.classes for region in labels.regions) or tuple((k,) for k in range(labels.num_classes))
 
 
-def _num_valid(valid: Tensor | None, num_voxels: int) -> Tensor | int:
-    return num_voxels if valid is None else valid.sum().clamp(min=1)
+def _is_one_of(label: Tensor, classes: Sequence[int]) -> Tensor:
+    found = label == classes[0]
+    for other in classes[1:]:
+        found = found | (label == other)
+    return found

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from models.acceleration import Acceleration
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.loss import SegmentationLoss
 from models.metrics import DiceAccumulator, case_counts, discretise
 from models.schedules import LossPlateau, build_optimizer, build_scheduler
-from models.unet import build_network
+from models.unet import PLAIN, build_network
 from utils.config import ModelConfig, OptimConfig
 from utils.files import to_dict
 from utils.schema import FORMAT_VERSION, Plan, StagePlan
@@ -52,7 +53,7 @@ class NNUnet(pl.LightningModule):
         optim: loss, optimiser and schedule.
         inference: sliding window and test-time augmentation.
         native_scorer: scores a case in its scan's own grid; None scores on the preprocessed grid.
-        channels_last: keep weights and activations in channels-last order.
+        acceleration: order of memory, fused operators, torch.compile.
         mirrored: whether training patches are flipped; saved, because flips at test time help only then.
     """
 
@@ -64,7 +65,7 @@ class NNUnet(pl.LightningModule):
         optim: OptimConfig,
         inference: InferenceSettings,
         native_scorer: Scorer | None = None,
-        channels_last: bool = False,
+        acceleration: Acceleration = PLAIN,
         mirrored: bool = True,
     ) -> None:
         super().__init__()
@@ -72,14 +73,22 @@ class NNUnet(pl.LightningModule):
         self.plan, self.model_config, self.optim = plan, model, optim
         self.inference, self.native_scorer = inference, native_scorer
         self.network = build_network(
-            plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
+            plan.stage,
+            in_channels=plan.in_channels,
+            num_outputs=plan.labels.num_outputs,
+            model=model,
+            acceleration=acceleration,
         )
-        layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
-        self.memory_format = layouts[plan.stage.dim] if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
         self.loss = SegmentationLoss(
             plan.labels, focal=optim.focal, batch_dice=uses_batch_dice(optim.batch_dice, plan.stage)
         )
+        self.acceleration = acceleration
+        self._loss_of = self._forward_loss
+        if acceleration.compiles:
+            # Network and loss in one graph, so that the loss's passes over the logits fuse, too.
+            self._loss_of = torch.compile(self._forward_loss, **acceleration.compile_options())
+            # In place, so that names of parameters stay; for validation and prediction.
+            self.network.compile(**acceleration.compile_options())
         self.dice = DiceAccumulator(plan.labels)
         self.last_validation: ValidationResult | None = None
         self._loss_sum = torch.zeros(2)
@@ -87,11 +96,17 @@ class NNUnet(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_index: int) -> Tensor:
         """Loss of one batch: image (N, C, *patch) float32, label (N, 1, *patch) uint8 class indices."""
-        outputs = self.network(batch["image"].to(memory_format=self.memory_format))
-        loss = self.loss(outputs, batch["label"])
+        if self.acceleration.records_graphs:
+            # The loss of the step before may be overwritten from here on.
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = self._loss_of(batch["image"], batch["label"])
         # Summed on the device and read once an epoch: a number read every step would make the GPU wait.
         self._loss_sum = self._loss_sum.to(loss.device) + torch.stack([loss.detach().float(), loss.new_ones(())])
         return loss
+
+    def _forward_loss(self, image: Tensor, label: Tensor) -> Tensor:
+        # Past `__call__`, which may hold a graph without the loss.
+        return self.loss(self.network.forward(image), label)
 
     def on_train_start(self) -> None:
         """End at once where a resumed training had ended for its learning rate."""
@@ -173,7 +188,7 @@ class NNUnet(pl.LightningModule):
         A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: the logits of one forward pass.
         """
         if "case" not in batch:
-            return self.network(batch["image"].to(memory_format=self.memory_format))
+            return self.network(batch["image"])
         logits = self.predict_logits(batch["image"])
         return batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu()
 

@@ -22,7 +22,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
 
 from models.ensemble import Member, mean_probabilities
-from models.inferer import InferenceSettings, flips, to_probabilities, window_logits
+from models.inferer import InferenceSettings, to_probabilities, window_logits
 from utils.schema import LabelScheme, StagePlan
 
 Start = tuple[int, int, int]
@@ -136,8 +136,7 @@ class _HeldPlanes:
     """Weighted logits of the planes that windows still reach: one buffer per network, one for the weights."""
 
     def __init__(self, layout: WindowLayout, ensemble: Ensemble, stage: StagePlan, settings: InferenceSettings) -> None:
-        self.layout, self.ensemble, self.dim = layout, ensemble, stage.dim
-        self.flips = flips(stage.dim) if settings.tta else ((),)
+        self.layout, self.ensemble, self.dim, self.settings = layout, ensemble, stage.dim, settings
         self.first = 0
         self.device = self._choose_device(settings)
         mode = settings.blend if layout.blended else "constant"
@@ -168,7 +167,7 @@ class _HeldPlanes:
         places = [self._place(start) for start in starts]
         for network, buffer in zip(ensemble.networks, self.logits):
             with torch.autocast(ensemble.device.type, dtype=ensemble.amp) if ensemble.amp else nullcontext():
-                logits = window_logits(network, windows, self.flips)
+                logits = window_logits(network, windows, self.settings)
             if self.dim == 2:
                 logits = logits.unsqueeze(2)
             logits = logits.mul_(self.weight).to(self.device)

@@ -8,12 +8,16 @@ from __future__ import annotations
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
 from torch import Tensor, nn
 
+from models.acceleration import Acceleration
+from models.fused_norm import fuse_norms
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan
 
 NUM_GROUPS = 16
 """Groups of `--norm group`; the features of every level must be a multiple of it."""
+
+PLAIN = Acceleration()
 
 _NORMS = {
     "instance": ("instance", {"affine": True}),
@@ -33,7 +37,9 @@ class DynamicUNet(nn.Module):
     (2021).
     """
 
-    def __init__(self, stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig) -> None:
+    def __init__(
+        self, stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig, acceleration: Acceleration
+    ) -> None:
         super().__init__()
         layers = {
             "norm_name": _NORMS[model.norm],
@@ -59,6 +65,10 @@ class DynamicUNet(nn.Module):
         self.num_outputs, self.num_heads = num_outputs, num_heads
         self.negative_slope = model.negative_slope
         self.apply(self._initialise)
+        if acceleration.fused_norm:
+            fuse_norms(self, model.negative_slope)
+        self.memory_format = acceleration.memory_format(dim)
+        self.to(memory_format=self.memory_format)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits of an image (N, C, D, H, W) whose sides are multiples of the total strides.
@@ -67,7 +77,7 @@ class DynamicUNet(nn.Module):
             (N, K, D, H, W) in evaluation. With deep supervision in training a tuple: full resolution first,
             then one tensor per head, each at the size of its level.
         """
-        skips = [self.input_block(image)]
+        skips = [self.input_block(image.contiguous(memory_format=self.memory_format))]
         for block in self.downsamples:
             skips.append(block(skips[-1]))
         features = self.bottleneck(skips[-1])
@@ -86,7 +96,14 @@ class DynamicUNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def build_network(stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig) -> DynamicUNet:
+def build_network(
+    stage: StagePlan,
+    *,
+    in_channels: int,
+    num_outputs: int,
+    model: ModelConfig,
+    acceleration: Acceleration = PLAIN,
+) -> DynamicUNet:
     """The network of a stage; `depth`, `min_fmap` and `filters` of `model` have gone into the stage before.
 
     Raises:
@@ -100,7 +117,7 @@ def build_network(stage: StagePlan, *, in_channels: int, num_outputs: int, model
         raise UserError(f"--deep_supr_num {model.deep_supr_num} is too many: {levels}; {advice}")
     if model.norm == "group" and any(f % NUM_GROUPS for f in stage.filters):
         raise UserError(f"--norm group needs filters that are multiples of {NUM_GROUPS}, got {stage.filters}")
-    return DynamicUNet(stage, in_channels=in_channels, num_outputs=num_outputs, model=model)
+    return DynamicUNet(stage, in_channels=in_channels, num_outputs=num_outputs, model=model, acceleration=acceleration)
 
 
 def num_supervised(stage: StagePlan, model: ModelConfig) -> int:

@@ -75,9 +75,6 @@ class CompareOptions:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if not self.seconds > 0 or self.scans < 0:
             raise UserError(f"--seconds must be positive and --scans not negative, got {self.seconds}, {self.scans}")
-        for path in (self.data, self.model):
-            if path is not None and not path.exists():
-                raise UserError(f"{path} does not exist")
         try:
             choose(self.stages)
         except ValueError as error:
@@ -87,6 +84,9 @@ class CompareOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparisons; returns the exit status (1: a side failed)."""
     options = parse(CompareOptions, argv, prog="compare_peers.py")
+    for path in (options.data, options.model):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist")
     target = options.json or (None if options.quick else PROJECT / "scripts/results/compare_peers_cpu.json")
     records = records_file.read(target)
     try:

@@ -6,7 +6,6 @@ python scripts/export_model.py --model results --output model.zip
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ class ExportOptions:
     """Put a trained model into one zip: weights, plan, network options, label scheme, decision, licence note."""
 
     model: Path
-    """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., or an exported zip."""
+    """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., the folder of a
+    decision.json (scripts/find_best_configuration.py), or an exported zip."""
     output: Path
     """Zip file to write."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
-    decision: Path | None = None
-    """JSON with what was decided about post-processing and ensembling."""
     license_note: Path | None = None
     """Text on what the weights may be used for (default: a general note)."""
     overwrite: bool = False
@@ -44,30 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(ExportOptions, argv, prog="export_model.py")
     if options.output.exists() and not options.overwrite:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
-    decision = None if options.decision is None else _read_decision(options.decision)
     note = {} if options.license_note is None else {"license_note": _read_text(options.license_note, "--license_note")}
 
     from models.export import load_model, write_archive
     from utils.runs import prepare_folder
 
-    bundle = load_model(options.model, options.folds)
-    if decision is not None:
-        bundle = dataclasses.replace(bundle, decision=decision)
+    models = load_model(options.model, options.folds)
     prepare_folder(options.output.parent, "--output")
-    write_archive(options.output, bundle, **note)
-    names = ", ".join(fold.name for fold in bundle.folds)
-    print(f"wrote {options.output}: {names}, {options.output.stat().st_size / 1e6:.1f} MB")
+    write_archive(options.output, models, **note)
+    print(f"wrote {options.output}: {models.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
-
-
-def _read_decision(path: Path) -> dict:
-    try:
-        decision = json.loads(_read_text(path, "--decision"))
-    except ValueError as error:
-        raise UserError(f"--decision {path} cannot be read as JSON: {error}") from None
-    if not isinstance(decision, dict):
-        raise UserError(f"--decision {path} must hold a JSON object")
-    return decision
 
 
 def _read_text(path: Path, flag: str) -> str:

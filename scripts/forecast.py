@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
@@ -17,6 +18,9 @@ from models.inferer import InferenceSettings
 from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
 from utils.pipeline import AHEAD
 from utils.schema import Plan
+
+if TYPE_CHECKING:
+    from scripts.predictor import Predictor
 
 FLOAT_BYTES = 4
 PROGRAM_BYTES = 700_000_000
@@ -71,6 +75,23 @@ def forecast_memory(
     # The file's content, the scan as it is read and as it is scaled; then the scan and its copy on the plan's grid.
     return Forecast(
         prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict, write_bytes=prepared + 4 * scan_voxels
+    )
+
+
+def forecast_stages(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
+    """The same for a predictor; with a cascade both stages hold their scans, and the second a copy with the mask."""
+    own = forecast_memory(
+        shape, spacing_mm, plan=predictor.plan, settings=predictor.settings,
+        num_networks=len(predictor.ensemble.networks), on_gpu=predictor.ensemble.device.type != "cpu",
+    )  # fmt: skip
+    if predictor.previous is None:
+        return own
+    first = forecast_stages(predictor.previous, shape, spacing_mm)
+    copied = FLOAT_BYTES * predictor.plan.in_channels * math.prod(shape)
+    return Forecast(
+        prepare_bytes=own.prepare_bytes + first.prepare_bytes,
+        predict_bytes=own.predict_bytes + first.predict_bytes + copied,
+        write_bytes=own.write_bytes + first.prepare_bytes,
     )
 
 

@@ -29,7 +29,8 @@ class ScanOptions:
     output: Path | None = None
     """Folder for the masks, <case>.nii.gz on the grid of each scan."""
     model: Path | None = None
-    """Exported zip, checkpoint, folder of checkpoints (the best is taken), or folder with fold_0, fold_1, ..."""
+    """Exported zip, checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., or the
+    folder of a decision.json (scripts/find_best_configuration.py)."""
     folds: tuple[int, ...] | None = None
     """Folds whose probabilities are averaged (default: all of the model)."""
     save_probabilities: bool = False
@@ -38,6 +39,8 @@ class ScanOptions:
     """Predict scans again whose output exists."""
     memory_gb: float | None = None
     """Host memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
+    postprocessing: bool = True
+    """Apply the post-processing that find_best_configuration.py chose."""
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:
@@ -77,6 +80,8 @@ class NetworkOptions:
     """Number of GPUs (default: one if there is one; 0: CPU)."""
     amp: bool = False
     """Mixed precision."""
+    compile: bool = False
+    """Compile the network with torch.compile; worth its start-up with many or large scans."""
     tta: bool = False
     """Test-time augmentation: average over flips."""
     overlap: float = 0.5
@@ -138,22 +143,26 @@ def _require(group: Any, names: Sequence[str]) -> None:
 
 
 def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
-    hardware = HardwareConfig(gpus=network.gpus, amp=network.amp)
+    hardware = HardwareConfig(gpus=network.gpus, amp=network.amp, compile=network.compile)
 
+    from models.acceleration import resolve_acceleration
     from models.inferer import InferenceSettings
+    from scripts.model_run import predict_scans
     from scripts.predictor import Predictor, amp_type, window_batch
-    from scripts.scan_run import ScanJob, predict_scans
+    from scripts.scan_run import ScanJob
     from utils.runtime import configure_backends, resolve_hardware
 
     runtime = resolve_hardware(hardware)
     configure_backends(runtime)
 
     def make(bundle, device) -> Predictor:
+        acceleration = resolve_acceleration(hardware, runtime, norm=bundle.model.norm)
         settings = InferenceSettings(
             tta=network.tta, overlap=network.overlap, blend=network.blend,
             window_batch=network.batch_size or window_batch(bundle.plan.stage, device),
+            fill_batches=acceleration.compiles,
         )  # fmt: skip
-        return Predictor(bundle, device=device, amp=amp_type(runtime), settings=settings)
+        return Predictor(bundle, device=device, amp=amp_type(runtime), settings=settings, acceleration=acceleration)
 
     return predict_scans(ScanJob(**vars(options)), runtime, make)
 
@@ -169,7 +178,7 @@ def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
     for name, value in values.items():
         if value is not None:
             words += [f"--{name}", str(value)]
-    flags = {"amp": network.amp, "tta": network.tta, "save_preds": options.save_preds}
+    flags = {"amp": network.amp, "compile": network.compile, "tta": network.tta, "save_preds": options.save_preds}
     return entry.main([*words, *(f"--{name}" for name, given in flags.items() if given)])
 
 

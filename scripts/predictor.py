@@ -15,23 +15,32 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 
+from data_preprocessing.cascade import previous_classes
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
-from models.bundle import ModelBundle, build_networks, weight_bytes
+from models.acceleration import Acceleration, choose_acceleration
+from models.bundle import ModelBundle, build_networks, flips_warning, weight_bytes
 from models.export import load_model
 from models.inferer import InferenceSettings
+from models.model_set import ModelSet
 from models.streaming import Ensemble, activation_bytes, stream_probabilities
 from utils.config import HardwareConfig
+from utils.decision import PostProcessing
 from utils.errors import UserError
 from utils.nifti import Volume, read_image
+from utils.postprocessing import keep_largest
 from utils.runtime import Runtime, configure_backends, resolve_hardware
 from utils.schema import CaseMeta, Geometry, Plan, StagePlan
+
+if TYPE_CHECKING:
+    from scripts.ensemble_predictor import EnsemblePredictor
 
 AMP_TYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MOST_WINDOWS = 4
@@ -41,10 +50,14 @@ HOST_ACTIVATION_BYTES = 1 << 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedScan:
-    """A scan as the network sees it: image (C, D, H, W) float32, and the way back."""
+    """A scan as the network sees it: image (C, D, H, W) float32, and the way back.
+
+    `previous` is the same scan as the first stage of a cascade sees it.
+    """
 
     image: np.ndarray
     meta: CaseMeta
+    previous: PreparedScan | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,13 +69,15 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts scans with the mean of a model's folds.
+    """Predicts scans with the mean of a model's folds; a cascade with its first stage before them.
 
     Args:
         bundle: plan and weights.
         device: where the networks compute.
         amp: type for mixed precision, None for float32.
         settings: sliding window and test-time augmentation; None chooses the usual ones.
+        post_processing: what is done to masks.
+        acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
     """
 
     def __init__(
@@ -72,11 +87,22 @@ class Predictor:
         device: torch.device,
         amp: torch.dtype | None = None,
         settings: InferenceSettings | None = None,
+        post_processing: PostProcessing | None = None,
+        acceleration: Acceleration | None = None,
     ) -> None:
-        self.bundle, self.plan = bundle, bundle.plan
+        self.bundle, self.plan, self.post_processing = bundle, bundle.plan, post_processing or PostProcessing()
         self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
+        self.previous = None
+        if bundle.previous is not None:
+            batch = window_batch(bundle.previous.plan.stage, device)
+            first = dataclasses.replace(self.settings, window_batch=batch)
+            self.previous = Predictor(bundle.previous, device=device, amp=amp, settings=first)
+        if acceleration is None:
+            place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": bundle.model.norm}
+            acceleration = choose_acceleration(HardwareConfig(), **place)
         self.ensemble = Ensemble(
-            names=tuple(fold.name for fold in bundle.folds), networks=build_networks(bundle, device),
+            names=tuple(fold.name for fold in bundle.folds),
+            networks=build_networks(bundle, device, acceleration),
             labels=self.plan.labels, device=device, amp=amp,
         )  # fmt: skip
 
@@ -89,11 +115,11 @@ class Predictor:
         *,
         amp: bool = False,
         settings: InferenceSettings | None = None,
-    ) -> Predictor:
-        """Load a checkpoint, a folder of checkpoints or of folds, or an exported zip.
+    ) -> Predictor | EnsemblePredictor:
+        """Load a checkpoint, a folder of checkpoints or of folds, of a decision, or an exported zip.
 
         Args:
-            path: what `inference.py --model` takes.
+            path: what `inference.py --model` takes; several configurations make an `EnsemblePredictor`.
             folds: which folds to average; None takes all.
             device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:<n>`.
             amp: mixed precision, where the device computes in it.
@@ -105,12 +131,23 @@ class Predictor:
         runtime = resolve_hardware(_hardware(device, amp))
         configure_backends(runtime)
         place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
-        return cls(load_model(Path(path), folds), device=place, amp=amp_type(runtime), settings=settings)
+        models = load_model(Path(path), folds)
+        if settings is not None and settings.tta:
+            warn_of_flips(models)
+        options = {"device": place, "amp": amp_type(runtime), "settings": settings}
+        members = [cls(bundle, **options) for bundle in models.members]
+        if len(members) > 1:
+            from scripts.ensemble_predictor import EnsemblePredictor
+
+            return EnsemblePredictor(models, members)
+        members[0].post_processing = models.post_processing
+        return members[0]
 
     @property
     def weight_bytes(self) -> int:
         """Memory of all folds' weights."""
-        return weight_bytes(self.ensemble.networks)
+        first = 0 if self.previous is None else self.previous.weight_bytes
+        return first + weight_bytes(self.ensemble.networks)
 
     def predict(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """Mask (S, A, R) uint8 of file values.
@@ -122,11 +159,14 @@ class Predictor:
         Raises:
             UserError: another number of channels than the model's, an empty image, values that are not finite.
         """
-        return self._restore(self.prepare(_volume(image, spacing_mm)))
+        return self._mask(self.prepare(as_volume(image, spacing_mm)))
 
     def predict_probabilities(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`."""
-        prepared = self.prepare(_volume(image, spacing_mm))
+        """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`. Post-processing plays no part."""
+        return self.native_probabilities(self.prepare(as_volume(image, spacing_mm)))
+
+    def native_probabilities(self, prepared: PreparedScan) -> np.ndarray:
+        """Probabilities (K, S, A, R) float32 of a prepared scan."""
         native = np.zeros((self.plan.labels.num_outputs, *native_shape(prepared.meta)), dtype=np.float32)
         self._restore(prepared, native)
         return native
@@ -137,9 +177,8 @@ class Predictor:
         Raises:
             UserError: as `predict`; a file cannot be read.
         """
-        files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
-        volume = read_image(files)
-        return Prediction(mask=self._restore(self.prepare(volume, str(files[0]))), geometry=volume.geometry)
+        volume, name = read_scan(paths)
+        return Prediction(mask=self._mask(self.prepare(volume, name)), geometry=volume.geometry)
 
     def prepare(self, volume: Volume, name: str = "the image") -> PreparedScan:
         """Preprocess a scan; messages call it `name`.
@@ -147,19 +186,50 @@ class Predictor:
         Raises:
             UserError: as `predict`.
         """
-        return prepare_scan(volume, self.plan, name)
+        previous = None if self.previous is None else self.previous.prepare(volume, name)
+        return dataclasses.replace(prepare_scan(volume, self.plan, name), previous=previous)
 
     def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
         """Probabilities of a prepared scan as slabs (K, d, H, W) float32, in order, D planes together."""
-        image = torch.from_numpy(prepared.image)[None]
+        image = torch.from_numpy(self._with_previous(prepared))[None]
         for slab in stream_probabilities(image, self.ensemble, stage=self.plan.stage, settings=self.settings):
             yield slab.numpy()
+
+    def _with_previous(self, prepared: PreparedScan) -> np.ndarray:
+        """The image (C, D, H, W) and, in a cascade, a channel for each foreground class of the first stage's mask."""
+        if self.previous is None:
+            return prepared.image
+        geometry = prepared.meta.geometry
+        mask = Volume(
+            array=self.previous._restore(prepared.previous), spacing_mm=prepared.meta.spacing_mm, geometry=geometry
+        )
+        [classes] = previous_classes(mask, prepared.meta, self.plan)
+        image = np.empty((self.plan.in_channels, *classes.shape), dtype=np.float32)
+        image[: len(prepared.image)] = prepared.image
+        for k, channel in enumerate(image[len(prepared.image) :], start=1):
+            channel[...] = classes == k
+        return image
+
+    def _mask(self, prepared: PreparedScan) -> np.ndarray:
+        return keep_largest(self._restore(prepared), self.plan.labels, self.post_processing)
 
     def _restore(self, prepared: PreparedScan, probabilities: np.ndarray | None = None) -> np.ndarray:
         restorer = SlabRestorer(prepared.meta, self.plan, probabilities)
         for slab in self.stream(prepared):
             restorer.add(slab)
         return restorer.finish()
+
+
+def warn_of_flips(models: ModelSet) -> None:
+    """Say so on the error output where test-time augmentation makes masks worse."""
+    for text in dict.fromkeys(filter(None, map(flips_warning, models.members))):
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
+    """The scan of one file or one file per channel, and what messages call it."""
+    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    return read_image(files), str(files[0])
 
 
 def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
@@ -198,7 +268,7 @@ def _hardware(device: str, amp: bool) -> HardwareConfig:
     return HardwareConfig(gpus=int(number or 0) + 1, amp=amp)
 
 
-def _volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
+def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
     """An array in memory as if it had been read from a file in RAS+ orientation."""
     array = np.ascontiguousarray(image, dtype=np.float32)
     array = array[None] if array.ndim == 3 else array

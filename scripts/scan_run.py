@@ -6,25 +6,22 @@ import dataclasses
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data_preprocessing.restoration import SlabRestorer
 from data_preprocessing.scans import Scan, find_scans
-from models.bundle import ModelBundle
-from models.export import load_model
-from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_memory, free_memory_bytes
-from scripts.predictor import Predictor, PreparedScan, prepare_scan
+from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
+from scripts.predictor import Predictor, PreparedScan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
 from utils.nifti import read_header, read_image, to_working, working_grid, write_mask
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
-from utils.runs import prepare_folder, write_run_record
-from utils.runtime import Runtime
+from utils.postprocessing import keep_largest
+from utils.runs import prepare_folder
 from utils.schema import Geometry
 
 MASK, PROBABILITIES = ".nii.gz", ".npy"
@@ -42,6 +39,8 @@ class ScanJob:
     overwrite: bool
     memory_gb: float | None
     """Memory that scans in flight may take together; None: half of what is free."""
+    postprocessing: bool = True
+    """Apply the post-processing that the model was chosen with."""
 
 
 class ScanRun:
@@ -50,17 +49,15 @@ class ScanRun:
     Args:
         job: what to do.
         predictors: one per device, of the same model.
+        scans: those to predict; None finds them in the job's input.
     """
 
-    def __init__(self, job: ScanJob, predictors: Sequence[Predictor]) -> None:
+    def __init__(self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None) -> None:
         self.job, self.predictors = job, predictors
         self.plan, self.settings = predictors[0].plan, predictors[0].settings
-        self.scans = find_scans(job.input, len(self.plan.channels))
-        folder = job.output.resolve()
-        if any(image.resolve().parent == folder for scan in self.scans for image in scan.images):
-            raise UserError(f"--output {job.output} is the folder of the scans; choose another one")
+        self.scans = list_scans(job, len(self.plan.channels)) if scans is None else scans
         prepare_folder(job.output, "--output")
-        self.waiting = [scan for scan in self.scans if job.overwrite or not self._is_done(scan)]
+        self.waiting = [scan for scan in self.scans if job.overwrite or not is_done(job, scan)]
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
         self._reported = 0
 
@@ -89,10 +86,6 @@ class ScanRun:
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
         return EXIT_PARTIAL if failed else EXIT_OK, summary
 
-    def _is_done(self, scan: Scan) -> bool:
-        suffixes = [MASK, PROBABILITIES] if self.job.save_probabilities else [MASK]
-        return all((self.job.output / f"{scan.case}{suffix}").is_file() for suffix in suffixes)
-
     def _forecast(self, scan: Scan) -> Forecast | None:
         """None for a file whose header cannot be read, which fails when its turn comes."""
         try:
@@ -102,11 +95,7 @@ class ScanRun:
         if len(shape) not in (3, 4) or min(shape) < 1:
             return None
         grid, spacing_mm = working_grid(shape, affine)
-        first = self.predictors[0]
-        return forecast_memory(
-            grid, spacing_mm, plan=self.plan, settings=self.settings, num_networks=len(first.ensemble.networks),
-            on_gpu=first.ensemble.device.type != "cpu",
-        )  # fmt: skip
+        return forecast_stages(self.predictors[0], grid, spacing_mm)
 
     def _case_bytes(self, case: str) -> int:
         forecast = self.forecasts[case]
@@ -134,7 +123,7 @@ class ScanRun:
     def _read(self, scan: Scan) -> PreparedScan:
         if scan.problem is not None:
             raise UserError(scan.problem)
-        return prepare_scan(read_image(scan.images), self.plan, str(scan.images[0]))
+        return self.predictors[0].prepare(read_image(scan.images), str(scan.images[0]))
 
     def _write(self, scan: Scan, prepared: PreparedScan, slabs: Iterator[np.ndarray]) -> Path:
         target, geometry = self.job.output / f"{scan.case}{MASK}", prepared.meta.geometry
@@ -143,6 +132,7 @@ class ScanRun:
             for slab in slabs:
                 restorer.add(slab)
             mask = restorer.finish()
+        mask = keep_largest(mask, self.plan.labels, self.predictors[0].post_processing)
         # The mask comes last: where it is, the case is done.
         write_mask(target, mask, geometry)
         return target
@@ -177,28 +167,23 @@ class ScanRun:
             print(f"{where}: failed: {_describe(outcome.error)}", flush=True)
 
 
-def predict_scans(job: ScanJob, runtime: Runtime, make: Callable[[ModelBundle, torch.device], Predictor]) -> int:
-    """Run a job on the devices of `runtime`; returns the exit status.
+def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
+    """The scans of a job.
 
     Raises:
-        UserError: no such model, fold or scan, or a folder that cannot be written to.
+        UserError: there are none, or masks would land among them.
     """
-    bundle = load_model(job.model, job.folds)
-    if bundle.decision is not None:
-        print("warning: the model's decision on post-processing is not applied", file=sys.stderr)
-    devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
-    run = ScanRun(job, [make(bundle, device) for device in devices])
-    names = ", ".join(fold.name for fold in bundle.folds)
-    place = f"{len(devices)} GPU(s)" if runtime.use_gpu else "the CPU"
-    print(
-        f"model: {bundle.plan.dataset}, {bundle.plan.stage.name}, {names}; on {place}, {runtime.precision}", flush=True
-    )
-    status, outcome = run.run()
-    options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(run.settings)}
-    environment = {**runtime.environment(), "precision": runtime.precision}
-    environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
-    write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
-    return status
+    scans = find_scans(job.input, num_channels)
+    folder = job.output.resolve()
+    if any(image.resolve().parent == folder for scan in scans for image in scan.images):
+        raise UserError(f"--output {job.output} is the folder of the scans; choose another one")
+    return list(scans)
+
+
+def is_done(job: ScanJob, scan: Scan) -> bool:
+    """Whether everything that the job asks for of a scan is there."""
+    suffixes = [MASK, PROBABILITIES] if job.save_probabilities else [MASK]
+    return all((job.output / f"{scan.case}{suffix}").is_file() for suffix in suffixes)
 
 
 def _describe(error: Exception) -> str:

@@ -14,9 +14,11 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import main as entry
-from utils.args import parse
+from utils.args import parse, to_words
 from utils.config import default_root
 from utils.errors import run_cli
+
+EPOCHS = 600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,20 @@ class TrainOptions:
     """Folder for logs and checkpoints."""
     logname: str = "train_log.json"
     """File name of the DLLogger lines."""
-    epochs: int = 600
-    """Number of epochs to train."""
-    learning_rate: float = 8e-4
-    """Learning rate."""
+    recipe: Literal["reference", "paper", "nnunet"] = "reference"
+    """Where the defaults of the training flags of main.py come from."""
+    epochs: int | None = None
+    """Number of epochs to train (default: 600, or the recipe's)."""
+    learning_rate: float | None = None
+    """Learning rate (default: the recipe's; reference: 0.0008)."""
+    augment: Literal["reference", "nnunet", "none"] | None = None
+    """Random changes of training patches (default: the recipe's)."""
+    filters: tuple[int, ...] | None = None
+    """Features of each level (default: as planned)."""
     amp: bool = False
     """Mixed precision."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numeric precision; auto follows --amp."""
     tta: bool = False
     """Test-time augmentation, used by evaluate and predict; training validates without it."""
     deep_supervision: bool = False
@@ -55,12 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run main.py's training in this process; returns its exit status."""
     options = parse(TrainOptions, argv, prog="train.py")
     batch_size, val_batch_size = (2, 4) if options.dim == 3 else (64, 64)
-    words = ["--exec_mode", "train", "--save_ckpt"]
-    for name in ("task", "data", "results", "logname", "dim", "fold", "gpus", "epochs", "learning_rate"):
-        words += [f"--{name}", str(getattr(options, name))]
-    words += ["--batch_size", str(batch_size), "--val_batch_size", str(val_batch_size)]
-    words += [f"--{name}" for name in ("amp", "tta", "deep_supervision", "resume_training") if getattr(options, name)]
-    return entry.main(words)
+    if options.epochs is None and options.recipe == "reference":
+        options = dataclasses.replace(options, epochs=EPOCHS)
+    words = ["--exec_mode", "train", "--save_ckpt", *to_words(options, [f.name for f in dataclasses.fields(options)])]
+    return entry.main([*words, "--batch_size", str(batch_size), "--val_batch_size", str(val_batch_size)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,18 @@ import download
 import evaluate
 import preprocess
 from data_preprocessing.dataset import load_dataset
-from scripts import benchmark, export_model, inference, init_dataset, overlay, train, verify_dataset
+from scripts import (
+    benchmark,
+    compare_peers,
+    cross_validate,
+    export_model,
+    find_best_configuration,
+    inference,
+    init_dataset,
+    overlay,
+    train,
+    verify_dataset,
+)
 from tests.conftest import PROJECT
 from utils.args import GROUPS, Config, parse, parse_config
 
@@ -26,7 +37,10 @@ OPTIONS = {
     "evaluate.py": evaluate.EvaluateConfig,
     "scripts/train.py": train.TrainOptions,
     "scripts/inference.py": inference.InferenceOptions,
+    "scripts/cross_validate.py": cross_validate.CrossValidateOptions,
     "scripts/benchmark.py": benchmark.BenchmarkOptions,
+    "scripts/compare_peers.py": compare_peers.CompareOptions,
+    "scripts/find_best_configuration.py": find_best_configuration.BestOptions,
     "scripts/overlay.py": overlay.OverlayOptions,
     "scripts/export_model.py": export_model.ExportOptions,
     "scripts/init_dataset.py": init_dataset.InitOptions,
@@ -35,7 +49,7 @@ OPTIONS = {
 FOREIGN = {
     "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
-    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node"},
+    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
     "tensorboard": {"--logdir"},
     "argparse": {"--help"},
 }
@@ -142,8 +156,11 @@ def test_commands_parse():
     for script, words in found:
         if script == "main.py":
             parse_config(words)
-        else:
-            parse(OPTIONS[script], words, prog=script)
+            continue
+        # What stands after -- goes to main.py.
+        cut = words.index("--") if "--" in words else len(words)
+        parse(OPTIONS[script], words[:cut], prog=script)
+        parse_config(words[cut + 1 :])
 
 
 def test_scripts_and_make_targets_exist():

@@ -10,6 +10,7 @@ import pytest
 from data_preprocessing.synthetic import benchmark_plan, write_benchmark_shards
 from scripts import benchmark, inference, overlay, train
 from tests.tiny_task import make_task
+from utils.args import parse_config
 from utils.errors import run_cli
 
 
@@ -38,6 +39,21 @@ def test_exit_status_of_a_failed_run_is_returned(task, tmp_path, capsys):
     assert "nothing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "epochs", "rate", "augment"),
+    [("", 600, 8e-4, "reference"), ("--recipe nnunet", 1000, 1e-2, "nnunet"),
+     ("--recipe nnunet --epochs 3 --learning_rate 0.5 --augment none", 3, 0.5, "none")],
+)  # fmt: skip
+def test_train_takes_what_is_not_given_from_the_recipe(monkeypatch, flags, epochs, rate, augment):
+    configs = []
+    monkeypatch.setattr(train.entry, "main", lambda words: configs.append(parse_config(words)) or 0)
+    words = ["--gpus", "0", "--fold", "1", "--dim", "3", "--precision", "bf16", "--filters", "4", "8", *flags.split()]
+    assert train.main(words) == 0
+    (config,) = configs
+    assert (config.optim.max_epochs, config.optim.learning_rate, config.loader.augment) == (epochs, rate, augment)
+    assert (config.hardware.precision, config.model.filters, config.run.fold) == ("bf16", (4, 8), 1)
+
+
 @pytest.mark.parametrize("mode", ["train", "predict"])
 @pytest.mark.parametrize("dim", ["2", "3"])
 def test_benchmark_reports_what_it_measured(task, tmp_path, mode, dim):
@@ -54,6 +70,7 @@ def test_benchmark_reports_what_it_measured(task, tmp_path, mode, dim):
     assert outcome["items_per_second"] == pytest.approx(4 / outcome["latency_mean_ms"] * 1000)
     assert outcome["latency_p90_ms"] <= outcome["latency_p95_ms"] <= outcome["latency_p99_ms"]
     assert outcome["peak_memory_bytes"] > 0
+    assert 0 <= outcome["data_wait_share"] < 1 and 0 < outcome["ceiling_share"] < 1
     assert result["environment"]["precision"] == "32-true" and "torch" in result["environment"]["versions"]
 
 

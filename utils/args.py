@@ -60,6 +60,21 @@ def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | N
         raise UserError(f"{error} (see {prog} --help)") from None
 
 
+def to_words(options: Any, names: Sequence[str]) -> list[str]:
+    """The command line that gives these fields these values, for another program with the same flags.
+
+    Fields that are None or False are left out: the other program's defaults hold.
+    """
+    words = []
+    for name in names:
+        value = getattr(options, name)
+        if value is None or value is False:
+            continue
+        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
 def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") -> Config:
     """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 
@@ -195,6 +210,8 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
          "model", _names(config.model)),
         (run.benchmark, "--benchmark measures speed only", "run", ("ckpt_path", "resume_training")),
         (run.benchmark, "--benchmark measures speed only", "inference", _names(config.inference)),
+        (not run.benchmark and training, "it needs --benchmark; --batches_per_epoch makes epochs shorter", "run",
+         ("train_batches",)),
         (not run.benchmark, "it needs --benchmark", "run", ("test_batches", "warmup")),
         (run.benchmark and training, "--exec_mode predict uses it", "run", ("test_batches",)),
         (not training, "--exec_mode train uses it", "run", ("train_batches",)),
@@ -213,7 +230,10 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
         (loader.data2d_dim == 2, "items of --data2d_dim 2 are single slices", "loader", ("nvol",)),
         (config.model.norm != "batch", "it needs --norm batch", "hardware", ("sync_batchnorm",)),
         (hardware.precision != "auto", "--precision decides", "hardware", ("amp",)),
-        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity",)),
+        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity", "fused_norm")),
+        (not hardware.compile, "it needs --compile", "hardware", ("compile_mode",)),
+        (config.model.norm != "instance", "it needs --norm instance", "hardware", ("fused_norm",)),
+        (hardware.layout == "NCDHW", "it needs --layout NDHWC", "hardware", ("fused_norm",)),
     ]  # fmt: skip
     return [(reason, group, fields) for pointless, reason, group, fields in rules if pointless]
 

@@ -18,6 +18,9 @@ Affinity = Literal[
     "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
 ]
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+Layout = Literal["auto", "NCDHW", "NDHWC"]
+
 DEFAULT_FOLDS = 5
 
 
@@ -110,10 +113,15 @@ class HardwareConfig:
     """Mixed precision: bf16 where the device computes in it, else fp16 with loss scaling on a GPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numeric precision; auto follows --amp."""
-    layout: Literal["NCDHW", "NDHWC"] = "NCDHW"
-    """Memory layout of activations and weights (NDHWC is channels-last)."""
+    layout: Layout = "auto"
+    """Memory layout of activations and weights (NDHWC is channels-last). auto: NDHWC on a CPU and on a GPU in half
+    precision, where no layer copies it back (instance norm that is fused, or batch norm), else NCDHW."""
+    fused_norm: Literal["auto", "off"] = "auto"
+    """Instance norm and LeakyReLU as one operator that keeps NDHWC. auto: with NDHWC; off: torch's own."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile network and loss with torch.compile: training step and prediction."""
+    compile_mode: CompileMode = "default"
+    """Mode of torch.compile. reduce-overhead: CUDA graphs; max-autotune: also searches for the fastest kernels."""
     sync_batchnorm: bool = False
     """Synchronise batch normalisation over processes (with --norm batch)."""
     affinity: Affinity = "socket_unique_interleaved"

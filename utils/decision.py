@@ -22,7 +22,7 @@ DECISION_FILE = "decision.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """Where only the largest connected component (face neighbours) is kept; everything else becomes background.
+    """Where only the largest connected component is kept; everything else becomes background.
 
     First of all foreground taken together, then of each class named.
     """

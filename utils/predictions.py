@@ -58,7 +58,7 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
             return class_indices(array, labels, path)
         if len(stored) != labels.num_outputs:
             raise UserError(f"{path} has {len(stored)} channels, the labels ask for {labels.num_outputs}")
-        return _most_probable(array, labels)
+        return most_probable(array, labels)
     volume = read_label(path)
     if volume.geometry.shape_xyz != grid.shape_xyz:
         raise UserError(f"{path} has shape {volume.geometry.shape_xyz}, its label {grid.shape_xyz}")
@@ -116,7 +116,7 @@ def _load_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
 
 
-def _most_probable(probabilities: np.ndarray, labels: LabelScheme) -> np.ndarray:
+def most_probable(probabilities: np.ndarray, labels: LabelScheme) -> np.ndarray:
     """Class indices of probabilities (K, ...): the largest, or regions (p > 0.5) written one over the other."""
     if not labels.regions:
         return probabilities.argmax(axis=0).astype(np.uint8)

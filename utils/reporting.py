@@ -21,6 +21,11 @@ METRICS = {
     "latency_p90_ms": ("ms", "MINIMIZE"),
     "latency_p95_ms": ("ms", "MINIMIZE"),
     "latency_p99_ms": ("ms", "MINIMIZE"),
+    "data_wait_share": ("share of time, 0..1", "MINIMIZE"),
+    "flop_per_item": ("FLOP", None),
+    "flop_per_second": ("FLOP/s", "MAXIMIZE"),
+    "ceiling_flop_per_second": ("FLOP/s", None),
+    "ceiling_share": ("share of the ceiling, 0..1", "MAXIMIZE"),
     "peak_memory_bytes": ("B", "MINIMIZE"),
 }
 """Units and goals of the logged numbers; Dice lies in 0..1."""

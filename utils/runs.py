@@ -75,6 +75,22 @@ def prepare_folder(folder: Path, flag: str) -> Path:
     return folder
 
 
+def require_writable(folder: Path, source: Path) -> None:
+    """Find out before hours of work that nothing could be written, without making any folder.
+
+    Raises:
+        UserError: the folder lies inside the data set `source`, or cannot be made.
+    """
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"--results: cannot write to {there}: {error.strerror}; choose another folder") from None
+
+
 def checkpoint_folder(run: RunConfig) -> Path:
     """`checkpoints` inside `--ckpt_store_dir`, by default inside `--results`."""
     return (run.ckpt_store_dir or run.results) / "checkpoints"

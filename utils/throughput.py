@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -37,6 +38,8 @@ class Throughput:
     latency_p90_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
+    data_wait_share: float
+    """Share of the seconds in which the device had no batch to work on."""
     measured_batches: int
     warmup_batches: int
 
@@ -53,10 +56,12 @@ class LatencyRecorder:
         assert items_per_batch >= 1 and warmup >= 0
         self.items_per_batch, self.warmup = items_per_batch, warmup
         self._seconds: list[float] = []
+        self._waited_s: list[float] = []
 
-    def add(self, seconds: float) -> None:
-        """Record one more batch."""
+    def add(self, seconds: float, *, waited_s: float = 0.0) -> None:
+        """Record one more batch, and for how many of its seconds the device waited for its data."""
         self._seconds.append(seconds)
+        self._waited_s.append(waited_s)
 
     @property
     def latencies_s(self) -> tuple[float, ...]:
@@ -87,6 +92,7 @@ class LatencyRecorder:
             latency_p90_ms=p90,
             latency_p95_ms=p95,
             latency_p99_ms=p99,
+            data_wait_share=sum(self._waited_s[self.warmup :]) / sum(self.latencies_s),
             measured_batches=int(latencies_ms.size),
             warmup_batches=self.warmup,
         )
@@ -98,8 +104,28 @@ def peak_memory_bytes(device: torch.device) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return host_peak_memory_bytes()
+
+
+def host_peak_memory_bytes() -> int:
+    """Largest resident set of this process so far."""
+    # What getrusage says is never less than what the process that started this one had.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory(device: torch.device | None = None) -> None:
+    """Let the peaks begin anew with what is in use now; where a system cannot, the host's peak stays as it was."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:

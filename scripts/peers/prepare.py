@@ -62,6 +62,7 @@ def predict(job: Job, folder: Path) -> None:
     """Scans that no fold 0 has seen, their labels, and one model in this program's and in common format."""
     from models.bundle import FoldWeights, ModelBundle
     from models.export import load_model, write_archive
+    from models.model_set import single_model
     from scripts.peers import scans
     from utils.config import ModelConfig
     from utils.files import write_json
@@ -69,12 +70,12 @@ def predict(job: Job, folder: Path) -> None:
     dataset = scans.find_task(job["data"], folder / "made", scans=job["scans"])
     scans.link_scans(scans.first_fold(dataset)[: job["scans"] or None], folder)
     if job["model"]:
-        bundle = load_model(Path(job["model"]))
+        [bundle] = load_model(Path(job["model"])).members
     else:
         plan = scans.plan_of(dataset)
         weights = FoldWeights(name="fold_0", fold=0, state_dict=_random_weights(plan))
         bundle = ModelBundle(source=folder, plan=plan, model=ModelConfig(), folds=(weights,))
-    write_archive(folder / "model.zip", bundle)
+    write_archive(folder / "model.zip", single_model(bundle))
     write_json(bundle.plan, folder / "plan.json")
     _write_arrays(bundle.folds[0].state_dict, folder / "weights.npz")
 

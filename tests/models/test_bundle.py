@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.acceleration import Acceleration
 from models.bundle import build_networks, checkpoint_bundle, weight_bytes
 from tests.models.builders import BRATS, make_plan, make_stage
 from tests.models.test_checkpoint import save_ours, save_reference
@@ -31,6 +32,16 @@ def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_p
     assert own and all(torch.equal(value, state[name]) for name, value in own.items())
     assert not any("deep_supervision" in name for name in own)
     assert weight_bytes([network, network]) == 8 * sum(p.numel() for p in network.parameters())
+
+
+def test_accelerated_networks_have_the_same_names_and_lie_channels_last(tmp_path):
+    state = save_ours(tmp_path / "last.ckpt", make_plan())
+    bundle = checkpoint_bundle(tmp_path / "last.ckpt")
+    (network,) = build_networks(bundle, HOST, Acceleration(channels_last=True, fused_norm=True))
+    own = network.state_dict()
+    assert own and all(torch.equal(value, state[name]) for name, value in own.items())
+    kernels = [value for value in own.values() if value.dim() == 5]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last_3d) for kernel in kernels)
 
 
 @pytest.mark.parametrize("inner", ["", "checkpoints"])

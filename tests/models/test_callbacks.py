@@ -86,6 +86,17 @@ def test_waiting_for_data_counts_as_latency():
     assert len(recorder.latencies_s) == 2 and min(recorder.latencies_s) >= 0.01
 
 
+@pytest.mark.parametrize("phase", ["train", "predict"])
+def test_the_time_until_a_batch_is_there_is_waiting(monkeypatch, phase):
+    """Clock: an epoch begins at 0 s, its batch arrives after 3 s and is done at 4 s."""
+    monkeypatch.setattr(time, "perf_counter", iter((0.0, 3.0, 4.0)).__next__)
+    recorder = LatencyRecorder(items_per_batch=1, warmup=0)
+    timer, module = BenchmarkTimer(recorder), SimpleNamespace(device=torch.device("cpu"))
+    for event in ("epoch_start", "batch_start", "batch_end"):
+        getattr(timer, f"on_{phase}_{event}")(None, module)
+    assert (recorder.latencies_s, recorder.summary().data_wait_share) == ((4.0,), 0.75)
+
+
 class TestPredictionSink:
     def run(self, consume, cases):
         sink = PredictionSink(consume, DiceAccumulator(TWO_CLASSES))

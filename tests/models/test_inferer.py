@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from models.inferer import InferenceSettings, flips, predict_volume, to_probabilities
+from models.inferer import InferenceSettings, filled_size, flips, predict_volume, to_probabilities
 from tests.models.builders import BRATS, TWO_CLASSES, make_network, make_plan, make_stage
 
 STAGE_3D, STAGE_2D = make_stage((8, 8, 8)), make_stage((8, 8))
@@ -66,6 +68,21 @@ def test_windows_go_through_in_batches_of_the_asked_size():
     network = Affine().eval()
     predict_volume(image_of((7, 8, 8)), network, stage=STAGE_2D, settings=InferenceSettings(window_batch=3))
     assert [size[0] for size in network.sizes] == [3, 3, 1]
+
+
+def test_filled_batches_have_few_sizes_and_change_no_logits():
+    settings = InferenceSettings(window_batch=6)
+    filled = dataclasses.replace(settings, fill_batches=True)
+    image, network = image_of((9, 8, 8)), Affine().eval()
+    results = [predict_volume(image, network, stage=STAGE_2D, settings=each) for each in (settings, filled)]
+    # Nine slices are six and three; three are filled up to four.
+    assert [size[0] for size in network.sizes] == [6, 3, 6, 4]
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 2), (3, 4), (5, 6), (6, 6)])
+def test_batches_are_filled_to_a_power_of_two_or_the_most(count, expected):
+    assert filled_size(count, 6) == expected
 
 
 def test_all_combinations_of_spatial_axes_are_flipped():

@@ -43,8 +43,9 @@ def whole(image, network, plan, settings):
         InferenceSettings(),
         InferenceSettings(blend="constant", overlap=0.25, window_batch=3),
         InferenceSettings(tta=True, overlap=0.7, window_batch=1),
+        InferenceSettings(tta=True, window_batch=5, fill_batches=True),
     ],
-    ids=["gaussian", "constant", "tta"],
+    ids=["gaussian", "constant", "tta", "filled"],
 )
 def test_equal_to_the_sliding_window_of_monai(stage, shape, settings, monkeypatch):
     plan = make_plan(STAGES[stage], num_channels=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 
 import pytest
@@ -26,17 +25,15 @@ def export(*words) -> int:
     return run_cli(lambda: export_model.main([*map(str, words)]))
 
 
-def test_some_folds_with_decision_and_note(folds, tmp_path, capsys):
-    (tmp_path / "decision.json").write_text('{"keep_largest": true}')
+def test_some_folds_with_a_note(folds, tmp_path, capsys):
     (tmp_path / "note.txt").write_text("for research only")
     words = ["--model", folds, "--output", tmp_path / "new/model.zip", "--folds", "1"]
-    assert export(*words, "--decision", tmp_path / "decision.json", "--license_note", tmp_path / "note.txt") == 0
+    assert export(*words, "--license_note", tmp_path / "note.txt") == 0
     assert "fold_1" in capsys.readouterr().out
-    bundle = read_archive(tmp_path / "new/model.zip")
-    assert [fold.fold for fold in bundle.folds] == [1] and bundle.decision == {"keep_largest": True}
+    [bundle] = read_archive(tmp_path / "new/model.zip").members
+    assert [fold.fold for fold in bundle.folds] == [1]
     with zipfile.ZipFile(tmp_path / "new/model.zip") as archive:
         assert archive.read("LICENSE_NOTE.txt") == b"for research only"
-        assert json.loads(archive.read("decision.json")) == {"keep_largest": True}
 
 
 def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
@@ -45,7 +42,7 @@ def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
     assert export("--model", folds, "--output", target) == 2
     assert target.read_bytes() == b"mine"
     assert export("--model", folds, "--output", target, "--overwrite") == 0
-    assert len(read_archive(target).folds) == 2
+    assert len(read_archive(target).members[0].folds) == 2
 
 
 @pytest.mark.parametrize(
@@ -53,15 +50,11 @@ def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
     [
         (("--output", "model.pt"), "must end in .zip"),
         (("--output", "m.zip", "--folds", "5"), "fold_5"),
-        (("--output", "m.zip", "--decision", "nothing.json"), "--decision nothing.json cannot be read"),
-        (("--output", "m.zip", "--decision", "list.json"), "JSON object"),
-        (("--output", "m.zip", "--decision", "broken.json"), "as JSON"),
+        (("--output", "m.zip", "--license_note", "nothing.txt"), "--license_note nothing.txt cannot be read"),
     ],
 )
 def test_wrong_usage_ends_in_status_2(folds, tmp_path, monkeypatch, capsys, words, reason):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "list.json").write_text("[]")
-    (tmp_path / "broken.json").write_text("{")
     assert export("--model", folds, *words) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "m.zip").exists()

@@ -11,7 +11,8 @@ from data_preprocessing.restoration import restore_mask, restore_probabilities
 from models.bundle import checkpoint_bundle
 from models.export import write_archive
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
-from scripts.predictor import Predictor, _volume, window_batch
+from models.model_set import single_model
+from scripts.predictor import Predictor, as_volume, window_batch
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage, with_spacing
 from tests.models.test_checkpoint import save_ours
 from utils.errors import UserError
@@ -38,7 +39,7 @@ def test_mask_is_that_of_the_stages_one_by_one(tmp_path, stage, labels):
     plan = with_spacing(make_plan(stage, labels), (1.2,) * stage.dim)
     predictor = predictor_of(tmp_path, plan)
     mask = predictor.predict(scan(), SPACING)
-    prepared = predictor.prepare(_volume(scan(), SPACING))
+    prepared = predictor.prepare(as_volume(scan(), SPACING))
     logits = predict_volume(
         torch.from_numpy(prepared.image)[None], predictor.ensemble.networks[0], stage=stage, settings=predictor.settings
     )
@@ -85,7 +86,7 @@ def test_file_in_any_orientation_gives_the_mask_of_its_array(tmp_path):
 
 def test_exported_model_predicts_the_same(tmp_path):
     predictor = predictor_of(tmp_path / "runs", make_plan(), seeds=(1, 2))
-    write_archive(tmp_path / "model.zip", checkpoint_bundle(tmp_path / "runs"))
+    write_archive(tmp_path / "model.zip", single_model(checkpoint_bundle(tmp_path / "runs")))
     np.testing.assert_array_equal(
         Predictor.load(tmp_path / "model.zip", device="cpu").predict(scan(), SPACING),
         predictor.predict(scan(), SPACING),

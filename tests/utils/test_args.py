@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.args import Config, ineffective_options, parse_config
+from utils.args import Config, ineffective_options, parse_config, to_words
 from utils.config import OptimConfig
 from utils.errors import UserError, run_cli
 
@@ -24,6 +24,7 @@ FLAGS = [
     "--augment nnunet", "--elastic_probability 0.2",
     "--recipe paper", "--batches_per_epoch 250", "--scheduler poly", "--scheduler loss_plateau", "--batch_dice auto",
     "--min_learning_rate 1e-6", "--optimizer adam_l2", "--splits f.json", "--group_by (.+)_visit",
+    "--fused_norm off", "--compile_mode reduce-overhead",
 ]  # fmt: skip
 
 
@@ -195,11 +196,16 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--depth 3 --exec_mode predict", "--depth", "checkpoint"),
         ("--no_save_ckpt --exec_mode predict", "--save_ckpt", "training"),
         ("--affinity single --gpus 0", "--affinity", "GPU"),
+        ("--fused_norm off --gpus 0", "--fused_norm", "GPU"),
+        ("--fused_norm off --norm batch", "--fused_norm", "--norm instance"),
+        ("--fused_norm off --layout NCDHW", "--fused_norm", "NDHWC"),
+        ("--compile_mode max-autotune", "--compile_mode", "--compile"),
         ("--augment none --elastic_probability 0.2", "--elastic_probability", "--augment none"),
         ("--augment nnunet --exec_mode evaluate", "--augment", "training"),
         ("--min_learning_rate 1e-6", "--min_learning_rate", "stays as it is"),
         ("--batches_per_epoch 9 --exec_mode evaluate", "--batches_per_epoch", "training"),
         ("--splits f.json --nfolds 3", "--nfolds", "--splits"),
+        ("--train_batches 3", "--train_batches", "--batches_per_epoch"),
     ],
 )  # fmt: skip
 def test_an_option_without_effect_is_named_with_the_reason(words, option, reason):
@@ -213,8 +219,8 @@ def test_an_option_without_effect_is_named_with_the_reason(words, option, reason
     [
         "", "--momentum 0.9 --optimizer sgd", "--scheduler multistep --steps 3 --factor 0.5", "--nvol 3 --dim 2",
         "--scheduler plateau --lr_patience 3 --factor 0.5", "--benchmark --warmup 3 --train_batches 9",
-        "--exec_mode predict --tta --save_preds --save_probabilities", "--amp", "--train_batches 3",
-        "--elastic_probability 0.2", "--augment nnunet",
+        "--exec_mode predict --tta --save_preds --save_probabilities", "--amp",
+        "--elastic_probability 0.2", "--augment nnunet", "--compile --compile_mode max-autotune", "--fused_norm off",
         "--exec_mode predict --benchmark --test_batches 9 --deep_supr_num 3 --deep_supervision --norm batch",
     ],
 )  # fmt: skip
@@ -228,6 +234,13 @@ def test_parsing_needs_no_heavy_package():
     code = f"import sys, utils.args; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_options_turn_into_the_words_that_mean_them():
+    words = ["--task", "04", "--filters", "8", "16", "--amp"]
+    config = parse_config(words)
+    assert to_words(config.run, ["task", "splits", "benchmark"]) == words[:2]
+    assert to_words(config.model, ["filters"]) + to_words(config.hardware, ["amp"]) == words[2:]
 
 
 def test_a_configuration_cannot_be_changed():

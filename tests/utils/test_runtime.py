@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,6 +162,31 @@ def test_a_cpu_run_has_no_gpu_settings_and_all_cores():
     assert (torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(), os.sched_getaffinity(0)) == before
     assert runtime.device == torch.device("cpu") and runtime.peak_memory_bytes() > 0
     assert runtime.environment()["cpu_cores"] == len(os.sched_getaffinity(0))
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from utils.runtime import keep_freed_memory
+
+def touch():
+    np.ones(25_000_000, np.float32)
+
+kept = keep_freed_memory()
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_asking_the_system():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    kept, faults = map(int, done.stdout.split())
+    if not kept:
+        pytest.skip("not glibc")
+    # 100 MB are 24,000 pages of 4 KiB.
+    assert faults < 1000
 
 
 def test_a_gpu_run_may_use_tf32(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from utils import throughput
 from utils.errors import UserError
-from utils.throughput import LatencyRecorder, environment, peak_memory_bytes, synchronize
+from utils.throughput import LatencyRecorder, environment, peak_memory_bytes, reset_peak_memory, synchronize
 
 CPU = torch.device("cpu")
 
@@ -43,6 +43,13 @@ def test_percentiles_are_of_single_batches_in_milliseconds():
     assert summary.latency_p99_ms == pytest.approx(99)
 
 
+def test_waiting_is_a_share_of_the_measured_seconds():
+    recorder = LatencyRecorder(1, 1)
+    for seconds, waited_s in ((9, 9), (1, 0.5), (3, 0.5)):
+        recorder.add(seconds, waited_s=waited_s)
+    assert recorder.summary().data_wait_share == 0.25
+
+
 @pytest.mark.parametrize(("batches", "warmup"), [(0, 0), (3, 3), (3, 5)])
 def test_nothing_measured_is_a_user_error(batches, warmup):
     with pytest.raises(UserError, match=f"{batches} batches were run and the first {warmup} are warm-up"):
@@ -64,6 +71,16 @@ def test_peak_memory_of_a_gpu_is_its_tensors():
 
 def test_peak_memory_of_a_cpu_is_this_process_in_bytes():
     assert 10 * 2**20 < peak_memory_bytes(CPU) < 2**40
+
+
+def test_a_peak_can_begin_anew():
+    large = bytearray(200 << 20)
+    peak = peak_memory_bytes(CPU)
+    del large
+    reset_peak_memory(CPU)
+    after = peak_memory_bytes(CPU)
+    # Where a system has no such thing, the peak stays.
+    assert after == peak or after < peak - (100 << 20)
 
 
 def test_the_environment_names_machine_and_versions():

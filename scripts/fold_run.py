@@ -1,0 +1,243 @@
+"""One run of a cross-validation: train a fold with main.py, predict the cases that it has not seen, gather them.
+
+Every step leaves a mark, so that a run continues where it was killed: `options.json` (what was asked for), the
+checkpoints, `run.json` (training is over), `prediction/run.json` (so is prediction), `done.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_preprocessing.adapt import adapt_plan, read_folds
+from data_preprocessing.plan_file import read_plan
+from scripts.cascade_data import CascadeData
+from scripts.fold_records import DONE, REQUEST, FoldRecord, RunRequest, differences, digest, fold_folders, read_record
+from scripts.side_by_side import Command, Steps
+from utils.args import GROUPS, Config, parse_config
+from utils.errors import UserError, list_problems
+from utils.files import json_ready, read_json, to_dict, write_json
+from utils.runs import LAST_CHECKPOINT, prediction_folder
+from utils.schema import FORMAT_VERSION, Plan
+
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
+LOG, PREDICTION = "output.log", "prediction"
+ELSEWHERE = {
+    "exec_mode", "data", "results", "task", "dim", "fold", "nfolds", "splits", "group_by", "ckpt_store_dir", "logname",
+    "resume_training", "save_ckpt", "benchmark", "test_batches", "warmup", "profile", "accelerator", "gpus", "nodes",
+    "processes", "affinity", "num_workers", "save_preds", "save_probabilities",
+}  # fmt: skip
+"""Flags of main.py that do not make another run: places, devices, folds, and what each step sets itself."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Flags of main.py that every run of a configuration gets, and what main.py makes of them."""
+
+    passed: tuple[str, ...]
+    train: Config
+    predict: Config
+    several_gpus: bool
+
+    @classmethod
+    def of(cls, passed: Sequence[str], *, dim: int, several_gpus: bool) -> RunFlags:
+        """Parse them.
+
+        Raises:
+            UserError: main.py would refuse them.
+        """
+        train, predict = (
+            parse_config([*passed, "--exec_mode", mode, "--dim", str(dim)]) for mode in ("train", "predict")
+        )
+        return cls(passed=tuple(passed), train=train, predict=predict, several_gpus=several_gpus)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that make a run what it is, JSON-ready."""
+        flat = {name: value for group in GROUPS for name, value in to_dict(getattr(self.train, group)).items()}
+        return {name: json_ready(value) for name, value in flat.items() if name not in ELSEWHERE}
+
+    def plan(self, shards: Path) -> Plan:
+        """The plan that main.py builds the network from."""
+        config = self.train
+        return adapt_plan(
+            read_plan(shards), config.model, batch_size=config.loader.batch_size, brats=config.inference.brats
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldRun:
+    """A fold of a configuration, ready to be run; its folder may hold any part of an earlier attempt.
+
+    Attributes:
+        task: two digits.
+        configuration: what is trained.
+        fold: number, counted from 0.
+        dim: of the network.
+        shards: preprocessed data; of a cascade they may be made by another job before this one begins.
+        folder: `<results>/<task>_<configuration>/fold_<k>`.
+        flags: for main.py.
+        overwritten: folds of the configuration of which this command removes an earlier attempt.
+        cascade: what makes the shards of a cascade's second stage.
+        after: names of the jobs that must be finished before.
+    """
+
+    task: str
+    configuration: str
+    fold: int
+    dim: int
+    shards: Path
+    folder: Path
+    flags: RunFlags
+    overwritten: tuple[int, ...] = ()
+    cascade: CascadeData | None = None
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.configuration} fold {self.fold}"
+
+    @property
+    def lock(self) -> Path:
+        """Beside the folder, as the folder may be removed."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    @property
+    def log(self) -> Path:
+        """Output of main.py."""
+        return self.folder / LOG
+
+    def request(self) -> RunRequest:
+        """What is asked for, by the shards as they are now.
+
+        Raises:
+            UserError: the shards are missing or faulty.
+        """
+        run = self.flags.train.run
+        folds = read_folds(self.shards, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
+        if self.fold >= len(folds):
+            raise UserError(f"{self.shards} has {len(folds)} folds now, there is no fold {self.fold}")
+        plan = to_dict(self.flags.plan(self.shards))
+        return RunRequest(
+            version=FORMAT_VERSION, configuration=self.configuration, fold=self.fold, num_folds=len(folds),
+            cases=folds[self.fold], plan=digest({name: value for name, value in plan.items() if name != "reasons"}),
+            options=self.flags.options, previous=None if self.cascade is None else self.cascade.masks_digest(),
+        )  # fmt: skip
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the shards are there and current; those of a cascade may have yet to be made."""
+        return self.cascade is None or self.cascade.is_current()
+
+    def conflicts(self) -> list[str]:
+        """Why the folder cannot be continued, nor stand beside the folds that are there already."""
+        if not (self.folder / REQUEST).is_file() and self.folder.is_dir() and any(self.folder.iterdir()):
+            return [f"{self.folder} holds something else ({REQUEST} is missing); choose another --results"]
+        wanted, found = self.request(), []
+        for number, path in fold_folders(self.folder.parent).items():
+            if (path / REQUEST).is_file() and number not in self.overwritten:
+                stored = read_json(RunRequest, path / REQUEST)
+                each = differences(stored, wanted, same_fold=number == self.fold)
+                found += [f"{self.configuration} fold {number}: {difference}" for difference in each]
+        return found
+
+    def record(self) -> FoldRecord | None:
+        """What came out, if the run is finished and is what is asked for now."""
+        return read_record(self.folder, self.request().digest) if self.is_ready else None
+
+    def steps(self, gpu: str | None) -> Steps:
+        """What is left to do.
+
+        Raises:
+            UserError: the data or an earlier run are not what they were when this command began.
+        """
+        start_s = time.perf_counter()
+        refuse_conflicts([self])
+        if self.fold in self.overwritten and (self.folder / REQUEST).is_file():
+            self._remove()
+        request = self.request()
+        if read_record(self.folder, request.digest) is not None:
+            return "already finished"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / REQUEST).is_file():
+            write_json(request, self.folder / REQUEST)
+        if not (self.folder / "run.json").is_file():
+            yield Command(name="training", words=self._train_words(gpu))
+            if not (self.folder / "run.json").is_file():
+                raise UserError(f"the training was stopped before its end; see {self.log}")
+        plan = self.flags.plan(self.shards)
+        predictions = self._predictions(plan)
+        if not self._is_predicted(predictions, request.cases.val):
+            (self.folder / PREDICTION / "run.json").unlink(missing_ok=True)
+            yield Command(name="prediction", words=self._predict_words(gpu))
+        yield lambda: self._finish(request, plan, predictions, start_s)
+        return "finished"
+
+    def _remove(self) -> None:
+        """What an earlier attempt has made; `options.json`, which says whose the folder is, goes last."""
+        from scripts.out_of_fold import discard
+
+        discard(self.folder.parent, read_json(RunRequest, self.folder / REQUEST).cases.val)
+        for path in sorted(self.folder.iterdir(), key=lambda path: (path.name == REQUEST, path.name != DONE)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def _train_words(self, gpu: str | None) -> tuple[str, ...]:
+        resume = (self.folder / "checkpoints" / LAST_CHECKPOINT).is_file()
+        return (*self._words("train", gpu, self.folder), *(("--resume_training",) if resume else ()))
+
+    def _predict_words(self, gpu: str | None) -> tuple[str, ...]:
+        checkpoints = ("--ckpt_path", str(self.folder / "checkpoints"))
+        words = self._words("predict", gpu, self.folder / PREDICTION)
+        return (*words, *checkpoints, "--save_preds", "--save_probabilities")
+
+    def _words(self, mode: str, gpu: str | None, results: Path) -> tuple[str, ...]:
+        # Ours come last, and of a flag that is given twice the last one counts.
+        values = {"exec_mode": mode, "data": self.shards, "results": results, "task": self.task, "dim": self.dim}
+        values |= {"fold": self.fold, "gpus": 0 if gpu is None else 1}
+        ours = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+        # Each process sees one GPU and would take the same cores for its own.
+        alone = ("--affinity", "disabled") if self.flags.several_gpus else ()
+        return (sys.executable, str(MAIN), *alone, *self.flags.passed, *ours)
+
+    def _predictions(self, plan: Plan) -> Path:
+        config = self.flags.predict
+        run = dataclasses.replace(config.run, results=self.folder / PREDICTION, nfolds=None, fold=self.fold)
+        return prediction_folder(run, plan, tta=config.inference.tta)
+
+    def _is_predicted(self, predictions: Path, cases: Sequence[str]) -> bool:
+        files = [predictions / f"{case}{suffix}" for case in cases for suffix in (".nii.gz", ".npy")]
+        return (self.folder / PREDICTION / "run.json").is_file() and all(path.is_file() for path in files)
+
+    def _finish(self, request: RunRequest, plan: Plan, predictions: Path, start_s: float) -> None:
+        from scripts.out_of_fold import gather, score_cases
+
+        cases = score_cases(self.shards, predictions, request.cases.val, plan)
+        gather(self.folder.parent, predictions, request.cases.val, plan)
+        trained = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["outcome"]
+        record = FoldRecord(
+            version=FORMAT_VERSION, request=request.digest, configuration=self.configuration, fold=self.fold,
+            num_folds=request.num_folds, targets=plan.labels.target_names, epochs=trained["epochs"],
+            train_s=trained["train_s"], seconds=time.perf_counter() - start_s, cases=cases,
+        )  # fmt: skip
+        write_json(record, self.folder / DONE)
+
+
+def refuse_conflicts(runs: Sequence[FoldRun]) -> None:
+    """Refuse to go on in folders that were begun with other options.
+
+    Raises:
+        UserError: there are any; every difference is named.
+    """
+    problems = [problem for run in runs if run.is_ready for problem in run.conflicts()]
+    if problems:
+        raise list_problems(
+            "earlier runs differ from what is asked for now:", list(dict.fromkeys(problems)),
+            advice="Give the same options to continue, another --results, or --overwrite to train these runs anew.",
+        )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Raw scans to masks with whatever a model is made of: one configuration, or an ensemble of several."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from data_preprocessing.scans import Scan
+from models.bundle import ModelBundle
+from models.ensemble import mean_planes, saved_classes, saved_member
+from models.export import load_model
+from models.model_set import ModelSet
+from scripts.predictor import Predictor, warn_of_flips
+from scripts.scan_run import MASK, PROBABILITIES, ScanJob, ScanRun, is_done, list_scans
+from utils.decision import PostProcessing
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
+from utils.files import write_json
+from utils.nifti import read_label, to_working, write_mask
+from utils.postprocessing import keep_largest
+from utils.runs import prepare_folder, write_run_record
+from utils.runtime import Runtime
+
+Maker = Callable[[ModelBundle, torch.device], Predictor]
+
+
+def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
+    """Run a job on the devices of `runtime`; returns the exit status.
+
+    Raises:
+        UserError: no such model, fold or scan, or a folder that cannot be written to.
+    """
+    models = load_model(job.model, job.folds)
+    if not job.postprocessing:
+        if models.post_processing.does_nothing:
+            print("warning: --no-postprocessing has no effect: the model has none", file=sys.stderr)
+        models = dataclasses.replace(models, post_processing=PostProcessing())
+    devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
+    predictors = [[make(bundle, device) for device in devices] for bundle in models.members]
+    settings = predictors[0][0].settings
+    if len(models.members) == 1:
+        for predictor in predictors[0]:
+            predictor.post_processing = models.post_processing
+        run: ScanRun | EnsembleRun = ScanRun(job, predictors[0])
+    else:
+        run = EnsembleRun(job, models, predictors)
+    if settings.tta:
+        warn_of_flips(models)
+    place = f"{len(devices)} GPU(s)" if runtime.use_gpu else "the CPU"
+    print(f"model: {models.plan.dataset}, {models.describe()}; on {place}, {runtime.precision}", flush=True)
+    status, outcome = run.run()
+    options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
+    environment = {**runtime.environment(), "precision": runtime.precision}
+    environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
+    write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
+    return status
+
+
+class EnsembleRun:
+    """Predicts scans with each configuration in turn, and averages what they saved.
+
+    Until then their probabilities lie in a hidden folder of the output, and a run that was killed goes on from there.
+
+    Args:
+        job: what to do.
+        models: the configurations.
+        predictors: for each configuration one per device.
+    """
+
+    def __init__(self, job: ScanJob, models: ModelSet, predictors: Sequence[Sequence[Predictor]]) -> None:
+        self.job, self.models, self.predictors = job, models, predictors
+        self.scans = list_scans(job, len(models.plan.channels))
+        prepare_folder(job.output, "--output")
+        self.waiting = [scan for scan in self.scans if job.overwrite or not is_done(job, scan)]
+        self.hidden = job.output / f".ensemble-{self._digest()}"
+
+    def run(self) -> tuple[int, dict]:
+        """Predict; returns the exit status and a summary."""
+        failed: dict[str, str] = {}
+        for name, predictors in zip(self.models.names, self.predictors):
+            print(f"{name}:", flush=True)
+            job = dataclasses.replace(self.job, output=self.hidden / name, save_probabilities=True)
+            scans = [scan for scan in self.waiting if scan.case not in failed]
+            failed |= ScanRun(job, predictors, scans).run()[1]["failed"]
+        done = [scan for scan in self.waiting if scan.case not in failed]
+        if self.job.save_probabilities:
+            write_json(self.models.plan, self.job.output / "plan.json")
+        for scan in done:
+            try:
+                self._merge(scan)
+            except (UserError, OSError) as error:
+                failed[scan.case] = str(error)
+                print(f"{scan.case}: failed: {error}", file=sys.stderr)
+        shutil.rmtree(self.hidden, ignore_errors=True)
+        written, kept = len(self.waiting) - len(failed), len(self.scans) - len(self.waiting)
+        print(f"ensemble: {written} written, {kept} kept, {len(failed)} failed: {self.job.output}", flush=True)
+        summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
+        return EXIT_PARTIAL if failed else EXIT_OK, summary
+
+    def _digest(self) -> str:
+        """Of what predictions depend on: those of another model or of other options are not taken for these."""
+        facts = [
+            str(self.job.model.resolve()), self.job.model.stat().st_mtime_ns, self.job.folds,
+            [dataclasses.asdict(predictors[0].settings) for predictors in self.predictors],
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def _merge(self, scan: Scan) -> None:
+        """Write the mean mask (and probabilities) of a scan, and remove what it was made of."""
+        folders = [self.hidden / name for name in self.models.names]
+        members = [saved_member(folder, scan.case) for folder in folders]
+        labels = self.models.plan.labels
+        if self.job.save_probabilities:
+            target = self.job.output / f"{scan.case}{PROBABILITIES}"
+            temporary = target.with_name(f".tmp-{target.name}")
+            shape = members[0].probabilities.shape
+            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape, version=(1, 0))
+            first = 0
+            for planes in mean_planes(members):
+                stored[:, first : first + planes.shape[1]] = planes
+                first += planes.shape[1]
+            stored.flush()
+            del stored
+            os.replace(temporary, target)
+        values = np.array(labels.values, dtype=np.uint8)[saved_classes(members)]
+        mask = keep_largest(to_working(values.swapaxes(-1, -3), members[0].affine), labels, self.models.post_processing)
+        write_mask(self.job.output / f"{scan.case}{MASK}", mask, read_label(folders[0] / f"{scan.case}{MASK}").geometry)
+        for path in (folder / f"{scan.case}{end}" for folder in folders for end in (MASK, PROBABILITIES)):
+            path.unlink()

@@ -1,0 +1,224 @@
+"""scripts/cross_validate.py: order, resuming, refusals, what is gathered; main.py is replaced by fake_main.py."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from models.ensemble import saved_member
+from scripts import cross_validate
+
+CASES = {"scan0", "scan1", "scan2", "scan3"}
+FILES = {f"{case}{suffix}" for case in CASES for suffix in (".nii.gz", ".npy")} | {"plan.json"}
+
+
+def test_every_case_is_predicted_by_the_fold_that_has_not_seen_it(study, capsys):
+    assert study.run("--configurations", "2d", "3d_fullres", "--", "--epochs", "7") == 0
+    assert study.whats() == [
+        f"{mode} {shards} {fold}" for shards in ("77_2d", "77_3d") for fold in (0, 1) for mode in ("train", "predict")
+    ]
+    assert all(call["flags"]["epochs"] == "7" and call["flags"]["gpus"] == "0" for call in study.calls())
+    assert study.out_of_fold("2d") == study.out_of_fold("3d_fullres") == FILES
+    folder = study.results / "77_3d_fullres/out_of_fold"
+    validated = json.loads((study.data / "77_3d/splits.json").read_text())["folds"]
+    for fold in (0, 1):
+        for case in validated[fold]["val"]:
+            # The fake's fold 0 predicts the labels, its fold 1 nothing at all.
+            assert bool(saved_member(folder, case).probabilities[1].any()) == (fold == 0)
+    record = study.summary()["3d_fullres"]
+    assert (record["cases"], record["mean_dice"], record["dice"]) == (4, 0.5, {"organ": 0.5})
+    assert [(fold["fold"], fold["mean_dice"], fold["epochs"]) for fold in record["folds"]] == [(0, 1, 3), (1, 0, 3)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(lines) == 4 and lines[0].startswith("[1/4] 2d fold 0: finished, Dice 1.0000, 3 epochs")
+    assert (study.results / "77_2d/fold_0/output.log").read_text().count("$ ") == 2
+
+
+def test_gathered_files_are_links_that_cost_nothing(study):
+    assert study.run("--folds", "1") == 0
+    folder = study.results / "77_3d_fullres"
+    made = folder / "fold_1/prediction/preds_task_77_dim_3_fold_1"
+    assert len(list(made.glob("*.npy"))) == 2
+    assert all(os.path.samefile(path, folder / "out_of_fold" / path.name) for path in made.iterdir())
+    assert study.summary()["3d_fullres"]["missing_folds"] == [0]
+
+
+def test_finished_folds_are_skipped_and_missing_files_made_again(study, capsys):
+    assert study.run() == 0
+    number = len(study.calls())
+    assert study.run() == 0
+    assert len(study.calls()) == number
+    assert capsys.readouterr().out.count("already finished") == 2
+    folder = study.results / "77_3d_fullres"
+    (folder / "out_of_fold/scan0.npy").unlink()
+    (folder / "fold_1/done.json").write_text('{"version": 1')
+    assert study.run() == 0
+    # Nothing had to be trained or predicted anew.
+    assert len(study.calls()) == number and study.out_of_fold("3d_fullres") == FILES
+    for path in folder.glob("*/prediction/preds*/scan0.npy"):
+        path.unlink()
+    (folder / "out_of_fold/scan0.npy").unlink()
+    assert study.run() == 0
+    assert len(study.calls()) == number + 1 and study.whats()[-1].startswith("predict")
+
+
+@pytest.mark.parametrize(
+    ("moment", "again"),
+    [
+        ("train 77_3d 0 begin", "train 77_3d 0"),
+        ("train 77_3d 0 checkpoint", "train 77_3d 0 resumed"),
+        ("train 77_3d 0 end", None),
+        ("predict 77_3d 0 half", "predict 77_3d 0"),
+        ("predict 77_3d 0 end", None),
+    ],
+)
+def test_killed_anywhere_the_same_command_continues(study, moment, again):
+    killed = study.start("--configurations", "3d_fullres", FAKE_KILL=moment)
+    assert killed.returncode == -9
+    before = study.whats()
+    assert study.run() == 0
+    left = ["train 77_3d 0", "predict 77_3d 0", "train 77_3d 1", "predict 77_3d 1"][len(before) :]
+    assert study.whats() == [*before, *([again] if again else []), *left]
+    assert study.out_of_fold("3d_fullres") == FILES and study.summary()["3d_fullres"]["mean_dice"] == 0.5
+
+
+def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch):
+    pipe = study.root / "pipe"
+    os.mkfifo(pipe)
+    killed = study.start(FAKE_KILL="train 77_3d 0 checkpoint", FAKE_FIFO=str(pipe))
+    assert killed.returncode == -9
+    folder = study.results / "77_3d_fullres"
+    with (folder / ".fold_0.lock").open("a") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        real, released = cross_validate.describe, []
+
+        def describe(outcome):
+            # Fold 1 has been run in the meantime.
+            if not released:
+                released.append(outcome.job.name)
+                pipe.write_text("go on")
+            return real(outcome)
+
+        monkeypatch.setattr(cross_validate, "describe", describe)
+        assert study.run() == 0
+    assert released == ["3d_fullres fold 1"]
+    assert capsys.readouterr().out.count("3d_fullres fold 0: another process works on it") == 1
+    assert study.whats().count("train 77_3d 0") == 1 and study.out_of_fold("3d_fullres") == FILES
+
+
+class TestChangedCommands:
+    def refused(self, study, capsys, *words: str, says: tuple[str, ...]) -> None:
+        number = len(study.calls()) if study.calls_file.exists() else 0
+        capsys.readouterr()
+        assert study.run(*words) == 2
+        message = capsys.readouterr().err
+        assert all(word in message for word in says), message
+        assert number == (len(study.calls()) if study.calls_file.exists() else 0)
+
+    def test_other_options_are_refused_also_beside_finished_folds(self, study, capsys):
+        assert study.run("--folds", "0", "--", "--epochs", "7") == 0
+        says = ("3d_fullres fold 0: --max_epochs was 7, now it is 8", "--overwrite", "another --results")
+        self.refused(study, capsys, "--", "--epochs", "8", says=says)
+        self.refused(study, capsys, "--folds", "1", "--", "--epochs", "8", says=says)
+
+    def test_flags_that_change_no_weights_may_change(self, study):
+        assert study.run("--folds", "0") == 0
+        assert study.run("--folds", "0", "--", "--num_workers", "3") == 0
+        assert len(study.calls()) == 2
+
+    def test_overwrite_trains_anew_with_other_options(self, study):
+        assert study.run("--", "--epochs", "7") == 0
+        assert study.run("--overwrite", "--", "--epochs", "8") == 0
+        assert study.whats()[4:] == study.whats()[:4]
+        assert study.calls()[-1]["flags"]["epochs"] == "8" and study.out_of_fold("3d_fullres") == FILES
+
+    def test_another_number_of_folds(self, study, capsys):
+        assert study.run() == 0
+        self.refused(study, capsys, "--nfolds", "4", says=("there were 2 folds, now there are 4",))
+
+    def test_an_edited_plan(self, study, capsys):
+        assert study.run("--folds", "0") == 0
+        path = study.data / "77_3d/plan.json"
+        plan = json.loads(path.read_text())
+        plan["stage"]["batch_size"] += 1
+        path.write_text(json.dumps(plan))
+        self.refused(study, capsys, says=("the plan of the preprocessed data was another one",))
+
+    def test_a_folder_with_something_else(self, study, capsys):
+        folder = study.results / "77_3d_fullres/fold_0"
+        folder.mkdir(parents=True)
+        (folder / "precious.txt").write_text("mine")
+        self.refused(study, capsys, "--overwrite", says=("holds something else",))
+        assert (folder / "precious.txt").is_file()
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("--folds", "1", "2"), "--folds must lie in 0..1 for 3d_fullres, got 2"),
+            (("--", "--fold", "1"), "--fold cannot stand after --"),
+            (("--", "--gpus=2", "--no-save-ckpt"), "--gpus, --no_save_ckpt cannot stand after --"),
+            (("--", "--learning_rate", "-1"), "--learning_rate must be positive"),
+            (("--slurm", "jobs", "--overwrite"), "contradict each other"),
+            (("--prepare",), "--prepare needs --configurations 3d_cascade_fullres"),
+            (("--nfolds", "1"), "--nfolds must be at least 2"),
+            (("--task", "tumour"), "--task must be a number"),
+        ],
+    )
+    def test_wrong_flags(self, study, capsys, words, says):
+        self.refused(study, capsys, *words, says=(says,))
+        assert not study.results.exists()
+
+    def test_missing_shards_name_every_command(self, study, capsys):
+        for name in ("77_2d", "77_3d_lowres"):
+            shutil.rmtree(study.data / name)
+        says = ("2d:", "preprocess.py --task 77 --dim 2", "preprocess.py --task 77 --dim 3 --lowres --results")
+        self.refused(study, capsys, "--configurations", "2d", "3d_cascade_fullres", says=says)
+
+
+def test_a_failed_run_does_not_stop_the_others(study, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAIL", "train 77_3d 0")
+    assert study.run() == 1
+    message = capsys.readouterr()
+    failed = next(line for line in message.out.splitlines() if "fold 0: failed" in line)
+    assert "training: exit status 2 (out of luck); see" in failed
+    assert "1 of 2 runs failed; the same command continues them" in message.err
+    monkeypatch.delenv("FAKE_FAIL")
+    assert study.run() == 0
+    assert study.summary()["3d_fullres"]["missing_folds"] == []
+
+
+def test_runs_on_two_gpus_see_one_each(study, monkeypatch):
+    monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("GPU-a", "GPU-b"))
+    assert study.run("--gpus", "2") == 0
+    calls = study.calls()
+    assert {call["gpu"] for call in calls} == {"GPU-a", "GPU-b"}
+    # A fold stays where it was begun.
+    assert len({(call["flags"]["fold"], call["gpu"]) for call in calls}) == 2
+    assert all(call["flags"]["gpus"] == "1" and call["flags"]["affinity"] == "disabled" for call in calls)
+
+
+def test_cases_without_a_label_are_named_and_not_scored(study, capsys):
+    for meta in (study.data / f"77_3d/{case}.json" for case in CASES):
+        content = json.loads(meta.read_text())
+        copy = study.root / f"{meta.stem}_label.nii.gz"
+        shutil.copy(content["label"], copy)
+        meta.write_text(json.dumps(content | {"label": str(copy)}))
+    assert study.run() == 0
+    (study.root / "scan1_label.nii.gz").unlink()
+    for done in (study.results / "77_3d_fullres").glob("fold_*/done.json"):
+        done.unlink()
+    assert study.run() == 0
+    assert "3d_fullres: cases without a label file: scan1" in capsys.readouterr().out
+    assert study.summary()["3d_fullres"]["cases"] == 4
+
+
+def test_probabilities_are_read_as_an_ensemble_does(study):
+    assert study.run() == 0
+    member = saved_member(study.results / "77_3d_fullres/out_of_fold", "scan2")
+    np.testing.assert_array_equal(member.probabilities.sum(axis=0), 1)
+    assert member.labels.names == ("background", "organ")

@@ -1,0 +1,293 @@
+"""Cascades, ensembles of configurations and post-processing: the masks of the steps done one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from data_preprocessing.cascade import previous_classes
+from data_preprocessing.restoration import restore_mask
+from models.bundle import build_networks, checkpoint_bundle
+from models.export import read_archive
+from models.inferer import InferenceSettings, predict_volume, to_probabilities
+from models.model_set import folder_model_set
+from scripts import export_model, inference
+from scripts.ensemble_predictor import EnsemblePredictor
+from scripts.predictor import Predictor, as_volume
+from tests.models.builders import TWO_CLASSES, make_network, make_plan, make_stage, with_spacing
+from tests.models.test_checkpoint import save_ours
+from tests.tiny_task import write_scan
+from utils.decision import Decision, DecisionMember, PostProcessing
+from utils.errors import UserError, run_cli
+from utils.files import write_json
+from utils.nifti import Volume
+from utils.postprocessing import keep_largest
+from utils.schema import ChannelPlan, LabelScheme, Plan
+
+SPACING = (1.2, 1.0, 0.9)
+FULL = with_spacing(make_plan(make_stage((8, 8, 8))), SPACING)
+LOW = with_spacing(make_plan(dataclasses.replace(make_stage((8, 8, 8)), name="3d_lowres")), (1.8, 1.8, 1.8))
+SECOND = dataclasses.replace(FULL, previous_stage="3d_lowres")
+PLANS = {"2d": with_spacing(make_plan(make_stage((8, 8))), (1.0, 1.0)), "3d_fullres": FULL, "3d_lowres": LOW,
+         "3d_cascade_fullres": SECOND}  # fmt: skip
+ORGAN_ONLY = PostProcessing(foreground=True, classes=("anterior", "posterior"))
+
+
+def train(root, *configurations: str, folds=(0, 1)):
+    """Models of random weights, as cross-validation leaves them."""
+    for number, name in enumerate(configurations):
+        for fold in folds:
+            folder = root / f"04_{name}/fold_{fold}/checkpoints"
+            folder.mkdir(parents=True)
+            save_ours(folder / "last.ckpt", PLANS[name], seed=10 * number + fold)
+    return root
+
+
+def decide(root, *configurations: str, post: PostProcessing | None = None):
+    members = tuple(
+        DecisionMember(configuration=n, folder=f"../04_{n}", previous="../04_3d_lowres" if "cascade" in n else None)
+        for n in configurations
+    )
+    decision = Decision(
+        version=1, task="04", dataset="Task04_Test", members=members, post_processing=post or PostProcessing(),
+        scores={"2d": 0.5}, command="",
+    )  # fmt: skip
+    (root / "04_best").mkdir(exist_ok=True)
+    write_json(decision, root / "04_best/decision.json")
+    return root / "04_best"
+
+
+def scan() -> np.ndarray:
+    return np.random.default_rng(0).uniform(1, 9, (13, 10, 15))
+
+
+@pytest.fixture
+def scans(tmp_path):
+    for seed, name in enumerate("ab"):
+        image = np.random.default_rng(seed).uniform(1, 9, (12, 10, 14)).astype(np.float32)
+        write_scan(tmp_path / f"scans/{name}.nii.gz", image)
+    return tmp_path / "scans"
+
+
+def predict(*words) -> int:
+    return run_cli(lambda: inference.main([*map(str, words), "--gpus", "0"]))
+
+
+def masks(folder) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(folder.glob("*.nii.gz"))}
+
+
+def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
+    train(tmp_path, "3d_lowres", "3d_cascade_fullres")
+    cascade = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu")
+    first = Predictor.load(tmp_path / "04_3d_lowres", device="cpu")
+    volume = as_volume(scan(), SPACING)
+    mask = Volume(array=first.predict(scan(), SPACING), spacing_mm=SPACING, geometry=volume.geometry)
+    prepared = cascade.prepare(volume)
+    [classes] = previous_classes(mask, prepared.meta, SECOND)
+    assert len(np.unique(classes)) > 1
+    image = np.concatenate([prepared.image, np.stack([classes == 1, classes == 2])]).astype(np.float32)
+    np.testing.assert_array_equal(cascade._with_previous(prepared), image)
+    networks = build_networks(checkpoint_bundle(tmp_path / "04_3d_cascade_fullres"), torch.device("cpu"))
+    tensor = torch.from_numpy(image)[None]
+    logits = [predict_volume(tensor, each, stage=SECOND.stage, settings=cascade.settings) for each in networks]
+    probabilities = sum(to_probabilities(each, TWO_CLASSES)[0].numpy() for each in logits) / 2
+    by_hand = restore_mask(probabilities, prepared.meta, SECOND)
+    assert len(np.unique(by_hand)) > 1
+    np.testing.assert_array_equal(cascade.predict(scan(), SPACING), by_hand)
+    assert cascade.weight_bytes > first.weight_bytes
+
+
+def test_the_first_stage_changes_what_the_second_says(tmp_path):
+    train(tmp_path, "3d_lowres", "3d_cascade_fullres")
+    before = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu").predict_probabilities(scan(), SPACING)
+    save_ours(tmp_path / "04_3d_lowres/fold_0/checkpoints/last.ckpt", LOW, seed=99)
+    after = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu").predict_probabilities(scan(), SPACING)
+    assert not np.allclose(before, after)
+
+
+def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
+    train(tmp_path, "2d", "3d_fullres")
+    both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
+    assert isinstance(both, EnsemblePredictor)
+    each = [Predictor.load(tmp_path / f"04_{name}", device="cpu") for name in ("2d", "3d_fullres")]
+    mean = sum(predictor.predict_probabilities(scan(), SPACING) for predictor in each) / 2
+    np.testing.assert_allclose(both.predict_probabilities(scan(), SPACING), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(both.predict(scan(), SPACING), mean.argmax(0))
+    assert both.weight_bytes == sum(predictor.weight_bytes for predictor in each)
+
+
+def test_post_processing_is_applied_unless_it_is_switched_off(tmp_path, scans, capsys):
+    train(tmp_path, "3d_fullres")
+    plain = Predictor.load(tmp_path / "04_3d_fullres", device="cpu")
+    decided = Predictor.load(decide(tmp_path, "3d_fullres", post=ORGAN_ONLY), device="cpu")
+    mask = plain.predict(scan(), SPACING)
+    expected = keep_largest(mask, TWO_CLASSES, ORGAN_ONLY)
+    assert not np.array_equal(mask, expected)
+    np.testing.assert_array_equal(decided.predict(scan(), SPACING), expected)
+    words = ["--input", scans, "--model", tmp_path / "04_best"]
+    assert predict(*words, "--output", tmp_path / "with") == 0
+    assert "largest component of all foreground, anterior, posterior" in capsys.readouterr().out
+    assert predict(*words, "--output", tmp_path / "without", "--no-postprocessing") == 0
+    for name, mask in masks(tmp_path / "without").items():
+        processed = masks(tmp_path / "with")[name]
+        np.testing.assert_array_equal(processed.T, keep_largest(mask.T, TWO_CLASSES, ORGAN_ONLY))
+    assert predict("--input", scans, "--model", tmp_path / "04_3d_fullres", "--output", tmp_path / "x",
+                   "--no-postprocessing") == 0  # fmt: skip
+    assert "--no-postprocessing has no effect" in capsys.readouterr().err
+
+
+def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kill(tmp_path, scans, monkeypatch):
+    train(tmp_path, "2d", "3d_lowres", "3d_cascade_fullres", folds=(0,))
+    best = decide(tmp_path, "2d", "3d_cascade_fullres", post=PostProcessing(foreground=True))
+    words = ["--input", scans, "--model", best, "--output", tmp_path / "masks", "--save_probabilities"]
+
+    def die(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("scripts.model_run.saved_classes", die)
+        assert predict(*words) == 130
+    [hidden] = (tmp_path / "masks").glob(".ensemble-*")
+    assert {path.name for path in hidden.iterdir()} == {"2d", "3d_cascade_fullres"}
+    assert predict(*words) == 0
+    assert not hidden.exists()
+    predictor = Predictor.load(best, device="cpu")
+    for name, mask in masks(tmp_path / "masks").items():
+        prediction = predictor.predict_file(scans / name)
+        np.testing.assert_array_equal(mask.T, prediction.mask)
+    record = json.loads((tmp_path / "masks/run.json").read_text())
+    assert record["outcome"]["written"] == 2 and (tmp_path / "masks/a.npy").is_file()
+    assert predict(*words) == 0
+    record = json.loads((tmp_path / "masks/run.json").read_text())
+    assert record["outcome"] == {"scans": 2, "written": 0, "kept": 2, "failed": {}}
+
+
+def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
+    train(tmp_path, "2d", "3d_fullres", folds=(0,))
+    (scans / "c.nii.gz").write_bytes(b"no image")
+    best = decide(tmp_path, "2d", "3d_fullres")
+    assert predict("--input", scans, "--model", best, "--output", tmp_path / "masks") == 1
+    assert "c.nii.gz" in capsys.readouterr().err and set(masks(tmp_path / "masks")) == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_an_exported_ensemble_gives_the_same_bytes_from_one_file_in_an_empty_folder(tmp_path, scans, monkeypatch):
+    train(tmp_path / "here", "2d", "3d_lowres", "3d_cascade_fullres")
+    best = decide(tmp_path / "here", "2d", "3d_cascade_fullres", post=ORGAN_ONLY)
+    words = ["--input", scans, "--folds", "1"]
+    assert predict(*words, "--model", best, "--output", tmp_path / "one") == 0
+    assert export_model.main(["--model", str(best), "--output", str(tmp_path / "model.zip")]) == 0
+    for path in (tmp_path / "here").rglob("*.ckpt"):
+        path.unlink()
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert "members/3d_cascade_fullres/previous/fold_1.safetensors" in archive.namelist()
+    # Whatever the file is called.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.zip").rename(tmp_path / "empty/model.bin")
+    monkeypatch.chdir(tmp_path / "empty")
+    assert predict(*words, "--model", "model.bin", "--output", "masks") == 0
+    for name in ("a.nii.gz", "b.nii.gz"):
+        assert (tmp_path / "one" / name).read_bytes() == Path("masks", name).read_bytes()
+    models = read_archive(Path("model.bin"))
+    assert models.post_processing == ORGAN_ONLY and models.decision.scores == {"2d": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("members/2d/../x.safetensors", "not safe to read"),
+        ("members/a b/plan.json", "not safe to read"),
+        ("members/2d/code.py", "not safe to read"),
+        ("members/other/plan.json", "belongs to none of its models"),
+        ("plan.json", "belongs to none of its models"),
+    ],
+)
+def test_strange_members_of_an_archive_are_refused(tmp_path, name, reason):
+    train(tmp_path, "2d", "3d_fullres")
+    best = decide(tmp_path, "2d", "3d_fullres")
+    assert export_model.main(["--model", str(best), "--output", str(tmp_path / "model.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "model.zip", "a") as archive:
+        archive.writestr(name, b"{}")
+    with pytest.raises(UserError, match=reason):
+        read_archive(tmp_path / "model.zip")
+
+
+def test_a_cascade_without_its_first_stage_is_refused_with_the_way_out(tmp_path):
+    train(tmp_path, "3d_cascade_fullres")
+    with pytest.raises(UserError, match="04_3d_lowres, is in no folder above"):
+        folder_model_set(tmp_path / "04_3d_cascade_fullres")
+
+
+def other_labels() -> Plan:
+    return dataclasses.replace(FULL, labels=LabelScheme(names=("background", "x"), values=(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (other_labels(), "different label schemes"),
+        (make_plan(num_channels=2), "channels of a scan: MRI 0; MRI 0, MRI 1"),
+        (dataclasses.replace(FULL, channels=(ChannelPlan(name="CT", scheme="zscore"),)), "of a scan: MRI 0; CT"),
+    ],
+)
+def test_models_that_do_not_belong_together_are_refused_with_both_names(tmp_path, plan, reason, monkeypatch):
+    monkeypatch.setitem(PLANS, "3d_fullres", plan)
+    train(tmp_path, "2d", "3d_fullres")
+    with pytest.raises(UserError, match=reason) as error:
+        folder_model_set(decide(tmp_path, "2d", "3d_fullres"))
+    assert "04_2d" in str(error.value) and "04_3d_fullres" in str(error.value)
+
+
+def test_a_first_stage_of_another_kind_is_refused_with_both_names(tmp_path):
+    train(tmp_path, "2d", "3d_cascade_fullres")
+    folder = decide(tmp_path, "3d_cascade_fullres")
+    text = (folder / "decision.json").read_text()
+    (folder / "decision.json").write_text(text.replace("../04_3d_lowres", "../04_2d"))
+    with pytest.raises(UserError, match=r"04_3d_cascade_fullres.* comes after 3d_lowres, but .*04_2d is 2d"):
+        folder_model_set(folder)
+
+
+def test_the_first_stage_is_found_from_inside_the_second(tmp_path, monkeypatch):
+    train(tmp_path, "3d_lowres", "3d_cascade_fullres")
+    monkeypatch.chdir(tmp_path / "04_3d_cascade_fullres/fold_0")
+    for path in (".", "..", "checkpoints/last.ckpt"):
+        [member] = folder_model_set(Path(path)).members
+        assert member.previous.source == tmp_path / "04_3d_lowres"
+
+
+def test_post_processing_of_classes_that_are_not_there_is_refused(tmp_path):
+    train(tmp_path, "3d_fullres")
+    best = decide(tmp_path, "3d_fullres", post=PostProcessing(classes=("anterior", "liver")))
+    with pytest.raises(UserError, match=r"names liver; the classes of .* are anterior, posterior"):
+        folder_model_set(best)
+
+
+@pytest.mark.parametrize("through_zip", [False, True])
+def test_flips_that_were_never_trained_are_warned_of(tmp_path, scans, capsys, through_zip):
+    folder = train(tmp_path, "3d_fullres") / "04_3d_fullres"
+    for path in folder.rglob("last.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["hyper_parameters"]["mirrored"] = False
+        torch.save(content, path)
+    assert not checkpoint_bundle(folder).mirrored
+    if through_zip:
+        export_model.main(["--model", str(folder), "--output", str(tmp_path / "model.zip")])
+        folder = tmp_path / "model.zip"
+    words = ["--input", scans, "--model", folder]
+    assert predict(*words, "--output", tmp_path / "plain") == 0
+    assert "flips" not in capsys.readouterr().err
+    assert predict(*words, "--output", tmp_path / "flipped", "--tta") == 0
+    assert "was trained without flips; --tta makes its masks worse" in capsys.readouterr().err
+    Predictor.load(folder, device="cpu", settings=InferenceSettings(tta=True))
+    assert "was trained without flips" in capsys.readouterr().err
+
+
+def test_the_network_of_a_second_stage_takes_the_classes_too():
+    assert make_network(SECOND)(torch.zeros(1, 3, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
