@@ -67,12 +67,12 @@ def planned_epochs(seconds: float, *, start_s: float, epoch_s: float, validation
 
 def nnunet(job: Job) -> Outcome:
     """nnU-Net v2's trainer with its own plan and augmentation, at the given batch size."""
-    # Two cores: processes for augmentation would only take them from the network.
-    os.environ.update({"nnUNet_n_proc_DA": "0"})
     prepared = set_folders(Path(job["folder"]), Path(job["scratch"]))["nnUNet_preprocessed"] / DATASET
     if not (prepared / f"{PLANS}_{CONFIGURATION}").is_dir():
         words = ["-d", "4", "-c", CONFIGURATION, "-np", "2", "-npfp", "2"]
         subprocess.run([sys.executable, "-c", PREPROCESS, *words], check=True, stdout=sys.stderr)
+    # Two cores: processes for augmentation would only take them from the network.
+    os.environ.update({"nnUNet_n_proc_DA": "0"})
 
     import numpy as np
     import torch
@@ -131,8 +131,8 @@ def _predict(trainer, scans: Path, output: Path) -> None:
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
     predictor.manual_initialization(
-        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
-        "nnUNetTrainer", None,
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, [trainer.network.state_dict()],
+        trainer.dataset_json, "nnUNetTrainer", None,
     )  # fmt: skip
     output.mkdir()
     files = sorted(scans.glob("*_0000.nii.gz"))
