@@ -35,12 +35,12 @@ def test_operators_on_a_row_by_hand(operator, expected):
     assert change_class(before, 1, operator, 1).flatten().tolist() == list(expected)
 
 
-def test_the_ball_of_radius_two_is_a_cross_grown_by_a_cube():
-    point = torch.zeros(7, 7, 7, dtype=torch.uint8)
-    point[3, 3, 3] = 1
-    ball = change_class(point, 1, "dilate", 2)
-    assert ball[3, 3].tolist() == [0, 1, 1, 1, 1, 1, 0]
-    assert ball[1, 1, 3] == 0 and ball[1, 2, 3] == 1 and ball[1, 3, 3] == 1
+@pytest.mark.parametrize("radius", [1, 2, 3, 8])
+def test_a_point_grows_to_a_ball(radius):
+    point = torch.zeros(19, 19, 19, dtype=torch.uint8)
+    point[9, 9, 9] = 1
+    squares = ((torch.stack(torch.meshgrid(*[torch.arange(19)] * 3, indexing="ij")) - 9) ** 2).sum(0)
+    assert torch.equal(change_class(point, 1, "dilate", radius), (squares <= radius**2).to(torch.uint8))
 
 
 def test_the_border_of_the_patch_does_not_erode():
