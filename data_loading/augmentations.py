@@ -1,4 +1,7 @@
-"""All random changes of a training patch as one DALI graph, the same on CPU and GPU and for every preset.
+"""The random changes of a training patch as one DALI graph, for every preset.
+
+On a GPU all of them are in the graph. On the host the graph has the geometry (`Preset.geometry`), and intensities are
+changed in the finished batch (host_intensity.py), where torch does it in place and several times faster.
 
 The functions that do the work are in spatial.py and intensity.py. They are traced inside a pipeline with
 `enable_conditionals=True`: an `if` on a drawn coin splits the batch, so what is not drawn is not computed, and what a
