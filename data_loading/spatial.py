@@ -44,10 +44,11 @@ def look_up_on_host(
 ) -> tuple[DataNode, DataNode]:
     """Patches from the positions of the box that the matrix gives, by torch."""
     layout = "CDHW" if len(shape) == 4 else "CHW"
-    return fn.python_function(
+    image, label = fn.python_function(
         image, label, matrix,
         function=functools.partial(warp, size=shape[1:]), num_outputs=2, output_layouts=[layout, layout],
     )  # fmt: skip
+    return image, label
 
 
 def look_up_on_gpu(
