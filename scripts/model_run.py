@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from scripts.predictor import Predictor, warn_of_flips
 from scripts.scan_run import MASK, PROBABILITIES, ScanJob, ScanRun, is_done, list_scans
 from utils.decision import PostProcessing
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
-from utils.files import write_json
+from utils.files import to_dict, write_json
 from utils.nifti import read_label, to_working, write_mask
 from utils.postprocessing import keep_largest
 from utils.runs import prepare_folder, write_run_record
@@ -106,11 +107,15 @@ class EnsembleRun:
 
     def _digest(self) -> str:
         """Of what predictions depend on: those of another model or of other options are not taken for these."""
-        facts = [
-            str(self.job.model.resolve()), self.job.model.stat().st_mtime_ns, self.job.folds,
-            [dataclasses.asdict(predictors[0].settings) for predictors in self.predictors],
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        facts = {
+            "settings": [dataclasses.asdict(predictors[0].settings) for predictors in self.predictors],
+            "precision": [str(predictors[0].ensemble.amp) for predictors in self.predictors],
+            "scans": [[str(image.resolve()), *_stamp(image)] for scan in self.scans for image in scan.images],
+        }
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for bundle in self.models.members:
+            _add_weights(digest, bundle)
+        return digest.hexdigest()[:16]
 
     def _merge(self, scan: Scan) -> None:
         """Write the mean mask (and probabilities) of a scan, and remove what it was made of."""
@@ -134,3 +139,23 @@ class EnsembleRun:
         write_mask(self.job.output / f"{scan.case}{MASK}", mask, read_label(folders[0] / f"{scan.case}{MASK}").geometry)
         for path in (folder / f"{scan.case}{end}" for folder in folders for end in (MASK, PROBABILITIES)):
             path.unlink()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and modification time of a file; zeros where it is missing, which its own turn reports."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _add_weights(digest: hashlib._Hash, bundle: ModelBundle) -> None:
+    """Add plan and weights of a model and of its first stage: a model that was trained again is another one."""
+    digest.update(json.dumps(to_dict(bundle.plan)).encode())
+    for fold in bundle.folds:
+        for name, value in sorted(fold.state_dict.items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if bundle.previous is not None:
+        _add_weights(digest, bundle.previous)

@@ -170,6 +170,26 @@ def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kil
     assert record["outcome"] == {"scans": 2, "written": 0, "kept": 2, "failed": {}}
 
 
+def test_nothing_is_taken_from_a_killed_run_of_other_weights_or_scans(tmp_path, scans, monkeypatch):
+    train(tmp_path, "2d", "3d_fullres", folds=(0,))
+    words = ["--input", scans, "--model", decide(tmp_path, "2d", "3d_fullres"), "--output", tmp_path / "masks"]
+
+    def die(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("scripts.model_run.saved_classes", die)
+        assert predict(*words) == 130
+    # The decision's folder stays as it was; a member is trained again, and a scan is replaced.
+    save_ours(tmp_path / "04_2d/fold_0/checkpoints/last.ckpt", PLANS["2d"], seed=77)
+    image = np.random.default_rng(9).uniform(1, 9, (12, 10, 14)).astype(np.float32)
+    write_scan(scans / "a.nii.gz", image)
+    assert predict(*words) == 0
+    predictor = Predictor.load(tmp_path / "04_best", device="cpu")
+    for name, mask in masks(tmp_path / "masks").items():
+        np.testing.assert_array_equal(mask.T, predictor.predict_file(scans / name).mask)
+
+
 def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     (scans / "c.nii.gz").write_bytes(b"no image")
