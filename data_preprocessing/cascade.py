@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +18,12 @@ from data_preprocessing.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.runner import CaseStatus, Workers, describe_error
 from data_preprocessing.shards import list_cases, read_meta, shard_paths, stamp_sources, write_array
+from utils.decision import FIRST_STAGE
 from utils.errors import UserError, list_problems
-from utils.files import write_json
+from utils.files import link_or_copy, write_json
 from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_header, read_label
 from utils.schema import CaseMeta, Plan
 
-FIRST_STAGE = "3d_lowres"
 SPLITS = "splits.json"
 REASON = f"the network also sees the mask of {FIRST_STAGE}, one channel for each foreground class"
 
@@ -59,7 +56,7 @@ def prepare_second_stage(
     done = {status.case: status for status in workers.map(write, stale, title="cascade")}
     statuses = [done.get(case, CaseStatus(case=case, status="kept")) for case in cases]
     if not any(status.status == "failed" for status in statuses):
-        _link(fullres / SPLITS, folder / SPLITS)
+        link_or_copy(fullres / SPLITS, folder / SPLITS)
         write_json(plan, folder / PLAN)
     return statuses
 
@@ -117,7 +114,9 @@ def _write(files: CaseFiles, *, plan: Plan, fullres: Path, folder: Path) -> Case
         stamp = _stamp_path(folder, files.case)
         stamp.unlink(missing_ok=True)
         for source in _shard_files(fullres, files.case):
-            _link(source, folder / source.name)
+            target = folder / source.name
+            if not _is_same(source, target):
+                link_or_copy(source, target)
         [mask] = files.images
         # The stamp comes before the voxels: a mask that changes in between makes the file stale, not wrong.
         source_stamp = stamp_sources([mask])
@@ -153,18 +152,3 @@ def _is_same(source: Path, target: Path) -> bool:
         return False
     here, there = source.stat(), target.stat()
     return here.st_ino == there.st_ino or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make the target the same file, or a copy where links are not possible; an older one is replaced at once."""
-    if _is_same(source, target):
-        return
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

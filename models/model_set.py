@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.bundle import ModelBundle, checkpoint_bundle
-from utils.decision import DECISION_FILE, Decision, DecisionMember, PostProcessing
+from utils.decision import CASCADE, DECISION_FILE, FIRST_STAGE, Decision, DecisionMember, PostProcessing
 from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Plan
@@ -65,8 +65,8 @@ def single_model(bundle: ModelBundle) -> ModelSet:
 def configuration_name(plan: Plan) -> str:
     """What nnU-Net calls the configuration of a plan."""
     if plan.previous_stage is not None:
-        return "3d_cascade_fullres"
-    if plan.stage.name == "3d_lowres":
+        return CASCADE
+    if plan.stage.name == FIRST_STAGE:
         return plan.stage.name
     return "2d" if plan.stage.dim == 2 else "3d_fullres"
 

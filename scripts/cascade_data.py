@@ -10,13 +10,15 @@ from pathlib import Path
 from data_preprocessing.shards import list_cases, read_meta
 from scripts.fold_records import OUT_OF_FOLD, digest, finished_records, prediction_files
 from scripts.side_by_side import Command, Steps
+from utils.decision import CASCADE as SECOND
 from utils.decision import CONFIGURATIONS
+from utils.decision import FIRST_STAGE as FIRST
 from utils.errors import UserError, list_problems
 from utils.files import read_json, to_dict, write_json
 from utils.schema import Plan
 
 PREPROCESS = Path(__file__).resolve().parent.parent / "preprocess.py"
-FIRST, FULL, SECOND = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
+FULL = "3d_fullres"
 MARK = "data.json"
 
 

@@ -22,13 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.config import default_root
-from utils.decision import CONFIGURATIONS, DECISION_FILE, Decision, DecisionMember, PostProcessing
+from utils.decision import CASCADE, CONFIGURATIONS, DECISION_FILE, FIRST_STAGE, Decision, DecisionMember, PostProcessing
 from utils.errors import EXIT_OK, UserError, run_cli
 
 if TYPE_CHECKING:
     from scripts.candidate_scores import Candidate, OutOfFold, Scores
-
-CASCADE, FIRST_STAGE = "3d_cascade_fullres", "3d_lowres"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

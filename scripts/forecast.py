@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from scripts.predictor import Predictor
 
 FLOAT_BYTES = 4
+POSTPROCESSING_BYTES = 7
+"""Of each voxel while components are numbered, the mask included: measured, rounded up."""
 PROGRAM_BYTES = 700_000_000
 """Python, torch and MONAI, loaded."""
 
@@ -36,7 +38,9 @@ class Forecast:
     predict_bytes: int
     """Network and restoring: the prepared scan, held planes, feature maps, slabs on their way, the mask."""
     write_bytes: int
-    """The prepared scan, the mask, and three copies of it while it is packed."""
+    """The prepared scan, the mask, and three copies of it while it is packed; or what post-processing takes."""
+    prepared_bytes: int
+    """The prepared scan alone, which is held through all phases."""
 
     @property
     def peak_bytes(self) -> int:
@@ -63,35 +67,44 @@ def forecast_memory(
     padded, _ = padding(grid, stage.patch_size)
     scan_voxels, plane_voxels = math.prod(shape), padded[1] * padded[2]
     scan = FLOAT_BYTES * len(plan.channels) * scan_voxels
-    prepared = FLOAT_BYTES * plan.in_channels * math.prod(padded)
+    prepared = FLOAT_BYTES * plan.image_channels * math.prod(padded)
+    # The second stage of a cascade sees a copy that has the first stage's channels as well.
+    seen = FLOAT_BYTES * plan.in_channels * math.prod(padded) if plan.previous_channels else 0
     layout = window_layout(padded, stage, settings)
     slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
     # Those on their way; the one being made, for each network and as a mean; in the restorer one more, joined to what
     # is kept of the one before.
-    predict = prepared + (AHEAD + num_networks + 4) * slab + scan_voxels
+    predict = prepared + seen + (AHEAD + num_networks + 4) * slab + scan_voxels
     if not on_gpu:
         predict += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
         predict += activation_bytes(stage, num_windows=settings.window_batch)
     # The file's content, the scan as it is read and as it is scaled; then the scan and its copy on the plan's grid.
     return Forecast(
-        prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict, write_bytes=prepared + 4 * scan_voxels
-    )
+        prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict,
+        write_bytes=prepared + seen + 4 * scan_voxels, prepared_bytes=prepared,
+    )  # fmt: skip
 
 
 def forecast_stages(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
-    """The same for a predictor; with a cascade both stages hold their scans, and the second a copy with the mask."""
+    """The same for a predictor, post-processing included.
+
+    With a cascade each stage's prepared scan is held while the other one is at work.
+    """
     own = forecast_memory(
         shape, spacing_mm, plan=predictor.plan, settings=predictor.settings,
         num_networks=len(predictor.ensemble.networks), on_gpu=predictor.ensemble.device.type != "cpu",
     )  # fmt: skip
+    if not predictor.post_processing.does_nothing:
+        cleaned = own.prepared_bytes + POSTPROCESSING_BYTES * math.prod(shape)
+        own = dataclasses.replace(own, write_bytes=max(own.write_bytes, cleaned))
     if predictor.previous is None:
         return own
     first = forecast_stages(predictor.previous, shape, spacing_mm)
-    copied = FLOAT_BYTES * predictor.plan.in_channels * math.prod(shape)
     return Forecast(
-        prepare_bytes=own.prepare_bytes + first.prepare_bytes,
-        predict_bytes=own.predict_bytes + first.predict_bytes + copied,
-        write_bytes=own.write_bytes + first.prepare_bytes,
+        prepare_bytes=max(first.prepare_bytes, own.prepare_bytes + first.prepared_bytes),
+        predict_bytes=max(first.predict_bytes + own.prepared_bytes, own.predict_bytes + first.prepared_bytes),
+        write_bytes=own.write_bytes + first.prepared_bytes,
+        prepared_bytes=own.prepared_bytes + first.prepared_bytes,
     )
 
 

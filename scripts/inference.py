@@ -162,7 +162,11 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
             window_batch=network.batch_size or window_batch(bundle.plan.stage, device),
             fill_batches=acceleration.compiles,
         )  # fmt: skip
-        return Predictor(bundle, device=device, amp=amp_type(runtime), settings=settings, acceleration=acceleration)
+        previous = None if bundle.previous is None else make(bundle.previous, device)
+        return Predictor(
+            bundle, device=device, amp=amp_type(runtime), settings=settings, previous=previous,
+            acceleration=acceleration,
+        )  # fmt: skip
 
     return predict_scans(ScanJob(**vars(options)), runtime, make)
 

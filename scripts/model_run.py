@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -24,7 +25,7 @@ from scripts.scan_run import MASK, PROBABILITIES, ScanJob, ScanRun, is_done, lis
 from utils.decision import PostProcessing
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import to_dict, write_json
-from utils.nifti import read_label, to_working, write_mask
+from utils.nifti import read_header, read_label, to_working, write_mask
 from utils.postprocessing import keep_largest
 from utils.runs import prepare_folder, write_run_record
 from utils.runtime import Runtime
@@ -68,6 +69,7 @@ class EnsembleRun:
     """Predicts scans with each configuration in turn, and averages what they saved.
 
     Until then their probabilities lie in a hidden folder of the output, and a run that was killed goes on from there.
+    Scans are taken in portions whose probabilities need no more than half of the free disk.
 
     Args:
         job: what to do.
@@ -81,29 +83,63 @@ class EnsembleRun:
         prepare_folder(job.output, "--output")
         self.waiting = [scan for scan in self.scans if job.overwrite or not is_done(job, scan)]
         self.hidden = job.output / f".ensemble-{self._digest()}"
+        left = sorted(path.name for path in job.output.glob(".ensemble-*") if path != self.hidden)
+        if left:
+            print(
+                f"warning: {job.output} holds {', '.join(left)} of an interrupted run with another model, other "
+                "options or other scans; remove it unless that run is to go on",
+                file=sys.stderr,
+            )
 
     def run(self) -> tuple[int, dict]:
         """Predict; returns the exit status and a summary."""
         failed: dict[str, str] = {}
-        for name, predictors in zip(self.models.names, self.predictors):
-            print(f"{name}:", flush=True)
-            job = dataclasses.replace(self.job, output=self.hidden / name, save_probabilities=True)
-            scans = [scan for scan in self.waiting if scan.case not in failed]
-            failed |= ScanRun(job, predictors, scans).run()[1]["failed"]
-        done = [scan for scan in self.waiting if scan.case not in failed]
         if self.job.save_probabilities:
             write_json(self.models.plan, self.job.output / "plan.json")
-        for scan in done:
-            try:
-                self._merge(scan)
-            except (UserError, OSError) as error:
-                failed[scan.case] = str(error)
-                print(f"{scan.case}: failed: {error}", file=sys.stderr)
+        free_bytes = shutil.disk_usage(self.job.output).free
+        for portion in in_portions(self.waiting, self._disk_bytes, free_bytes // 2):
+            [first, *others] = portion
+            if not others and self._disk_bytes(first) > free_bytes:
+                failed[first.case] = (
+                    f"its probabilities need {self._disk_bytes(first) / 1e9:.1f} GB of disk, "
+                    f"{free_bytes / 1e9:.1f} GB are free in {self.job.output}"
+                )
+                print(f"{first.case}: failed: {failed[first.case]}", file=sys.stderr)
+            else:
+                failed |= self._predict(portion)
         shutil.rmtree(self.hidden, ignore_errors=True)
         written, kept = len(self.waiting) - len(failed), len(self.scans) - len(self.waiting)
         print(f"ensemble: {written} written, {kept} kept, {len(failed)} failed: {self.job.output}", flush=True)
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
         return EXIT_PARTIAL if failed else EXIT_OK, summary
+
+    def _predict(self, scans: Sequence[Scan]) -> dict[str, str]:
+        """Masks of some scans; returns what became of those that failed."""
+        failed: dict[str, str] = {}
+        weights = sum(predictor.weight_bytes for predictors in self.predictors for predictor in predictors)
+        for name, predictors in zip(self.models.names, self.predictors):
+            print(f"{name}:", flush=True)
+            job = dataclasses.replace(self.job, output=self.hidden / name, save_probabilities=True)
+            others = weights - sum(predictor.weight_bytes for predictor in predictors)
+            left = [scan for scan in scans if scan.case not in failed]
+            failed |= ScanRun(job, predictors, left, others).run()[1]["failed"]
+        for scan in scans:
+            if scan.case in failed:
+                continue
+            try:
+                self._merge(scan)
+            except (UserError, OSError) as error:
+                failed[scan.case] = str(error)
+                print(f"{scan.case}: failed: {error}", file=sys.stderr)
+        return failed
+
+    def _disk_bytes(self, scan: Scan) -> int:
+        """Probabilities of a scan by all configurations; 0 for a file that cannot be read, which fails in its turn."""
+        try:
+            shape, _ = read_header(scan.images[0])
+        except UserError:
+            return 0
+        return 4 * self.models.plan.labels.num_outputs * math.prod(shape[:3]) * len(self.models.members)
 
     def _digest(self) -> str:
         """Of what predictions depend on: those of another model or of other options are not taken for these."""
@@ -139,6 +175,19 @@ class EnsembleRun:
         write_mask(self.job.output / f"{scan.case}{MASK}", mask, read_label(folders[0] / f"{scan.case}{MASK}").geometry)
         for path in (folder / f"{scan.case}{end}" for folder in folders for end in (MASK, PROBABILITIES)):
             path.unlink()
+
+
+def in_portions(scans: Sequence[Scan], size: Callable[[Scan], int], limit: int) -> list[list[Scan]]:
+    """Scans in their order, in portions of no more than `limit` bytes, or of one scan that is larger by itself."""
+    portions: list[list[Scan]] = []
+    total = 0
+    for scan in scans:
+        total += size(scan)
+        if not portions or total > limit:
+            portions.append([])
+            total = size(scan)
+        portions[-1].append(scan)
+    return portions
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from data_preprocessing.preprocessor import native_label_classes
 from data_preprocessing.shards import read_meta
 from scripts.fold_records import OUT_OF_FOLD, CaseRecord, prediction_files
 from utils.errors import UserError, list_problems
-from utils.files import write_atomically, write_json
+from utils.files import link_or_copy, write_json
 from utils.nifti import read_label
 from utils.predictions import class_indices
 from utils.schema import Plan
@@ -62,7 +59,7 @@ def gather(folder: Path, predictions: Path, cases: Sequence[str], plan: Plan) ->
     write_json(plan, folder / OUT_OF_FOLD / "plan.json")
     for case in cases:
         for path in prediction_files(folder, case):
-            link(predictions / path.name, path)
+            link_or_copy(predictions / path.name, path)
 
 
 def discard(folder: Path, cases: Sequence[str]) -> None:
@@ -70,20 +67,3 @@ def discard(folder: Path, cases: Sequence[str]) -> None:
     for case in cases:
         for path in reversed(prediction_files(folder, case)):
             path.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy of it, in place of what is there."""
-    if target.exists() and os.path.samefile(source, target):
-        return
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}{target.suffix}")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        with source.open("rb") as file:
-            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
-        return
-    try:
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -77,6 +77,7 @@ class Predictor:
         amp: type for mixed precision, None for float32.
         settings: sliding window and test-time augmentation; None chooses the usual ones.
         post_processing: what is done to masks.
+        previous: for a cascade, the predictor of its first stage; None makes one with the same arguments.
         acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
     """
 
@@ -88,15 +89,16 @@ class Predictor:
         amp: torch.dtype | None = None,
         settings: InferenceSettings | None = None,
         post_processing: PostProcessing | None = None,
+        previous: Predictor | None = None,
         acceleration: Acceleration | None = None,
     ) -> None:
         self.bundle, self.plan, self.post_processing = bundle, bundle.plan, post_processing or PostProcessing()
         self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
-        self.previous = None
-        if bundle.previous is not None:
-            batch = window_batch(bundle.previous.plan.stage, device)
-            first = dataclasses.replace(self.settings, window_batch=batch)
-            self.previous = Predictor(bundle.previous, device=device, amp=amp, settings=first)
+        self.previous = previous
+        if bundle.previous is not None and previous is None:
+            self.previous = Predictor(
+                bundle.previous, device=device, amp=amp, settings=settings, acceleration=acceleration
+            )
         if acceleration is None:
             place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": bundle.model.norm}
             acceleration = choose_acceleration(HardwareConfig(), **place)

@@ -50,10 +50,13 @@ class ScanRun:
         job: what to do.
         predictors: one per device, of the same model.
         scans: those to predict; None finds them in the job's input.
+        other_bytes: memory that is taken besides, by the weights of other configurations.
     """
 
-    def __init__(self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None) -> None:
-        self.job, self.predictors = job, predictors
+    def __init__(
+        self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None, other_bytes: int = 0
+    ) -> None:
+        self.job, self.predictors, self._other_bytes = job, predictors, other_bytes
         self.plan, self.settings = predictors[0].plan, predictors[0].settings
         self.scans = list_scans(job, len(self.plan.channels)) if scans is None else scans
         prepare_folder(job.output, "--output")
@@ -108,7 +111,7 @@ class ScanRun:
         case = max(self.forecasts, key=lambda name: self._case_bytes(name), default=None)
         if case is None:
             return budget
-        weights = sum(predictor.weight_bytes for predictor in self.predictors)
+        weights = self._other_bytes + sum(predictor.weight_bytes for predictor in self.predictors)
         largest = self._case_bytes(case)
         needed = largest + weights + PROGRAM_BYTES
         print(

@@ -17,6 +17,8 @@ CONFIGURATIONS = {
     "3d_cascade_fullres": "3d_cascade_fullres",
 }
 """Configurations by nnU-Net's names, and how the shard folder of each is called after `<task>_`."""
+FIRST_STAGE, CASCADE = "3d_lowres", "3d_cascade_fullres"
+"""The two stages of a cascade."""
 DECISION_FILE = "decision.json"
 
 

@@ -130,6 +130,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy with its times where links are not possible, at once.
+
+    What is there before is replaced; a target that is the same file already stays.
+    """
+    if target.exists() and os.path.samefile(source, target):
+        return
+    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}{target.suffix}")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` to fill, which becomes `path` at the end; after an error nothing is left.

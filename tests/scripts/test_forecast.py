@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+from pathlib import Path
 
+import pytest
+import torch
+
+from models.bundle import FoldWeights, ModelBundle
 from models.inferer import InferenceSettings
 from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
-from scripts.forecast import PROGRAM_BYTES, forecast_memory, free_memory_bytes
-from tests.models.builders import make_plan, make_stage, with_spacing
+from scripts.forecast import PROGRAM_BYTES, forecast_memory, forecast_stages, free_memory_bytes
+from scripts.predictor import Predictor
+from tests.models.builders import make_network, make_plan, make_stage, with_spacing
+from utils.config import ModelConfig
+from utils.decision import PostProcessing
 
 SETTINGS = InferenceSettings(window_batch=1)
 PLAN = make_plan(make_stage((128, 128, 128)))
@@ -70,6 +78,35 @@ def test_longer_scans_grow_by_their_voxels_only():
     )
     # The prepared scan and the mask.
     assert long.predict_bytes - short.predict_bytes == 5 * 400 * 128 * 128
+
+
+def make_predictor(previous: Predictor | None = None, **changes) -> Predictor:
+    plan = dataclasses.replace(make_plan(), **changes)
+    network = make_network(plan)
+    weights = (FoldWeights(name="x", fold=None, state_dict=network.state_dict()),)
+    first = None if previous is None else previous.bundle
+    bundle = ModelBundle(source=Path("x"), plan=plan, model=ModelConfig(), folds=weights, previous=first)
+    return Predictor(bundle, device=torch.device("cpu"), settings=SETTINGS, previous=previous)
+
+
+def test_a_cascade_holds_both_stages_scans_and_a_copy_with_the_classes():
+    first = make_predictor()
+    second = make_predictor(first, previous_stage="3d_lowres")
+    shape, spacing = (64, 32, 32), (1, 1, 1)
+    alone, both = (forecast_stages(predictor, shape, spacing) for predictor in (first, second))
+    voxels = 64 * 32 * 32
+    # The image of each stage; the copy has two more channels.
+    assert both.prepared_bytes == 2 * alone.prepared_bytes == 2 * 4 * voxels
+    assert both.predict_bytes == alone.predict_bytes + 4 * voxels + 3 * 4 * voxels
+    assert both.prepare_bytes == alone.prepare_bytes + 4 * voxels
+
+
+def test_post_processing_is_counted():
+    predictor = make_predictor()
+    before = forecast_stages(predictor, (64, 32, 32), (1, 1, 1))
+    predictor.post_processing = PostProcessing(foreground=True)
+    after = forecast_stages(predictor, (64, 32, 32), (1, 1, 1))
+    assert after.write_bytes - before.write_bytes == (7 - 4) * 64 * 32 * 32
 
 
 def test_some_memory_is_free():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -18,70 +16,35 @@ from models.bundle import build_networks, checkpoint_bundle
 from models.export import read_archive
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.model_set import folder_model_set
-from scripts import export_model, inference
+from scripts import export_model
 from scripts.ensemble_predictor import EnsemblePredictor
 from scripts.predictor import Predictor, as_volume
-from tests.models.builders import TWO_CLASSES, make_network, make_plan, make_stage, with_spacing
+from tests.models.builders import TWO_CLASSES, make_network, make_plan
 from tests.models.test_checkpoint import save_ours
-from tests.tiny_task import write_scan
-from utils.decision import Decision, DecisionMember, PostProcessing
-from utils.errors import UserError, run_cli
-from utils.files import write_json
+from tests.scripts.trained import (
+    FULL,
+    LOW,
+    ORGAN_ONLY,
+    PLANS,
+    SECOND,
+    SPACING,
+    decide,
+    masks,
+    predict,
+    scan,
+    train,
+    write_scans,
+)
+from utils.decision import PostProcessing
+from utils.errors import UserError
 from utils.nifti import Volume
 from utils.postprocessing import keep_largest
 from utils.schema import ChannelPlan, LabelScheme, Plan
 
-SPACING = (1.2, 1.0, 0.9)
-FULL = with_spacing(make_plan(make_stage((8, 8, 8))), SPACING)
-LOW = with_spacing(make_plan(dataclasses.replace(make_stage((8, 8, 8)), name="3d_lowres")), (1.8, 1.8, 1.8))
-SECOND = dataclasses.replace(FULL, previous_stage="3d_lowres")
-PLANS = {"2d": with_spacing(make_plan(make_stage((8, 8))), (1.0, 1.0)), "3d_fullres": FULL, "3d_lowres": LOW,
-         "3d_cascade_fullres": SECOND}  # fmt: skip
-ORGAN_ONLY = PostProcessing(foreground=True, classes=("anterior", "posterior"))
-
-
-def train(root, *configurations: str, folds=(0, 1)):
-    """Models of random weights, as cross-validation leaves them."""
-    for number, name in enumerate(configurations):
-        for fold in folds:
-            folder = root / f"04_{name}/fold_{fold}/checkpoints"
-            folder.mkdir(parents=True)
-            save_ours(folder / "last.ckpt", PLANS[name], seed=10 * number + fold)
-    return root
-
-
-def decide(root, *configurations: str, post: PostProcessing | None = None):
-    members = tuple(
-        DecisionMember(configuration=n, folder=f"../04_{n}", previous="../04_3d_lowres" if "cascade" in n else None)
-        for n in configurations
-    )
-    decision = Decision(
-        version=1, task="04", dataset="Task04_Test", members=members, post_processing=post or PostProcessing(),
-        scores={"2d": 0.5}, command="",
-    )  # fmt: skip
-    (root / "04_best").mkdir(exist_ok=True)
-    write_json(decision, root / "04_best/decision.json")
-    return root / "04_best"
-
-
-def scan() -> np.ndarray:
-    return np.random.default_rng(0).uniform(1, 9, (13, 10, 15))
-
 
 @pytest.fixture
 def scans(tmp_path):
-    for seed, name in enumerate("ab"):
-        image = np.random.default_rng(seed).uniform(1, 9, (12, 10, 14)).astype(np.float32)
-        write_scan(tmp_path / f"scans/{name}.nii.gz", image)
-    return tmp_path / "scans"
-
-
-def predict(*words) -> int:
-    return run_cli(lambda: inference.main([*map(str, words), "--gpus", "0"]))
-
-
-def masks(folder) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(folder.glob("*.nii.gz"))}
+    return write_scans(tmp_path / "scans")
 
 
 def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
@@ -103,6 +66,9 @@ def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
     assert len(np.unique(by_hand)) > 1
     np.testing.assert_array_equal(cascade.predict(scan(), SPACING), by_hand)
     assert cascade.weight_bytes > first.weight_bytes
+    settings = InferenceSettings(window_batch=3)
+    chosen = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu", settings=settings)
+    assert chosen.previous.settings == chosen.settings == settings
 
 
 def test_the_first_stage_changes_what_the_second_says(tmp_path):
@@ -142,60 +108,6 @@ def test_post_processing_is_applied_unless_it_is_switched_off(tmp_path, scans, c
     assert predict("--input", scans, "--model", tmp_path / "04_3d_fullres", "--output", tmp_path / "x",
                    "--no-postprocessing") == 0  # fmt: skip
     assert "--no-postprocessing has no effect" in capsys.readouterr().err
-
-
-def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kill(tmp_path, scans, monkeypatch):
-    train(tmp_path, "2d", "3d_lowres", "3d_cascade_fullres", folds=(0,))
-    best = decide(tmp_path, "2d", "3d_cascade_fullres", post=PostProcessing(foreground=True))
-    words = ["--input", scans, "--model", best, "--output", tmp_path / "masks", "--save_probabilities"]
-
-    def die(*_) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("scripts.model_run.saved_classes", die)
-        assert predict(*words) == 130
-    [hidden] = (tmp_path / "masks").glob(".ensemble-*")
-    assert {path.name for path in hidden.iterdir()} == {"2d", "3d_cascade_fullres"}
-    assert predict(*words) == 0
-    assert not hidden.exists()
-    predictor = Predictor.load(best, device="cpu")
-    for name, mask in masks(tmp_path / "masks").items():
-        prediction = predictor.predict_file(scans / name)
-        np.testing.assert_array_equal(mask.T, prediction.mask)
-    record = json.loads((tmp_path / "masks/run.json").read_text())
-    assert record["outcome"]["written"] == 2 and (tmp_path / "masks/a.npy").is_file()
-    assert predict(*words) == 0
-    record = json.loads((tmp_path / "masks/run.json").read_text())
-    assert record["outcome"] == {"scans": 2, "written": 0, "kept": 2, "failed": {}}
-
-
-def test_nothing_is_taken_from_a_killed_run_of_other_weights_or_scans(tmp_path, scans, monkeypatch):
-    train(tmp_path, "2d", "3d_fullres", folds=(0,))
-    words = ["--input", scans, "--model", decide(tmp_path, "2d", "3d_fullres"), "--output", tmp_path / "masks"]
-
-    def die(*_) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("scripts.model_run.saved_classes", die)
-        assert predict(*words) == 130
-    # The decision's folder stays as it was; a member is trained again, and a scan is replaced.
-    save_ours(tmp_path / "04_2d/fold_0/checkpoints/last.ckpt", PLANS["2d"], seed=77)
-    image = np.random.default_rng(9).uniform(1, 9, (12, 10, 14)).astype(np.float32)
-    write_scan(scans / "a.nii.gz", image)
-    assert predict(*words) == 0
-    predictor = Predictor.load(tmp_path / "04_best", device="cpu")
-    for name, mask in masks(tmp_path / "masks").items():
-        np.testing.assert_array_equal(mask.T, predictor.predict_file(scans / name).mask)
-
-
-def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
-    train(tmp_path, "2d", "3d_fullres", folds=(0,))
-    (scans / "c.nii.gz").write_bytes(b"no image")
-    best = decide(tmp_path, "2d", "3d_fullres")
-    assert predict("--input", scans, "--model", best, "--output", tmp_path / "masks") == 1
-    assert "c.nii.gz" in capsys.readouterr().err and set(masks(tmp_path / "masks")) == {"a.nii.gz", "b.nii.gz"}
 
 
 def test_an_exported_ensemble_gives_the_same_bytes_from_one_file_in_an_empty_folder(tmp_path, scans, monkeypatch):

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.files import from_dict, json_ready, new_folder, read_json, to_dict, write_atomically, write_json
+from utils.files import (
+    from_dict,
+    json_ready,
+    link_or_copy,
+    new_folder,
+    read_json,
+    to_dict,
+    write_atomically,
+    write_json,
+)
 from utils.schema import Fold, Splits
 
 
@@ -169,3 +178,23 @@ def test_a_new_folder_never_replaces_files(tmp_path):
     with pytest.raises(OSError), new_folder(tmp_path) as folder:
         (folder / "file").write_text("x")
     assert (tmp_path / "old").read_text() == "mine"
+
+
+def test_a_link_is_the_same_file_and_replaces_an_older_one(tmp_path):
+    source, target = tmp_path / "a.npy", tmp_path / "b.npy"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    link_or_copy(source, target)
+    link_or_copy(source, target)
+    assert target.samefile(source) and sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "b.npy"]
+
+
+def test_a_copy_serves_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def refuse(*_) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"new")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"new" and not (tmp_path / "b").samefile(tmp_path / "a")
+    assert (tmp_path / "b").stat().st_mtime_ns == (tmp_path / "a").stat().st_mtime_ns
