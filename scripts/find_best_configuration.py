@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_preprocessing.runner import Workers
     from scripts.candidate_scores import choose_postprocessing, find_labels, find_predictions, score_candidates
-    from utils.runs import prepare_folder
-    from utils.throughput import num_cores
+    from utils.files import to_dict
+    from utils.runs import prepare_folder, write_run_record
+    from utils.throughput import environment, num_cores
 
     shards = [options.data / f"{options.task.zfill(2)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS]
     data = find_predictions(folders, find_labels(shards, options.labels))
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(describe(post, before, after))
     decision = write_decision(options, output, data, scores, best, post)
     write_scores(output, data, scores, best, post, after)
+    outcome = {"best": " + ".join(best), "mean_dice": after.mean, "cases": len(data.label_files)}
+    write_run_record(output / "run.json", options=to_dict(options), environment=environment(), outcome=outcome)
     print(f"{output / DECISION_FILE}; predict new scans with:\n{decision.command}")
     return EXIT_OK
 

@@ -103,6 +103,8 @@ def test_a_far_voxel_is_removed_and_the_scores_say_so(root):
     scores = json.loads((root / "models/77_best/scores.json").read_text())
     assert scores["dice"]["2d"]["mean"] == pytest.approx(72 / 73)
     assert scores["dice_after_post_processing"] == {"mean": 1.0, "organ": 1.0}
+    record = json.loads((root / "models/77_best/run.json").read_text())
+    assert record["outcome"] == {"best": "2d", "mean_dice": 1.0, "cases": 3} and record["environment"]["versions"]
 
 
 def test_nothing_is_removed_where_it_would_hurt(root):
