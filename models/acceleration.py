@@ -24,6 +24,8 @@ class Acceleration:
     """Weights and feature maps lie in channels-last order."""
     fused_norm: bool = False
     """Instance norm and LeakyReLU are one operator."""
+    winograd: bool = False
+    """3x3x3 convolutions are those of host_conv.py."""
     compile_mode: CompileMode | None = None
     """Mode of torch.compile; None: not compiled."""
     backend: str = "inductor"
@@ -74,11 +76,18 @@ def choose_acceleration(hardware: HardwareConfig, *, on_gpu: bool, half_precisio
         # What torch.compile makes of either order on a CPU is not known; it gets torch's usual one.
         suits = half_precision if on_gpu else not hardware.compile
         channels_last = suits and (norm == "batch" or fusable)
+    wanted = hardware.winograd == "on" or (hardware.winograd == "auto" and saves_by_winograd())
     return Acceleration(
         channels_last=channels_last,
         fused_norm=fusable and channels_last,
+        winograd=wanted and channels_last and not (on_gpu or half_precision or hardware.compile),
         compile_mode=hardware.compile_mode if hardware.compile else None,
     )
+
+
+def saves_by_winograd() -> bool:
+    """Whether this CPU is one of those that were measured: wider vector units wait for memory instead."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def acceleration_warnings(hardware: HardwareConfig, chosen: Acceleration, *, on_gpu: bool, norm: str) -> list[str]:
@@ -86,6 +95,8 @@ def acceleration_warnings(hardware: HardwareConfig, chosen: Acceleration, *, on_
     messages = []
     if hardware.compile and hardware.compile_mode == "reduce-overhead" and not on_gpu:
         messages.append("--compile_mode reduce-overhead has no effect: CUDA graphs need a GPU")
+    if hardware.winograd == "on" and not chosen.winograd:
+        messages.append("--winograd on has no effect: it needs a CPU, fp32, channels-last order and no --compile")
     if chosen.channels_last and norm != "batch" and not chosen.fused_norm:
         messages.append(
             f"--layout NDHWC with --norm {norm} and torch's own operator copies every feature map twice; "

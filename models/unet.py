@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.acceleration import Acceleration
 from models.fused_norm import fuse_norms
+from models.host_conv import replace_convolutions
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan
@@ -67,6 +68,8 @@ class DynamicUNet(nn.Module):
         self.apply(self._initialise)
         if acceleration.fused_norm:
             fuse_norms(self, model.negative_slope)
+        if acceleration.winograd:
+            replace_convolutions(self)
         self.memory_format = acceleration.memory_format(dim)
         self.to(memory_format=self.memory_format)
 

@@ -24,7 +24,8 @@ TRAINER, SCANS = ("train", "predict"), ("preprocess", "inference", "growth")
 USED_BY = {
     "gpus": ("data", *NETWORK), "batch_size": ("data", "train", "predict", "compute", "growth"), "amp": NETWORK,
     "precision": NETWORK, "filters": NETWORK, "nodes": TRAINER, "logname": TRAINER, "profile": TRAINER,
-    "layout": (*TRAINER, "compute"), "fused_norm": (*TRAINER, "compute"), "compile": (*TRAINER, "compute"),
+    "layout": (*TRAINER, "compute"), "fused_norm": (*TRAINER, "compute"), "winograd": (*TRAINER, "compute"),
+    "compile": (*TRAINER, "compute"),
     "compile_mode": (*TRAINER, "compute"), "deep_supervision": LEARNED,
     "recipe": ("data", *LEARNED, "growth"), "augment": LOADED, "train_batches": ("compute", *LOADED),
     "test_batches": ("predict",), "warmup": (*LOADED, "predict", "compute"), "num_workers": ("predict", *LOADED),
@@ -62,6 +63,8 @@ class BenchmarkOptions:
     """Memory layout (NDHWC is channels-last)."""
     fused_norm: Literal["auto", "off"] = "auto"
     """Instance norm and LeakyReLU as one operator."""
+    winograd: Literal["auto", "on", "off"] = "auto"
+    """On a CPU in fp32, 3x3x3 convolutions with half of the multiplications."""
     compile: bool = False
     """Compile network and loss with torch.compile."""
     compile_mode: CompileMode = "default"

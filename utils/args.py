@@ -230,7 +230,7 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
         (loader.data2d_dim == 2, "items of --data2d_dim 2 are single slices", "loader", ("nvol",)),
         (config.model.norm != "batch", "it needs --norm batch", "hardware", ("sync_batchnorm",)),
         (hardware.precision != "auto", "--precision decides", "hardware", ("amp",)),
-        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity", "fused_norm")),
+        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity",)),
         (not hardware.compile, "it needs --compile", "hardware", ("compile_mode",)),
         (config.model.norm != "instance", "it needs --norm instance", "hardware", ("fused_norm",)),
         (hardware.layout == "NCDHW", "it needs --layout NDHWC", "hardware", ("fused_norm",)),

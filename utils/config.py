@@ -118,6 +118,9 @@ class HardwareConfig:
     precision, where no layer copies it back (instance norm that is fused, or batch norm), else NCDHW."""
     fused_norm: Literal["auto", "off"] = "auto"
     """Instance norm and LeakyReLU as one operator that keeps NDHWC. auto: with NDHWC; off: torch's own."""
+    winograd: Literal["auto", "on", "off"] = "auto"
+    """On a CPU in fp32, 3x3x3 convolutions with half of the multiplications (Winograd's F(4, 3)). auto: with NDHWC,
+    on CPUs whose vector units are AVX2."""
     compile: bool = False
     """Compile network and loss with torch.compile: training step and prediction."""
     compile_mode: CompileMode = "default"

@@ -99,9 +99,8 @@ STAGES: dict[str, Callable[[BenchmarkOptions], int]] = {
 def main_words(options: BenchmarkOptions, data: Path, exec_mode: str) -> list[str]:
     """The command line of main.py that measures, or would measure, the same."""
     training = exec_mode == "train"
-    names = ["task", "dim", "gpus", "nodes", "amp", "precision", "layout", "fused_norm", "compile", "compile_mode"]
-    names += ["filters", "warmup"]
-    names += ["num_workers", "results", "logname", "profile"]
+    names = ["task", "dim", "gpus", "nodes", "amp", "precision", "layout", "fused_norm", "winograd", "compile"]
+    names += ["compile_mode", "filters", "warmup", "num_workers", "results", "logname", "profile"]
     names += ["train_batches", "deep_supervision", "augment"] if training else ["test_batches"]
     words = ["--benchmark", "--exec_mode", exec_mode, "--data", str(data), *to_words(options, names)]
     words += ["--batch_size" if training else "--val_batch_size", str(options.batch_size)]

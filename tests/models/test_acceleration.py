@@ -128,7 +128,11 @@ def test_prediction_is_that_of_the_plain_path():
     ("flags", "place", "expected"),
     [
         ({}, {}, FUSED),
-        ({}, {"on_gpu": False, "half_precision": False}, FUSED),
+        ({}, {"on_gpu": False, "half_precision": False}, dataclasses.replace(FUSED, winograd=True)),
+        ({"winograd": "off"}, {"on_gpu": False, "half_precision": False}, FUSED),
+        ({"winograd": "on"}, {"on_gpu": False}, FUSED),
+        ({"winograd": "on"}, {"half_precision": False}, Acceleration()),
+        ({"winograd": "on", "layout": "NCDHW"}, {"on_gpu": False, "half_precision": False}, Acceleration()),
         ({}, {"on_gpu": False, "norm": "group"}, Acceleration()),
         ({}, {"half_precision": False}, Acceleration()),
         ({}, {"norm": "batch"}, LAST),
@@ -146,8 +150,16 @@ def test_prediction_is_that_of_the_plain_path():
 )  # fmt: skip
 def test_choice_by_flags_and_device(monkeypatch, flags, place, expected):
     monkeypatch.setattr(acceleration, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     place = {"on_gpu": True, "half_precision": True, "norm": "instance", **place}
     assert choose_acceleration(HardwareConfig(**flags), **place) == expected
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("auto", False), ("on", True), ("off", False)])
+def test_wider_vector_units_get_fewer_multiplications_only_when_asked(monkeypatch, flag, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    hardware = HardwareConfig(winograd=flag)
+    assert choose_acceleration(hardware, on_gpu=False, half_precision=False, norm="instance").winograd == expected
 
 
 def test_without_triton_a_gpu_keeps_the_plain_path(monkeypatch):
@@ -162,6 +174,7 @@ def test_without_triton_a_gpu_keeps_the_plain_path(monkeypatch):
         ({"compile": True, "compile_mode": "reduce-overhead"}, False, "instance", COMPILED, "CUDA graphs"),
         ({"layout": "NDHWC", "fused_norm": "off"}, False, "instance", LAST, "copies every feature map"),
         ({"layout": "NDHWC"}, True, "group", LAST, "copies every feature map"),
+        ({"winograd": "on"}, True, "instance", FUSED, "--winograd on has no effect"),
     ],
 )  # fmt: skip
 def test_flags_that_do_no_good_here_are_named(flags, on_gpu, norm, chosen, words):

@@ -24,7 +24,7 @@ FLAGS = [
     "--augment nnunet", "--elastic_probability 0.2",
     "--recipe paper", "--batches_per_epoch 250", "--scheduler poly", "--scheduler loss_plateau", "--batch_dice auto",
     "--min_learning_rate 1e-6", "--optimizer adam_l2", "--splits f.json", "--group_by (.+)_visit",
-    "--fused_norm off", "--compile_mode reduce-overhead",
+    "--fused_norm off", "--compile_mode reduce-overhead", "--winograd on",
 ]  # fmt: skip
 
 
@@ -196,7 +196,6 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--depth 3 --exec_mode predict", "--depth", "checkpoint"),
         ("--no_save_ckpt --exec_mode predict", "--save_ckpt", "training"),
         ("--affinity single --gpus 0", "--affinity", "GPU"),
-        ("--fused_norm off --gpus 0", "--fused_norm", "GPU"),
         ("--fused_norm off --norm batch", "--fused_norm", "--norm instance"),
         ("--fused_norm off --layout NCDHW", "--fused_norm", "NDHWC"),
         ("--compile_mode max-autotune", "--compile_mode", "--compile"),
@@ -221,6 +220,7 @@ def test_an_option_without_effect_is_named_with_the_reason(words, option, reason
         "--scheduler plateau --lr_patience 3 --factor 0.5", "--benchmark --warmup 3 --train_batches 9",
         "--exec_mode predict --tta --save_preds --save_probabilities", "--amp",
         "--elastic_probability 0.2", "--augment nnunet", "--compile --compile_mode max-autotune", "--fused_norm off",
+        "--fused_norm off --winograd off --gpus 0",
         "--exec_mode predict --benchmark --test_batches 9 --deep_supr_num 3 --deep_supervision --norm batch",
     ],
 )  # fmt: skip
