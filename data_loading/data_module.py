@@ -19,7 +19,8 @@ from utils.errors import UserError, list_problems
 from utils.schema import Plan
 
 if TYPE_CHECKING:
-    from data_loading.dali_loader import CentrePatchLoader, TrainLoader, VolumeLoader
+    from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
+    from data_loading.train_loader import TrainLoader
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8}; 2D patches have no D."""
-        from data_loading.dali_loader import TrainLoader
+        from data_loading.train_loader import TrainLoader
 
         preset = choose_preset(
             self.loader.augment, self.spec.patch,

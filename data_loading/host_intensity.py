@@ -57,8 +57,10 @@ def blur(patch: Tensor, change: Change, generator: Generator) -> None:
     for channel in patch:
         if change.shared or _drawn(change.channel_probability, generator):
             chosen = widths if change.shared else _strengths(change, channel.ndim, generator)
+            smoothed = channel
             for axis, width in enumerate(chosen):
-                _smooth(channel, axis, width)
+                smoothed = _smooth(smoothed, axis, width)
+            channel.copy_(smoothed)
 
 
 def brightness(patch: Tensor, change: Change, generator: Generator) -> None:
@@ -110,18 +112,16 @@ def gamma(patch: Tensor, change: Change, generator: Generator, *, inverted: bool
         curved.mul_(-spread if inverted else spread).add_(mean)
 
 
-def _smooth(channel: Tensor, axis: int, width: float) -> None:
-    """Gaussian along one axis, cut off at three widths as DALI's is."""
+def _smooth(channel: Tensor, axis: int, width: float) -> Tensor:
+    """Gaussian along one axis, cut off at three widths as DALI's is: a product with the matrix of its weights."""
     length, radius = channel.shape[axis], math.ceil(3 * width)
-    weights = torch.exp(-0.5 * (torch.arange(radius + 1) / width) ** 2)
-    weights = (weights / (2 * weights.sum() - weights[0])).tolist()
-    ends = [torch.arange(-radius, 0), torch.arange(length, length + radius)]
-    before, after = (channel.index_select(axis, _mirrored(end, length)) for end in ends)
-    line = torch.cat([before, channel, after], dim=axis)
-    torch.mul(line.narrow(axis, radius, length), weights[0], out=channel)
-    for distance, weight in enumerate(weights[1:], start=1):
-        for start in (radius - distance, radius + distance):
-            channel.add_(line.narrow(axis, start, length), alpha=weight)
+    distances = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (distances / width) ** 2)
+    reached = _mirrored(torch.arange(length)[:, None] + distances, length)
+    matrix = torch.zeros(length, length).scatter_add_(1, reached, (weights / weights.sum()).expand(length, -1))
+    if axis == channel.ndim - 1:
+        return channel @ matrix.T
+    return (matrix @ channel.reshape(math.prod(channel.shape[:axis]), length, -1)).view_as(channel)
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:

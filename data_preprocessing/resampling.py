@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 ANISOTROPY = 3.0
 """A grid is anisotropic when its largest spacing is more than this many times its smallest (nnU-Net)."""
@@ -95,6 +94,9 @@ def linear_map(n: int, m: int) -> AxisMap:
 def cubic_map(n: int, m: int) -> AxisMap:
     """Interpolating cubic B-spline; equals `scipy.ndimage.zoom(order=3, mode="nearest", grid_mode=True)`."""
     padded = np.pad(np.eye(n), ((_SPLINE_MARGIN, _SPLINE_MARGIN), (0, 0)), mode="edge")
+    # Half of the start of each worker, and not needed where no scan changes its grid.
+    from scipy import ndimage
+
     coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
     position = _positions(n, m) + _SPLINE_MARGIN
     base = np.floor(position).astype(np.int64)

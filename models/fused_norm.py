@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from models.blocks import BasicBlock, ResidualBlock
 from models.host_norm import is_channels_last, normalise_and_activate
 
 KERNEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -132,18 +132,18 @@ def has_triton() -> bool:
 
 
 def fuse_norms(network: nn.Module, negative_slope: float) -> None:
-    """Put `NormLeakyReLU` in place of the instance norms of MONAI's blocks; names and values of parameters stay.
+    """Put `NormLeakyReLU` in place of the instance norms of all blocks; names and values of parameters stay.
 
     A residual block adds its input before the activation, so only its normalisation is replaced there (slope 1).
     """
     for block in network.modules():
-        if isinstance(block, UnetBasicBlock):
-            block.norm1, block.norm2 = (NormLeakyReLU(norm, negative_slope) for norm in (block.norm1, block.norm2))
-            block.lrelu = nn.Identity()
-        elif isinstance(block, UnetResBlock):
+        if isinstance(block, ResidualBlock):
             for name in ("norm1", "norm2", "norm3"):
                 if hasattr(block, name):
                     setattr(block, name, NormLeakyReLU(getattr(block, name), 1.0))
+        elif isinstance(block, BasicBlock):
+            block.norm1, block.norm2 = (NormLeakyReLU(norm, negative_slope) for norm in (block.norm1, block.norm2))
+            block.lrelu = nn.Identity()
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import logging
 
 import torch
 import torch.nn.functional as F
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from utils.schema import LabelScheme, StagePlan
@@ -131,6 +130,9 @@ class _Windows:
         return self._blend(batch, host)
 
     def _blend(self, batch: Tensor, device: torch.device) -> Tensor:
+        # Half of a program's start, and not needed where scans are streamed.
+        from monai.inferers.utils import sliding_window_inference
+
         settings = self.settings
         return sliding_window_inference(
             batch, self.window, settings.window_batch, self.logits, overlap=settings.overlap,

@@ -18,11 +18,11 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
 
 from models.ensemble import Member, mean_probabilities
 from models.inferer import InferenceSettings, to_probabilities, window_logits
+from models.windows import importance_map, window_starts
 from utils.schema import LabelScheme, StagePlan
 
 Start = tuple[int, int, int]
@@ -83,8 +83,7 @@ def window_layout(shape: Sequence[int], stage: StagePlan, settings: InferenceSet
         window[axis] if window[axis] == padded[axis] else max(int(window[axis] * (1 - settings.overlap)), 1)
         for axis in axes
     ]
-    inner = dense_patch_slices([padded[axis] for axis in axes], stage.patch_size, steps)
-    starts = [tuple(int(side.start) for side in sides) for sides in inner]
+    starts = window_starts([padded[axis] for axis in axes], stage.patch_size, steps)
     if stage.dim == 2:
         starts = [(plane, *start) for plane in range(padded[0]) for start in starts]
     size = settings.window_batch
@@ -139,8 +138,8 @@ class _HeldPlanes:
         self.layout, self.ensemble, self.dim, self.settings = layout, ensemble, stage.dim, settings
         self.first = 0
         self.device = self._choose_device(settings)
-        mode = settings.blend if layout.blended else "constant"
-        self.weight = compute_importance_map(stage.patch_size, mode=mode, device=ensemble.device)
+        blend = settings.blend if layout.blended else "constant"
+        self.weight = importance_map(stage.patch_size, blend=blend, device=ensemble.device)
         if stage.dim == 2:
             self.weight = self.weight[None]
         planes = (layout.span, *layout.padded[1:])

@@ -5,26 +5,17 @@ Shapes: N batch, C channels, K classes or regions, D H W space (2D networks have
 
 from __future__ import annotations
 
-from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock, UnetUpBlock
 from torch import Tensor, nn
 
 from models.acceleration import Acceleration
+from models.blocks import NUM_GROUPS, BasicBlock, Head, Layers, ResidualBlock, UpBlock
 from models.fused_norm import fuse_norms
 from models.host_conv import replace_convolutions
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan
 
-NUM_GROUPS = 16
-"""Groups of `--norm group`; the features of every level must be a multiple of it."""
-
 PLAIN = Acceleration()
-
-_NORMS = {
-    "instance": ("instance", {"affine": True}),
-    "batch": ("batch", {"affine": True}),
-    "group": ("group", {"affine": True, "num_groups": NUM_GROUPS}),
-}
 
 
 class DynamicUNet(nn.Module):
@@ -42,26 +33,26 @@ class DynamicUNet(nn.Module):
         self, stage: StagePlan, *, in_channels: int, num_outputs: int, model: ModelConfig, acceleration: Acceleration
     ) -> None:
         super().__init__()
-        layers = {
-            "norm_name": _NORMS[model.norm],
-            "act_name": ("leakyrelu", {"inplace": True, "negative_slope": model.negative_slope}),
-        }
         dim, filters, kernels, strides = stage.dim, stage.filters, stage.kernels, stage.strides
-        block = UnetResBlock if model.res_block else UnetBasicBlock
+        layers = Layers(dim=dim, norm=model.norm, negative_slope=model.negative_slope)
+        block = ResidualBlock if model.res_block else BasicBlock
         inputs = (in_channels, *filters[:-1])
-        encoder = [block(dim, *sizes, **layers) for sizes in zip(inputs, filters, kernels, strides)]
+        encoder = [
+            block(layers, *sizes, kernel=kernel, stride=stride)
+            for *sizes, kernel, stride in zip(inputs, filters, kernels, strides)
+        ]
         self.input_block, self.bottleneck = encoder[0], encoder[-1]
         self.downsamples = nn.ModuleList(encoder[1:-1])
         # Deepest level first; a decoder step undoes a stride with a transposed convolution of that size.
         self.upsamples = nn.ModuleList(
-            UnetUpBlock(dim, wide, narrow, kernel, 1, stride, trans_bias=True, **layers)
+            UpBlock(layers, wide, narrow, kernel=kernel, stride=stride)
             for wide, narrow, kernel, stride in reversed(list(zip(filters[1:], filters[:-1], kernels[1:], strides[1:])))
         )
-        self.output_block = UnetOutBlock(dim, filters[0], num_outputs)
+        self.output_block = Head(dim, filters[0], num_outputs)
         num_heads = num_supervised(stage, model)
         if num_heads:
             self.deep_supervision_heads = nn.ModuleList(
-                UnetOutBlock(dim, filters[level], num_outputs) for level in range(1, num_heads + 1)
+                Head(dim, filters[level], num_outputs) for level in range(1, num_heads + 1)
             )
         self.num_outputs, self.num_heads = num_outputs, num_heads
         self.negative_slope = model.negative_slope

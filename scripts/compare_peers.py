@@ -134,7 +134,7 @@ def compare(comparison: Comparison, options: CompareOptions, found: dict[str, st
         harness.complain(f"{comparison.name}: {side} failed:\n{reason}")
     return {
         "goal": comparison.goal, "runs": runs, "absent": absent, "failed": failed, "peers": found,
-        "job": {name: value for name, value in job.items() if name != "folder"},
+        "job": recorded(job),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "machine": environment(),
     }  # fmt: skip
 
@@ -147,6 +147,12 @@ def job_of(comparison: Comparison, options: CompareOptions) -> dict[str, Any]:
     names = ("threads", "precision", "our_flags", "data", "model", "seconds", "max_epochs")
     given = {name: json_ready(getattr(options, name)) for name in names}
     return {"batch_size": options.batch_size, **given, **job}
+
+
+def recorded(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as it is kept: folders by their name alone, since where they lay says nothing elsewhere."""
+    names = {name: Path(job[name]).name for name in ("data", "model") if job.get(name)}
+    return {name: value for name, value in (job | names).items() if name != "folder"}
 
 
 def mean_dice(predictions: Path, labels: Path) -> float:

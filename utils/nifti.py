@@ -7,6 +7,7 @@ Voxels change place by flips and permutations only, so a mask lies exactly where
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import io
 import itertools
@@ -265,7 +266,13 @@ def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
 
 def _orientation(affine) -> tuple[tuple[int, ...], tuple[slice, ...]]:
     """For S, A, R: which stored axis runs along it, and whether that axis is read backwards."""
-    nearest = io_orientation(np.asarray(affine, float))
+    return _orientation_of(np.ascontiguousarray(affine, float).tobytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _orientation_of(affine_bytes: bytes) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+    # A scan asks several times, its label again, and most scans of a data set lie alike.
+    nearest = io_orientation(np.frombuffer(affine_bytes).reshape(4, 4))
     order = tuple(int(np.flatnonzero(nearest[:, 0] == world)[0]) for world in (2, 1, 0))
     return order, tuple(slice(None, None, int(nearest[axis, 1])) for axis in order)
 

@@ -6,7 +6,6 @@ Source: Isensee et al., nnU-Net (2021), Methods, empirical parameters; nnU-Net v
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from utils.decision import PostProcessing
 from utils.schema import LabelScheme
@@ -40,6 +39,9 @@ def keep_largest(mask: np.ndarray, labels: LabelScheme, post: PostProcessing) ->
 
 def _clear_smaller(mask: np.ndarray, inside: np.ndarray, background: int) -> None:
     """Set the voxels of all but the largest components of `inside` to background, in place."""
+    # A tenth of a program's start, and most data sets keep all components.
+    from scipy import ndimage
+
     boxes = ndimage.find_objects(inside.view(np.uint8))
     if not boxes:
         return

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from utils.schema import LabelScheme
 
@@ -84,8 +83,11 @@ def surface_scores(
         if prediction.any() == label.any():
             return SurfaceScores(hd95_mm=math.nan, nsd=math.nan)
         return SurfaceScores(hd95_mm=math.inf, nsd=0.0)
+    # Half of a preprocessing worker's start, and only evaluation measures surfaces.
+    from scipy import ndimage
+
     box = ndimage.find_objects((prediction | label).astype(np.uint8))[0]
-    found, true = _surface(prediction[box]), _surface(label[box])
+    found, true = (m & ~ndimage.binary_erosion(m, border_value=0) for m in (prediction[box], label[box]))
     # Every surface voxel lies in the common box, so distances inside it are those of the whole volume.
     to_label = ndimage.distance_transform_edt(~true, sampling=spacing_mm)[found]
     to_prediction = ndimage.distance_transform_edt(~found, sampling=spacing_mm)[true]
@@ -94,10 +96,6 @@ def surface_scores(
         hd95_mm=float(max(np.percentile(to_label, 95), np.percentile(to_prediction, 95))),
         nsd=within / (to_label.size + to_prediction.size),
     )
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask, border_value=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "pytorch-lightning", "monai", "numpy", "scipy", "nibabel")
+DALI_PACKAGES = tuple(f"nvidia-dali-cuda{version}" for version in (110, 120, 130))
+"""One for each generation of CUDA."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -165,12 +167,12 @@ def _cpu_name() -> str:
 
 def _versions() -> dict[str, str]:
     """Versions as installed, read without importing anything; DALI's name contains its CUDA version."""
-    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
-    return {
-        name: version
-        for name, version in sorted(installed.items(), key=lambda item: str(item[0]))
-        if name in PACKAGES or str(name).startswith("nvidia-dali-cuda")
-    }
+    found = {}
+    # Asked one by one: a list of all that is installed is read from hundreds of files.
+    for name in sorted((*PACKAGES, *DALI_PACKAGES)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _commit(root: Path) -> str | None:

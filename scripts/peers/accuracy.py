@@ -1,7 +1,8 @@
 """One side's training for a given wall time on fold 0, and its masks of that fold's validation scans, without TTA.
 
-Both sides find out first how long their steps take, so that their learning rate has come down when the time is up;
-that is not counted. Ours keeps the best model of its validations, nnU-Net its last one, as each does by default.
+The learning rate of both sides has come down when the time is up: ours finds out first how many epochs fit, which is
+not counted; nnU-Net has a fixed number of epochs, each of as many steps as the time that is left allows. Ours keeps
+the best model of its validations, nnU-Net its last one, as each does by default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -78,33 +80,52 @@ def nnunet(job: Job) -> Outcome:
     import torch
 
     torch.set_num_threads(job["threads"])
-    start = time.perf_counter()
     trial = _trainer(job, prepared)
     trial.on_train_start()
-    start_s, step_s = time.perf_counter() - start, _step_seconds(trial)
-    steps = max(int((SHARE * job["seconds"] - start_s) / NNUNET_EPOCHS / step_s - 1), 1)
+    step_s = _step_seconds(trial)
     torch.manual_seed(job["seed"])
     np.random.seed(job["seed"])
     with Stopwatch() as watch:
-        trainer = _trainer(job, prepared)
-        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
-            NNUNET_EPOCHS, steps, 1,
-        )  # fmt: skip
+        trainer = _trainer(job, prepared, pace=Pace(SHARE * job["seconds"], NNUNET_EPOCHS, step_s))
+        trainer.num_epochs, trainer.num_val_iterations_per_epoch = NNUNET_EPOCHS, 1
         # Drawing curves and keeping a best checkpoint would cost it time and change nothing in the result.
         trainer.logger.plot_progress_png = lambda folder: None
         trainer.disable_checkpointing = True
         trainer.run_training()
     _predict(trainer, Path(job["folder"]) / "scans", Path(job["scratch"]) / "masks")
-    return _outcome(job, watch, epochs=NNUNET_EPOCHS, steps=NNUNET_EPOCHS * steps, batch_size=trainer.batch_size)
+    return _outcome(job, watch, epochs=NNUNET_EPOCHS, steps=trainer.pace.steps, batch_size=trainer.batch_size)
 
 
-def _trainer(job: Job, prepared: Path):
+class Pace:
+    """How many steps each epoch gets, so that all end in time though the machine is faster or slower than it was."""
+
+    def __init__(self, seconds: float, epochs: int, step_s: float, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._step_s, self._start = clock, step_s, clock()
+        self._end, self._epochs = self._start + seconds, epochs
+        self.steps = self._asked = 0
+
+    def next_epoch(self) -> int:
+        """Steps of the epoch that begins now, by what one took in the last epoch with its validation."""
+        now = self._clock()
+        if self._asked:
+            self._step_s = (now - self._start) / self._asked
+        self._start, self._asked = now, max(int((self._end - now) / max(self._epochs, 1) / self._step_s), 1)
+        self._epochs -= 1
+        self.steps += self._asked
+        return self._asked
+
+
+def _trainer(job: Job, prepared: Path, pace: Pace | None = None):
     import json
 
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     class Trainer(nnUNetTrainer):
+        def on_epoch_start(self) -> None:
+            super().on_epoch_start()
+            self.num_iterations_per_epoch = self.pace.next_epoch()
+
         def train_step(self, batch: dict) -> dict:
             with torch.autocast("cpu", torch.bfloat16) if job["precision"] == "bf16" else nullcontext():
                 return super().train_step(batch)
@@ -112,7 +133,9 @@ def _trainer(job: Job, prepared: Path):
     plans = json.loads((prepared / f"{PLANS}.json").read_text()) | {"continue_training": False}
     plans["configurations"][CONFIGURATION]["batch_size"] = job["batch_size"]
     description = json.loads((prepared / "dataset.json").read_text())
-    return Trainer(plans, CONFIGURATION, 0, description, device=torch.device("cpu"))
+    trainer = Trainer(plans, CONFIGURATION, 0, description, device=torch.device("cpu"))
+    trainer.pace = pace
+    return trainer
 
 
 def _step_seconds(trainer) -> float:

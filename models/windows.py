@@ -1,0 +1,46 @@
+"""Where overlapping windows lie and how much each of their voxels counts, as MONAI's sliding window has it.
+
+Written here and not imported: importing MONAI takes longer than torch itself, and whoever predicts a few scans waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SIGMA_SHARE = 0.125
+"""Deviation of the Gaussian along an axis, as a share of the window."""
+LEAST_WEIGHT = 1e-3
+
+
+def window_starts(size: Sequence[int], window: Sequence[int], step: Sequence[int]) -> list[tuple[int, ...]]:
+    """First voxel of every window, the last axis fastest; the last window along an axis ends with the volume.
+
+    All are voxels by axis; a window is at most as large as the volume, and a step leaves no gap.
+    """
+    assert all(1 <= s <= w <= n for n, w, s in zip(size, window, step)), (size, window, step)
+    # -(-a // b) is a / b rounded up.
+    counts = [-(-(n - w) // s) + 1 for n, w, s in zip(size, window, step)]
+    axes = [[min(i * s, n - w) for i in range(count)] for n, w, s, count in zip(size, window, step, counts)]
+    return list(itertools.product(*axes))
+
+
+def importance_map(window: Sequence[int], *, blend: str, device: torch.device) -> Tensor:
+    """Weights of a window's voxels, float32 of its shape, at least 0.001 (or what the corner has, where that is more).
+
+    `constant`: 1 everywhere. `gaussian`: a Gaussian around the middle, of an eighth of the window along each axis.
+
+    Source: Isensee et al., nnU-Net (2021), supplementary note 2: inference.
+    """
+    weight = torch.ones((), device=device)
+    for size in window:
+        if blend == "gaussian":
+            places = torch.arange(-(size - 1) / 2, (size - 1) / 2 + 1, dtype=torch.float32, device=device)
+            along = torch.exp(places**2 / (-2 * (SIGMA_SHARE * size) ** 2))
+        else:
+            along = torch.ones(size, device=device)
+        weight = weight[..., None] * along
+    return weight.clamp_(min=max(weight.min().item(), LEAST_WEIGHT))

@@ -1,0 +1,115 @@
+"""From epoch to epoch: the next one is begun ahead, and is the one that a new loader would give."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_loading import train_loader
+from data_loading.order import BatchSpec, CaseShard, Place
+from data_loading.presets import choose_preset
+from data_loading.train_loader import TrainLoader
+from tests.data_loading.shards import write_case
+
+PATCH = (6, 6, 8)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[CaseShard]:
+    rng = np.random.default_rng(0)
+    shape = (9, 10, 12)
+    return [write_case(tmp_path, f"n{i}", rng.normal(size=(1, *shape)), rng.choice(3, size=shape)) for i in range(5)]
+
+
+class Standing:
+    """A place whose epoch can be moved on, as a trainer does."""
+
+    def __init__(self) -> None:
+        self.place = Place(seed=1)
+
+    def __call__(self) -> Place:
+        return self.place
+
+    def go_to(self, epoch: int) -> None:
+        self.place = dataclasses.replace(self.place, epoch=epoch)
+
+
+def make(shards: list[CaseShard], standing: Standing, *, benchmark_batches: int = 0) -> TrainLoader:
+    return TrainLoader(
+        shards, spec=BatchSpec(patch=PATCH, channels=1, cases_per_batch=2), place=standing, num_threads=1,
+        preset=choose_preset("nnunet", PATCH, foreground=0.5), benchmark_batches=benchmark_batches,
+    )  # fmt: skip
+
+
+def epoch_of(loader: TrainLoader, standing: Standing, epoch: int) -> list[torch.Tensor]:
+    standing.go_to(epoch)
+    return [torch.cat([batch["image"], batch["label"].float()], dim=1) for batch in loader]
+
+
+@pytest.fixture
+def beginnings(monkeypatch) -> list[tuple[int, bool]]:
+    """(epoch, in the caller's thread) of every epoch that is begun."""
+    begun, begin = [], TrainLoader._begin
+    caller = threading.current_thread()
+
+    def noting(self, place, length):
+        begun.append((place.epoch, threading.current_thread() is caller))
+        return begin(self, place, length)
+
+    monkeypatch.setattr(TrainLoader, "_begin", noting)
+    return begun
+
+
+def test_every_epoch_is_that_of_a_new_loader(shards, beginnings):
+    standing = Standing()
+    loader = make(shards, standing)
+    epochs = [epoch_of(loader, standing, epoch) for epoch in range(3)]
+    assert beginnings[:3] == [(0, True), (1, False), (2, False)]
+    for number, epoch in enumerate(epochs):
+        again = epoch_of(make(shards, standing), standing, number)
+        assert len(again) == 3 and all(torch.equal(a, b) for a, b in zip(epoch, again, strict=True))
+    assert not torch.equal(epochs[0][0], epochs[1][0])
+
+
+def test_what_was_begun_ahead_is_left_when_the_epoch_is_another(shards, beginnings):
+    standing = Standing()
+    loader = make(shards, standing)
+    epoch_of(loader, standing, 0)
+    resumed = epoch_of(loader, standing, 5)
+    assert (5, True) in beginnings
+    assert torch.equal(resumed[0], epoch_of(make(shards, standing), standing, 5)[0])
+
+
+def test_an_epoch_that_was_broken_off_begins_anew(shards):
+    standing = Standing()
+    loader = make(shards, standing)
+    first = next(iter(loader))["image"]
+    assert torch.equal(next(iter(loader))["image"], first)
+
+
+def test_a_benchmark_begins_nothing_ahead(shards, beginnings):
+    standing = Standing()
+    assert len(epoch_of(make(shards, standing, benchmark_batches=4), standing, 0)) == 4
+    assert beginnings == [(0, True)]
+
+
+def test_a_fault_of_the_next_epoch_is_raised_there(shards, monkeypatch):
+    standing = Standing()
+    loader = make(shards, standing)
+    pipeline, calls = train_loader.training_pipeline, []
+
+    def failing(*positional, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the disk has gone")
+        return pipeline(*positional, **named)
+
+    monkeypatch.setattr(train_loader, "training_pipeline", failing)
+    assert len(epoch_of(loader, standing, 0)) == 3
+    with pytest.raises(OSError, match="the disk has gone"):
+        epoch_of(loader, standing, 1)
