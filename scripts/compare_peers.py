@@ -43,6 +43,8 @@ class CompareOptions:
     """Sides to run; results of the others stay as they are in --json (default: all of a stage)."""
     repetitions: int = 3
     """Times that every side does the work, in turn."""
+    more: bool = False
+    """Keep the runs that --json has of the same work, and add to them, with further seeds (default: replace them)."""
     quick: bool = False
     """Little work, to see that everything runs; the numbers mean nothing."""
     threads: int = 2
@@ -96,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = []
     for comparison in choose(options.stages):
         name = comparison.name if options.precision == "fp32" else f"{comparison.name}_{options.precision}"
-        record = compare(comparison, options, found)
-        records[name] = records_file.merged(records.get(name), record)
+        earlier = records.get(name)
+        record = compare(comparison, options, found, first_seed=records_file.num_runs(earlier) if options.more else 0)
+        records[name] = records_file.merged(earlier, record, add=options.more)
         names.append(name)
         if target is not None:
             records_file.write(target, records)
@@ -105,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_PARTIAL if any(records[name]["failed"] for name in names) else EXIT_OK
 
 
-def compare(comparison: Comparison, options: CompareOptions, found: dict[str, str]) -> dict[str, Any]:
+def compare(
+    comparison: Comparison, options: CompareOptions, found: dict[str, str], *, first_seed: int = 0
+) -> dict[str, Any]:
     """Prepare one comparison's data and run its sides in turn; `found` are the versions of the peers' packages."""
     from utils.throughput import environment
 
@@ -121,7 +126,7 @@ def compare(comparison: Comparison, options: CompareOptions, found: dict[str, st
         def run(side: str, number: int) -> harness.Run:
             with tempfile.TemporaryDirectory(prefix="nnunet-peers-") as scratch:
                 python = sys.executable if side == harness.OURS else str(options.peers_python)
-                mine = job | {"side": side, "seed": number, "scratch": scratch}
+                mine = job | {"side": side, "seed": first_seed + number, "scratch": scratch}
                 done = harness.run_worker(_command(python, comparison.worker, mine), surroundings)
                 if "predictions" in done:
                     done["dice"] = mean_dice(Path(done.pop("predictions")), Path(folder) / "labels")

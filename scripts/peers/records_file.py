@@ -11,13 +11,19 @@ from utils.errors import UserError
 from utils.files import json_ready, write_json
 
 
-def merged(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """The new record with the runs of sides that were not run now, and the ratios of all."""
-    kept = {side: runs for side, runs in (old or {}).get("runs", {}).items() if side not in new["runs"]}
-    runs = {**kept, **new["runs"]}
+def merged(old: dict[str, Any] | None, new: dict[str, Any], *, add: bool = False) -> dict[str, Any]:
+    """The new record with the runs of sides that were not run now, and with `add` all earlier runs, and the ratios."""
+    runs = dict((old or {}).get("runs", {}))
+    for side, done in new["runs"].items():
+        runs[side] = [*(runs.get(side, ()) if add else ()), *done]
     ordered = {side: runs[side] for side in sorted(runs, key=lambda side: side != OURS)}
     medians = {side: summary_line(each) for side, each in ordered.items()}
     return new | {"runs": ordered, "medians": medians, "ratios": ratios(ordered)}
+
+
+def num_runs(record: dict[str, Any] | None) -> int:
+    """How often a record's sides did the work, which is also the first seed that none of them had."""
+    return max(map(len, (record or {}).get("runs", {}).values()), default=0)
 
 
 def read(path: Path | None) -> dict[str, Any]:

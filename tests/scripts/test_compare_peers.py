@@ -77,6 +77,24 @@ def test_results_of_other_stages_and_sides_stay(pretended, tmp_path):
     assert found["step/batch_9"]["ratios"]["nnunet"]["wall_s"] == 3
 
 
+def test_more_runs_are_added_with_further_seeds(pretended, tmp_path):
+    words = ["--stages", "step/batch_2", "--repetitions", "2", "--json", str(tmp_path / "r.json")]
+    assert compare_peers.main([*words, "--more"]) == 0
+    assert compare_peers.main([*words, "--more", "--sides", "ours"]) == 0
+    assert [job["seed"] for job in pretended if job.get("side") == "ours"] == [0, 1, 2, 3]
+    runs = results(tmp_path / "r.json")["step/batch_2"]["runs"]
+    assert {side: len(each) for side, each in runs.items()} == {"ours": 4, "nnunet": 2}
+
+
+def test_folders_are_recorded_by_name(pretended, tmp_path):
+    task = tmp_path / "somewhere" / "Task04_Hippocampus"
+    task.mkdir(parents=True)
+    words = ["--stages", "step/batch_2", "--data", str(task), "--json", str(tmp_path / "r.json")]
+    assert compare_peers.main(words) == 0
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    assert results(tmp_path / "r.json")["step/batch_2"]["job"]["data"] == "Task04_Hippocampus"
+
+
 def test_quick_run_writes_no_results(pretended, monkeypatch, tmp_path):
     monkeypatch.setattr(compare_peers, "PROJECT", tmp_path)
     assert compare_peers.main(["--stages", "step", "--quick", "--repetitions", "1"]) == 0
