@@ -93,10 +93,10 @@ def linear_map(n: int, m: int) -> AxisMap:
 @functools.lru_cache(maxsize=32)
 def cubic_map(n: int, m: int) -> AxisMap:
     """Interpolating cubic B-spline; equals `scipy.ndimage.zoom(order=3, mode="nearest", grid_mode=True)`."""
-    padded = np.pad(np.eye(n), ((_SPLINE_MARGIN, _SPLINE_MARGIN), (0, 0)), mode="edge")
     # Half of the start of each worker, and not needed where no scan changes its grid.
     from scipy import ndimage
 
+    padded = np.pad(np.eye(n), ((_SPLINE_MARGIN, _SPLINE_MARGIN), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
     position = _positions(n, m) + _SPLINE_MARGIN
     base = np.floor(position).astype(np.int64)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -167,11 +166,11 @@ class _Block:
     """(planes made, 6 T): what is made of them."""
 
 
-def _blocks(features: Tensor, num_out: int) -> Iterator[_Block]:
+def _blocks(features: Tensor, num_out: int) -> tuple[_Block, ...]:
     num_samples, num_in, depth, height, width = features.shape
     tile_bytes = POINTS * height * width * max(num_in, num_out) * features.element_size()
     size = max(BLOCK_BYTES * torch.get_num_threads() // tile_bytes, 1)
-    return iter(_plan_blocks(num_samples, depth, size))
+    return _plan_blocks(num_samples, depth, size)
 
 
 @functools.lru_cache(maxsize=128)
