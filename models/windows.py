@@ -33,7 +33,7 @@ def importance_map(window: Sequence[int], *, blend: str, device: torch.device) -
 
     `constant`: 1 everywhere. `gaussian`: a Gaussian around the middle, of an eighth of the window along each axis.
 
-    Source: Isensee et al., nnU-Net (2021), supplementary note 2: inference.
+    Source: Isensee et al., nnU-Net (2021), inference: Gaussian importance weighting.
     """
     weight = torch.ones((), device=device)
     for size in window:
