@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.cpu_bf16 import convolve_in_float32, needs_float32
+
 NUM_GROUPS = 16
 """Groups of group normalisation; the features of every level must be a multiple of it."""
 
@@ -55,6 +57,8 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, D, H, W) to (N, C', D', H', W')."""
+        if needs_float32(features, self.conv):
+            return convolve_in_float32(features, self.conv)
         return self.conv(features)
 
 
