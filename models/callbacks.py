@@ -40,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
     """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice."""
     shared = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice", mode="max", **shared
     )
     # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
@@ -51,10 +51,42 @@ def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
 def early_stopping(patience: int) -> list[Callback]:
     """Stop when `patience` validations in a row have not improved the mean Dice; never with patience 0.
 
-    Patience counts validations, so epochs that skip validation use none of it.
+    Patience counts validations of cases that have a target: others, and epochs that skip validation, use none of it.
     """
     shared = {"strict": False, "check_on_train_epoch_end": False}
-    return [EarlyStopping(monitor="dice", mode="max", patience=patience, **shared)] if patience else []
+    return [DiceStopping(monitor="dice", mode="max", patience=patience, **shared)] if patience else []
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Leaves out epochs whose validation has shown no target: a Dice of nothing is no best one."""
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own, so that a resumed training finds what was best."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+        """Save the epoch where its Dice is the best so far."""
+        if _can_be_judged(module):
+            super().on_train_epoch_end(trainer, module)
+
+
+class DiceStopping(EarlyStopping):
+    """A validation that has shown no target uses no patience, and does not end the training."""
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own, so that a resumed training finds how patient it was."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+        """Judge the validation's Dice."""
+        if _can_be_judged(module):
+            super().on_validation_end(trainer, module)
+
+
+def _can_be_judged(module: NNUnet) -> bool:
+    return module.last_validation is None or module.last_validation.has_target
 
 
 class EpochReport(Callback):
@@ -98,7 +130,7 @@ class EpochReport(Callback):
     def summary(self) -> dict[str, Any]:
         """Epochs, seconds of all of them (those before a resume included), and the best validation."""
         outcome: dict[str, Any] = {"epochs": len(self.history), "train_s": sum(r.seconds for r in self.history)}
-        validated = [record for record in self.history if record.mean_dice is not None]
+        validated = [r for r in self.history if r.mean_dice is not None and math.isfinite(r.mean_dice)]
         if validated:
             best = max(validated, key=lambda record: record.mean_dice)
             outcome |= {"best_dice": best.mean_dice, "best_epoch": best.epoch}

@@ -37,6 +37,8 @@ class ValidationResult:
     dice: tuple[float, ...]
     mean_dice: float
     loss: float
+    has_target: bool = True
+    """Whether some case has a voxel of some target. Without any, Dice says nothing: NaN, or 0 for one wrong voxel."""
 
     def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
         """The same numbers by the names under which they are logged."""
@@ -93,6 +95,7 @@ class NNUnet(pl.LightningModule):
         self.last_validation: ValidationResult | None = None
         self._loss_sum = torch.zeros(2)
         self._val_loss_sum = torch.zeros(2)
+        self._target_voxels = torch.zeros(())
 
     def training_step(self, batch: dict, batch_index: int) -> Tensor:
         """Loss of one batch: image (N, C, *patch) float32, label (N, 1, *patch) uint8 class indices."""
@@ -100,8 +103,12 @@ class NNUnet(pl.LightningModule):
             # The loss of the step before may be overwritten from here on.
             torch.compiler.cudagraph_mark_step_begin()
         loss = self._loss_of(batch["image"], batch["label"])
-        # Summed on the device and read once an epoch: a number read every step would make the GPU wait.
-        self._loss_sum = self._loss_sum.to(loss.device) + torch.stack([loss.detach().float(), loss.new_ones(())])
+        # Summed on the device and read once an epoch: a number read every step would make the GPU wait. A loss that is
+        # not finite is a step that fp16 leaves out; in other precisions it ends the training (finite.py).
+        found = loss.detach().float()
+        finite = found.isfinite()
+        counted = torch.stack([torch.where(finite, found, 0.0), finite.float()])
+        self._loss_sum = self._loss_sum.to(loss.device) + counted
         return loss
 
     def _forward_loss(self, image: Tensor, label: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class NNUnet(pl.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LossPlateau):
             scheduler.step(loss)
-        elif isinstance(scheduler, ReduceLROnPlateau) and self.last_validation is not None:
+        elif isinstance(scheduler, ReduceLROnPlateau) and self.last_validation and self.last_validation.has_target:
             scheduler.step(self.last_validation.mean_dice)
         self._stop_below_least_rate()
 
@@ -155,6 +162,7 @@ class NNUnet(pl.LightningModule):
         """Forget the scores of the last validation."""
         self.dice = DiceAccumulator(self.plan.labels)
         self._val_loss_sum = torch.zeros(2)
+        self._target_voxels = torch.zeros(())
 
     def validation_step(self, batch: dict, batch_index: int) -> None:
         """Score one case: image (1, C, D, H, W), label (1, 1, D, H, W)."""
@@ -167,6 +175,8 @@ class NNUnet(pl.LightningModule):
         else:
             counts = case_counts(discretise(logits, self.plan.labels)[0], label[0, 0], self.plan.labels)
         self.dice.add(counts)
+        # True positives and false negatives.
+        self._target_voxels = self._target_voxels + counts[:, [0, 2]].sum()
 
     def on_validation_epoch_end(self) -> None:
         """Pool the cases of all processes and log Dice (0..1) and loss."""
@@ -175,7 +185,10 @@ class NNUnet(pl.LightningModule):
         loss_sum, count = self.reduce_sum(self._val_loss_sum).tolist()
         mean = self.dice.mean()
         self.last_validation = ValidationResult(
-            dice=tuple(per_target.tolist()), mean_dice=mean, loss=loss_sum / max(count, 1)
+            dice=tuple(per_target.tolist()),
+            mean_dice=mean,
+            loss=loss_sum / max(count, 1),
+            has_target=self.reduce_sum(self._target_voxels).item() > 0,
         )
         self.log("val_loss", self.last_validation.loss)
         self.log("dice", mean)

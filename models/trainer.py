@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from models.callbacks import AtomicCheckpointIO, SkipFirstValidations
+from models.finite import EndWhereNotFinite
 from models.profiling import StepProfiler
 from utils.config import OptimConfig, RunConfig
 from utils.runtime import Runtime
@@ -56,7 +57,7 @@ def build_trainer(
             # A run without any validation does not ask for validation cases.
             "limit_val_batches": 0.0 if optim.skip_first_n_eval >= optim.max_epochs else 1.0,
         }
-        callbacks = [SkipFirstValidations(optim.skip_first_n_eval), *callbacks]
+        callbacks = [SkipFirstValidations(optim.skip_first_n_eval), EndWhereNotFinite(), *callbacks]
     on_terminal = sys.stdout.isatty()
     # Lightning's remarks on hardware and its advertisements; warnings still show.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

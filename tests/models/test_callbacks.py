@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
-from models.callbacks import AtomicCheckpointIO, BenchmarkTimer, EpochReport, PredictionSink, SkipFirstValidations
+from models.callbacks import (
+    AtomicCheckpointIO,
+    BenchmarkTimer,
+    EpochReport,
+    PredictionSink,
+    SkipFirstValidations,
+    checkpoint_callbacks,
+)
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from tests.models.builders import TWO_CLASSES
@@ -123,3 +133,56 @@ class TestPredictionSink:
 
         with pytest.raises(OSError, match="disk full"):
             self.run(fail, ["a"])
+
+
+def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -> tuple[int | None, list[str]]:
+    """Epoch after which a training ends, and its best checkpoint, for (Dice, whether there was a target) by epoch."""
+    best, _, stopping = checkpoint_callbacks(folder, patience)
+    saved: list[str] = []
+    strategy = SimpleNamespace(
+        reduce_boolean_decision=lambda value, all=True: value, broadcast=lambda value: value, barrier=lambda *_: None,
+        remove_checkpoint=lambda path: saved.remove(Path(path).name),
+    )  # fmt: skip
+    trainer = SimpleNamespace(
+        fast_dev_run=False, should_stop=False, sanity_checking=False, is_global_zero=True, loggers=[], ckpt_path=None,
+        state=SimpleNamespace(fn=TrainerFn.FITTING), lightning_module=None, strategy=strategy,
+        save_checkpoint=lambda path, weights_only: saved.append(Path(path).name),
+    )  # fmt: skip
+    for epoch, (dice, has_target) in enumerate(scores):
+        trainer.current_epoch, trainer.global_step = epoch, epoch + 1
+        trainer.callback_metrics = {"dice": torch.tensor(dice)}
+        module = SimpleNamespace(last_validation=dataclasses.replace(validation(dice), has_target=has_target))
+        stopping.on_validation_end(trainer, module)
+        best.on_train_epoch_end(trainer, module)
+        if trainer.should_stop:
+            return epoch, saved
+    return None, saved
+
+
+NAN = float("nan")
+
+
+def test_validations_without_a_target_neither_stop_nor_are_best(tmp_path):
+    # One wrong voxel makes 0 of NaN.
+    assert judged_epochs(tmp_path, [(NAN, False), (0.0, False), (NAN, False), (NAN, False), (0.0, False)]) == (None, [])
+
+
+def test_validations_with_a_target_are_judged_as_ever(tmp_path):
+    assert judged_epochs(tmp_path, [(0.5, True), (0.7, True), (0.6, True), (0.6, True), (0.6, True)]) == (
+        3,
+        ["epoch=1-dice=0.7000.ckpt"],
+    )
+
+
+def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path):
+    report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
+    for epoch, dice in enumerate((NAN, 0.7, NAN)):
+        report.on_train_epoch_end(fake_trainer(epoch), fake_module(1.0, validation(dice)))
+    assert (report.summary()["best_epoch"], report.summary()["epochs"]) == (1, 3)
+    report.history = report.history[:1]
+    assert "best_dice" not in report.summary()
+
+
+def test_callbacks_keep_lightning_s_names_in_a_checkpoint(tmp_path):
+    keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, 3)]
+    assert keys[0].startswith("ModelCheckpoint{") and keys[2].startswith("EarlyStopping{")
