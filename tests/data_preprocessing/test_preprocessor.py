@@ -28,7 +28,7 @@ def make_plan(*, patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), channels=("zscore",),
     channels = tuple(CT if c == "ct" else ChannelPlan(name=f"m{i}", scheme=c) for i, c in enumerate(channels))
     plan = Plan(
         version=FORMAT_VERSION, task="99", dataset="Task99_Test", origin="auto", channels=channels, labels=LABELS,
-        axes=(0, 1, 2), mask_channel=False, stage=stage, reasons={},
+        axes=(0, 1, 2), mask_channel=False, stage=stage, reasons={}, normalize_first=True,
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)
 
