@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from data_loading.foreground import ForegroundRows
 from data_loading.order import Shape
 from data_loading.presets import Preset
 
+Foreground = NDArray[np.integer] | ForegroundRows
 ROUNDING_VOXELS = 1e-3
 """Boxes are so much wider than computed, as DALI computes positions in single precision."""
 
@@ -31,9 +33,7 @@ class Box:
     matrix: NDArray[np.floating] | None = None
 
 
-def draw_box(
-    rng: np.random.Generator, shape: Shape, foreground: NDArray[np.integer], patch: Shape, preset: Preset
-) -> Box:
+def draw_box(rng: np.random.Generator, shape: Shape, foreground: Foreground, patch: Shape, preset: Preset) -> Box:
     """The box of a volume that becomes one patch.
 
     A box around a foreground voxel is moved into the volume where it would stick out, so it still holds the voxel.
@@ -44,7 +44,7 @@ def draw_box(
     Args:
         rng: source of the random numbers.
         shape: D, H, W of the volume.
-        foreground: (R, 3) voxel positions, of which a uniformly drawn row is the centre.
+        foreground: rows (3,) of voxel positions, of which a uniformly drawn one is the centre; each class has as many.
         patch: D, H, W that the network sees.
         preset: how often to centre on the foreground, to zoom and to rotate, and how much.
     """

@@ -25,6 +25,7 @@ from data_loading.augmentations import augment
 from data_loading.boxes import Box, box_batches, columns_for, draw_box
 from data_loading.dali_loader import read_patch, resources
 from data_loading.elastic import deform
+from data_loading.foreground import ForegroundRows
 from data_loading.host_intensity import change_intensities
 from data_loading.order import BatchSpec, CaseShard, Place, num_batches, rank_cases, stream_seed
 from data_loading.presets import Preset
@@ -100,8 +101,7 @@ class TrainLoader:
     ) -> None:  # fmt: skip
         self.shards, self.spec, self.preset = tuple(shards), spec, preset
         self._place, self._num_threads, self._benchmark_batches = place, num_threads, benchmark_batches
-        # 12 KiB a case, read once.
-        self._foreground = [np.load(shard.foreground) for shard in self.shards]
+        self._foreground = [ForegroundRows(shard.foreground) for shard in self.shards]
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="next_epoch")
         self._next: tuple[Place, Future[_Epoch]] | None = None
 

@@ -12,6 +12,7 @@ from nibabel.orientations import aff2axcodes, inv_ornt_aff, io_orientation
 from data_preprocessing.case_files import CaseFiles, missing_files
 from data_preprocessing.dataset import DESCRIPTION, Dataset
 from data_preprocessing.findings import Finding
+from data_preprocessing.normalization import intensity_fault, scheme_of
 from utils.errors import UserError
 from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_image, read_label
 from utils.schema import Geometry
@@ -98,6 +99,9 @@ def _image_faults(array: np.ndarray, dataset: Dataset) -> list[tuple[str, str]]:
     if len(array) != len(dataset.channels):
         expected = f"{len(dataset.channels)} ({', '.join(dataset.channels)})"
         faults.append(("channels", f"has {len(array)} channels, {DESCRIPTION} names {expected}"))
+    for index, (name, channel) in enumerate(zip(dataset.channels, array)):
+        fault = intensity_fault(channel, scheme_of(name))
+        faults += [] if fault is None else [("intensities", f"channel {index} ({name}) {fault}")]
     num_odd = int(array.size - np.count_nonzero(np.isfinite(array)))
     if num_odd:
         faults.append(("intensities", f"has {num_odd} NaN or infinite intensities"))

@@ -14,6 +14,7 @@ from data_preprocessing.case_files import CaseFiles, case_name
 from data_preprocessing.dataset import DESCRIPTION, Dataset, task_number
 from data_preprocessing.description import list_cases
 from data_preprocessing.findings import Finding
+from data_preprocessing.normalization import scheme_of
 from data_preprocessing.pairing import pair, plain_name, unlabelled_cases
 from data_preprocessing.runner import Workers
 from data_preprocessing.scan_search import Scan, find_files, group_channels
@@ -128,7 +129,9 @@ def name_channels(
             remarks.append(f"channel {channel} {kind}: {reason}")
             continue
         names.append(given[channel])
-        if is_ct != (given[channel].strip().lower() == "ct"):
+        # A name that chooses another normalisation was given on purpose.
+        scheme = scheme_of(given[channel])
+        if scheme == (None if is_ct else "ct"):
             kind = "looks like CT, which only the name CT declares" if is_ct else "does not look like CT"
             remarks.append(f"channel {channel} ({given[channel]}) {kind}: {reason}")
     return tuple(names), remarks

@@ -9,7 +9,33 @@ import numpy as np
 
 from utils.schema import ChannelPlan
 
+SCHEME_NAMES = {
+    "CT": "ct",
+    "noNorm": "none",
+    "rescale_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rgb_to_0_1",
+    "zscore": "zscore",
+}
+"""Names of channels in dataset.json that choose a normalisation, in any case, as in nnU-Net v2."""
+RGB_MAXIMUM = 255
+_LEAST_RANGE = 1e-8
 _CHUNK_VOXELS = 2**18
+
+
+def scheme_of(name: str) -> str | None:
+    """The normalisation that a channel's name chooses, or None: such a channel is z-scored."""
+    by_name = {known.casefold(): scheme for known, scheme in SCHEME_NAMES.items()}
+    return by_name.get(name.strip().casefold())
+
+
+def intensity_fault(volume: np.ndarray, scheme: str | None) -> str | None:
+    """What keeps the intensities (any shape) from being normalised so; None where nothing does."""
+    if scheme != "rgb_to_0_1" or not volume.size:
+        return None
+    low, high = float(volume.min()), float(volume.max())
+    if low >= 0 and high <= RGB_MAXIMUM:
+        return None
+    return f"holds {low:g} .. {high:g}, and rgb_to_0_1 is for 0 .. {RGB_MAXIMUM}"
 
 
 def chunks(volume: np.ndarray) -> Iterator[np.ndarray]:
@@ -19,11 +45,24 @@ def chunks(volume: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def normalize_channel(volume: np.ndarray, channel: ChannelPlan) -> None:
-    """Normalise (D, H, W) float32 in place by the channel's scheme: `ct` or `zscore`."""
+    """Normalise (D, H, W) float32 in place by the channel's scheme.
+
+    Source: nnU-Net v2, default_normalization_schemes.py; for z-scores see `standardize_nonzero`.
+    """
     if channel.scheme == "ct":
         scale_ct(volume, channel)
-    else:
+    elif channel.scheme == "zscore":
         standardize_nonzero(volume)
+    elif channel.scheme == "rescale_to_0_1":
+        rescale(volume)
+    elif channel.scheme == "rgb_to_0_1":
+        volume /= np.float32(RGB_MAXIMUM)
+
+
+def rescale(volume: np.ndarray) -> None:
+    """Bring the smallest value to 0 and the largest to 1; a constant becomes 0."""
+    volume -= volume.min()
+    volume /= max(volume.max(), np.float32(_LEAST_RANGE))
 
 
 def scale_ct(volume: np.ndarray, channel: ChannelPlan) -> None:

@@ -7,6 +7,7 @@ edited plan while the shards that it asks for are being written.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from data_preprocessing.shards import list_cases, read_meta, stamp_plan
@@ -48,6 +49,12 @@ def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan
             raise UserError(f"{error}. Correct it, or plan anew with --overwrite.") from None
         stored = None
     previous = _previous(folder) or automatic
+    # Where the file does not say when intensities are normalised nobody chose the old order: the new one is taken.
+    aged = stored is not None and not _names_order(path)
+    if aged:
+        stored, previous = (
+            dataclasses.replace(plan, normalize_first=automatic.normalize_first) for plan in (stored, previous)
+        )
     edits = () if stored is None else _differences(stored, previous)
     if overwrite and (edits or stored is None):
         path.replace(folder / OLD)
@@ -56,6 +63,8 @@ def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan
         return unedited
     _check_edited(stored, automatic, path)
     print(f"{path} was {EDITED} ({', '.join(edits)}) and is kept; --overwrite plans anew")
+    if aged and automatic.normalize_first:
+        print(f"{path} is of an earlier version: from now on scans are normalised before they are resampled")
     reasons = previous.reasons | dict.fromkeys(edits, EDITED)
     return ChosenPlan(plan=dataclasses.replace(stored, reasons=reasons), automatic=previous, edits=edits)
 
@@ -113,6 +122,10 @@ def _previous(folder: Path) -> Plan | None:
         return read_json(Plan, folder / AUTOMATIC)
     except UserError:
         return None
+
+
+def _names_order(path: Path) -> bool:
+    return "normalize_first" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _differences(plan: Plan, other: Plan) -> tuple[str, ...]:

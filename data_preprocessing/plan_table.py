@@ -10,6 +10,12 @@ from utils.schema import ChannelPlan, Plan
 
 NAME_WIDTH = 11
 LINE_WIDTH = 110
+SCHEME_TEXTS = {
+    "zscore": "z-score",
+    "none": "not normalised",
+    "rescale_to_0_1": "rescaled to 0 .. 1",
+    "rgb_to_0_1": "divided by 255",
+}
 
 
 def plan_table(plan: Plan) -> str:
@@ -58,7 +64,7 @@ def _memory_text(plan: Plan) -> str:
 
 
 def _channel_text(channel: ChannelPlan) -> str:
-    if channel.scheme == "zscore":
-        return f"{channel.name}: z-score"
+    if channel.scheme != "ct":
+        return f"{channel.name}: {SCHEME_TEXTS[channel.scheme]}"
     limits = f"clip to {channel.lower:.4g} .. {channel.upper:.4g}"
     return f"{channel.name}: {limits}, mean {channel.mean:.4g}, std {channel.std:.4g}"

@@ -15,6 +15,7 @@ import numpy as np
 from data_preprocessing.configs import MSD_TASKS, MsdTask
 from data_preprocessing.dataset import Dataset
 from data_preprocessing.memory import REFERENCE_GB
+from data_preprocessing.normalization import SCHEME_NAMES, scheme_of
 from data_preprocessing.stages import Grid, plan_lowres_stage, plan_stage
 from data_preprocessing.topology import DEFAULT_DEPTH, DEFAULT_MIN_FMAP, SAME_SCALE_RATIO, plan_topology
 from utils.errors import UserError
@@ -33,6 +34,12 @@ PRESET_REASONS = {
     "kernels": f"convolve only across axes at most {SAME_SCALE_RATIO:g} times as coarse as the finest",
 }
 FILTERS_REASON = "32, doubled from level to level, at most 320 in 3D and 512 in 2D"
+SCHEME_REASONS = {
+    "zscore": "mean and deviation of each scan's own non-zero voxels",
+    "none": "intensities as they are stored",
+    "rescale_to_0_1": "each scan's own smallest and largest intensity",
+    "rgb_to_0_1": "divided by 255; a scan with other values than 0 .. 255 is refused",
+}
 
 Axes = tuple[int, int, int]
 
@@ -109,6 +116,7 @@ def make_plan(
         mask_channel=mask_channel,
         stage=stage,
         reasons={"axes": axes_reason, **stage_reasons, "filters": FILTERS_REASON, **channel_reasons},
+        normalize_first=True,
     )
 
 
@@ -187,12 +195,17 @@ def _target_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, ...], str]:
 def _channel_plans(
     names: Sequence[str], fingerprint: Fingerprint, preset: MsdTask | None
 ) -> tuple[tuple[ChannelPlan, ...], dict[str, str]]:
-    """Normalisation of each channel by its name: CT by the data set's statistics, everything else z-score."""
+    """Normalisation of each channel by its name, as in nnU-Net v2: names that it does not know are z-scored."""
     plans, reasons = [], {}
     for index, name in enumerate(names):
-        if name.strip().lower() != "ct":
+        scheme = scheme_of(name)
+        if scheme is None:
             plans.append(ChannelPlan(name=name, scheme="zscore"))
-            reasons[f"channel_{index}"] = "no CT: mean and deviation of each scan's own non-zero voxels"
+            known = ", ".join(known for known in SCHEME_NAMES if known != "zscore")
+            reasons[f"channel_{index}"] = f"{SCHEME_REASONS['zscore']}, as for every name but {known}"
+        elif scheme != "ct":
+            plans.append(ChannelPlan(name=name, scheme=scheme))
+            reasons[f"channel_{index}"] = f"{name} in dataset.json: {SCHEME_REASONS[scheme]}"
         elif preset is not None and preset.ct is not None:
             ct = preset.ct
             plans.append(ChannelPlan(name=name, scheme="ct", lower=ct.lower, upper=ct.upper, mean=ct.mean, std=ct.std))

@@ -1,7 +1,7 @@
 """From a scan to the arrays that the network sees; restoration.py goes the way back.
 
-Permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, resample to the target spacing, normalise, pad
-to the patch. Arrays in, arrays out; files are read and written elsewhere.
+Permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, normalise, resample to the target spacing, pad
+to the patch (plans of earlier versions resample first). Arrays in, arrays out; files are read and written elsewhere.
 
 Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes of the scan.
 """
@@ -9,12 +9,13 @@ Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_preprocessing.normalization import chunks, normalize_channel
+from data_preprocessing.normalization import chunks, intensity_fault, normalize_channel
 from data_preprocessing.resampling import (
+    Maps,
     coarse_axis,
     make_maps,
     nearest_map,
@@ -25,7 +26,7 @@ from data_preprocessing.resampling import (
 )
 from utils.errors import UserError
 from utils.nifti import Volume
-from utils.schema import FORMAT_VERSION, CaseMeta, Plan, StagePlan
+from utils.schema import FORMAT_VERSION, CaseMeta, ChannelPlan, Plan, StagePlan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,15 +56,15 @@ class PreprocessedCase:
 
 
 def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
-    """Crop, resample, normalise and pad one case.
+    """Crop, normalise, resample and pad one case; its arrays are not changed.
 
     Nothing is interpolated where a scan has the target's grid already, so labels and, up to normalisation, intensities
     are then those of the file. Padding is zero (background in the label) and lies evenly on both sides, the odd voxel
     behind. In 2D only H and W are resampled and padded, and no slice is cut down to the patch.
 
     Raises:
-        UserError: an image without any non-zero voxel, with another number of channels than planned, or with a label
-            of another shape or of values that the plan does not know.
+        UserError: an image without any non-zero voxel, with another number of channels than planned, or with
+            intensities that cannot be normalised so; a label of another shape or of values that the plan does not know.
     """
     _check_arrays(files, plan)
     image = files.image.array.transpose(0, *(axis + 1 for axis in plan.axes))
@@ -82,8 +83,11 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
 
     out = np.zeros((plan.image_channels, *padded), dtype=np.float32)
     for channel, source, target in zip(plan.channels, image, out):
-        resample_image(source, maps, target[inner], coarse=coarse)
-        normalize_channel(target[inner], channel)
+        if plan.normalize_first and not all(axis_map.is_identity for axis_map in maps):
+            _normalize_and_resample(source, channel, maps, target[inner], coarse=coarse)
+        else:
+            resample_image(source, maps, target[inner], coarse=coarse)
+            normalize_channel(target[inner], channel)
     if plan.mask_channel:
         _nonzero_mask(image, out[-1][inner])
     meta = CaseMeta(
@@ -98,6 +102,24 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         classes = native_label_classes(files.label, plan, source=files.label_path or files.case)
         label = classes_on_grid(classes, meta, plan.stage)
     return PreprocessedCase(image=out, label=label, ignore_index=plan.labels.ignore_index, meta=meta)
+
+
+def _normalize_and_resample(
+    source: np.ndarray, channel: ChannelPlan, maps: Maps, out: np.ndarray, *, coarse: int | None
+) -> None:
+    """Write a channel (D, H, W), normalised on its own grid, into `out` (D', H', W') float32.
+
+    A z-score leaves what is outside, the zeros of the channel, at 0. The spline would bring ripples there, so each
+    voxel whose nearest one in the scan is outside becomes 0 again. It is within the range to which overshoot is cut:
+    that of a volume (or of a slice) which has a zero.
+    """
+    # Zeros in a resampled scan are not zeros any more, and would count as tissue; so normalisation comes first.
+    normalized = np.array(source, dtype=np.float32, order="C")
+    normalize_channel(normalized, channel)
+    resample_image(normalized, maps, out, coarse=coarse)
+    if channel.scheme == "zscore":
+        for plane, inside in zip(out, _nearest_nonzero(source[None], out.shape)):
+            np.copyto(plane, 0, where=~inside)
 
 
 def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan) -> np.ndarray:
@@ -118,6 +140,10 @@ def _check_arrays(files: CaseInput, plan: Plan) -> None:
     shape = files.image.array.shape
     if shape[0] != len(plan.channels):
         raise UserError(f"{files.image_path} has {shape[0]} channels; the plan was made for {len(plan.channels)}")
+    for index, (channel, array) in enumerate(zip(plan.channels, files.image.array)):
+        fault = intensity_fault(array, channel.scheme)
+        if fault is not None:
+            raise UserError(f"{files.image_path}: channel {index} ({channel.name}) {fault}; replace the file")
     if files.label is not None and files.label.array.shape != shape[1:]:
         raise UserError(
             f"{files.label_path} has shape {files.label.array.shape} and its image {shape[1:]} (S, A, R); "
@@ -139,9 +165,15 @@ def padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int,
 
 def _nonzero_mask(image: np.ndarray, out: np.ndarray) -> None:
     """Write 1 where any channel (C, D, H, W) of the scan itself is not zero, 0 elsewhere, by nearest neighbour."""
-    across, down, right = (nearest_map(n, m).first for n, m in zip(image.shape[1:], out.shape))
-    for d, source in enumerate(across):
-        out[d] = (image[:, source] != 0).any(axis=0)[np.ix_(down, right)]
+    for plane, inside in zip(out, _nearest_nonzero(image, out.shape)):
+        plane[...] = inside
+
+
+def _nearest_nonzero(image: np.ndarray, shape: Sequence[int]) -> Iterator[np.ndarray]:
+    """For each of D' planes (H', W') bool: where any channel (C, D, H, W) is not zero, by nearest neighbour."""
+    across, down, right = (nearest_map(n, m).first for n, m in zip(image.shape[1:], shape))
+    for source in across:
+        yield (image[:, source] != 0).any(axis=0)[np.ix_(down, right)]
 
 
 def native_label_classes(label: Volume, plan: Plan, *, source: str = "label") -> np.ndarray:

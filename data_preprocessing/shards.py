@@ -1,8 +1,8 @@
 """Shards: the files of one preprocessed case, whole or absent, and how to tell whether they are still good.
 
 `<case>_x.npy` image (C, D, H, W) float32; `<case>_y.npy` class indices (1, D, H, W) uint8; `<case>_fg.npy` voxel
-positions (1024, 3) int32; `<case>.json` the `CaseMeta`, written last: where it is, the arrays are complete.
-A case without a label has neither `_y` nor `_fg`.
+positions (n, 3) int32, at most MOST_FOREGROUND; `<case>.json` the `CaseMeta`, written last: where it is, the arrays
+are complete. A case without a label has neither `_y` nor `_fg`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from utils.errors import UserError
 from utils.files import read_json, to_dict, write_atomically, write_json
 from utils.schema import CaseMeta, Plan
 
-NUM_FOREGROUND = 1024
-"""Rows of `<case>_fg.npy`; the same for all cases, as batches need arrays of one shape."""
+FORMAT = 2
+"""Of the files; shards of another one are made anew."""
+FOREGROUND_PER_CLASS = 10_000
+"""Rows of a class in `<case>_fg.npy` at most (nnU-Net v2)."""
+MOST_FOREGROUND = 120_000
+"""Rows of all classes together at most: 1.4 MB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,11 +74,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def sample_foreground(label: np.ndarray, case: str, *, ignore: int | None) -> np.ndarray:
-    """Voxel positions (NUM_FOREGROUND, 3) int32 in D, H, W order, on which patches can be centred.
+    """Voxel positions (n, 3) int32 in D, H, W order, on which patches can be centred.
 
-    Each class that is present has the same number of rows (give or take one), its voxels drawn uniformly and with
-    replacement; rows are shuffled, so a uniform row is a uniform class, then a uniform voxel. Without foreground they
-    are uniform over the volume. The same case and label give the same rows.
+    Class by class, in ascending order, each that is present has the same number of rows: as many as the largest has
+    voxels, at most FOREGROUND_PER_CLASS and an equal share of MOST_FOREGROUND. So a uniform row is a uniform class,
+    then a uniform voxel. The rows of a class are different voxels, drawn without replacement; where it has fewer, all
+    of them come equally often (give or take one row). Without foreground FOREGROUND_PER_CLASS rows are uniform over the
+    volume. The same case and label give the same rows.
 
     Args:
         label: (D, H, W) uint8 class indices.
@@ -85,24 +91,34 @@ def sample_foreground(label: np.ndarray, case: str, *, ignore: int | None) -> np
     counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in label])
     present = [int(k) for k in np.flatnonzero(counts.sum(axis=0)) if k not in (0, ignore)]
     if not present:
-        return rng.integers(0, label.shape, size=(NUM_FOREGROUND, 3)).astype(np.int32)
-    # Which classes get the odd row is random too, so that no class is favoured over many cases.
-    shares = np.array_split(np.arange(NUM_FOREGROUND), len(present))
-    rows = [_draw_voxels(label, k, counts[:, k], len(share), rng) for k, share in zip(rng.permutation(present), shares)]
-    return rng.permutation(np.concatenate(rows)).astype(np.int32)
+        return rng.integers(0, label.shape, size=(FOREGROUND_PER_CLASS, 3)).astype(np.int32)
+    totals = counts.sum(axis=0)[present]
+    number = min(FOREGROUND_PER_CLASS, MOST_FOREGROUND // len(present), int(totals.max()))
+    # A rank counts a class's voxels in the order of the array.
+    ranks = [np.resize(rng.choice(n, min(n, number), replace=False), number) for n in totals]
+    return _positions(label, counts, np.repeat(present, number), np.concatenate(ranks))
 
 
-def _draw_voxels(label: np.ndarray, k: int, per_slice: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions (number, 3) of voxels of class k, found slice by slice from their drawn ranks."""
-    ends = np.cumsum(per_slice)
-    ranks = np.sort(rng.integers(0, ends[-1], size=number))
-    slices = np.searchsorted(ends, ranks, side="right")
-    flat = np.empty(number, dtype=np.int64)
-    for d in np.unique(slices):
-        chosen = slices == d
-        voxels = np.flatnonzero(label[d] == k)
-        flat[chosen] = d * label[d].size + voxels[ranks[chosen] - (ends[d] - per_slice[d])]
-    return np.stack(np.unravel_index(flat, label.shape), axis=1)
+def _positions(label: np.ndarray, counts: np.ndarray, classes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Positions (n, 3) int32 of voxels that are given by class and rank; `counts` (D, 256) has each plane's classes."""
+    rows = np.empty((len(ranks), 3), dtype=np.int32)
+    ends = np.cumsum(counts, axis=0)
+    for k in np.unique(classes):
+        rows[classes == k, 0] = np.searchsorted(ends[:, k], ranks[classes == k], side="right")
+    in_plane = ranks - (ends - counts)[rows[:, 0], classes]
+    order = np.argsort(rows[:, 0], kind="stable")
+    starts = np.searchsorted(rows[order, 0], np.arange(len(label) + 1))
+    for plane, count, start, stop in zip(label, counts, starts, starts[1:]):
+        wanted = order[start:stop]
+        if not len(wanted):
+            continue
+        # All classes of a plane at once: its voxels, sorted by class.
+        voxels = np.flatnonzero(plane)
+        voxels = voxels[np.argsort(plane.ravel()[voxels], kind="stable")]
+        before = np.cumsum(count) - count - count[0]
+        chosen = voxels[before[classes[wanted]] + in_plane[wanted]]
+        rows[wanted, 1:] = np.stack(np.unravel_index(chosen, plane.shape), axis=1)
+    return rows
 
 
 def is_current(folder: Path, case: str, source_stamp: str, plan_stamp: str) -> bool:
@@ -124,8 +140,15 @@ def is_current(folder: Path, case: str, source_stamp: str, plan_stamp: str) -> b
     return (
         good
         and _header(paths.label) == ((1, *meta.padded_shape), np.dtype(np.uint8))
-        and _header(paths.foreground) == ((NUM_FOREGROUND, 3), np.dtype(np.int32))
+        and _is_foreground(_header(paths.foreground))
     )
+
+
+def _is_foreground(header: tuple[tuple[int, ...], np.dtype] | None) -> bool:
+    if header is None or len(header[0]) != 2:
+        return False
+    (rows, axes), dtype = header
+    return 0 < rows <= MOST_FOREGROUND and axes == 3 and dtype == np.int32
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype] | None:
@@ -156,7 +179,8 @@ def stamp_plan(plan: Plan) -> str:
     """Digest of what a shard depends on: a plan that differs in batch size, filters or regions keeps its shards."""
     channels = [to_dict(channel) for channel in plan.channels]
     label_values = [plan.labels.values, plan.labels.ignore_value]
-    return _digest([channels, label_values, plan.axes, plan.mask_channel, plan.stage.spacing_mm, plan.stage.patch_size])
+    grid = [plan.axes, plan.stage.spacing_mm, plan.stage.patch_size]
+    return _digest([FORMAT, channels, label_values, grid, plan.mask_channel, plan.normalize_first])
 
 
 def _digest(value: object) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preprocessing.normalization import RGB_MAXIMUM
 from data_preprocessing.synthetic import boxes, volume_shape
 from utils.nifti import write_volume
 from utils.schema import Geometry, Plan
@@ -20,8 +21,9 @@ VOXEL_RATIO = 0.8
 """Voxel size of a scan, in units of the plan's."""
 SLICE_MM = 3.0
 """Distance of the slices of scans for a 2D plan, which says nothing of it."""
-MEAN, DEVIATION, AIR = {"ct": 100, "zscore": 300}, 60, {"ct": -1000, "zscore": 0}
-"""Intensities by the channel's normalisation."""
+CT_INTENSITIES, OTHER_INTENSITIES = (100, -1000), (300, 0)
+"""Mean of the tissue, and air, by the channel's normalisation."""
+DEVIATION = 60
 
 
 def write_benchmark_scans(folder: Path, plan: Plan, *, num_scans: int, scale: int = 1, seed: int = 0) -> Path:
@@ -73,9 +75,12 @@ def _image(plan: Plan, shape: tuple[int, int, int], rng: np.random.Generator) ->
     axes = [(2 * np.arange(n) + 1) / n - 1 for n in shape]
     in_plane = axes[1][:, None] ** 2 + axes[2][None] ** 2
     for channel, described in zip(image, plan.channels):
+        mean, air = CT_INTENSITIES if described.scheme == "ct" else OTHER_INTENSITIES
         for plane, height in zip(channel, axes[0]):
-            tissue = MEAN[described.scheme] + DEVIATION * rng.standard_normal(in_plane.shape, dtype=np.float32)
-            plane[:] = np.where(in_plane + height**2 < 1, np.rint(tissue), AIR[described.scheme])
+            tissue = mean + DEVIATION * rng.standard_normal(in_plane.shape, dtype=np.float32)
+            plane[:] = np.where(in_plane + height**2 < 1, np.rint(tissue), air)
+            if described.scheme == "rgb_to_0_1":
+                np.clip(plane, 0, RGB_MAXIMUM, out=plane)
     return image if len(image) > 1 else image[0]
 
 

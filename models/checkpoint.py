@@ -238,6 +238,7 @@ def _data_facts(plan: Plan) -> dict[str, Any]:
     return {
         "dimension": stage.dim,
         "channels": to_dict(plan)["channels"],
+        "normalised before resampling": plan.normalize_first,
         "mask channel (--ohe)": plan.mask_channel,
         "previous stage": plan.previous_stage,
         "labels": dict(zip(labels.names, labels.values)),

@@ -78,9 +78,11 @@ def forecast_memory(
     if not on_gpu:
         predict += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
         predict += activation_bytes(stage, num_windows=settings.window_batch)
-    # The file's content, the scan as it is read and as it is scaled; then the scan and its copy on the plan's grid.
+    # The file's content, the scan as it is read and as it is scaled; then the scan, one channel of it normalised, and
+    # the copy on the plan's grid.
+    normalized = FLOAT_BYTES * scan_voxels * plan.normalize_first
     return Forecast(
-        prepare_bytes=max(3 * scan, scan + prepared), predict_bytes=predict,
+        prepare_bytes=max(3 * scan, scan + normalized + prepared), predict_bytes=predict,
         write_bytes=prepared + seen + 4 * scan_voxels, prepared_bytes=prepared,
     )  # fmt: skip
 

@@ -32,7 +32,8 @@ class InitOptions:
     test_images: tuple[str, ...] = ()
     """Folder, files or patterns of scans without labels."""
     channels: tuple[str, ...] = ()
-    """Names of the channels, CT for computed tomography (default: found out)."""
+    """Names of the channels, CT for computed tomography, or noNorm, zscore, rescale_to_0_1 or rgb_to_0_1 to choose
+    another normalisation (default: found out)."""
     label_names: tuple[str, ...] = ()
     """Names of the label values in ascending order, background first (default: label_1, ...)."""
     link: bool = False

@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 FORMAT_VERSION = 1
+SCHEMES = ("ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,8 @@ class LabelScheme:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChannelPlan:
     """How one image channel is normalised: `ct` clips to [lower, upper] and uses mean and std of the data set's
-    foreground; `zscore` uses the case's own non-zero voxels and ignores the four numbers."""
+    foreground; `zscore` uses the case's own non-zero voxels, `rescale_to_0_1` its range, `rgb_to_0_1` divides by 255
+    and `none` changes nothing. These ignore the four numbers."""
 
     name: str
     scheme: str
@@ -85,8 +87,8 @@ class ChannelPlan:
     std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("ct", "zscore"):
-            raise ValueError(f"channel {self.name!r}: scheme must be 'ct' or 'zscore', got {self.scheme!r}")
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"channel {self.name!r}: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
         statistics = (self.lower, self.upper, self.mean, self.std)
         if self.scheme == "ct" and (None in statistics or not self.std > 0 or not self.lower < self.upper):
             raise ValueError(f"channel {self.name!r}: ct needs lower < upper, mean and std > 0, got {statistics}")
@@ -161,6 +163,8 @@ class Plan:
     previous_stage: str | None = None
     """Second stage of a cascade: the stage whose prediction the network sees as further channels, one per foreground
     class (`<case>_p.npy` holds its class indices)."""
+    normalize_first: bool = False
+    """Intensities are normalised before a scan is resampled (nnU-Net); false in plans from before this was a choice."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "plan")
@@ -235,8 +239,8 @@ class Geometry:
 class CaseMeta:
     """How one case got from its file to its shard, so that a prediction finds the way back. `<case>.json`.
 
-    The way: bring to RAS+, read as (S, A, R), permute by `axes`, crop to `crop_box`, resample to
-    `resampled_shape`, normalise, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
+    The way: bring to RAS+, read as (S, A, R), permute by `axes`, crop to `crop_box`, normalise, resample to
+    `resampled_shape`, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
     """
 
     version: int

@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 DATASET, PLANS, CONFIGURATION, TRAINER = "Dataset004_Compare", "nnUNetPlans", "3d_fullres", "nnUNetTrainer"
+NORMALIZATIONS = {
+    "ct": "CTNormalization",
+    "zscore": "ZScoreNormalization",
+    "none": "NoNormalization",
+    "rescale_to_0_1": "RescaleTo01Normalization",
+    "rgb_to_0_1": "RGBTo01Normalization",
+}
+"""nnU-Net's class for each scheme of a plan."""
 PREPROCESS = (
     "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry as run; "
     "run() if __name__ == '__main__' else None"
@@ -52,9 +60,7 @@ def plans_json(plan: Mapping[str, Any], *, batch_size: int | None = None) -> dic
         "patch_size": list(stage["patch_size"]),
         "median_image_size_in_voxels": list(stage["patch_size"]),
         "spacing": list(stage["spacing_mm"]),
-        "normalization_schemes": [
-            "CTNormalization" if channel["scheme"] == "ct" else "ZScoreNormalization" for channel in channels
-        ],
+        "normalization_schemes": [NORMALIZATIONS[channel["scheme"]] for channel in channels],
         "use_mask_for_norm": [False] * len(channels),
         "resampling_fn_data": function,
         "resampling_fn_seg": function,

@@ -20,11 +20,13 @@ def volume(array: np.ndarray, *, origin_mm: float = 0.0) -> Volume:
     return Volume(array=array, spacing_mm=(1.0, 1.0, 1.0), geometry=geometry)
 
 
-def problems_of(image: Volume, label: Volume | None, *, ignore_value: int | None = None) -> list[str]:
+def problems_of(
+    image: Volume, label: Volume | None, *, ignore_value: int | None = None, channel: str = "MRI"
+) -> list[str]:
     files = CaseFiles(case="a", images=(Path("i/a.nii"),), label=Path("l/a.nii"))
     labels = LabelScheme(names=("background", "tumour"), values=(0, 2), ignore_value=ignore_value)
     dataset = Dataset(
-        task="07", name="Task07_Toy", folder=Path("."), channels=("MRI",), labels=labels, training=(files,), test=()
+        task="07", name="Task07_Toy", folder=Path("."), channels=(channel,), labels=labels, training=(files,), test=()
     )
     return [finding.message for finding in check_case(files, image, label, dataset)]
 
@@ -64,6 +66,15 @@ def test_nan_and_infinite_intensities_are_counted(value):
     image = scan()
     image[0, 0, 0, :2] = value
     assert problems_of(volume(image), None) == ["i/a.nii has 2 NaN or infinite intensities"]
+
+
+def test_intensities_beyond_those_of_rgb_are_a_problem_of_rgb_alone():
+    image = scan()
+    image[0, 0, 0, 0] = 256
+    assert problems_of(volume(image), None, channel="RGB_to_0_1") == [
+        "i/a.nii channel 0 (RGB_to_0_1) holds 1 .. 256, and rgb_to_0_1 is for 0 .. 255"
+    ]
+    assert problems_of(volume(image), None) == [] and problems_of(volume(scan()), None, channel="rgb_to_0_1") == []
 
 
 def test_an_empty_scan_and_a_wrong_number_of_channels_are_both_named():

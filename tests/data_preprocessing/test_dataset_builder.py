@@ -48,6 +48,12 @@ def test_given_names_are_kept_and_doubted():
     assert "looks like CT" in remarks[0] and "does not look like CT" in remarks[1]
 
 
+def test_names_that_choose_another_normalisation_are_not_doubted():
+    problems: list[Finding] = []
+    names = ("noNorm", "zscore", "rescale_to_0_1")
+    assert name_channels([survey(facts(-1000, -1000, -1000))], names, problems) == (names, [])
+
+
 def test_more_names_than_channels_is_a_problem():
     problems: list[Finding] = []
     name_channels([survey(facts(0))], ("a", "b"), problems)

@@ -46,6 +46,15 @@ def test_statistics_of_a_few_voxels_are_those_of_the_voxels():
     assert (statistics.percentile_00_5, statistics.percentile_99_5) == (1, 4)
 
 
+def test_percentiles_are_the_half_and_the_last_but_half():
+    # 0, 1, ... 9999 in any order: 0.5 % of the way from the first to the last is 49.995.
+    values = np.random.default_rng(0).permutation(SAMPLES_PER_CASE).astype(np.float32)
+    (statistics,) = combine([inspect(*volume(values, shape=(1, 25, 25, 20)))]).foreground
+    assert statistics.percentile_00_5 == pytest.approx(49.995)
+    assert statistics.median == pytest.approx(4999.5)
+    assert statistics.percentile_99_5 == pytest.approx(9949.005)
+
+
 def test_every_case_weighs_the_same():
     small, large = volume([0.5]), volume([1.5] * 100)
     (statistics,) = combine([inspect(*small, case="a"), inspect(*large, case="b")]).foreground

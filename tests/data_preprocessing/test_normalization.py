@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from data_preprocessing.normalization import normalize_channel
-from utils.schema import ChannelPlan
+from data_preprocessing.normalization import SCHEME_NAMES, intensity_fault, normalize_channel, scheme_of
+from utils.schema import SCHEMES, ChannelPlan
 
 ZSCORE = ChannelPlan(name="T1", scheme="zscore")
 CT = ChannelPlan(name="CT", scheme="ct", lower=-100, upper=200, mean=50, std=25)
@@ -45,3 +46,52 @@ def test_large_offsets_keep_their_precision():
     result = _normalized(values, ZSCORE)
     assert abs(result.mean()) < 1e-3
     assert abs(result.std() - 1) < 1e-3
+
+
+def channel_of(scheme: str) -> ChannelPlan:
+    return ChannelPlan(name="m", scheme=scheme)
+
+
+def test_unnormalised_intensities_are_those_of_the_file():
+    np.testing.assert_array_equal(_normalized([0, -3.5, 7], channel_of("none")), [0, -3.5, 7])
+
+
+def test_rescaling_takes_the_smallest_to_0_and_the_largest_to_1_zeros_included():
+    np.testing.assert_allclose(_normalized([0, 3, -2, 6], channel_of("rescale_to_0_1")), [0.25, 0.625, 0, 1])
+
+
+def test_a_constant_rescales_to_zero():
+    np.testing.assert_array_equal(_normalized([5, 5, 5], channel_of("rescale_to_0_1")), 0)
+
+
+def test_rescaling_a_tiny_range_is_that_of_nnunet():
+    # (x - min) / max(range, 1e-8): a range of 1e-9 is not blown up to 1.
+    np.testing.assert_allclose(_normalized([0, 1e-9], channel_of("rescale_to_0_1")), [0, 0.1], rtol=1e-5)
+
+
+def test_rgb_is_divided_by_255():
+    np.testing.assert_allclose(_normalized([0, 51, 255], channel_of("rgb_to_0_1")), [0, 0.2, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("CT", "ct"), ("ct", "ct"), (" Ct ", "ct"), ("noNorm", "none"), ("NONORM", "none"), ("nonorm", "none"),
+        ("rescale_to_0_1", "rescale_to_0_1"), ("Rescale_To_0_1", "rescale_to_0_1"), ("rgb_to_0_1", "rgb_to_0_1"),
+        ("RGB_to_0_1", "rgb_to_0_1"), ("zscore", "zscore"), ("ZScore", "zscore"), ("MRI", None), ("T1", None),
+        ("CTA", None), ("no_norm", None), ("", None),
+    ],
+)  # fmt: skip
+def test_names_choose_a_normalisation_in_any_case(name, scheme):
+    assert scheme_of(name) == scheme
+
+
+def test_every_scheme_has_a_name():
+    assert sorted(SCHEME_NAMES.values()) == sorted(SCHEMES)
+
+
+@pytest.mark.parametrize(("values", "fits"), [([0, 255], True), ([-1, 3], False), ([0, 255.5], False)])
+def test_rgb_lies_between_0_and_255(values, fits):
+    volume = np.array(values, dtype=np.float32).reshape(1, 1, -1)
+    assert (intensity_fault(volume, "rgb_to_0_1") is None) == fits
+    assert intensity_fault(volume, "zscore") is None and intensity_fault(volume, None) is None

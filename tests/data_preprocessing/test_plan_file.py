@@ -145,3 +145,44 @@ def test_dataset_that_changed_replaces_an_untouched_plan(tmp_path):
     prepare(tmp_path)
     changed = plan(dataset(channels=("MRI", "PET")))
     assert prepare(tmp_path, changed).plan == changed
+
+
+def age(folder: Path) -> None:
+    """Make the files those of a version that had no choice of the order."""
+    for name in ("plan.json", "plan.auto.json"):
+        path = folder / name
+        if path.is_file():
+            content = json.loads(path.read_text())
+            del content["normalize_first"]
+            path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("with_automatic", [True, False])
+def test_edited_plan_of_an_earlier_version_gets_the_new_order_and_says_so(tmp_path, capsys, with_automatic):
+    prepare(tmp_path)
+    edit(tmp_path, batch_size=5)
+    age(tmp_path)
+    if not with_automatic:
+        (tmp_path / "plan.auto.json").unlink()
+    assert not stored(tmp_path).normalize_first
+    chosen = prepare(tmp_path)
+    assert chosen.edits == ("batch_size",) and stored(tmp_path).normalize_first
+    assert (
+        "of an earlier version: from now on scans are normalised before they are resampled" in capsys.readouterr().out
+    )
+    # The next run finds nothing but the same edit, and has nothing to say of the order.
+    assert prepare(tmp_path).edits == ("batch_size",)
+    assert "earlier version" not in capsys.readouterr().out
+
+
+def test_untouched_plan_of_an_earlier_version_is_planned_anew(tmp_path):
+    prepare(tmp_path)
+    age(tmp_path)
+    assert prepare(tmp_path).edits == () and stored(tmp_path) == AUTOMATIC
+
+
+def test_order_that_a_person_chose_is_kept(tmp_path):
+    prepare(tmp_path)
+    edit(tmp_path, normalize_first=False)
+    assert prepare(tmp_path).edits == ("normalize_first",)
+    assert not stored(tmp_path).normalize_first

@@ -174,6 +174,34 @@ def test_ct_channel_is_normalised_by_the_foreground_and_its_neighbours_are_not()
     assert (channels[1].lower, channels[1].upper, channels[1].mean, channels[1].std) == (-50.0, 150.0, 40.0, 20.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "scheme", "reason"),
+    [
+        ("noNorm", "none", "noNorm in dataset.json: intensities as they are stored"),
+        ("Rescale_to_0_1", "rescale_to_0_1", "each scan's own smallest and largest intensity"),
+        ("RGB_TO_0_1", "rgb_to_0_1", "divided by 255"),
+        ("zscore", "zscore", "zscore in dataset.json: mean and deviation of each scan's own non-zero voxels"),
+        ("T1", "zscore", "as for every name but CT, noNorm, rescale_to_0_1, rgb_to_0_1"),
+        ("MRI", "zscore", "as for every name but CT, noNorm, rescale_to_0_1, rgb_to_0_1"),
+    ],
+)
+def test_a_channel_is_normalised_as_its_name_says(name, scheme, reason):
+    result = plan(dataset(channels=(name,)), fingerprint((1.0, 1.0, 1.0), foreground=()))
+    assert result.channels[0].scheme == scheme and reason in result.reasons["channel_0"]
+    # The remark is for names that choose nothing.
+    assert ("as for every name" in result.reasons["channel_0"]) == (name in ("T1", "MRI"))
+
+
+def test_a_preset_follows_the_names_too():
+    heart = dataset(task="02", name=MSD_TASKS["02"].folder, channels=("noNorm",))
+    assert plan(heart).origin == "preset" and plan(heart).channels[0].scheme == "none"
+
+
+def test_new_plans_normalise_before_resampling():
+    assert plan().normalize_first and plan(dim=2).normalize_first
+    assert plan(dataset(task="02", name=MSD_TASKS["02"].folder)).normalize_first
+
+
 def test_ct_without_labelled_voxels_is_a_user_error():
     with pytest.raises(UserError, match=r"channel 0 \(CT\) is CT"):
         plan(dataset(channels=("CT",)), fingerprint((1.0, 1.0, 1.0), foreground=()))

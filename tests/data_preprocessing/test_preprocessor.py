@@ -4,12 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from data_preprocessing.normalization import normalize_channel
 from data_preprocessing.preprocessor import (
     CaseInput,
     native_label_classes,
     preprocess_case,
 )
+from data_preprocessing.resampling import make_maps, resample_image
 from data_preprocessing.restoration import restore_mask, restore_probabilities
 from utils.errors import UserError
 from utils.nifti import Volume, read_image, read_label
@@ -28,7 +31,7 @@ def make_plan(*, patch=(4, 4, 4), spacing=(1.0, 1.0, 1.0), channels=("zscore",),
     channels = tuple(CT if c == "ct" else ChannelPlan(name=f"m{i}", scheme=c) for i, c in enumerate(channels))
     plan = Plan(
         version=FORMAT_VERSION, task="99", dataset="Task99_Test", origin="auto", channels=channels, labels=LABELS,
-        axes=(0, 1, 2), mask_channel=False, stage=stage, reasons={},
+        axes=(0, 1, 2), mask_channel=False, stage=stage, reasons={}, normalize_first=True,
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)
 
@@ -239,3 +242,124 @@ def test_wrong_channels_and_label_shapes_are_errors():
         preprocess_case(make_case(image), make_plan(channels=("zscore",) * 2))
     with pytest.raises(UserError, match="one grid"):
         preprocess_case(make_case(image, np.zeros((2, 2, 3), dtype=np.uint8)), make_plan())
+
+
+def stripped(shape, seed=0, centre=0.4):
+    """A scan (D, H, W) that is 0 outside an ellipsoid, also at its corners."""
+    grid = np.indices(shape)
+    inside = sum(((g + 0.5 - n / 2) / (n * centre)) ** 2 for g, n in zip(grid, shape)) < 1
+    values = np.random.default_rng(seed).normal(300, 40, shape) + 20 * grid[0]
+    # One voxel at each face keeps the crop from cutting the background away.
+    inside[0, 0, 0] = inside[-1, -1, -1] = True
+    return np.where(inside, values, 0).astype(np.float32)
+
+
+def zscore(volume):
+    """The formula, in double precision."""
+    values = volume[volume != 0].astype(np.float64)
+    return np.where(volume != 0, (volume - values.mean()) / values.std(), 0)
+
+
+def nearest(volume, shape):
+    """By nearest neighbour: the voxel that contains the centre of the new one."""
+    return volume[np.ix_(*(((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(volume.shape, shape)))]
+
+
+def cubic(volume, shape):
+    """scipy's spline on edge-aligned grids, cut to the range of the volume."""
+    zoom = [m / n for n, m in zip(volume.shape, shape)]
+    return np.clip(
+        ndimage.zoom(volume, zoom, order=3, mode="nearest", grid_mode=True), volume.min(), volume.max()
+    )  # fmt: skip
+
+
+def test_zscores_are_taken_before_resampling_and_what_is_outside_stays_0():
+    image = stripped((20, 24, 22))
+    shard = preprocess_case(make_case(image[None].copy(), spacing=(1.25,) * 3), make_plan())
+    shape = (25, 30, 28)
+    assert shard.image.shape == (1, *shape)
+    outside = nearest(image, shape) == 0
+    assert outside.mean() > 0.5 and not shard.image[0][outside].any()
+    expected = np.where(outside, 0, cubic(zscore(image), shape))
+    np.testing.assert_allclose(shard.image[0], expected, atol=2e-5)
+    # After resampling a third of the background would count as tissue, and this be 0.5 and 0.4.
+    inside = ~nearest(ndimage.binary_dilation(image == 0, iterations=2), shape)
+    assert abs(shard.image[0][inside].mean()) < 0.2 and 0.8 < shard.image[0][inside].std() < 1.1
+
+
+def test_a_ct_and_a_stripped_channel_of_a_turned_anisotropic_scan_that_is_padded():
+    # Stored (S, A, R) with sagittal slices 5 mm apart, which come first on the plan's axes.
+    stripped_channel = stripped((9, 16, 14))
+    ct = np.random.default_rng(3).normal(0, 150, (9, 16, 14)).astype(np.float32)
+    ct[4, 6:10, 5:9] = 900
+    image = np.stack([ct, stripped_channel]).transpose(0, 2, 3, 1)
+    before = image.copy()
+    plan = make_plan(channels=("ct", "zscore"), axes=(2, 0, 1), spacing=(4.0, 1.0, 1.0), patch=(4, 24, 16))
+    shard = preprocess_case(make_case(image, spacing=(1.3, 0.8, 5.0)), plan)
+    np.testing.assert_array_equal(image, before)
+    shape = (11, 21, 11)
+    assert shard.meta.resampled_shape == shape and shard.image.shape == (2, 11, 24, 16)
+
+    def by_slice(volume):
+        """Cubic in plane, each slice cut to its own range, and the nearest slice across."""
+        planes = np.stack([cubic(plane, shape[1:]) for plane in volume])
+        return nearest(planes, shape)
+
+    expected = np.zeros_like(shard.image)
+    expected[0, :, 1:22, 2:13] = by_slice((np.clip(ct, CT.lower, CT.upper) - CT.mean) / CT.std)
+    expected[1, :, 1:22, 2:13] = np.where(nearest(stripped_channel, shape) == 0, 0, by_slice(zscore(stripped_channel)))
+    np.testing.assert_allclose(shard.image, expected, atol=2e-5)
+
+
+def test_a_plan_of_an_earlier_version_normalises_after_resampling():
+    image, shape = stripped((20, 24, 22)), (25, 30, 28)
+    plan = make_plan(normalize_first=False)
+    out = preprocess_case(make_case(image[None], spacing=(1.25,) * 3), plan).image[0]
+    expected = np.empty(shape, dtype=np.float32)
+    resample_image(image, make_maps(image.shape, shape, cubic=True, coarse=None), expected, coarse=None)
+    normalize_channel(expected, plan.channels[0])
+    np.testing.assert_array_equal(out, expected)
+    assert out[nearest(image, shape) != 0].mean() > 0.3
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("scheme", ["zscore", "ct", "none", "rescale_to_0_1"])
+def test_order_makes_no_difference_where_nothing_is_resampled(scheme, first):
+    image = np.stack([stripped((6, 8, 7))])
+    out = preprocess_case(make_case(image), make_plan(channels=(scheme,), normalize_first=first)).image
+    volume = image[0].copy()
+    normalize_channel(volume, make_plan(channels=(scheme,)).channels[0])
+    np.testing.assert_array_equal(out[0], volume)
+    if scheme == "zscore":
+        np.testing.assert_allclose(out[0], zscore(image[0]), atol=1e-5)
+
+
+def test_mask_channel_and_resampled_background_agree():
+    image = stripped((12, 14, 13))
+    plan = make_plan(mask_channel=True, spacing=(0.7, 0.8, 0.9))
+    out, mask = preprocess_case(make_case(image[None]), plan).image
+    assert not out[mask == 0].any() and (out[mask == 1] != 0).mean() > 0.99
+
+
+def test_ct_is_clipped_before_the_spline_sees_it():
+    # Metal of 3000 HU beside water: a spline over it, clipped afterwards, would be at the limit further out.
+    image = np.ones((1, 4, 4, 12), dtype=np.float32)
+    image[..., 6:8] = 3000
+    plan = make_plan(channels=("ct",), spacing=(1.0, 1.0, 0.5))
+    out = preprocess_case(make_case(image), plan).image[0, 2, 2]
+    clipped = (np.clip(image[0, 0, 0], CT.lower, CT.upper) - CT.mean) / CT.std
+    np.testing.assert_allclose(out, cubic(clipped.astype(np.float64), (24,)), atol=2e-5)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1.0, "-1 .. 9"), (256.0, "1 .. 256")])
+def test_intensities_that_are_no_rgb_are_a_user_error(value, shown):
+    image = np.stack([random_image((3, 3, 3)).round()] * 2)
+    image[1].flat[:3] = 1, 9, value
+    with pytest.raises(UserError, match=rf"/data/case\.nii\.gz: channel 1 \(m1\) holds {shown}, and rgb_to_0_1"):
+        preprocess_case(make_case(image), make_plan(channels=("rgb_to_0_1",) * 2))
+
+
+def test_a_channel_that_is_not_normalised_is_only_resampled():
+    image = np.random.default_rng(0).uniform(0, 1, (8, 8, 8)).astype(np.float32)
+    out = preprocess_case(make_case(image[None], spacing=(2.0,) * 3), make_plan(channels=("none",))).image[0]
+    np.testing.assert_allclose(out, cubic(image.astype(np.float64), (16, 16, 16)), atol=1e-5)

@@ -6,9 +6,11 @@ import os
 import numpy as np
 import pytest
 
+from data_preprocessing import shards
 from data_preprocessing.preprocessor import preprocess_case
 from data_preprocessing.shards import (
-    NUM_FOREGROUND,
+    FOREGROUND_PER_CLASS,
+    MOST_FOREGROUND,
     is_current,
     list_cases,
     read_meta,
@@ -19,8 +21,9 @@ from data_preprocessing.shards import (
     stamp_sources,
     write_shard,
 )
-from tests.data_preprocessing.test_preprocessor import make_case, make_plan, random_image
+from tests.data_preprocessing.test_preprocessor import LABELS, make_case, make_plan, random_image
 from utils.errors import UserError
+from utils.schema import LabelScheme
 
 
 @pytest.fixture
@@ -96,28 +99,55 @@ def test_an_unknown_case_is_a_user_error(tmp_path):
         read_meta(tmp_path, "nobody")
 
 
+def rows_by_class(label: np.ndarray, rows: np.ndarray) -> dict[int, np.ndarray]:
+    classes = label[tuple(rows.T)]
+    return {int(k): rows[classes == k] for k in np.unique(classes)}
+
+
 def test_each_class_has_as_many_rows_whatever_its_size():
     label = np.zeros((6, 10, 10), dtype=np.uint8)
     label[:3], label[4, 1, 2], label[5, 0, :2] = 1, 2, 4
     rows = sample_foreground(label, "case", ignore=None)
-    assert rows.shape == (NUM_FOREGROUND, 3) and rows.dtype == np.int32
-    counts = np.bincount(label[tuple(rows.T)], minlength=5)
-    assert counts[0] == 0 and sorted(counts[[1, 2, 4]]) == [341, 341, 342]
+    assert rows.shape == (3 * 300, 3) and rows.dtype == np.int32
+    classes = label[tuple(rows.T)]
+    assert np.bincount(classes).tolist() == [0, 300, 300, 0, 300]
+    # Class by class, as the docstring says.
+    assert (np.diff(classes.astype(int)) >= 0).all()
 
 
-def test_rows_are_uniform_over_the_voxels_of_a_class():
+def test_rows_of_a_class_are_all_of_its_voxels_equally_often():
     label = np.zeros((4, 2, 2), dtype=np.uint8)
-    label[1, 0, 1], label[3] = 1, 1
+    label[1, 0, 1], label[3], label[2] = 1, 1, 2
+    label[0] = 3
+    label[0, 0, 0] = 0
+    rows = rows_by_class(label, sample_foreground(label, "case", ignore=None))
+    for k, voxels in ((1, 5), (2, 4), (3, 3)):
+        _, counts = np.unique(rows[k], axis=0, return_counts=True)
+        assert len(counts) == voxels and counts.sum() == 5 and counts.max() - counts.min() <= 1
+
+
+def test_a_large_class_has_so_many_different_voxels_spread_over_all_of_it():
+    label = np.ones((40, 60, 50), dtype=np.uint8)
     rows = sample_foreground(label, "case", ignore=None)
-    _, counts = np.unique(rows, axis=0, return_counts=True)
-    # 1024 / 5 voxels = 205, standard deviation 13.
-    assert len(counts) == 5 and abs(counts - 205).max() < 60
+    assert rows.shape == (FOREGROUND_PER_CLASS, 3) and len(np.unique(rows, axis=0)) == FOREGROUND_PER_CLASS
+    # Means of 10,000 draws: of 0..39, 0..59 and 0..49, with deviations of the mean below 0.2.
+    np.testing.assert_allclose(rows.mean(axis=0), (19.5, 29.5, 24.5), atol=1)
 
 
-def test_rows_are_shuffled():
-    label = np.arange(3, dtype=np.uint8).repeat(8).reshape(3, 2, 4)
-    first = sample_foreground(label, "case", ignore=None)[:200]
-    assert set(label[tuple(first.T)]) == {1, 2}
+@pytest.mark.parametrize(("num_classes", "each"), [(104, 1153), (254, 472)])
+def test_many_classes_share_the_room_of_a_file(num_classes, each):
+    # One class fills most of the volume, one has three voxels, the others 2,000 each.
+    label = np.full((254 * 8 + 200, 25, 10), num_classes, dtype=np.uint8)
+    for k in range(1, num_classes):
+        label[8 * k : 8 * k + 8] = k
+    label[8:16] = 0
+    label[8, 0, :3] = 1
+    rows = sample_foreground(label, "case", ignore=None)
+    assert len(rows) <= MOST_FOREGROUND and rows.nbytes <= 1_440_000
+    by_class = rows_by_class(label, rows)
+    assert sorted(by_class) == list(range(1, num_classes + 1))
+    for k, found in by_class.items():
+        assert len(found) == each and len(np.unique(found, axis=0)) == (3 if k == 1 else each)
 
 
 def test_ignored_voxels_are_no_foreground():
@@ -138,6 +168,22 @@ def test_rows_depend_on_the_case_name_alone():
     assert (sample_foreground(label, "other", ignore=None) != same[0]).any()
 
 
+@pytest.mark.parametrize(
+    "foreground",
+    [
+        np.zeros((0, 3), np.int32),
+        np.zeros((MOST_FOREGROUND + 1, 3), np.int32),
+        np.zeros((4, 4), np.int32),
+        np.zeros((4, 3), np.int64),
+        np.zeros(12, np.int32),
+    ],
+)
+def test_positions_of_another_kind_make_the_case_stale(tmp_path, case, foreground):
+    write_shard(tmp_path, case)
+    np.save(shard_paths(tmp_path, "case").foreground, foreground)
+    assert not is_current(tmp_path, "case", "s", "p")
+
+
 def test_source_stamp_follows_size_and_time(tmp_path):
     path = tmp_path / "case.nii.gz"
     path.write_bytes(b"abc")
@@ -155,6 +201,28 @@ def test_plan_stamp_ignores_what_shards_do_not_depend_on():
     assert stamp_plan(dataclasses.replace(plan, axes=(1, 0, 2))) != stamp_plan(plan)
     assert stamp_plan(make_plan(spacing=(1.0, 1.0, 2.0))) != stamp_plan(plan)
     assert stamp_plan(make_plan(mask_channel=True)) != stamp_plan(plan)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        make_plan(normalize_first=False),
+        make_plan(channels=("none",)),
+        make_plan(patch=(4, 4, 8)),
+        make_plan(labels=dataclasses.replace(LABELS, values=(0, 1, 3))),
+        make_plan(labels=dataclasses.replace(LABELS, values=(0, 2, 1))),
+        make_plan(labels=dataclasses.replace(LABELS, ignore_value=3)),
+        make_plan(labels=LabelScheme(names=LABELS.names[:2], values=(0, 1), ignore_value=2)),
+    ],
+)
+def test_plan_stamp_follows_what_shards_depend_on(changed):
+    assert stamp_plan(changed) != stamp_plan(make_plan())
+
+
+def test_shards_of_another_format_are_stale(monkeypatch):
+    before = stamp_plan(make_plan())
+    monkeypatch.setattr(shards, "FORMAT", shards.FORMAT + 1)
+    assert stamp_plan(make_plan()) != before
 
 
 def test_strays_of_a_killed_run_are_removed(tmp_path, case):

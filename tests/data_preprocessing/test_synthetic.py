@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from data_preprocessing.checks import check_case
 from data_preprocessing.dataset import load_dataset
 from data_preprocessing.synthetic import NoiseShape, benchmark_plan, volume_shape, write_benchmark_shards
 from data_preprocessing.synthetic_scans import scan_shape, write_benchmark_scans
@@ -51,6 +53,16 @@ def test_scans_are_a_task_that_can_be_read(tmp_path, task, channels):
     assert set(np.unique(label.array)) == set(range(plan.labels.num_classes))
     # Corners lie outside the ellipsoid.
     assert image.array[0, 0, 0, 0] == (-1000 if plan.channels[0].scheme == "ct" else 0)
+
+
+@pytest.mark.parametrize("scheme", ["none", "rescale_to_0_1", "rgb_to_0_1"])
+def test_scans_suit_the_normalisation_of_a_plan(tmp_path, scheme):
+    plan = benchmark_plan("04", 3, TINY)
+    channels = tuple(dataclasses.replace(channel, name=scheme, scheme=scheme) for channel in plan.channels)
+    write_benchmark_scans(tmp_path, dataclasses.replace(plan, channels=channels), num_scans=1)
+    dataset = load_dataset(tmp_path, "04")
+    image = read_image(dataset.training[0].images)
+    assert check_case(dataset.training[0], image, None, dataset) == [] and len(np.unique(image.array)) > 20
 
 
 def test_the_same_seed_writes_the_same_scans(tmp_path):

@@ -123,6 +123,7 @@ OTHER_DATA = {
     "dimension": make_plan(make_stage((8, 8))),
     "spacing": with_spacing(make_plan(), (2.0, 1.0, 1.0)),
     "--ohe": dataclasses.replace(make_plan(), mask_channel=True),
+    "normalised before resampling": dataclasses.replace(make_plan(), normalize_first=True),
     "order of axes": dataclasses.replace(make_plan(), axes=(1, 0, 2)),
 }
 

@@ -40,6 +40,9 @@ def test_finer_grid_of_the_plan_takes_more():
         (64, 64, 64), (1, 1, 1), plan=with_spacing(PLAN, (0.5,) * 3), settings=SETTINGS, num_networks=1
     )
     assert fine.prepare_bytes == 4 * 64**3 + 4 * 128**3
+    first = dataclasses.replace(with_spacing(PLAN, (0.5,) * 3), normalize_first=True)
+    normalized = forecast_memory((64, 64, 64), (1, 1, 1), plan=first, settings=SETTINGS, num_networks=1)
+    assert normalized.prepare_bytes == fine.prepare_bytes + 4 * 64**3
 
 
 def test_folds_share_everything_but_planes_and_slabs():

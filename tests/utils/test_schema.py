@@ -126,6 +126,8 @@ def test_an_impossible_label_scheme_is_refused(change):
     "change",
     [
         {"scheme": "CT"},
+        {"scheme": "noNorm"},
+        {"scheme": ""},
         {"scheme": "ct"},
         {"scheme": "ct", "lower": 1.0, "upper": 1.0, "mean": 0.0, "std": 1.0},
         {"scheme": "ct", "lower": 0.0, "upper": 1.0, "mean": 0.0, "std": 0.0},
@@ -134,6 +136,17 @@ def test_an_impossible_label_scheme_is_refused(change):
 def test_an_impossible_channel_is_refused(change):
     with pytest.raises(ValueError, match="MRI"):
         ChannelPlan(name="MRI", **change)
+
+
+@pytest.mark.parametrize("scheme", ["none", "zscore", "rescale_to_0_1", "rgb_to_0_1"])
+def test_schemes_but_ct_need_no_statistics(scheme):
+    assert ChannelPlan(name="m", scheme=scheme).scheme == scheme
+
+
+def test_a_plan_without_an_order_has_the_old_one():
+    content = to_dict(PLAN)
+    del content["normalize_first"]
+    assert not from_dict(Plan, content, source="test").normalize_first
 
 
 def test_total_strides_are_the_product_of_the_levels():
