@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from models.nn_unet import NNUnet
     from utils.runtime import Runtime
     from utils.schema import Fold, Plan
-    from utils.throughput import LatencyRecorder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +43,8 @@ class Setup:
     shards: runs.ShardFolder
     plan: Plan
     fold: Fold
+    cases: tuple[str, ...]
+    """What this run looks at: the cases of the fold, its validation cases, or all test scans."""
     runtime: Runtime
     checkpoint: CheckpointContents | None
 
@@ -56,6 +57,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     """
     from data_preprocessing.adapt import adapt_plan, read_fold
     from data_preprocessing.plan_file import read_plan
+    from data_preprocessing.readiness import preprocess_command, ready_cases, require_current
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
 
     runtime = resolve_hardware(config.hardware)
@@ -68,6 +70,11 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     )  # fmt: skip
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
+    command = preprocess_command(shards.root, plan, shards.cases)
+    ready = () if shards.cases == shards.root else ready_cases(shards.cases, command)
+    scored = run.exec_mode != "train" and not run.benchmark
+    cases = ready if shards.is_test else fold.val if scored else (*fold.train, *fold.val)
+    require_current(shards.cases, cases, plan, command)
     checkpoint = None
     if ckpt_path is not None:
         from models.checkpoint import read_checkpoint
@@ -76,7 +83,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     configure_backends(runtime)
     seed_everything(config.run.seed)
     runtime.pin(config.hardware.affinity)
-    return Setup(shards=shards, plan=plan, fold=fold, runtime=runtime, checkpoint=checkpoint)
+    return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime, checkpoint=checkpoint)
 
 
 def prepare_scoring(config: Config) -> tuple[Setup, Config]:
@@ -85,17 +92,26 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
     A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
     """
     from models.checkpoint import check_fits
+    from models.resuming import flattered_scores
 
     setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
     stored = setup.checkpoint
     check_fits(stored, setup.plan)
+    warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
     if config.inference.tta and not stored.mirrored:
-        print(f"warning: {stored.path} was trained without flips; --tta makes its masks worse", file=sys.stderr)
+        warnings.append(f"{stored.path} was trained without flips; --tta makes its masks worse")
+    warn(setup, warnings)
     if stored.plan is not None:
         setup = dataclasses.replace(setup, plan=stored.plan)
         config = dataclasses.replace(config, model=stored.model)
     runs.prepare_folder(config.run.results, "--results")
     return setup, config
+
+
+def warn(setup: Setup, messages: Sequence[str]) -> None:
+    """Say what may surprise, once for all processes."""
+    for message in messages if setup.runtime.is_first_process else ():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) -> DataModule:
@@ -163,7 +179,8 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
 def train(config: Config) -> None:
     """Train on the fold, validate after each epoch, keep last.ckpt and the best checkpoint."""
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
-    from models.checkpoint import check_fits, read_checkpoint, warm_start
+    from models.checkpoint import warm_start
+    from models.resuming import take_notes
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
     from utils.reporting import RunReport
@@ -171,8 +188,10 @@ def train(config: Config) -> None:
     run = config.run
     resume = runs.last_checkpoint(run) if run.resume_training else None
     setup = prepare(config, runs.find_checkpoint(run.ckpt_path) if run.ckpt_path and not resume else None)
-    if resume:
-        check_fits(read_checkpoint(resume), setup.plan, model=config.model)
+    notes, warnings = take_notes(
+        config, setup.plan, setup.fold, processes=setup.runtime.world_size, start=setup.checkpoint, resume=resume
+    )
+    warn(setup, warnings)
     data = build_data(config, setup)
     module = build_module(config, setup)
     if setup.checkpoint is not None:
@@ -180,10 +199,12 @@ def train(config: Config) -> None:
             print(message)
     runs.prepare_folder(run.results, "--results")
     folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
-    if run.save_ckpt and not resume and setup.runtime.is_first_process and (kept := runs.set_aside(folder)):
-        print(f"the checkpoints of an earlier run were moved to {kept}")
+    if not resume and setup.runtime.is_first_process:
+        kept = runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)
+        if kept is not None:
+            print(f"the checkpoints of an earlier run were moved to {kept}")
     patience = config.optim.patience
-    keeping = checkpoint_callbacks(folder, patience) if run.save_ckpt else early_stopping(patience)
+    keeping = [notes, *checkpoint_callbacks(folder, patience)] if run.save_ckpt else early_stopping(patience)
     with RunReport(run, to_dict(config), setup.runtime) as report:
         epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
         trainer = build_trainer(
@@ -194,6 +215,8 @@ def train(config: Config) -> None:
             sync_batchnorm=config.hardware.sync_batchnorm,
         )
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        if run.save_ckpt:
+            notes.finish(trainer)
         report.finish(epochs.summary())
 
 
@@ -216,7 +239,6 @@ def evaluate(config: Config) -> None:
 def predict(config: Config) -> None:
     """Predict the cases of `--data`; with --save_preds write masks, and score them where labels are at hand."""
     from data_preprocessing.restoration import CaseRestorer
-    from data_preprocessing.shards import list_cases
     from models.callbacks import PredictionSink
     from models.metrics import DiceAccumulator
     from models.trainer import build_trainer, profiler_callbacks
@@ -224,8 +246,7 @@ def predict(config: Config) -> None:
     from utils.reporting import RunReport
 
     setup, config = prepare_scoring(config)
-    cases = list_cases(setup.shards.cases) if setup.shards.is_test else setup.fold.val
-    data = build_data(config, setup, cases)
+    data = build_data(config, setup, setup.cases)
     module = build_module(config, setup)
     output = None
     if config.inference.save_preds:
@@ -242,12 +263,13 @@ def predict(config: Config) -> None:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)
         scores = sink.summary(setup.plan.labels.target_names)
-        report.finish({"cases": len(cases), **scores, **({"predictions": str(output)} if output else {})})
+        report.finish({"cases": len(setup.cases), **scores, **({"predictions": str(output)} if output else {})})
 
 
 def benchmark(config: Config) -> None:
     """Measure the throughput and latency of training or prediction; nothing is learned or saved."""
     from models.callbacks import BenchmarkTimer
+    from models.measuring import measured
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
     from utils.reporting import RunReport
@@ -268,22 +290,7 @@ def benchmark(config: Config) -> None:
             build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
         else:
             build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)
-        report.finish(benchmark_outcome(config, setup, recorder, batch_size))
-
-
-def benchmark_outcome(config: Config, setup: Setup, recorder: LatencyRecorder, batch_size: int) -> dict:
-    """What was measured, of what, and what the machine could do at best."""
-    from models.flop_count import network_flops
-    from utils.files import to_dict
-    from utils.flops import flop_facts, measure_ceiling
-
-    runtime, stage, mode, speed = setup.runtime, setup.plan.stage, config.run.exec_mode, recorder.summary()
-    outcome = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
-    outcome |= {"batch_size": batch_size, "processes": runtime.world_size, "patch_size": list(stage.patch_size)}
-    outcome |= to_dict(speed) | {"peak_memory_bytes": runtime.peak_memory_bytes()}
-    flops = network_flops(setup.plan, config.model, batch_size=1, training=mode == "train")
-    ceiling = measure_ceiling(runtime.device, runtime.precision)
-    return outcome | flop_facts(flops, speed.items_per_second, ceiling, devices=runtime.world_size)
+        report.finish(measured(config, setup.plan, setup.runtime, recorder.summary(), batch_size=batch_size))
 
 
 if __name__ == "__main__":

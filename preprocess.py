@@ -128,6 +128,7 @@ def prepare_cascade(options: Options) -> int:
     """Make the folder of a cascade's second stage from shards and masks."""
     from data_preprocessing.cascade import prepare_second_stage
     from data_preprocessing.runner import Workers
+    from utils.locks import folder_lock
     from utils.runs import prepare_folder
     from utils.throughput import num_cores
 
@@ -139,7 +140,7 @@ def prepare_cascade(options: Options) -> int:
     if not (options.root / "plan.json").is_file():
         raise UserError(f"{options.root} holds no full-resolution shards; run first: {options.command}")
     folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
-    with Workers(options.n_jobs or num_cores()) as workers:
+    with folder_lock(folder), Workers(options.n_jobs or num_cores()) as workers:
         statuses = prepare_second_stage(options.root, options.cascade, folder, workers, overwrite=options.overwrite)
     _write_record(folder, options, statuses, time.monotonic() - start_s)
     return _report(folder, options, statuses)
@@ -148,17 +149,14 @@ def prepare_cascade(options: Options) -> int:
 def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
     """Inspect, plan, deal the folds and write the training shards.
 
-    plan.json comes last: a folder that has one is ready for use.
-
     Raises:
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
-    from data_preprocessing import plan_file, resume
+    from data_preprocessing import resume
     from data_preprocessing.fingerprint import combine
-    from data_preprocessing.plan_table import plan_table
+    from data_preprocessing.folders import TrainingFolder, fill_training
     from data_preprocessing.planner import PlanOptions, make_plan, plan_source
-    from data_preprocessing.runner import current_cases, inspect_cases, write_cases
-    from data_preprocessing.shards import remove_strays
+    from data_preprocessing.runner import inspect_cases
     from utils.runs import prepare_folder
 
     folder, cases = options.root, dataset.training
@@ -172,20 +170,16 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
     if fingerprint is None:
         fingerprint = combine(inspect_cases(dataset, cases, workers))
-    automatic = make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe, options=planning)
-    chosen = plan_file.choose_plan(folder, automatic, overwrite=options.overwrite)
-    plan = chosen.plan
-    print(plan_table(plan))
+    content = TrainingFolder(
+        cases=cases,
+        automatic=make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe, options=planning),
+        fingerprint=fingerprint,
+        inspection=inspection,
+        splits=splits,
+        splits_asked_for=bool(options.splits or options.group_by),
+    )
     prepare_folder(folder, "--results")
-    remove_strays(folder)
-    resume.store_fingerprint(folder, fingerprint, inspection)
-    complete = not options.overwrite and len(current_cases(cases, plan, folder)) == len(cases)
-    plan_file.withdraw_plan(folder, chosen, complete=complete)
-    statuses = write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
-    if not any(status.status == "failed" for status in statuses):
-        resume.write_splits(folder, splits, asked_for=bool(options.splits or options.group_by))
-        plan_file.store_plan(folder, chosen)
-    return folder, statuses
+    return folder, fill_training(folder, content, workers, overwrite=options.overwrite)
 
 
 def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
@@ -215,8 +209,8 @@ def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> t
     Raises:
         UserError: there is no plan, it was made for other data, or cases are missing or faulty.
     """
-    from data_preprocessing.runner import current_cases, inspect_cases, write_cases
-    from data_preprocessing.shards import remove_strays
+    from data_preprocessing.folders import fill_inference
+    from data_preprocessing.runner import current_cases, inspect_cases
     from utils.runs import prepare_folder
 
     plan = _stored_plan(options, dataset)
@@ -229,8 +223,7 @@ def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> t
     stale = [case for case in cases if case.case not in current]
     inspect_cases(dataclasses.replace(dataset, labels=plan.labels), stale, workers)
     prepare_folder(folder, "--results")
-    remove_strays(folder)
-    return folder, write_cases(cases, plan, folder, workers, overwrite=options.overwrite)
+    return folder, fill_inference(folder, cases, plan, workers, overwrite=options.overwrite)
 
 
 def _stored_plan(options: Options, dataset: Dataset) -> Plan:

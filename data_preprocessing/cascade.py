@@ -16,8 +16,16 @@ import numpy as np
 from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
+from data_preprocessing.readiness import drop_metas, gone_cases, remove_gone
 from data_preprocessing.runner import CaseStatus, Workers, describe_error
-from data_preprocessing.shards import list_cases, read_meta, shard_paths, stamp_sources, write_array
+from data_preprocessing.shards import (
+    PREVIOUS_STAMP,
+    list_cases,
+    read_meta,
+    shard_paths,
+    stamp_sources,
+    write_array,
+)
 from utils.decision import FIRST_STAGE
 from utils.errors import UserError, list_problems
 from utils.files import link_or_copy, write_json
@@ -50,11 +58,19 @@ def prepare_second_stage(
     require_masks(masks, {case: read_meta(fullres, case) for case in cases})
     files = [CaseFiles(case=case, images=(masks / f"{case}.nii.gz",), label=None) for case in cases]
     stale = [each for each in files if overwrite or not _is_current(fullres, folder, each)]
-    if stale or not (folder / PLAN).is_file():
+    gone = gone_cases(folder, cases)
+    if stale or gone:
         (folder / PLAN).unlink(missing_ok=True)
+    remove_gone(folder, gone)
+    for each in stale:
+        _stamp_path(folder, each.case).unlink(missing_ok=True)
+    drop_metas(folder, [each.case for each in stale])
     write = functools.partial(_write, plan=plan, fullres=fullres, folder=folder)
     done = {status.case: status for status in workers.map(write, stale, title="cascade")}
     statuses = [done.get(case, CaseStatus(case=case, status="kept")) for case in cases]
+    for case in set(cases) - set(done):
+        # It says where the scans are, which may have been moved.
+        link_or_copy(shard_paths(fullres, case).meta, shard_paths(folder, case).meta)
     if not any(status.status == "failed" for status in statuses):
         link_or_copy(fullres / SPLITS, folder / SPLITS)
         write_json(plan, folder / PLAN)
@@ -111,8 +127,6 @@ def require_masks(folder: Path, metas: dict[str, CaseMeta]) -> None:
 
 def _write(files: CaseFiles, *, plan: Plan, fullres: Path, folder: Path) -> CaseStatus:
     try:
-        stamp = _stamp_path(folder, files.case)
-        stamp.unlink(missing_ok=True)
         for source in _shard_files(fullres, files.case):
             target = folder / source.name
             if not _is_same(source, target):
@@ -122,7 +136,7 @@ def _write(files: CaseFiles, *, plan: Plan, fullres: Path, folder: Path) -> Case
         source_stamp = stamp_sources([mask])
         classes = previous_classes(read_label(mask), read_meta(fullres, files.case), plan, source=str(mask))
         write_array(folder / f"{files.case}_p.npy", classes)
-        write_json({"mask": source_stamp}, stamp)
+        write_json({"mask": source_stamp}, _stamp_path(folder, files.case))
     except Exception as error:  # As in runner.py: the other cases go on.
         return CaseStatus(case=files.case, status="failed", detail=describe_error(error))
     return CaseStatus(case=files.case, status="written", detail=f"{mask.name} -> {files.case}_p.npy")
@@ -134,14 +148,20 @@ def _is_current(fullres: Path, folder: Path, files: CaseFiles) -> bool:
         return False
     if stamp_sources(files.images) not in stamp.read_text(encoding="utf-8"):
         return False
-    return all(_is_same(source, folder / source.name) for source in _shard_files(fullres, files.case))
+    *arrays, _ = _shard_files(fullres, files.case)
+    try:
+        here, there = (dataclasses.replace(read_meta(f, files.case), image="", label="") for f in (fullres, folder))
+    except UserError:
+        return False
+    return here == there and all(_is_same(source, folder / source.name) for source in arrays)
 
 
 def _stamp_path(folder: Path, case: str) -> Path:
-    return folder / f"{case}_p.stamp.json"
+    return folder / f"{case}{PREVIOUS_STAMP}"
 
 
 def _shard_files(folder: Path, case: str) -> Sequence[Path]:
+    """The files of a case, the meta file last."""
     paths = shard_paths(folder, case)
     return [path for path in (paths.image, paths.label, paths.foreground, paths.meta) if path.is_file()]
 

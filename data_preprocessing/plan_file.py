@@ -10,7 +10,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from data_preprocessing.shards import list_cases, read_meta, stamp_plan
+from data_preprocessing.readiness import plan_stamps, preprocess_command
+from data_preprocessing.shards import list_cases, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
 from utils.schema import Plan
@@ -69,25 +70,13 @@ def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan
     return ChosenPlan(plan=dataclasses.replace(stored, reasons=reasons), automatic=previous, edits=edits)
 
 
-def withdraw_plan(folder: Path, chosen: ChosenPlan, *, complete: bool) -> None:
-    """Take plan.json away before shards are written by another plan: a killed run must not leave a mixture.
-
-    Args:
-        folder: of the shards.
-        chosen: the plan to write by.
-        complete: whether all shards are there and of this plan.
-    """
+def withdraw_plan(folder: Path, chosen: ChosenPlan) -> None:
+    """Take plan.json away before any shard is replaced or removed: a killed run must not leave a mixture."""
     path = folder / PLAN
-    if chosen.edits:
-        if not complete and path.is_file():
-            path.replace(folder / PENDING)
-        return
-    try:
-        same = stamp_plan(read_json(Plan, path)) == stamp_plan(chosen.plan)
-    except UserError:
-        same = False
-    if not same:
+    if not chosen.edits:
         path.unlink(missing_ok=True)
+    elif path.is_file():
+        path.replace(folder / PENDING)
 
 
 def store_plan(folder: Path, chosen: ChosenPlan) -> None:
@@ -104,15 +93,17 @@ def read_plan(folder: Path) -> Plan:
     """The plan of a folder of shards.
 
     Raises:
-        UserError: there is none, it is malformed, or it was edited after the shards were written.
+        UserError: there is none, it is malformed, or shards beside it were made by another one.
     """
     plan = read_json(Plan, folder / PLAN)
-    for case in list_cases(folder)[:1]:
-        if read_meta(folder, case).plan_stamp != stamp_plan(plan):
-            raise UserError(
-                f"{folder / PLAN} asks for other shards than those beside it: it was edited, or {case} was replaced. "
-                "Run preprocess.py again with the same flags as before; it keeps an edited plan."
-            )
+    wanted = stamp_plan(plan)
+    other = [case for case, stamp in plan_stamps(folder, list_cases(folder)).items() if stamp != wanted]
+    if other:
+        raise list_problems(
+            f"{folder / PLAN} asks for other shards than those beside it: it was edited, or these were replaced:",
+            other, advice="Run preprocess.py again with the same flags as before; it keeps an edited plan: "
+            f"{preprocess_command(folder, plan)}",
+        )  # fmt: skip
     return plan
 
 

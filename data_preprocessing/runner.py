@@ -27,6 +27,7 @@ from data_preprocessing.dataset import Dataset
 from data_preprocessing.findings import Finding, unusable
 from data_preprocessing.fingerprint import CaseFingerprint, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
+from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
 from utils.errors import UserError
 from utils.nifti import Volume, read_image, read_label
@@ -133,9 +134,13 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
 def write_cases(
     cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, overwrite: bool
 ) -> list[CaseStatus]:
-    """Pass 2: write the shards of the cases into an existing folder; current ones are kept unless `overwrite`."""
+    """Pass 2: write the shards of the cases into an existing folder; current ones are kept unless `overwrite`.
+
+    Those that are not kept are incomplete from the start, so that whatever ends this run leaves no old ones among them.
+    """
     current = set() if overwrite else current_cases(cases, plan, folder)
     stale = [case for case in cases if case.case not in current]
+    drop_metas(folder, [case.case for case in stale])
     write = functools.partial(_write, plan=plan, plan_stamp=stamp_plan(plan), folder=folder)
     done = {status.case: status for status in workers.map(write, stale, title="preprocess")}
     return [done.get(case.case, CaseStatus(case=case.case, status="kept")) for case in cases]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ FOREGROUND_PER_CLASS = 10_000
 """Rows of a class in `<case>_fg.npy` at most (nnU-Net v2)."""
 MOST_FOREGROUND = 120_000
 """Rows of all classes together at most: 1.4 MB."""
+ARRAYS = ("_x.npy", "_y.npy", "_fg.npy", "_p.npy")
+"""What the array files of a case end in; `_p` is there in a cascade's second stage only."""
+PREVIOUS_STAMP = "_p.stamp.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,15 +168,19 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype] | None:
 
 
 def stamp_sources(paths: Sequence[Path]) -> str:
-    """Digest of place, size and modification time of source files: changes when one is moved, replaced or edited.
+    """Digest of name, size and modification time of a case's files: changes when one is replaced, renamed or edited.
+
+    Names count from the folder that holds them all, so a data set that was moved or mounted elsewhere is the same one.
 
     Raises:
         UserError: a file is missing.
     """
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
     try:
-        return _digest([(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
+        facts = [(path, path.stat()) for path in paths]
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    return _digest([(os.path.relpath(path, folder), file.st_size, file.st_mtime_ns) for path, file in facts])
 
 
 def stamp_plan(plan: Plan) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from models.unet import DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
-from utils.files import from_dict, to_dict
+from utils.files import from_dict, json_ready, to_dict
 from utils.schema import Plan, check_version
+from utils.training_record import TrainingRecord
 
 OUTPUT_HEADS = ("output_block", "deep_supervision_heads")
 """Modules whose size follows the number of outputs."""
@@ -37,6 +38,10 @@ class CheckpointContents:
     model: ModelConfig | None
     mirrored: bool = True
     """Whether it was trained on flipped patches too; without, flips at test time make the masks worse."""
+    training: TrainingRecord | None = None
+    """On which cases and with which options it was trained; earlier versions have not noted that."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of its training by name, as far as it tells."""
 
     @property
     def is_reference(self) -> bool:
@@ -61,12 +66,18 @@ def read_checkpoint(path: Path) -> CheckpointContents:
         check_version(hyper_parameters["format_version"], "checkpoint")
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    training, options = raw.get("training"), hyper_parameters.get("optim")
+    if training is not None:
+        training = from_dict(TrainingRecord, training, source=f"the training record in {path}")
+        options = training.options
     return CheckpointContents(
         path=path,
         state_dict=_without_prefix(state, "network."),
         plan=from_dict(Plan, hyper_parameters.get("plan"), source=f"the plan in {path}"),
         model=from_dict(ModelConfig, hyper_parameters.get("model"), source=f"the network options in {path}"),
         mirrored=hyper_parameters.get("mirrored") is not False,
+        training=training,
+        options=json_ready(options) if isinstance(options, dict) else {},
     )
 
 

@@ -196,6 +196,11 @@ def ineffective_options(config: Config) -> list[str]:
     return list(messages.values())
 
 
+def pointless_options(config: Config) -> set[str]:
+    """Names of the options that this run does not look at, whatever their values."""
+    return {field for _, _, fields in _pointless(config) for field in fields}
+
+
 def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
     """(reason, group, fields) of the options that this run does not look at; the first reason counts."""
     run, hardware, loader, optim = config.run, config.hardware, config.loader, config.optim

@@ -42,9 +42,10 @@ class RunReport:
 
     def __init__(self, run: RunConfig, options: dict[str, Any], runtime: Runtime) -> None:
         self._run, self._options, self._runtime = run, options, runtime
-        self.logger = open_logger(
-            run.results / run.logname, enabled=runtime.is_first_process, append=run.resume_training
-        )
+        # Before anything is written here.
+        self._record = runs.record_path(run)
+        append = run.resume_training or self._record.name != runs.RECORD
+        self.logger = open_logger(run.results / run.logname, enabled=runtime.is_first_process, append=append)
         for name, (unit, goal) in METRICS.items():
             self.logger.metadata(name, unit=unit, goal=goal)
         self.logger.log("PARAMETER", options | {"precision_used": runtime.precision})
@@ -56,7 +57,7 @@ class RunReport:
         self.logger.close()
 
     def finish(self, outcome: dict[str, Any]) -> None:
-        """Log and print what came out, and write `run.json` into the results folder."""
+        """Log and print what came out, and write the run's record into the results folder."""
         self.logger.log((), outcome)
         if not self._runtime.is_first_process:
             return
@@ -64,7 +65,7 @@ class RunReport:
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
         device = {"device": self._runtime.accelerator, "precision": self._runtime.precision}
         runs.write_run_record(
-            self._run.results / "run.json",
+            self._record,
             options=self._options,
             environment=self._runtime.environment() | device,
             outcome=outcome,

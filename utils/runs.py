@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from utils.config import RunConfig
-from utils.errors import UserError
-from utils.files import write_json
-from utils.schema import Plan
+from utils.errors import UserError, list_problems
+from utils.files import read_json, write_json
+from utils.schema import Fingerprint, Plan, Splits
 
-LAST_CHECKPOINT = "last.ckpt"
+LAST_CHECKPOINT, RECORD = "last.ckpt", "run.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,22 +48,47 @@ def find_shards(run: RunConfig) -> ShardFolder:
     data = run.data.absolute()
     if not data.is_dir():
         raise UserError(f"--data {run.data} is not a folder; give the folder that preprocess.py wrote to")
-    if (data / "plan.json").is_file():
-        return ShardFolder(root=data, cases=data)
-    if data.name in ("val", "test") and (data.parent / "plan.json").is_file():
-        return ShardFolder(root=data.parent, cases=data)
-    names = [f"{run.task}_{run.dim}d"] if run.task else sorted(
-        path.parent.name for path in data.glob(f"*_{run.dim}d/plan.json")
-    )  # fmt: skip
-    found = [data / name for name in names if (data / name / "plan.json").is_file()]
+    for root in (*([data.parent] if data.name in ("val", "test") else []), data):
+        if _is_prepared(root):
+            return ShardFolder(root=_require_ready(root), cases=data)
+    names = [f"{run.task}_{run.dim}d"] if run.task else sorted(path.name for path in data.glob(f"*_{run.dim}d"))
+    # One that is not ready is not passed over for another data set.
+    found = [data / name for name in names if _is_prepared(data / name)]
     if len(found) == 1:
-        return ShardFolder(root=found[0], cases=found[0])
+        return ShardFolder(root=_require_ready(found[0]), cases=found[0])
     if found:
-        raise UserError(f"--data {run.data} holds several data sets ({', '.join(names)}); choose one with --task")
+        there = ", ".join(path.name for path in found)
+        raise UserError(f"--data {run.data} holds several data sets ({there}); choose one with --task")
     wanted = names[0] if run.task else f"<task>_{run.dim}d"
     raise UserError(
         f"no preprocessed data at {data / wanted} (plan.json is missing); "
         f"run: python preprocess.py --task {run.task or 'NN'} --dim {run.dim} --results {run.data}"
+    )
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether preprocess.py has written there, to its end or not."""
+    return any((folder / name).is_file() for name in ("plan.json", "fingerprint.json")) or any(folder.glob("*_x.npy"))
+
+
+def _require_ready(folder: Path) -> Path:
+    """The folder, if preprocess.py came to its end there.
+
+    Raises:
+        UserError: it did not; the cases that are missing are named.
+    """
+    if (folder / "plan.json").is_file():
+        return folder
+    cases: set[str] = set()
+    with contextlib.suppress(UserError):
+        cases |= set(read_json(Fingerprint, folder / "fingerprint.json").cases)
+    with contextlib.suppress(UserError):
+        cases |= {case for fold in read_json(Splits, folder / "splits.json").folds for case in (*fold.train, *fold.val)}
+    missing = [f"the shards of {case} are missing" for case in sorted(cases) if not (folder / f"{case}.json").is_file()]
+    raise list_problems(
+        f"{folder} is not ready: preprocess.py did not come to its end there (plan.json is missing):",
+        missing or ["the shards are all there, the plan is not"],
+        advice="Run it again with the same flags as before; what is finished is kept.",
     )
 
 
@@ -117,8 +145,8 @@ def find_checkpoint(path: Path | None, flag: str = "--ckpt_path") -> Path:
     if path is None:
         raise UserError(f"{flag} is needed: the checkpoint (or checkpoints folder) of a training run")
     if path.is_dir():
-        best = sorted(path.glob("epoch=*.ckpt"), key=lambda file: file.stat().st_mtime)
-        candidates = best[-1:] or [file for file in [path / LAST_CHECKPOINT] if file.is_file()]
+        candidates = sorted(path.glob("epoch=*.ckpt"), key=_rank)[-1:]
+        candidates = candidates or [file for file in [path / LAST_CHECKPOINT] if file.is_file()]
         if not candidates:
             raise UserError(f"{flag} {path} holds no checkpoint (epoch=*.ckpt or {LAST_CHECKPOINT})")
         return candidates[0]
@@ -127,16 +155,57 @@ def find_checkpoint(path: Path | None, flag: str = "--ckpt_path") -> Path:
     return path
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename the checkpoints of an earlier run, so that a new run neither overwrites nor mixes with them.
+def _rank(path: Path) -> tuple[float, int, str]:
+    """Dice and epoch in the name of a checkpoint; the times of files say nothing, as copies have new ones.
+
+    A training keeps a later checkpoint only if it is better than those before, so of equal Dice the later one is.
+    """
+    match = re.match(r"epoch=(\d+)(?:-dice=(\d*\.?\d+))?", path.stem)
+    dice = float(match[2]) if match and match[2] else -1.0
+    return dice, int(match[1]) if match else -1, path.name
+
+
+def set_aside(folder: Path, record: Path | None = None, *, keep_folder: bool = False) -> Path | None:
+    """Rename the checkpoints and the record of an earlier run; a new one neither overwrites nor mixes with them.
+
+    Args:
+        folder: of the checkpoints.
+        record: `run.json`; it goes first, since it says that there is a whole training.
+        keep_folder: leave the checkpoints, as the new run writes none.
 
     Returns:
-        The new name, or None when there was nothing to keep.
+        The new name of the checkpoints, or None when there was nothing to keep.
     """
-    if not folder.is_dir() or not any(folder.glob("*.ckpt")):
-        return None
-    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}_{n}").exists())
-    return folder.rename(folder.with_name(f"{folder.name}_{number}"))
+    found = [] if record is None or not record.is_file() else [record]
+    if not keep_folder and folder.is_dir() and any(folder.glob("*.ckpt")):
+        found.append(folder)
+    names = (tuple(_numbered(path, number) for path in (*found, folder)) for number in range(1, 10_000))
+    kept = next(paths for paths in names if not any(path.exists() for path in paths))
+    for path, new in zip(found, kept):
+        path.rename(new)
+    return kept[-1] if folder in found else None
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+
+def holds_training(results: Path) -> bool:
+    """Whether a results folder is that of a training, whose records a prediction or evaluation must leave alone."""
+    if any((results / "checkpoints").glob("*.ckpt")):
+        return True
+    try:
+        options = json.loads((results / RECORD).read_text(encoding="utf-8"))["options"]["run"]
+        return options["exec_mode"] == "train" and not options["benchmark"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def record_path(run: RunConfig) -> Path:
+    """Where the record of a run goes: `run.json`, or `run_<mode>.json` where a training has that name."""
+    if (run.exec_mode == "train" and not run.benchmark) or not holds_training(run.results):
+        return run.results / RECORD
+    return run.results / f"run_{'benchmark' if run.benchmark else run.exec_mode}.json"
 
 
 def prediction_folder(run: RunConfig, plan: Plan, *, tta: bool) -> Path:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -120,21 +119,14 @@ def test_edit_against_a_flag_is_a_user_error(tmp_path):
 
 def test_automatic_plan_is_withdrawn_before_other_shards_are_written(tmp_path):
     prepare(tmp_path)
-    withdraw_plan(tmp_path, choose_plan(tmp_path, OTHER, overwrite=False), complete=False)
+    withdraw_plan(tmp_path, choose_plan(tmp_path, OTHER, overwrite=False))
     assert not (tmp_path / "plan.json").exists()
-
-
-def test_plan_with_the_same_shards_stays(tmp_path):
-    prepare(tmp_path)
-    larger = dataclasses.replace(AUTOMATIC, stage=dataclasses.replace(AUTOMATIC.stage, batch_size=9))
-    withdraw_plan(tmp_path, choose_plan(tmp_path, larger, overwrite=False), complete=False)
-    assert (tmp_path / "plan.json").exists()
 
 
 def test_edited_plan_waits_elsewhere_until_its_shards_are_complete(tmp_path):
     prepare(tmp_path)
     edit(tmp_path, patch_size=[32, 40, 40])
-    withdraw_plan(tmp_path, choose_plan(tmp_path, AUTOMATIC, overwrite=False), complete=False)
+    withdraw_plan(tmp_path, choose_plan(tmp_path, AUTOMATIC, overwrite=False))
     assert not (tmp_path / "plan.json").exists()
     # Killed here; the next run finds it.
     assert prepare(tmp_path).plan.stage.patch_size == stored(tmp_path).stage.patch_size == (32, 40, 40)

@@ -1,0 +1,87 @@
+"""Filling a folder with shards: one run at a time, not ready until all of them are there and none is left over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_preprocessing import plan_file, resume, runner
+from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.plan_table import plan_table
+from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
+from data_preprocessing.runner import CaseStatus, Workers, current_cases
+from data_preprocessing.shards import remove_strays
+from utils.locks import folder_lock
+from utils.schema import Fingerprint, Plan, Splits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFolder:
+    """What a folder of training shards is to hold.
+
+    Attributes:
+        cases: all training cases.
+        automatic: the plan that was made for them; one that was edited by hand goes before it.
+        fingerprint: what it was made from.
+        inspection: of which files.
+        splits: the folds.
+        splits_asked_for: whether they replace folds that were edited by hand.
+    """
+
+    cases: Sequence[CaseFiles]
+    automatic: Plan
+    fingerprint: Fingerprint
+    inspection: resume.Inspection
+    splits: Splits
+    splits_asked_for: bool
+
+
+def fill_training(folder: Path, content: TrainingFolder, workers: Workers, *, overwrite: bool) -> list[CaseStatus]:
+    """Write plan, folds and training shards into a folder that exists; plan.json comes last: with it, all is there.
+
+    Raises:
+        UserError: an edited plan.json is malformed or does not fit; nothing is changed then.
+    """
+    with folder_lock(folder):
+        chosen = plan_file.choose_plan(folder, content.automatic, overwrite=overwrite)
+        print(plan_table(chosen.plan))
+        remove_strays(folder)
+        gone = gone_cases(folder, (case.case for case in content.cases))
+        if gone or overwrite or _outdated(content.cases, chosen.plan, folder):
+            plan_file.withdraw_plan(folder, chosen)
+        remove_gone(folder, gone)
+        resume.store_fingerprint(folder, content.fingerprint, content.inspection)
+        statuses = _write(content.cases, chosen.plan, folder, workers, overwrite=overwrite)
+        if not any(status.status == "failed" for status in statuses):
+            resume.write_splits(folder, content.splits, asked_for=content.splits_asked_for)
+            plan_file.store_plan(folder, chosen)
+    return statuses
+
+
+def fill_inference(
+    folder: Path, cases: Sequence[CaseFiles], plan: Plan, workers: Workers, *, overwrite: bool
+) -> list[CaseStatus]:
+    """Write the shards of a `val` or `test` folder that exists; cases.json comes last: with it, all is there."""
+    with folder_lock(folder):
+        remove_strays(folder)
+        gone = gone_cases(folder, (case.case for case in cases))
+        if gone or overwrite or _outdated(cases, plan, folder):
+            withdraw_mark(folder)
+        remove_gone(folder, gone)
+        statuses = _write(cases, plan, folder, workers, overwrite=overwrite)
+        if not any(status.status == "failed" for status in statuses):
+            mark_ready(folder, (case.case for case in cases))
+    return statuses
+
+
+def _outdated(cases: Sequence[CaseFiles], plan: Plan, folder: Path) -> bool:
+    return len(current_cases(cases, plan, folder)) < len(cases)
+
+
+def _write(
+    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, overwrite: bool
+) -> list[CaseStatus]:
+    statuses = runner.write_cases(cases, plan, folder, workers, overwrite=overwrite)
+    update_sources(folder, [case for case, status in zip(cases, statuses) if status.status == "kept"])
+    return statuses

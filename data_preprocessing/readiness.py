@@ -1,0 +1,138 @@
+"""Whether a folder of shards may be used: all cases are there, by the plan that counts, and none that is gone.
+
+A folder of training shards is ready while it has its plan.json, `val` and `test` while they have `cases.json`. Each is
+taken away before the first shard is replaced or removed and written when all are there, so that a run which failed or
+was killed at any moment leaves a folder that says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, stamp_plan
+from utils.errors import UserError, list_problems
+from utils.files import read_json, write_json
+from utils.schema import FORMAT_VERSION, Plan, check_version
+
+READY = "cases.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadyCases:
+    """The cases of a `val` or `test` folder that is complete. Written to `cases.json`, last."""
+
+    version: int
+    cases: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_version(self.version, READY)
+
+
+def mark_ready(folder: Path, cases: Iterable[str]) -> None:
+    """Say that a folder is complete, and of which cases."""
+    write_json(ReadyCases(version=FORMAT_VERSION, cases=tuple(sorted(cases))), folder / READY)
+
+
+def withdraw_mark(folder: Path) -> None:
+    """Say that a folder is not complete any more."""
+    (folder / READY).unlink(missing_ok=True)
+
+
+def ready_cases(folder: Path, command: str) -> tuple[str, ...]:
+    """The cases of a `val` or `test` folder.
+
+    Raises:
+        UserError: its last preprocessing did not come to its end; `command` repeats it.
+    """
+    if not (folder / READY).is_file():
+        raise UserError(f"{folder} is not ready: its shards are missing or incomplete; run: {command}")
+    return read_json(ReadyCases, folder / READY).cases
+
+
+def gone_cases(folder: Path, cases: Iterable[str]) -> tuple[str, ...]:
+    """Cases of which a folder holds shards, whole or not, and that are none of `cases`; sorted."""
+    found = {path.name.removesuffix(end) for end in ARRAYS for path in folder.glob(f"*{end}")}
+    return tuple(sorted(found - set(cases)))
+
+
+def remove_gone(folder: Path, gone: Sequence[str]) -> None:
+    """Remove the shards of cases that the data set has no longer, and say so."""
+    if not gone:
+        return
+    drop_metas(folder, gone)
+    for case in gone:
+        for end in (*ARRAYS, PREVIOUS_STAMP):
+            (folder / f"{case}{end}").unlink(missing_ok=True)
+    named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
+    print(f"{folder}: removed the shards of {len(gone)} cases that the data set has no longer: {named}")
+
+
+def drop_metas(folder: Path, cases: Iterable[str]) -> None:
+    """Make shards incomplete before any of them is made anew: what a killed run has not reached is missing, not old."""
+    for case in cases:
+        shard_paths(folder, case).meta.unlink(missing_ok=True)
+
+
+def update_sources(folder: Path, cases: Sequence[CaseFiles]) -> None:
+    """Where a data set was moved, note where the sources of its shards are now."""
+    for files in cases:
+        meta = read_meta(folder, files.case)
+        image = str(files.images[0].absolute())
+        label = None if files.label is None else str(files.label.absolute())
+        if (meta.image, meta.label) != (image, label):
+            write_json(dataclasses.replace(meta, image=image, label=label), shard_paths(folder, files.case).meta)
+
+
+def plan_stamps(folder: Path, cases: Iterable[str]) -> dict[str, str | None]:
+    """By which plan the shards of each case were made; None where they are incomplete."""
+    stamps = {}
+    for case in cases:
+        try:
+            # Not through the schema: a thousand files take a tenth of a second this way.
+            content = json.loads(shard_paths(folder, case).meta.read_bytes())
+            stamps[case] = content["plan_stamp"] if isinstance(content, dict) else None
+        except (OSError, ValueError, KeyError):
+            stamps[case] = None
+    return stamps
+
+
+def require_current(folder: Path, cases: Sequence[str], plan: Plan, command: str) -> None:
+    """Refuse shards that are incomplete or were made by another plan.
+
+    Args:
+        folder: of the shards.
+        cases: those that are used.
+        plan: by which they have to be made.
+        command: what makes them anew, for the message.
+
+    Raises:
+        UserError: there are any; all are listed.
+    """
+    wanted = stamp_plan(plan)
+    stamps = plan_stamps(folder, cases)
+    problems = [
+        f"{case}: {'its shards are incomplete' if stamp is None else 'its shards were made by another plan'}"
+        for case, stamp in stamps.items()
+        if stamp != wanted
+    ]
+    if problems:
+        raise list_problems(
+            f"{len(problems)} of {len(cases)} cases in {folder} are not what its plan.json asks for:",
+            problems, advice=f"Make them anew: {command}",
+        )  # fmt: skip
+
+
+def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> str:
+    """What makes the shards of a folder (default: the training shards) anew."""
+    words = ["python preprocess.py", f"--task {plan.task}", f"--dim {plan.stage.dim}"]
+    if plan.previous_stage is not None:
+        words.append("--cascade MASKS")
+    elif plan.stage.name.endswith("_lowres"):
+        words.append("--lowres")
+    if folder is not None and folder != root:
+        words.append(f"--exec_mode {folder.name}")
+    return " ".join([*words, f"--results {root.parent}"])

@@ -1,0 +1,101 @@
+"""What a network was trained on and how: noted in every checkpoint, so that no result is flattered and none is mixed.
+
+Cases are those of the data set of the checkpoint's plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from utils.args import GROUPS, Config, pointless_options
+from utils.files import json_ready, to_dict
+from utils.schema import Fold
+
+FREE = {
+    # Places, and what another item of the record, the plan or the network options say.
+    "exec_mode", "data", "results", "ckpt_store_dir", "logname", "task", "dim", "fold", "nfolds", "splits", "group_by",
+    "ckpt_path", "resume_training", "save_ckpt", "benchmark", "train_batches", "test_batches", "warmup", "profile",
+    "recipe", "batch_size", "brats",
+    # Devices and speed; results differ in rounding at most.
+    "accelerator", "gpus", "nodes", "processes", "layout", "fused_norm", "winograd", "compile", "compile_mode",
+    "affinity", "num_workers", "val_batch_size", "tta", "save_preds", "save_probabilities",
+}  # fmt: skip
+"""Options that a resumed training may change. Any other, a new one too, is compared."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """Attributes:
+    fold: number, counted from 0.
+    cases: trained on and validated on.
+    earlier: other cases on which weights that this training began from (`--ckpt_path`) were trained.
+    options: those that change what is trained, by name, as plain values.
+    processes: data-parallel ones; each takes a batch of its own.
+    """
+
+    fold: int
+    cases: Fold
+    earlier: tuple[str, ...] = ()
+    options: dict[str, Any]
+    processes: int
+
+    @property
+    def seen(self) -> set[str]:
+        """All cases from which the weights have learned."""
+        return {*self.cases.train, *self.earlier}
+
+
+def training_options(config: Config, *, batch_size: int) -> dict[str, Any]:
+    """The options of a training that change what comes out, without those that do nothing in this run.
+
+    Args:
+        config: of the run.
+        batch_size: of the adapted plan, which an option may leave to it.
+    """
+    idle = pointless_options(config)
+    groups = {group: to_dict(getattr(config, group)) for group in GROUPS if group != "model"}
+    flat = {name: value for group in groups.values() for name, value in group.items()}
+    chosen = {name: json_ready(value) for name, value in flat.items() if name not in FREE | idle}
+    return chosen | {"batch_size": batch_size}
+
+
+def option_changes(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a resumed training must not change; `max_epochs` may grow. Options of one side only say nothing."""
+    changed = [
+        f"--{name} was {_shown(stored[name])}, now it is {_shown(value)}"
+        for name, value in wanted.items()
+        if name in stored and name != "max_epochs" and stored[name] != value
+    ]
+    before, now = stored.get("max_epochs"), wanted.get("max_epochs")
+    if before is not None and now is not None and now < before:
+        changed.append(f"--max_epochs was {before}, now it is {now}; it may only grow")
+    return changed
+
+
+def fold_changes(stored: TrainingRecord, fold: int, cases: Fold) -> list[str]:
+    """In what the fold of a resumed training differs from that of the checkpoint."""
+    changed = [f"--fold was {stored.fold}, now it is {fold}"] if stored.fold != fold else []
+    leaked = sorted(set(stored.cases.train) & set(cases.val))
+    if leaked:
+        changed.append(f"it was trained on {named(leaked)}, which are validation cases now")
+    for part in ("train", "val"):
+        before, now = set(getattr(stored.cases, part)), set(getattr(cases, part))
+        purpose = {"train": "training", "val": "validation"}[part]
+        if now - before:
+            changed.append(f"{named(sorted(now - before))} are new among its {purpose} cases")
+        if before - now:
+            changed.append(f"{named(sorted(before - now))} are no {purpose} cases any more")
+    return changed
+
+
+def named(cases: Iterable[str], shown: int = 10) -> str:
+    """Number and names of cases, for a message."""
+    cases = list(cases)
+    more = f" and {len(cases) - shown} more" if len(cases) > shown else ""
+    return f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} ({', '.join(cases[:shown])}{more})"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
