@@ -25,8 +25,16 @@ class ForegroundRows:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read ({error}); run preprocess.py again") from None
-        if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype != np.int32 or not len(rows):
-            raise UserError(f"{path} is {rows.dtype} {rows.shape}; needed is int32 (n, 3): run preprocess.py again")
+        if (
+            rows.ndim != 2
+            or rows.shape[1] != 3
+            or rows.dtype != np.int32
+            or not len(rows)
+            or not rows.flags.c_contiguous
+        ):
+            raise UserError(
+                f"{path} is {rows.dtype} {rows.shape}; needed is int32 (n, 3) in C order: run preprocess.py again"
+            )
         self._length, self._offset, self._row_bytes = len(rows), rows.offset, rows[0].nbytes
 
     def __len__(self) -> int:

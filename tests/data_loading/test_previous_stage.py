@@ -54,6 +54,13 @@ def test_only_small_components_are_removed():
     assert torch.equal(remove_component(classes, 1, np.random.default_rng(0), largest_share=0.05), classes)
 
 
+def test_components_touch_at_corners():
+    # One component of 3 voxels, of which none is removed at a share of 2 voxels.
+    classes = torch.zeros(3, 3, 3, dtype=torch.uint8)
+    classes[0, 0, 0] = classes[1, 1, 1] = classes[2, 2, 2] = 1
+    assert torch.equal(remove_component(classes, 1, np.random.default_rng(0), largest_share=2 / 27), classes)
+
+
 def test_the_same_generator_gives_the_same_patches_and_values_are_never_invented():
     classes = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 3], (4, 1, 6, 7, 8)).astype(np.uint8))
     first, second = (degrade(classes, 4, np.random.default_rng(5), ALWAYS) for _ in range(2))

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
 
+PROJECT = Path(__file__).resolve().parents[2]
 CASES = tuple(CaseFiles(case=f"case{i}", images=(Path(f"{i}.nii"),), label=None) for i in range(11))
 
 
@@ -22,6 +28,32 @@ def threads_of(files: CaseFiles) -> tuple[str | None, ...]:
 
 def die(files: CaseFiles) -> str:
     os._exit(9)
+
+
+def stay(files: CaseFiles) -> None:
+    """Note this process, then work for longer than any test."""
+    [folder] = files.images
+    note = folder / f".tmp-{os.getpid()}"
+    note.touch()
+    note.rename(folder / str(os.getpid()))
+    time.sleep(600)
+
+
+def is_running(process: int) -> bool:
+    """A process that has ended may stay as a zombie where nobody asks for its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition, timeout_s: float = 60) -> bool:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def pid(files: CaseFiles) -> int:
@@ -49,6 +81,39 @@ def test_workers_compute_with_one_thread_and_leave_the_environment_as_it_was():
 def test_killed_worker_is_a_user_error():
     with Workers(2) as workers, pytest.raises(UserError, match="fewer --n_jobs"):
         workers.map(die, CASES, title="test")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("num_cases", [1, 2], ids=["one busy, one idle", "both busy"])
+def test_workers_end_when_their_parent_is_killed(tmp_path, num_cases):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from data_preprocessing.case_files import CaseFiles; from data_preprocessing.runner import Workers\n"
+        "from tests.data_preprocessing.test_runner import pid, stay\n"
+        "folder = Path(sys.argv[1])\n"
+        "cases = [CaseFiles(case=str(i), images=(folder,), label=None) for i in range(2)]\n"
+        "with Workers(2) as workers:\n"
+        # Both have started before the long work begins.
+        "    workers.map(pid, cases, title='start')\n"
+        "    Path(folder / 'children').write_text(' '.join(map(str, workers._pool._processes)))\n"
+        "    workers.map(stay, cases[: int(sys.argv[2])], title='stay')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(num_cases)]
+    parent = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    children: list[int] = []
+    try:
+        assert wait_until(lambda: sum(path.name.isdecimal() for path in tmp_path.iterdir()) == num_cases)
+        children = [int(name) for name in (tmp_path / "children").read_text().split()]
+        assert len(children) == 2 and all(map(is_running, children))
+        parent.kill()
+        parent.wait()
+        assert wait_until(lambda: not any(map(is_running, children)), timeout_s=20)
+    finally:
+        parent.kill()
+        parent.wait()
+        for child in filter(is_running, children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 def test_no_cases_give_no_results():

@@ -41,11 +41,16 @@ def test_foreground_comes_before_the_classes():
     assert processed(row, classes=("liver",)) == [4, 4, 4, 0, 0, 1, 1, 0]
 
 
-def test_voxels_that_touch_at_a_corner_are_connected():
-    mask = np.zeros((3, 3, 3), np.uint8)
-    mask[0, 0, 0] = mask[1, 1, 1] = 1
-    mask[2, 2, 2] = 4
-    assert np.array_equal(keep_largest(mask, LABELS, PostProcessing(foreground=True)), mask)
+@pytest.mark.parametrize("step", [(1, 1, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (1, -1, 1)], ids=str)
+@pytest.mark.parametrize("post", [PostProcessing(foreground=True), PostProcessing(classes=("liver",))])
+def test_voxels_that_touch_at_a_corner_or_an_edge_are_connected(step, post):
+    # Three voxels on a diagonal against two side by side: only together are the three the largest component.
+    mask = np.zeros((8, 8, 8), np.uint8)
+    for k in range(3):
+        mask[tuple(3 + k * s for s in step)] = 1
+    expected = mask.copy()
+    mask[0, 0, :2] = 1
+    assert np.array_equal(keep_largest(mask, LABELS, post), expected)
 
 
 def test_an_empty_mask_stays_empty():
