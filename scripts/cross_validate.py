@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = dataclasses.replace(options, task=options.task.zfill(2))
     passed = tuple(words[cut + 1 :])
 
-    from scripts.fold_run import refuse_conflicts
+    from scripts.fold_run import condemn, refuse_conflicts
     from scripts.run_planning import RunSelection, check_passed, plan_jobs
 
     check_passed(passed)
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_conflicts(plan.runs)
     if options.slurm is not None:
         return write_jobs(options, options.slurm, plan, passed)
+    condemn(plan.runs)
     jobs = [dataclasses.replace(plan.cascade, after=())] if options.prepare else plan.jobs
     outcomes = run_all(jobs, gpus, options.results)
     if not options.prepare:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ from data_preprocessing.adapt import adapt_plan, read_folds
 from data_preprocessing.plan_file import read_plan
 from scripts.cascade_data import CascadeData
 from scripts.fold_records import DONE, REQUEST, FoldRecord, RunRequest, differences, digest, fold_folders, read_record
-from scripts.side_by_side import Command, Steps
+from scripts.side_by_side import Command, Steps, claim
 from utils.args import GROUPS, Config, parse_config
 from utils.errors import UserError, list_problems
 from utils.files import json_ready, read_json, to_dict, write_json
@@ -27,7 +28,7 @@ from utils.runs import LAST_CHECKPOINT, prediction_folder
 from utils.schema import FORMAT_VERSION, Plan
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
-LOG, PREDICTION = "output.log", "prediction"
+LOG, PREDICTION, CONDEMNED = "output.log", "prediction", "overwrite"
 ELSEWHERE = {
     "exec_mode", "data", "results", "task", "dim", "fold", "nfolds", "splits", "group_by", "ckpt_store_dir", "logname",
     "resume_training", "save_ckpt", "benchmark", "test_batches", "warmup", "profile", "accelerator", "gpus", "nodes",
@@ -142,7 +143,8 @@ class FoldRun:
             return [f"{self.folder} holds something else ({REQUEST} is missing); choose another --results"]
         wanted, found = self.request(), []
         for number, path in fold_folders(self.folder.parent).items():
-            if (path / REQUEST).is_file() and number not in self.overwritten:
+            condemned = number in self.overwritten or (path / CONDEMNED).is_file()
+            if (path / REQUEST).is_file() and not condemned:
                 stored = read_json(RunRequest, path / REQUEST)
                 each = differences(stored, wanted, same_fold=number == self.fold)
                 found += [f"{self.configuration} fold {number}: {difference}" for difference in each]
@@ -160,8 +162,7 @@ class FoldRun:
         """
         start_s = time.perf_counter()
         refuse_conflicts([self])
-        if self.fold in self.overwritten and (self.folder / REQUEST).is_file():
-            self._remove()
+        self.remove()
         request = self.request()
         if read_record(self.folder, request.digest) is not None:
             return "already finished"
@@ -180,13 +181,18 @@ class FoldRun:
         yield lambda: self._finish(request, plan, predictions, start_s)
         return "finished"
 
-    def _remove(self) -> None:
-        """What an earlier attempt has made; `options.json`, which says whose the folder is, goes last."""
+    def remove(self) -> None:
+        """Take a condemned attempt away, with its out-of-fold predictions; renamed first, so that no part is left."""
         from scripts.out_of_fold import discard
 
-        discard(self.folder.parent, read_json(RunRequest, self.folder / REQUEST).cases.val)
-        for path in sorted(self.folder.iterdir(), key=lambda path: (path.name == REQUEST, path.name != DONE)):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        hidden = f".{self.folder.name}.removed-"
+        if (self.folder / CONDEMNED).is_file():
+            self.folder.rename(self.folder.with_name(f"{hidden}{secrets.token_hex(4)}"))
+        # Those of a killed command, too.
+        for removed in self.folder.parent.glob(f"{hidden}*"):
+            if (removed / REQUEST).is_file():
+                discard(self.folder.parent, read_json(RunRequest, removed / REQUEST).cases.val)
+            removed.unlink() if removed.is_symlink() else shutil.rmtree(removed)
 
     def _train_words(self, gpu: str | None) -> tuple[str, ...]:
         resume = (self.folder / "checkpoints" / LAST_CHECKPOINT).is_file()
@@ -227,6 +233,22 @@ class FoldRun:
             train_s=trained["train_s"], seconds=time.perf_counter() - start_s, cases=cases,
         )  # fmt: skip
         write_json(record, self.folder / DONE)
+
+
+def condemn(runs: Sequence[FoldRun]) -> None:
+    """With --overwrite: from here on nothing of earlier attempts passes for the new ones, whenever this is killed.
+
+    All are condemned before any is removed or run. One at which another process works goes when that has ended.
+    """
+    overwritten = [run for run in runs if run.fold in run.overwritten and (run.folder / REQUEST).is_file()]
+    for run in overwritten:
+        (run.folder / CONDEMNED).touch()
+        (run.folder / DONE).unlink(missing_ok=True)
+    for run in overwritten:
+        lock = claim(run.lock)
+        if lock is not None:
+            with lock:
+                run.remove()
 
 
 def refuse_conflicts(runs: Sequence[FoldRun]) -> None:

@@ -138,7 +138,7 @@ class _Schedule:
         for job in self.waiting:
             if unfinished & set(job.after):
                 continue
-            lock = _claim(job.lock)
+            lock = claim(job.lock)
             if lock is not None:
                 self.waiting.remove(job)
                 self.active.append(_Running(job, gpu, lock, self._pool))
@@ -148,7 +148,7 @@ class _Schedule:
                 self._notice(f"{job.name}: another process works on it; it is waited for")
 
 
-def _claim(path: Path) -> IO[str] | None:
+def claim(path: Path) -> IO[str] | None:
     """An open file that holds the lock, or None while another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a", encoding="utf-8")

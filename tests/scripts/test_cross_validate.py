@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.ensemble import saved_member
-from scripts import cross_validate
+from scripts import cross_validate, fold_run
 
 CASES = {"scan0", "scan1", "scan2", "scan3"}
 FILES = {f"{case}{suffix}" for case in CASES for suffix in (".nii.gz", ".npy")} | {"plan.json"}
@@ -109,6 +109,36 @@ def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch)
     assert released == ["3d_fullres fold 1"]
     assert capsys.readouterr().out.count("3d_fullres fold 0: another process works on it") == 1
     assert study.whats().count("train 77_3d 0") == 1 and study.out_of_fold("3d_fullres") == FILES
+
+
+@pytest.mark.parametrize("moment", ["train 77_3d 0 begin", "predict 77_3d 0 half"])
+def test_killed_while_it_overwrites_nothing_of_the_old_networks_is_left_to_pass_for_new_ones(study, moment):
+    assert study.run() == 0
+    folder = study.results / "77_3d_fullres"
+    (folder / "fold_1/checkpoints/last.ckpt").write_text("old")
+    assert study.start("--overwrite", FAKE_KILL=moment).returncode == -9
+    # Fold 1 had not begun.
+    assert not (folder / "fold_1").exists() and not list(folder.glob(".fold*removed*"))
+    assert {path.name for path in (folder / "out_of_fold").iterdir()} == {"plan.json"}
+    number = len(study.calls())
+    assert study.run() == 0
+    again = ["train 77_3d 0"] if moment.startswith("train") else []
+    assert study.whats()[number:] == [*again, "predict 77_3d 0", "train 77_3d 1", "predict 77_3d 1"]
+
+
+def test_removal_that_is_killed_half_way_is_finished_by_the_next_command(study, monkeypatch):
+    assert study.run() == 0
+    folder = study.results / "77_3d_fullres"
+
+    def die(*_, **__) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_run.shutil, "rmtree", die)
+        assert study.run("--overwrite") == 130
+    assert not (folder / "fold_0").exists() and list(folder.glob(".fold_0.removed*"))
+    assert study.run() == 0
+    assert study.whats()[4:] == study.whats()[:4] and not list(folder.glob(".fold_0.removed*"))
 
 
 class TestChangedCommands:
