@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from models.fused_norm import has_triton
+from models.norm_check import fused_norm_fault
 from utils.config import CompileMode, HardwareConfig
+from utils.errors import UserError
 from utils.runtime import Runtime
 
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -54,13 +56,61 @@ class Acceleration:
 
 
 def resolve_acceleration(hardware: HardwareConfig, runtime: Runtime, *, norm: str) -> Acceleration:
-    """`choose_acceleration` for a run; the first process prints a warning of each flag that does no good here."""
+    """`choose_acceleration` for a run, with a fused norm only where it gives torch's numbers on this GPU.
+
+    The first process prints a warning of each flag that does no good here.
+
+    Raises:
+        UserError: a mode that records CUDA graphs on several GPUs.
+    """
+    if hardware.compile and hardware.compile_mode in GRAPH_MODES and runtime.use_gpu and runtime.world_size > 1:
+        raise UserError(
+            f"--compile_mode {hardware.compile_mode} records CUDA graphs, which have not been measured on several "
+            f"GPUs ({runtime.world_size} here); use --compile_mode default"
+        )
     half_precision = runtime.precision != "32-true"
-    chosen = choose_acceleration(hardware, on_gpu=runtime.use_gpu, half_precision=half_precision, norm=norm)
+    place = {"on_gpu": runtime.use_gpu, "half_precision": half_precision, "norm": norm}
+    chosen = choose_acceleration(hardware, **place)
+    messages = []
+    if runtime.use_gpu:
+        chosen, messages = check_fused_norm(chosen, hardware, place, device=runtime.device, dtype=runtime_type(runtime))
     if runtime.is_first_process:
-        for message in acceleration_warnings(hardware, chosen, on_gpu=runtime.use_gpu, norm=norm):
+        for message in (*messages, *acceleration_warnings(hardware, chosen, on_gpu=runtime.use_gpu, norm=norm)):
             print(f"warning: {message}", file=sys.stderr)
     return chosen
+
+
+def default_acceleration(device: torch.device, amp: torch.dtype | None, *, norm: str) -> Acceleration:
+    """What suits a device without any flags; `amp` is the type under autocast, None for float32."""
+    hardware = HardwareConfig()
+    place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": norm}
+    chosen = choose_acceleration(hardware, **place)
+    if place["on_gpu"]:
+        chosen, messages = check_fused_norm(chosen, hardware, place, device=device, dtype=amp or torch.float32)
+        for message in messages:
+            print(f"warning: {message}", file=sys.stderr)
+    return chosen
+
+
+def check_fused_norm(
+    chosen: Acceleration, hardware: HardwareConfig, place: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+) -> tuple[Acceleration, list[str]]:
+    """What was chosen, or what is chosen without a fused norm where its kernels are wrong on this device, and why.
+
+    Compiled networks run no kernel of ours: torch.compile fuses the formulas.
+    """
+    if not chosen.fused_norm or chosen.compiles:
+        return chosen, []
+    fault = fused_norm_fault(device, dtype)
+    if fault is None:
+        return chosen, []
+    message = f"the fused instance norm is wrong on this GPU ({fault}); this run takes torch's own operators"
+    return choose_acceleration(dataclasses.replace(hardware, fused_norm="off"), **place), [message]
+
+
+def runtime_type(runtime: Runtime) -> torch.dtype:
+    """The type of feature maps in a run's precision."""
+    return {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[runtime.precision]
 
 
 def choose_acceleration(hardware: HardwareConfig, *, on_gpu: bool, half_precision: bool, norm: str) -> Acceleration:

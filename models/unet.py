@@ -5,6 +5,7 @@ Shapes: N batch, C channels, K classes or regions, D H W space (2D networks have
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from models.acceleration import Acceleration
@@ -64,6 +65,17 @@ class DynamicUNet(nn.Module):
         self.memory_format = acceleration.memory_format(dim)
         self.to(memory_format=self.memory_format)
 
+    def __call__(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """As `forward`; a compiled network gets maps that all lie alike, and is recorded and run under `no_grad`.
+
+        Compiled code is made for one set of strides, and a window of a volume has the volume's. A CUDA graph that is
+        recorded in inference mode could not be used outside of it, and its outputs would be of that mode, too.
+        """
+        if self._compiled_call_impl is None or torch.compiler.is_compiling():
+            return super().__call__(image)
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
+            return super().__call__(_laid_out(image, self.memory_format))
+
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits of an image (N, C, D, H, W) whose sides are multiples of the total strides.
 
@@ -112,6 +124,11 @@ def build_network(
     if model.norm == "group" and any(f % NUM_GROUPS for f in stage.filters):
         raise UserError(f"--norm group needs filters that are multiples of {NUM_GROUPS}, got {stage.filters}")
     return DynamicUNet(stage, in_channels=in_channels, num_outputs=num_outputs, model=model, acceleration=acceleration)
+
+
+def _laid_out(image: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """A copy with the strides of the order of memory, also along axes of length 1, where torch has a choice."""
+    return torch.empty(image.shape, dtype=image.dtype, device=image.device, memory_format=memory_format).copy_(image)
 
 
 def num_supervised(stage: StagePlan, model: ModelConfig) -> int:

@@ -25,7 +25,7 @@ import torch
 from data_preprocessing.cascade import previous_classes
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
-from models.acceleration import Acceleration, choose_acceleration
+from models.acceleration import Acceleration, default_acceleration
 from models.bundle import ModelBundle, build_networks, flips_warning, weight_bytes
 from models.export import load_model
 from models.inferer import InferenceSettings
@@ -100,8 +100,7 @@ class Predictor:
                 bundle.previous, device=device, amp=amp, settings=settings, acceleration=acceleration
             )
         if acceleration is None:
-            place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": bundle.model.norm}
-            acceleration = choose_acceleration(HardwareConfig(), **place)
+            acceleration = default_acceleration(device, amp, norm=bundle.model.norm)
         self.ensemble = Ensemble(
             names=tuple(fold.name for fold in bundle.folds),
             networks=build_networks(bundle, device, acceleration),

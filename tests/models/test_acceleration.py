@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from models import acceleration
 from models.acceleration import Acceleration, acceleration_warnings, choose_acceleration
@@ -24,9 +25,9 @@ EVERYTHING = Acceleration(channels_last=True, fused_norm=True, compile_mode="def
 COMPILED = Acceleration(compile_mode="default", backend="aot_eager")
 
 
-def make_module(chosen: Acceleration, *, dim: int = 3, labels: LabelScheme = TWO_CLASSES) -> NNUnet:
+def make_module(chosen: Acceleration, *, dim: int = 3, labels: LabelScheme = TWO_CLASSES, channels: int = 2) -> NNUnet:
     torch.manual_seed(0)
-    plan = make_plan(make_stage((8,) * dim), labels=labels, num_channels=2)
+    plan = make_plan(make_stage((8,) * dim), labels=labels, num_channels=channels)
     model = ModelConfig(deep_supervision=True, deep_supr_num=1)
     settings = InferenceSettings(window_batch=2, fill_batches=chosen.compiles)
     return NNUnet(plan=plan, model=model, optim=OptimConfig(), inference=settings, acceleration=chosen).train()
@@ -81,12 +82,42 @@ def test_mixed_precision_and_gradient_scaling_agree_as_far_as_bf16_does():
 
 @pytest.mark.parametrize(("dim", "labels"), [(3, TWO_CLASSES), (2, TWO_CLASSES), (3, BRATS)])
 def test_compiled_step_is_one_graph(dim, labels):
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     module = make_module(FUSED, dim=dim, labels=labels)
     step = torch.compile(module._forward_loss, backend=counter, fullgraph=True, dynamic=False)
     for _ in range(2):
         step(**make_batch(dim))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("chosen", [COMPILED, EVERYTHING], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_validation_window_by_window_compiles_one_graph(monkeypatch, chosen, channels):
+    """A single window is a view of its volume, with the strides of that volume; the first volume is one window."""
+    counter = CompileCounter()
+    monkeypatch.setattr(Acceleration, "compile_options", lambda self: {"backend": counter, "dynamic": False})
+    module = make_module(chosen, channels=channels).eval()
+    settings = InferenceSettings(window_batch=1, fill_batches=True)
+    for number, size in enumerate([(8, 8, 8), (9, 12, 14), (20, 8, 11), (8, 9, 8), (5, 9, 7)]):
+        # As Lightning validates, and as the Python API predicts.
+        with torch.inference_mode(number % 2 == 0), torch.no_grad():
+            predict_volume(torch.randn(1, channels, *size), module.network, stage=module.plan.stage, settings=settings)
+    assert counter.frame_count == 1
+
+
+def test_compiled_networks_run_under_no_grad_and_not_in_inference_mode(monkeypatch):
+    """What a CUDA graph records must be of use outside of inference mode, too."""
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), inputs[0].is_inference()))
+        return graph
+
+    monkeypatch.setattr(Acceleration, "compile_options", lambda self: {"backend": backend, "dynamic": False})
+    module = make_module(Acceleration(compile_mode="reduce-overhead")).eval()
+    with torch.inference_mode():
+        logits = module.network(torch.randn(1, 2, 8, 8, 8))
+    assert seen == [(False, False, False)] and not logits.is_inference() and not logits.requires_grad
 
 
 def test_graph_modes_begin_a_new_step_each_time(monkeypatch):
