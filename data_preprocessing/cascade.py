@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.case_memory import mask_bytes
 from data_preprocessing.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.runner import CaseStatus, Workers, describe_error
@@ -53,7 +54,7 @@ def prepare_second_stage(
     if stale or not (folder / PLAN).is_file():
         (folder / PLAN).unlink(missing_ok=True)
     write = functools.partial(_write, plan=plan, fullres=fullres, folder=folder)
-    done = {status.case: status for status in workers.map(write, stale, title="cascade")}
+    done = {status.case: status for status in workers.map(write, stale, title="cascade", size=mask_bytes)}
     statuses = [done.get(case, CaseStatus(case=case, status="kept")) for case in cases]
     if not any(status.status == "failed" for status in statuses):
         link_or_copy(fullres / SPLITS, folder / SPLITS)
