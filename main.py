@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from utils import runs
 from utils.args import Config, ineffective_options, parse_config
-from utils.errors import UserError, run_cli
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
 
 if TYPE_CHECKING:
     from data_loading.data_module import DataModule
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = {"train": train, "evaluate": evaluate, "predict": predict}
     if config.run.benchmark:
         modes |= {"train": benchmark, "predict": benchmark}
-    modes[config.run.exec_mode](config)
-    return 0
+    return modes[config.run.exec_mode](config) or EXIT_OK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,7 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
             window_batch=config.loader.val_batch_size,
             fill_batches=acceleration.compiles,
         ),
-        native_scorer=(lambda case, probabilities: torch.from_numpy(restorer.restore(case, probabilities.numpy())))
+        native_scorer=(lambda case, slabs: torch.from_numpy(restorer.restore(case, (slab.numpy() for slab in slabs))))
         if options.invert_resampled_y
         else None,
         acceleration=acceleration,
@@ -236,8 +235,11 @@ def evaluate(config: Config) -> None:
         report.finish(module.last_validation.summary(setup.plan.labels.target_names))
 
 
-def predict(config: Config) -> None:
-    """Predict the cases of `--data`; with --save_preds write masks, and score them where labels are at hand."""
+def predict(config: Config) -> int:
+    """Predict the cases of `--data`; with --save_preds write masks, and score them where labels are at hand.
+
+    Returns the exit status: 1 where cases failed.
+    """
     from data_preprocessing.restoration import CaseRestorer
     from models.callbacks import PredictionSink
     from models.metrics import DiceAccumulator
@@ -263,7 +265,11 @@ def predict(config: Config) -> None:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)
         scores = sink.summary(setup.plan.labels.target_names)
-        report.finish({"cases": len(setup.cases), **scores, **({"predictions": str(output)} if output else {})})
+        failed = {"failed": sink.num_failed} if sink.num_failed else {}
+        report.finish(
+            {"cases": len(setup.cases), **failed, **scores, **({"predictions": str(output)} if output else {})}
+        )
+    return EXIT_PARTIAL if sink.num_failed else EXIT_OK
 
 
 def benchmark(config: Config) -> None:

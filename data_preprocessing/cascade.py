@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.case_memory import mask_bytes
 from data_preprocessing.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.readiness import drop_metas, gone_cases, remove_gone
@@ -66,7 +67,7 @@ def prepare_second_stage(
         _stamp_path(folder, each.case).unlink(missing_ok=True)
     drop_metas(folder, [each.case for each in stale])
     write = functools.partial(_write, plan=plan, fullres=fullres, folder=folder)
-    done = {status.case: status for status in workers.map(write, stale, title="cascade")}
+    done = {status.case: status for status in workers.map(write, stale, title="cascade", size=mask_bytes)}
     statuses = [done.get(case, CaseStatus(case=case, status="kept")) for case in cases]
     for case in set(cases) - set(done):
         # It says where the scans are, which may have been moved.

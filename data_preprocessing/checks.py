@@ -16,6 +16,7 @@ from data_preprocessing.normalization import intensity_fault, scheme_of
 from utils.errors import UserError
 from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_image, read_label
 from utils.schema import Geometry
+from utils.values import distinct_values
 
 R = TypeVar("R")
 
@@ -69,7 +70,7 @@ def check_case(
         messages += [("grid", f"{files.label} {text}") for text in _grid_faults(image, label, tolerance_mm)]
     if label is not None:
         known = sorted({*dataset.labels.values, dataset.labels.ignore_value} - {None})
-        unknown = np.unique(label.array[~np.isin(label.array, known)])
+        unknown = np.setdiff1d(distinct_values(label.array), known)
         if unknown.size:
             shown = ", ".join(map(str, unknown[:10]))
             messages.append(("labels", f"{files.label} has label values that {DESCRIPTION} does not name: {shown}"))

@@ -23,6 +23,8 @@ import numpy as np
 ANISOTROPY = 3.0
 """A grid is anisotropic when its largest spacing is more than this many times its smallest (nnU-Net)."""
 
+HELD_VALUES = 2**24
+"""Most input voxels of several volumes together from which a range of output slices is made, or those of one slice."""
 _SLAB_VOXELS = 2**22
 _BLOCK = 64
 _SPLINE_MARGIN = 12
@@ -149,11 +151,24 @@ def make_maps(shape: Sequence[int], new_shape: Sequence[int], *, cubic: bool, co
     )
 
 
-def slabs(maps: Maps) -> Iterator[slice]:
-    """Ranges of output slices that are worked on at a time."""
-    plane = math.prod(max(axis_map.size_in, axis_map.size_out) for axis_map in maps[1:])
-    step = max(1, _SLAB_VOXELS // plane)
+def slabs(maps: Maps, *, num_volumes: int = 1) -> Iterator[slice]:
+    """Ranges of output slices that are worked on at a time; see `slab_step`."""
+    sizes = ([getattr(axis_map, name) for axis_map in maps] for name in ("size_in", "size_out"))
+    step = slab_step(*sizes, num_volumes=num_volumes)
     return (slice(start, min(start + step, maps[0].size_out)) for start in range(0, maps[0].size_out, step))
+
+
+def slab_step(shape: Sequence[int], new_shape: Sequence[int], *, num_volumes: int = 1) -> int:
+    """Output slices (of D') that are worked on at a time.
+
+    Args:
+        shape: D H W.
+        new_shape: D' H' W'.
+        num_volumes: how many volumes' input slices of a range are held together: ranges are short where many are.
+    """
+    plane = math.prod(map(max, shape[1:], new_shape[1:]))
+    each = HELD_VALUES / (num_volumes * max(1.0, shape[0] / new_shape[0]))
+    return int(max(1, min(_SLAB_VOXELS, each) // plane))
 
 
 def resample_slab(volume: np.ndarray, maps: Maps, slab: slice) -> np.ndarray:

@@ -9,21 +9,29 @@ Shapes: K classes or regions, D H W the preprocessed grid, S A R the axes of the
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+import os
+import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from data_preprocessing.preprocessor import native_label_classes, target_grid_mm
-from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slabs
+from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
 from data_preprocessing.shards import read_meta
-from utils.files import write_atomically
-from utils.nifti import from_working, read_label, write_mask
+from utils.nifti import read_label, to_working, write_mask
+from utils.pages import give_back_pages
+from utils.reserved import create_array
 from utils.schema import CaseMeta, LabelScheme, Plan
 from utils.scores import label_counts
 
 REGION_THRESHOLD = 0.5
+_COPIES = 6
+"""Of a slab of one class while it is resampled and compared with the best so far."""
 
 
 def restore_mask(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.ndarray:
@@ -54,14 +62,29 @@ def native_shape(meta: CaseMeta) -> tuple[int, int, int]:
     return tuple(meta.original_shape[meta.axes.index(axis)] for axis in range(3))
 
 
+def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outputs: int) -> int:
+    """Memory that a SlabRestorer takes beside the mask and the planes that just came in.
+
+    Args:
+        shape: D H W of the preprocessed grid without padding.
+        new_shape: D' H' W' of the scan, its axes in the same order.
+        num_outputs: K.
+    """
+    step = min(slab_step(shape, new_shape, num_volumes=num_outputs), new_shape[0])
+    inputs = min(math.ceil(step * shape[0] / new_shape[0]) + 2, shape[0])
+    # Of all classes the planes that are held, and what goes to a file; of one class what interpolation makes of it.
+    held = num_outputs * (inputs * math.prod(shape[1:]) + step * math.prod(new_shape[1:]))
+    return 4 * (held + _COPIES * max(inputs, step) * math.prod(map(max, shape[1:], new_shape[1:])))
+
+
 class SlabRestorer:
     """Restores the mask of one case from planes that arrive in order; only those still needed are kept.
 
     Args:
         meta: how the case was preprocessed.
         plan: by which plan.
-        probabilities: (K, S, A, R) float32 array of zeros, to be filled with the probabilities of the scan's voxels;
-            None for the mask alone.
+        probabilities: (K, S, A, R) float32 array, to which the probabilities of the scan's voxels are added; None for
+            the mask alone.
     """
 
     def __init__(self, meta: CaseMeta, plan: Plan, probabilities: np.ndarray | None = None) -> None:
@@ -72,33 +95,50 @@ class SlabRestorer:
         self._crop = self._mask.transpose(meta.axes)[crop]
         self._native = None
         if probabilities is not None:
+            self._native = probabilities.transpose(0, *(1 + axis for axis in meta.axes))
             if not plan.labels.regions:
-                probabilities[0] = 1
-            self._native = probabilities.transpose(0, *(1 + axis for axis in meta.axes))[(slice(None), *crop)]
+                for plane in itertools.chain.from_iterable(_outside(self._native[0], crop)):
+                    plane += 1
+                    give_back_pages(probabilities)
+            self._native = self._native[(slice(None), *crop)]
         # The same rule as on the way there, so that slices which were not mixed stay unmixed.
         coarse = coarse_axis(meta.spacing_mm, target_grid_mm(plan.stage, meta.spacing_mm))
         self._maps = make_maps(meta.resampled_shape, self._crop.shape, cubic=False, coarse=coarse)
-        self._waiting = deque(slabs(self._maps))
+        self._waiting = deque(slabs(self._maps, num_volumes=plan.labels.num_outputs))
         self._plane_shape = meta.padded_shape[1:]
         self._inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low[1:], meta.resampled_shape[1:]))
         # Planes are counted from the first one that is no padding.
         self._arrived, self._first, self._depth = -meta.pad_low[0], 0, meta.resampled_shape[0]
-        self._held = np.empty((plan.labels.num_outputs, 0, *meta.resampled_shape[1:]), dtype=np.float32)
+        self._held: list[np.ndarray] = []
 
     def add(self, planes: np.ndarray) -> None:
         """Take the next planes (K, d, H, W) of the padded, preprocessed grid."""
-        assert planes.shape[0] == len(self._held) and planes.shape[2:] == self._plane_shape, planes.shape
+        assert planes.shape[0] == self._labels.num_outputs and planes.shape[2:] == self._plane_shape, planes.shape
         valid = slice(max(0, -self._arrived), max(0, self._depth - self._arrived))
         new = planes[(slice(None), valid, *self._inner)]
         self._arrived += planes.shape[1]
-        self._held = np.concatenate([self._held, new], axis=1) if self._held.shape[1] else new
-        while self._waiting and self._inputs(self._waiting[0]).stop <= self._first + self._held.shape[1]:
+        if new.shape[1]:
+            self._held.append(new)
+        end = self._first + self.num_held
+        while self._waiting and self._inputs(self._waiting[0]).stop <= end:
             self._restore(self._waiting.popleft())
-        end = self._first + self._held.shape[1]
-        needed = min(self._inputs(self._waiting[0]).start, end) if self._waiting else end
-        # A copy, so that the planes that came in can go.
-        self._held = self._held[:, max(0, needed - self._first) :].copy()
-        self._first = max(self._first, needed)
+            self._drop(min(self._inputs(self._waiting[0]).start, end) if self._waiting else end)
+        # Copies, so that the planes that came in, and those of before that are used up, can go.
+        self._held = [part if part.base is None else part.copy() for part in self._held]
+
+    @property
+    def num_held(self) -> int:
+        """Planes that came in and are still needed."""
+        return sum(part.shape[1] for part in self._held)
+
+    def _drop(self, needed: int) -> None:
+        """Give up the planes before `needed`."""
+        while self._held and self._first < needed:
+            gone = min(needed - self._first, self._held[0].shape[1])
+            self._held[0] = self._held[0][:, gone:]
+            self._first += gone
+            if not self._held[0].shape[1]:
+                del self._held[0]
 
     def finish(self) -> np.ndarray:
         """The mask (S, A, R) uint8 of file values, once all planes have been added."""
@@ -111,17 +151,39 @@ class SlabRestorer:
     def _restore(self, slab: slice) -> None:
         across, inputs = self._maps[0].restrict(slab.start, slab.stop)
         maps, part = (across, *self._maps[1:]), slice(inputs.start - self._first, inputs.stop - self._first)
-        shares = (resample_slab(channel[part], maps, slice(0, across.size_out)) for channel in self._held)
+        channels = (self._channel(k, part) for k in range(self._labels.num_outputs))
+        shares = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
         if self._native is not None:
             shares = _recorded(shares, self._native[:, slab])
         decide = _region_classes if self._labels.regions else _most_probable
         self._crop[slab] = self._values[decide(shares, self._labels)]
+        give_back_pages(self._native)
+
+    def _channel(self, k: int, part: slice) -> np.ndarray:
+        """The held planes `part` of one class or region."""
+        found, start = [], 0
+        for held in self._held:
+            stop = start + held.shape[1]
+            if start < part.stop and part.start < stop:
+                found.append(held[k, max(part.start - start, 0) : part.stop - start])
+            start = stop
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _recorded(shares: Iterator[np.ndarray], out: np.ndarray) -> Iterator[np.ndarray]:
     for share, target in zip(shares, out):
-        target[...] = share
+        target += share
         yield share
+
+
+def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np.ndarray]:
+    """Views that cover what of (D, H, W) lies outside of a box."""
+    depth, height, width = box
+    yield from (volume[: depth.start], volume[depth.stop :])
+    volume = volume[depth]
+    yield from (volume[:, : height.start], volume[:, height.stop :])
+    volume = volume[:, height]
+    yield from (volume[:, :, : width.start], volume[:, :, width.stop :])
 
 
 def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
@@ -159,22 +221,29 @@ class CaseRestorer:
     output: Path | None = None
     save_probabilities: bool = False
 
-    def restore(self, case: str, probabilities: np.ndarray) -> np.ndarray | None:
+    def restore(self, case: str, slabs: Iterable[np.ndarray]) -> np.ndarray | None:
         """Bring one case back to its scan, write what is asked for, and score it.
 
         Args:
             case: name of the shard.
-            probabilities: (K, D, H, W) float32 on the preprocessed grid.
+            slabs: probabilities (K, d, H, W) float32 on the preprocessed grid, in order, D planes together.
 
         Returns:
             (T, 3) true positives, false positives and false negatives per target, or None without a label file.
+
+        Raises:
+            UserError: there is no room for the probabilities, or a file cannot be written.
         """
         meta = read_meta(self.folder, case)
-        mask = restore_mask(probabilities, meta, self.plan)
+        with self._stored(case, meta) as probabilities:
+            restorer = SlabRestorer(meta, self.plan, probabilities)
+            for slab in slabs:
+                restorer.add(slab)
+                del slab
+            mask = restorer.finish()
         if self.output is not None:
+            # The mask comes last: where it is, the case is done.
             write_mask(self.output / f"{case}.nii.gz", mask, meta.geometry)
-            if self.save_probabilities:
-                self._write_probabilities(case, probabilities, meta)
         return self._score(mask, meta)
 
     def _score(self, mask: np.ndarray, meta: CaseMeta) -> np.ndarray | None:
@@ -185,7 +254,20 @@ class CaseRestorer:
         values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
         return label_counts(values[mask], label, self.plan.labels)
 
-    def _write_probabilities(self, case: str, probabilities: np.ndarray, meta: CaseMeta) -> None:
-        native = from_working(restore_probabilities(probabilities, meta, self.plan), meta.geometry)
-        array = np.ascontiguousarray(native.transpose(0, 3, 2, 1))
-        write_atomically(self.output / f"{case}.npy", lambda file: np.save(file, array, allow_pickle=False))
+    @contextmanager
+    def _stored(self, case: str, meta: CaseMeta) -> Iterator[np.ndarray | None]:
+        """Zeros (K, S, A, R) to be filled, in a file (K, z, y, x) of the scan's voxel order that appears at the end."""
+        if self.output is None or not self.save_probabilities:
+            yield None
+            return
+        target = self.output / f"{case}.npy"
+        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}.npy")
+        shape = (self.plan.labels.num_outputs, *reversed(meta.geometry.shape_xyz))
+        try:
+            stored = create_array(temporary, shape, target=target)
+            yield to_working(stored.swapaxes(-1, -3), meta.geometry.affine)
+            stored.flush()
+            del stored
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.case_memory import inspection_bytes, limit_memory, preprocessing_bytes
 from data_preprocessing.checks import check_case, read_case
 from data_preprocessing.dataset import Dataset
 from data_preprocessing.findings import Finding, unusable
@@ -85,29 +86,43 @@ class Workers:
         for name, value in self._environment.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
-    def map(self, function: Callable[[CaseFiles], R], cases: Sequence[CaseFiles], *, title: str) -> list[R]:
+    def map(
+        self,
+        function: Callable[[CaseFiles], R],
+        cases: Sequence[CaseFiles],
+        *,
+        title: str,
+        size: Callable[[CaseFiles], int] | None = None,
+    ) -> list[R]:
         """`function` of every case, in the order of the cases.
+
+        Args:
+            function: what is done to a case, in another process.
+            cases: all of them.
+            title: how the progress and messages call it.
+            size: forecast of a case's memory in bytes; fewer processes work at a time where all would not fit.
 
         Raises:
             UserError: a worker process was killed, as happens when memory runs out.
         """
         if not cases:
             return []
+        limits = limit_memory(cases, size or (lambda _: 0), self.n_jobs, title)
         with progress(title, len(cases)) as advance:
             if self._pool is None:
                 return [_advanced(function(case), advance) for case in cases]
-            size = max(1, min(CHUNK, len(cases) // (8 * self.n_jobs)))
-            starts = range(0, len(cases), size)
+            count = max(1, min(CHUNK, len(cases) // (8 * self.n_jobs)))
+            chunks = [cases[i : i + count] for i in range(0, len(cases), count)]
             try:
-                futures = {self._pool.submit(_apply, function, cases[i : i + size]): i for i in starts}
-                for future in as_completed(futures):
-                    advance(len(future.result()))
+                # A worker is at one case of its chunk at a time.
+                needs = [max(limits.sizes[case.case] for case in chunk) for chunk in chunks]
+                done = limits.submit(functools.partial(self._pool.submit, _apply, function), chunks, needs, advance)
             except BrokenProcessPool:
                 raise UserError(
                     f"a worker process was killed during '{title}', most likely because memory ran out. "
                     f"Use fewer --n_jobs (now {self.n_jobs}); finished cases are kept."
                 ) from None
-            return [result for future in futures for result in future.result()]
+            return [result for results in done for result in results]
 
 
 def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers) -> list[CaseFingerprint]:
@@ -117,7 +132,8 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
         UserError: any case has a fault; the table of all faults of all cases.
     """
     described = dataclasses.replace(dataset, training=(), test=())
-    inspections = workers.map(functools.partial(_inspect, dataset=described), cases, title="inspect")
+    inspect = functools.partial(_inspect, dataset=described)
+    inspections = workers.map(inspect, cases, title="inspect", size=inspection_bytes)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     if problems:
         faulty = sum(bool(i.problems) for i in inspections)
@@ -142,7 +158,8 @@ def write_cases(
     stale = [case for case in cases if case.case not in current]
     drop_metas(folder, [case.case for case in stale])
     write = functools.partial(_write, plan=plan, plan_stamp=stamp_plan(plan), folder=folder)
-    done = {status.case: status for status in workers.map(write, stale, title="preprocess")}
+    size = functools.partial(preprocessing_bytes, plan=plan)
+    done = {status.case: status for status in workers.map(write, stale, title="preprocess", size=size)}
     return [done.get(case.case, CaseStatus(case=case.case, status="kept")) for case in cases]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_preprocessing.case_files import CaseFiles, nifti_files
+from data_preprocessing.case_memory import inspection_bytes
 from data_preprocessing.checks import check_case, orientation, read_case
 from data_preprocessing.dataset import DESCRIPTION, Dataset, Description
 from data_preprocessing.findings import Finding
@@ -61,7 +62,7 @@ def survey_cases(
     surveys = []
     for section, cases in (("training", dataset.training), ("test", dataset.test)):
         survey = functools.partial(survey_case, section=section, dataset=described, tolerance_mm=tolerance_mm)
-        surveys += workers.map(survey, cases, title=f"{title} {section}")
+        surveys += workers.map(survey, cases, title=f"{title} {section}", size=inspection_bytes)
     return surveys
 
 

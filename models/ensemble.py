@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -39,21 +40,34 @@ class Member:
     affine: np.ndarray | None = None
 
 
-def mean_probabilities(members: Sequence[Member]) -> Tensor | np.ndarray:
+def mean_probabilities(members: Iterable[Member]) -> Tensor | np.ndarray:
     """Mean probabilities (K, ...) of the members; of a single member its own array, untouched.
+
+    They may come one after the other: beside the sum no more than one is held.
 
     Raises:
         UserError: a member differs from the first one in shape, affine or label scheme; the message names both.
     """
-    first, *others = members
-    for other in others:
-        _require_same(first, other)
-    if not others:
+    total: Any = None
+    first, count = None, 0
+    # Not by enumerate, which holds on to the member before while the next one is made.
+    for member in members:
+        count += 1
+        if first is None:
+            first = member
+        elif total is None:
+            _require_same(first, member)
+            # The first member's own array is left alone, and given up for the sum.
+            total = first.probabilities + member.probabilities
+            first = dataclasses.replace(first, probabilities=total)
+        else:
+            _require_same(first, member)
+            total += member.probabilities
+        del member
+    assert first is not None, "the mean of nothing"
+    if total is None:
         return first.probabilities
-    total = first.probabilities + others[0].probabilities
-    for other in others[1:]:
-        total += other.probabilities
-    total /= len(members)
+    total /= count
     return total
 
 

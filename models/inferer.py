@@ -6,6 +6,7 @@ Shapes: N windows or slices, C channels, K classes or regions, D H W space (2D w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from utils.schema import LabelScheme, StagePlan
 
 logger = logging.getLogger(__name__)
+
+BLOCK_VALUES = 2**22
+"""Most values of a copy that is made of logits on their way."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,23 +78,57 @@ def flips(dim: int) -> tuple[tuple[int, ...], ...]:
 
 
 def window_logits(network: nn.Module, windows: Tensor, settings: InferenceSettings) -> Tensor:
-    """Float32 logits (N, K, ...) of windows (N, C, ...) on the network's device, averaged over flips with `tta`."""
-    axes_sets = flips(windows.dim() - 2) if settings.tta else ((),)
+    """Logits (N, K, ...) of windows (N, C, ...) on the network's device: float32 means over flips with `tta`.
+
+    Without, they are what the network handed out, which may be a view of its input: nobody may change them in place.
+    """
     count = len(windows)
     room = filled_size(count, settings.window_batch) if settings.fill_batches else count
     if room > count:
         windows = torch.cat([windows, windows.new_zeros(room - count, *windows.shape[1:])])
-    # A copy, since callers scale it in place and a network may hand back a view of its input.
+    if not settings.tta:
+        return network(windows)[:count]
+    axes_sets = flips(windows.dim() - 2)
     total = network(windows).to(torch.float32, copy=True)
     for axes in axes_sets[1:]:
-        total += network(windows.flip(axes)).flip(axes)
+        _add_flipped(total, network(windows.flip(axes)), axes)
     return total[:count].div_(len(axes_sets))
+
+
+def _add_flipped(total: Tensor, logits: Tensor, axes: tuple[int, ...]) -> None:
+    """total += logits.flip(axes), a few planes at a time: a flip is a copy."""
+    depth = total.shape[2]
+    for part in plane_blocks(total):
+        source = slice(depth - part.stop, depth - part.start) if 2 in axes else part
+        total[:, :, part] += logits[:, :, source].flip(axes)
+
+
+def plane_blocks(values: Tensor) -> list[slice]:
+    """Ranges of the first spatial axis of (N, K, ...) that cover it, of BLOCK_VALUES unless a single plane has more."""
+    depth = values.shape[2]
+    step = max(1, BLOCK_VALUES * depth // max(values.numel(), 1))
+    return [slice(start, min(start + step, depth)) for start in range(0, depth, step)]
 
 
 def filled_size(count: int, most: int) -> int:
     """The smallest power of two, or `most`, that holds `count` windows."""
     assert 1 <= count <= most
     return min(1 << (count - 1).bit_length(), most)
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Memory of a GPU that tensors may still take: what is free, and what torch holds without using it."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+@functools.cache
+def say_host(device: torch.device) -> None:
+    """Warn, once for each device, that logits go where they take longer."""
+    logger.warning(
+        "the logits of a whole scan do not fit on %s beside everything else; they are put together on the host, which "
+        "is slower", device,
+    )  # fmt: skip
 
 
 class _Windows:
@@ -104,7 +142,8 @@ class _Windows:
 
     def logits(self, windows: Tensor) -> Tensor:
         """Float32 logits of windows on the device, averaged over flips."""
-        return window_logits(self.network, windows, self.settings)
+        # A copy, since MONAI scales them in place; means over flips are one already.
+        return window_logits(self.network, windows, self.settings).to(torch.float32, copy=not self.settings.tta)
 
     def predict_one_each(self, batch: Tensor) -> Tensor:
         """Images no larger than one window: padded, predicted and cropped, nothing to put together."""
@@ -119,12 +158,15 @@ class _Windows:
     def predict_overlapping(self, batch: Tensor) -> Tensor:
         """Images larger than a window: overlapping windows, blended."""
         host = torch.device("cpu")
-        if self.device.type != "cuda" or not self._fits(batch):
-            return self._blend(batch, host if self.device.type == "cuda" else self.device)
+        if self.device.type != "cuda":
+            return self._blend(batch, self.device)
+        if not self._fits(batch):
+            say_host(self.device)
+            return self._blend(batch, host)
         try:
             return self._blend(batch, self.device)
         except torch.OutOfMemoryError:
-            logger.warning("the logits do not fit on %s; they are put together on the host", self.device)
+            say_host(self.device)
         # Outside the except clause, so that what the failed attempt held is free by now.
         torch.cuda.empty_cache()
         return self._blend(batch, host)
@@ -144,4 +186,4 @@ class _Windows:
         num_bytes = 4 * num_outputs * batch.shape[0] * batch[0, 0].numel()
         # A third: the logits, probabilities of the same size, and the activations of the windows.
         limit = self.settings.device_bytes
-        return num_bytes <= (torch.cuda.mem_get_info(self.device)[0] // 3 if limit is None else limit)
+        return num_bytes <= (free_device_bytes(self.device) // 3 if limit is None else limit)

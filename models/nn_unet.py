@@ -9,7 +9,7 @@ Shapes: N batch, C channels, K classes or regions, D H W space, T scored targets
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytorch_lightning as pl
 import torch
@@ -17,17 +17,20 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from models.acceleration import Acceleration
-from models.inferer import InferenceSettings, predict_volume, to_probabilities
+from models.inferer import InferenceSettings, plane_blocks, predict_volume, to_probabilities
 from models.loss import SegmentationLoss
 from models.metrics import DiceAccumulator, case_counts, discretise
 from models.schedules import LossPlateau, build_optimizer, build_scheduler
+from models.streaming import Ensemble, stream_probabilities
 from models.unet import PLAIN, build_network
+from models.volume_loss import volume_loss
 from utils.config import ModelConfig, OptimConfig
 from utils.files import to_dict
 from utils.schema import FORMAT_VERSION, Plan, StagePlan
 
-Scorer = Callable[[str, Tensor], Tensor]
-"""(case name, probabilities (K, D, H, W)) -> (T, 3) true positives, false positives, false negatives."""
+Scorer = Callable[[str, Iterator[Tensor]], Tensor]
+"""(case name, probabilities as slabs (K, d, H, W) on the host) -> (T, 3) true positives, false positives, false
+negatives."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,14 +169,18 @@ class NNUnet(pl.LightningModule):
 
     def validation_step(self, batch: dict, batch_index: int) -> None:
         """Score one case: image (1, C, D, H, W), label (1, 1, D, H, W)."""
-        logits = self.predict_logits(batch["image"])
+        labels, logits = self.plan.labels, self.predict_logits(batch["image"])
         label = batch["label"].to(logits.device)
-        loss = self.loss(logits, label).cpu()
+        loss = volume_loss(self.loss, logits, label).cpu()
         self._val_loss_sum = self._val_loss_sum + torch.stack([loss, torch.ones(())])
+        # A few planes at a time: with many classes the logits of a scan are most of what fits the device.
+        parts = plane_blocks(logits)
         if self.native_scorer is not None:
-            counts = self.native_scorer(batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu())
+            slabs = (to_probabilities(logits[:, :, part], labels)[0].cpu() for part in parts)
+            counts = self.native_scorer(batch["case"], slabs)
         else:
-            counts = case_counts(discretise(logits, self.plan.labels)[0], label[0, 0], self.plan.labels)
+            each = (case_counts(discretise(logits[:, :, p], labels)[0], label[0, 0, p], labels) for p in parts)
+            counts = torch.stack(list(each)).sum(0)
         self.dice.add(counts)
         # True positives and false negatives.
         self._target_voxels = self._target_voxels + counts[:, [0, 2]].sum()
@@ -195,15 +202,22 @@ class NNUnet(pl.LightningModule):
         for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
             self.log(f"dice_{name}", value)
 
-    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Tensor] | Tensor:
-        """(case name, probabilities (K, D, H, W) float32 on the host) of one preprocessed case.
+    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Iterator[Tensor]] | Tensor:
+        """Case name and probabilities of one preprocessed case, as slabs (K, d, H, W) float32 on the host, in order.
 
+        The slabs are computed when they are asked for, in the precision of this call.
         A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: the logits of one forward pass.
         """
         if "case" not in batch:
             return self.network(batch["image"])
-        logits = self.predict_logits(batch["image"])
-        return batch["case"], to_probabilities(logits, self.plan.labels)[0].cpu()
+        kind = self.device.type
+        ensemble = Ensemble(
+            names=("the network",), networks=(self.network,), labels=self.plan.labels, device=self.device,
+            amp=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
+        )  # fmt: skip
+        return batch["case"], stream_probabilities(
+            batch["image"], ensemble, stage=self.plan.stage, settings=self.inference
+        )
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Sliding-window logits (1, K, D, H, W) of a whole case (1, C, D, H, W)."""

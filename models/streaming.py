@@ -21,11 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ensemble import Member, mean_probabilities
-from models.inferer import InferenceSettings, to_probabilities, window_logits
+from models.inferer import (
+    InferenceSettings,
+    free_device_bytes,
+    plane_blocks,
+    say_host,
+    to_probabilities,
+    window_logits,
+)
 from models.windows import importance_map, window_starts
 from utils.schema import LabelScheme, StagePlan
 
 Start = tuple[int, int, int]
+Place = tuple[slice, slice, slice]
 
 SLAB_VALUES = 2**24
 """Most probabilities that come out at a time, unless a single plane has more: several slabs wait for the writer."""
@@ -129,6 +137,8 @@ def stream_probabilities(
             slab, start = slab[(slice(None), wanted, *inner[1:])], stop
             if slab.shape[1]:
                 yield slab.cpu()
+            # Gone before the next one is made.
+            del slab
 
 
 class _HeldPlanes:
@@ -154,29 +164,37 @@ class _HeldPlanes:
         if device.type != "cuda":
             return device
         limit = settings.device_bytes
-        limit = torch.cuda.mem_get_info(device)[0] // 3 if limit is None else limit
+        limit = free_device_bytes(device) // 3 if limit is None else limit
         outputs, networks = self.ensemble.labels.num_outputs, len(self.ensemble.networks)
         needed = buffer_bytes(self.layout, num_outputs=outputs, num_networks=networks)
-        return device if needed <= limit else torch.device("cpu")
+        if needed <= limit:
+            return device
+        say_host(device)
+        return torch.device("cpu")
 
     def add(self, windows: Tensor, starts: Sequence[Start]) -> None:
         """Put windows (N, C, ...) through every network and add what it says to its buffer."""
-        ensemble = self.ensemble
-        windows = windows.to(ensemble.device)
+        windows = windows.to(self.ensemble.device)
         places = [self._place(start) for start in starts]
-        for network, buffer in zip(ensemble.networks, self.logits):
-            with torch.autocast(ensemble.device.type, dtype=ensemble.amp) if ensemble.amp else nullcontext():
-                logits = window_logits(network, windows, self.settings)
-            if self.dim == 2:
-                logits = logits.unsqueeze(2)
-            logits = logits.mul_(self.weight).to(self.device)
-            for window, place in zip(logits, places):
-                buffer[(slice(None), *place)] += window
+        for network, buffer in zip(self.ensemble.networks, self.logits):
+            self._add_logits(network, windows, buffer, places)
         weight = self.weight.to(self.device)
         for place in places:
             self.weights[place] += weight
 
-    def _place(self, start: Start) -> tuple[slice, ...]:
+    def _add_logits(self, network: nn.Module, windows: Tensor, buffer: Tensor, places: Sequence[Place]) -> None:
+        # A function of its own, so that one network's logits are gone before the next one computes.
+        ensemble = self.ensemble
+        with torch.autocast(ensemble.device.type, dtype=ensemble.amp) if ensemble.amp else nullcontext():
+            logits = window_logits(network, windows, self.settings)
+        if self.dim == 2:
+            logits = logits.unsqueeze(2)
+        for window, (planes, *sides) in zip(logits, places):
+            for part in plane_blocks(window[None]):
+                weighted = (window[:, part] * self.weight[part]).to(self.device)
+                buffer[(slice(None), slice(planes.start + part.start, planes.start + part.stop), *sides)] += weighted
+
+    def _place(self, start: Start) -> Place:
         start = (start[0] - self.first, *start[1:])
         return tuple(slice(begin, begin + size) for begin, size in zip(start, self.layout.window))
 
@@ -195,14 +213,14 @@ class _HeldPlanes:
         self.first = stop
 
     def _mean(self, planes: slice) -> Tensor:
-        ensemble, weights = self.ensemble, self.weights[planes]
-        parts = ((buffer[:, planes] / weights)[None] for buffer in self.logits)
-        return mean_probabilities(
-            [
-                Member(name=name, labels=ensemble.labels, probabilities=to_probabilities(part, ensemble.labels)[0])
-                for name, part in zip(ensemble.names, parts)
-            ]
-        )
+        weights = self.weights[planes]
+        members = zip(self.ensemble.names, self.logits)
+        # One network at a time, so that no more than its planes and the sum are there.
+        return mean_probabilities(self._member(name, buffer[:, planes], weights) for name, buffer in members)
+
+    def _member(self, name: str, planes: Tensor, weights: Tensor) -> Member:
+        labels = self.ensemble.labels
+        return Member(name=name, labels=labels, probabilities=to_probabilities((planes / weights)[None], labels)[0])
 
 
 def _pad(image: Tensor, layout: WindowLayout) -> Tensor:
@@ -219,15 +237,17 @@ def _cut(image: Tensor, starts: Sequence[Start], window: Start, dim: int) -> Ten
     return windows.squeeze(2) if dim == 2 else windows
 
 
-def activation_bytes(stage: StagePlan, *, num_windows: int) -> int:
+def activation_bytes(stage: StagePlan, *, num_windows: int, num_outputs: int, tta: bool = False) -> int:
     """Rough memory of the feature maps while `num_windows` windows go through a network, in float32.
 
     The skip connections of all levels live at once; at full resolution a decoder's convolution takes twice the features
-    and gives them once, and the CPU library works on copies of both in its own order.
+    and gives them once, and the CPU library works on copies of both in its own order. Logits come when most of that is
+    gone, from the features and perhaps in another order first; with `tta` the sum over flips is there all the time.
     """
-    voxels, per_voxel = math.prod(stage.patch_size), 7.0 * stage.filters[0]
-    shrinking = 1
+    voxels, features = math.prod(stage.patch_size), stage.filters[0]
+    per_voxel, shrinking = 7.0 * features, 1
     for filters, stride in zip(stage.filters, stage.strides):
         shrinking *= math.prod(stride)
         per_voxel += filters / shrinking
+    per_voxel = max(per_voxel, 3.0 * features + 2.0 * num_outputs) + (num_outputs if tta else 0)
     return int(4 * num_windows * voxels * per_voxel)

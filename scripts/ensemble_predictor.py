@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from models.ensemble import Member, mean_probabilities
+from models.ensemble import SLAB_VALUES
 from models.model_set import ModelSet
 from scripts.predictor import Prediction, Predictor, as_volume, read_scan
 from utils.nifti import Volume
+from utils.pages import give_back_pages
 from utils.postprocessing import keep_largest
 from utils.predictions import most_probable
+from utils.reserved import create_array
 
 
 class EnsemblePredictor:
@@ -45,13 +48,29 @@ class EnsemblePredictor:
         return Prediction(mask=self._mask(volume, name), geometry=volume.geometry)
 
     def _mask(self, volume: Volume, name: str) -> np.ndarray:
+        """The sum of all members' probabilities lies in a file, as for the command; a few planes are in memory."""
         labels = self.plan.labels
         values = np.array(labels.values, dtype=np.uint8)
-        mask = values[most_probable(self._probabilities(volume, name), labels)]
+        mask = np.empty(volume.array.shape[1:], dtype=np.uint8)
+        with tempfile.TemporaryDirectory(prefix="nnunet-ensemble-") as folder:
+            path = Path(folder) / "sum.npy"
+            total = create_array(path, (labels.num_outputs, *mask.shape), target=path)
+            self._add_up(total, volume, name)
+            step = max(1, SLAB_VALUES // total[:, 0].size)
+            for start in range(0, len(mask), step):
+                part = slice(start, start + step)
+                mask[part] = values[most_probable(total[:, part] / len(self.members), labels)]
+                give_back_pages(total)
+            del total
         return keep_largest(mask, labels, self.models.post_processing)
 
     def _probabilities(self, volume: Volume, name: str) -> np.ndarray:
-        each = (member.native_probabilities(member.prepare(volume, name)) for member in self.members)
-        return mean_probabilities(
-            [Member(name=n, labels=self.plan.labels, probabilities=p) for n, p in zip(self.models.names, each)]
-        )
+        total = np.zeros((self.plan.labels.num_outputs, *volume.array.shape[1:]), dtype=np.float32)
+        self._add_up(total, volume, name)
+        total /= len(self.members)
+        return total
+
+    def _add_up(self, total: np.ndarray, volume: Volume, name: str) -> None:
+        """Add each member's probabilities to (K, S, A, R), one member after the other."""
+        for member in self.members:
+            member.restore(member.prepare(volume, name), total)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
+from data_preprocessing.restoration import restoring_bytes
 from models.inferer import InferenceSettings
 from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from utils.limits import free_memory_bytes as free_memory_bytes
 from utils.pipeline import AHEAD
 from utils.schema import Plan
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from scripts.predictor import Predictor
 
 FLOAT_BYTES = 4
+GAPS = 1.1
+"""The C library keeps freed memory for the next blocks, and not every block fits into a gap: measured."""
 POSTPROCESSING_BYTES = 7
 """Of each voxel while components are numbered, the mask included: measured, rounded up."""
-PROGRAM_BYTES = 700_000_000
+PROGRAM_BYTES = 500_000_000
 """Python, torch and MONAI, loaded."""
 
 
@@ -72,12 +74,17 @@ def forecast_memory(
     seen = FLOAT_BYTES * plan.in_channels * math.prod(padded) if plan.previous_channels else 0
     layout = window_layout(padded, stage, settings)
     slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
-    # Those on their way; the one being made, for each network and as a mean; in the restorer one more, joined to what
-    # is kept of the one before.
-    predict = prepared + seen + (AHEAD + num_networks + 4) * slab + scan_voxels
+    # Those on their way, the one that the writer is at and its copy; the one being made: weighted, as probabilities,
+    # and as the sum of several networks.
+    making = 2 if num_networks == 1 else 3
+    working = (AHEAD + 2 + making) * slab
+    working += restoring_bytes(grid, [shape[axis] for axis in plan.axes], num_outputs=labels.num_outputs)
     if not on_gpu:
-        predict += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
-        predict += activation_bytes(stage, num_windows=settings.window_batch)
+        working += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
+        working += activation_bytes(
+            stage, num_windows=settings.window_batch, num_outputs=labels.num_outputs, tta=settings.tta
+        )
+    predict = prepared + seen + scan_voxels + int(GAPS * working)
     # The file's content, the scan as it is read and as it is scaled; then the scan, one channel of it normalised, and
     # the copy on the plan's grid.
     normalized = FLOAT_BYTES * scan_voxels * plan.normalize_first
@@ -108,23 +115,3 @@ def forecast_stages(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequ
         write_bytes=own.write_bytes + first.prepared_bytes,
         prepared_bytes=own.prepared_bytes + first.prepared_bytes,
     )
-
-
-def free_memory_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of its container where that is less."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = _read(Path("/proc/meminfo"))
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limit, used = (_read(Path("/sys/fs/cgroup") / name).strip() for name in ("memory.max", "memory.current"))
-    if limit.isdecimal() and used.isdecimal():
-        free = min(free, max(int(limit) - int(used), 0))
-    return free
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -159,7 +159,8 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
         acceleration = resolve_acceleration(hardware, runtime, norm=bundle.model.norm)
         settings = InferenceSettings(
             tta=network.tta, overlap=network.overlap, blend=network.blend,
-            window_batch=network.batch_size or window_batch(bundle.plan.stage, device),
+            window_batch=network.batch_size
+            or window_batch(bundle.plan.stage, device, num_outputs=bundle.plan.labels.num_outputs, tta=network.tta),
             fill_batches=acceleration.compiles,
         )  # fmt: skip
         previous = None if bundle.previous is None else make(bundle.previous, device)

@@ -28,7 +28,7 @@ from data_preprocessing.restoration import SlabRestorer, native_shape
 from models.acceleration import Acceleration, default_acceleration
 from models.bundle import ModelBundle, build_networks, flips_warning, weight_bytes
 from models.export import load_model
-from models.inferer import InferenceSettings
+from models.inferer import InferenceSettings, free_device_bytes
 from models.model_set import ModelSet
 from models.streaming import Ensemble, activation_bytes, stream_probabilities
 from utils.config import HardwareConfig
@@ -93,7 +93,9 @@ class Predictor:
         acceleration: Acceleration | None = None,
     ) -> None:
         self.bundle, self.plan, self.post_processing = bundle, bundle.plan, post_processing or PostProcessing()
-        self.settings = settings or InferenceSettings(window_batch=window_batch(self.plan.stage, device))
+        self.settings = settings or InferenceSettings(
+            window_batch=window_batch(self.plan.stage, device, num_outputs=self.plan.labels.num_outputs, tta=False)
+        )
         self.previous = previous
         if bundle.previous is not None and previous is None:
             self.previous = Predictor(
@@ -169,7 +171,7 @@ class Predictor:
     def native_probabilities(self, prepared: PreparedScan) -> np.ndarray:
         """Probabilities (K, S, A, R) float32 of a prepared scan."""
         native = np.zeros((self.plan.labels.num_outputs, *native_shape(prepared.meta)), dtype=np.float32)
-        self._restore(prepared, native)
+        self.restore(prepared, native)
         return native
 
     def predict_file(self, paths: Path | str | Sequence[Path | str]) -> Prediction:
@@ -195,6 +197,8 @@ class Predictor:
         image = torch.from_numpy(self._with_previous(prepared))[None]
         for slab in stream_probabilities(image, self.ensemble, stage=self.plan.stage, settings=self.settings):
             yield slab.numpy()
+            # Gone before the next one is made.
+            del slab
 
     def _with_previous(self, prepared: PreparedScan) -> np.ndarray:
         """The image (C, D, H, W) and, in a cascade, a channel for each foreground class of the first stage's mask."""
@@ -202,7 +206,7 @@ class Predictor:
             return prepared.image
         geometry = prepared.meta.geometry
         mask = Volume(
-            array=self.previous._restore(prepared.previous), spacing_mm=prepared.meta.spacing_mm, geometry=geometry
+            array=self.previous.restore(prepared.previous), spacing_mm=prepared.meta.spacing_mm, geometry=geometry
         )
         [classes] = previous_classes(mask, prepared.meta, self.plan)
         image = np.empty((self.plan.in_channels, *classes.shape), dtype=np.float32)
@@ -212,12 +216,17 @@ class Predictor:
         return image
 
     def _mask(self, prepared: PreparedScan) -> np.ndarray:
-        return keep_largest(self._restore(prepared), self.plan.labels, self.post_processing)
+        return keep_largest(self.restore(prepared), self.plan.labels, self.post_processing)
 
-    def _restore(self, prepared: PreparedScan, probabilities: np.ndarray | None = None) -> np.ndarray:
+    def restore(self, prepared: PreparedScan, probabilities: np.ndarray | None = None) -> np.ndarray:
+        """Mask (S, A, R) uint8 of a prepared scan, without post-processing.
+
+        Probabilities are added to (K, S, A, R) float32.
+        """
         restorer = SlabRestorer(prepared.meta, self.plan, probabilities)
         for slab in self.stream(prepared):
             restorer.add(slab)
+            del slab
         return restorer.finish()
 
 
@@ -249,12 +258,11 @@ def amp_type(runtime: Runtime) -> torch.dtype | None:
     return AMP_TYPES[runtime.precision]
 
 
-def window_batch(stage: StagePlan, device: torch.device) -> int:
-    """Windows that go through the network together: four, on a CPU fewer where their feature maps are large."""
-    if device.type != "cpu":
-        return MOST_WINDOWS
-    fitting = HOST_ACTIVATION_BYTES // max(activation_bytes(stage, num_windows=1), 1)
-    return min(max(fitting, 1), MOST_WINDOWS)
+def window_batch(stage: StagePlan, device: torch.device, *, num_outputs: int, tta: bool) -> int:
+    """Windows that go through the network together: four, or fewer where feature maps and logits would be large."""
+    most_bytes = free_device_bytes(device) // 2 if device.type == "cuda" else HOST_ACTIVATION_BYTES
+    each = activation_bytes(stage, num_windows=1, num_outputs=num_outputs, tta=tta)
+    return min(max(most_bytes // max(each, 1), 1), MOST_WINDOWS)
 
 
 def _hardware(device: str, amp: bool) -> HardwareConfig:

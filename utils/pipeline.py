@@ -152,7 +152,7 @@ def _take(pending: deque) -> tuple | None:
 
 def _compute(stages: Stages, writer: ThreadPoolExecutor, item, index: int, case, finish: Callable) -> None:
     """Compute one case here, while the writer consumes its slabs; the writer reports the outcome."""
-    slabs: _SlabQueue = _SlabQueue()
+    slabs: SlabQueue = SlabQueue()
     start_s = time.perf_counter()
 
     def consume() -> None:
@@ -164,24 +164,33 @@ def _compute(stages: Stages, writer: ThreadPoolExecutor, item, index: int, case,
         finish(index, Outcome(case=case, seconds=time.perf_counter() - start_s, **outcome))
 
     writer.submit(consume)
-    error: Exception | None = RuntimeError("interrupted")
-    try:
-        for slab in stages.compute(item):
-            if not slabs.put(slab):
-                break
-        error = None
-    except Exception as caught:
-        error = caught
-    finally:
-        slabs.close(error)
+    slabs.fill(lambda: stages.compute(item))
 
 
-class _SlabQueue(Generic[Slab]):
+class SlabQueue(Generic[Slab]):
     """Hands slabs from one thread to another, a few at a time; neither side can be left waiting for the other."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue = queue.Queue(AHEAD)
         self._abandoned = threading.Event()
+
+    def fill(self, compute: Callable[[], Iterator[Slab]]) -> None:
+        """Add the slabs of `compute()` as there is room for them, until nobody will take them any more.
+
+        An error of theirs goes to the reader; an interruption ends both sides.
+        """
+        error: Exception | None = RuntimeError("interrupted")
+        try:
+            for slab in compute():
+                if not self.put(slab):
+                    break
+                # The queue's alone from here on, while the next one is computed.
+                del slab
+            error = None
+        except Exception as caught:
+            error = caught
+        finally:
+            self.close(error)
 
     def put(self, slab: Slab) -> bool:
         """Wait for room and add a slab; False when nobody will take it any more."""
@@ -203,6 +212,7 @@ class _SlabQueue(Generic[Slab]):
             if end is not None:
                 raise end
             yield slab
+            del slab
 
     def _put(self, entry: tuple) -> bool:
         while not self._abandoned.is_set():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
+from utils.limits import cpu_quota
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +154,8 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
 
 def num_cores() -> int:
     """CPU cores that this process may use (a container or a pinning may allow fewer than there are)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, cpu_quota() or allowed)
 
 
 def _cpu_name() -> str:

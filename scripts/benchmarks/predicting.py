@@ -123,7 +123,9 @@ def _write_model(path: Path, plan: Plan, model: ModelConfig) -> None:
 
 def _predictor(path: Path, runtime: Runtime) -> TimedPredictor:
     [bundle] = load_model(path).members
-    settings = InferenceSettings(window_batch=window_batch(bundle.plan.stage, runtime.device))
+    outputs = bundle.plan.labels.num_outputs
+    together = window_batch(bundle.plan.stage, runtime.device, num_outputs=outputs, tta=False)
+    settings = InferenceSettings(window_batch=together)
     return TimedPredictor(bundle, device=runtime.device, amp=amp_type(runtime), settings=settings)
 
 

@@ -34,7 +34,7 @@ def ours(job: Job) -> Outcome:
     plan = read_json(Plan, folder / "plan.json")
     arrays = np.load(folder / "weights.npz", allow_pickle=False)
     weights = FoldWeights(name="weights", fold=None, state_dict={n: torch.from_numpy(arrays[n]) for n in arrays.files})
-    together = window_batch(plan.stage, device)
+    together = window_batch(plan.stage, device, num_outputs=plan.labels.num_outputs, tta=job["tta"])
     predictor = Predictor(
         ModelBundle(source=folder, plan=plan, model=ModelConfig(), folds=(weights,)),
         device=device, amp=torch.bfloat16 if job["precision"] == "bf16" else None,

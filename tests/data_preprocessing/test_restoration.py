@@ -31,7 +31,7 @@ def certain(shards, case: str) -> np.ndarray:
 
 
 def test_certain_probabilities_give_the_label_file_back(shards, tmp_path):
-    counts = restorer(shards, output=tmp_path).restore("scan0", certain(shards, "scan0"))
+    counts = restorer(shards, output=tmp_path).restore("scan0", [certain(shards, "scan0")])
     meta = read_meta(shards, "scan0")
     written, label = nib.load(tmp_path / "scan0.nii.gz"), nib.load(meta.label)
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), np.asanyarray(label.dataobj))
@@ -40,7 +40,7 @@ def test_certain_probabilities_give_the_label_file_back(shards, tmp_path):
 
 
 def test_probabilities_lie_in_the_voxel_order_of_the_file(shards, tmp_path):
-    restorer(shards, output=tmp_path, save_probabilities=True).restore("scan1", certain(shards, "scan1"))
+    restorer(shards, output=tmp_path, save_probabilities=True).restore("scan1", [certain(shards, "scan1")])
     probabilities = np.load(tmp_path / "scan1.npy")
     mask = np.asanyarray(nib.load(tmp_path / "scan1.nii.gz").dataobj)
     assert probabilities.dtype == np.float32
@@ -51,6 +51,6 @@ def test_without_an_output_folder_nothing_is_written_but_scored(shards):
     before = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     empty = np.zeros_like(certain(shards, "scan2"))
     empty[0] = 1
-    counts = restorer(shards).restore("scan2", empty)
+    counts = restorer(shards).restore("scan2", [empty])
     assert counts[0, 0] == 0 and counts[0, 2] > 0
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before

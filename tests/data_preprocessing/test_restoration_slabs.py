@@ -57,7 +57,7 @@ def test_only_planes_that_are_still_needed_are_kept():
     meta, probabilities = case_of(plan)
     restorer = SlabRestorer(meta, plan)
     restorer.add(probabilities)
-    assert restorer._held.shape[1] == 0
+    assert restorer.num_held == 0
 
 
 def test_missing_planes_are_our_own_mistake():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from data_preprocessing import case_memory
 from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.case_memory import limit_memory
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
 
@@ -132,3 +135,52 @@ def test_progress_prints_a_line_for_each_tenth(capsys):
 def test_sources_are_all_images_and_the_label():
     files = CaseFiles(case="a", images=(Path("a_0.nii"), Path("a_1.nii")), label=Path("l.nii"))
     assert source_files(files) == (Path("a_0.nii"), Path("a_1.nii"), Path("l.nii"))
+
+
+SIZES = {case.case: 10**9 * (1 + number % 3) for number, case in enumerate(CASES)}
+
+
+def size_of(files: CaseFiles) -> int:
+    return SIZES[files.case]
+
+
+def mark(files: CaseFiles, folder: Path) -> list[str]:
+    """Names of the cases that are worked on at this time; all processes write theirs into one folder."""
+    mine = folder / files.case
+    mine.touch()
+    time.sleep(0.02)
+    together = sorted(path.name for path in folder.iterdir())
+    mine.unlink()
+    return together
+
+
+@pytest.mark.parametrize("free_gb", [1, 4, 7])
+def test_cases_that_are_worked_on_together_fit_into_the_free_memory(tmp_path, monkeypatch, capsys, free_gb):
+    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: free_gb * 10**9)
+    monkeypatch.setattr(case_memory, "PROCESS_BYTES", 0)
+    with Workers(3) as workers:
+        found = workers.map(functools.partial(mark, folder=tmp_path), CASES, title="test", size=size_of)
+    assert len(found) == len(CASES)
+    for together in found:
+        assert len(together) == 1 or sum(SIZES[case] for case in together) <= free_gb * 10**9
+    said = capsys.readouterr()
+    assert f"test: {max(free_gb // 3, 1)} of 3 processes" in said.out
+    assert ("may not fit into memory" in said.err) == (free_gb == 1)
+
+
+def test_nothing_is_said_where_all_processes_fit(monkeypatch, capsys):
+    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: 9 * 10**9)
+    monkeypatch.setattr(case_memory, "PROCESS_BYTES", 0)
+    with Workers(1) as workers:
+        assert workers.map(name_of, CASES, title="test", size=size_of) == [case.case for case in CASES]
+    assert limit_memory(CASES, size_of, 3, "test").all_fit
+    said = capsys.readouterr()
+    assert "processes" not in said.out and not said.err
+
+
+def test_a_single_process_warns_of_a_case_that_does_not_fit(monkeypatch, capsys):
+    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: 10**9)
+    with Workers(1) as workers:
+        workers.map(name_of, CASES[:3], title="test", size=size_of)
+    said = capsys.readouterr()
+    assert "case2 needs up to 3.1 GB, 1.0 GB are free" in said.err and "processes" not in said.out

@@ -24,6 +24,7 @@ from models.callbacks import (
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from tests.models.builders import TWO_CLASSES
+from utils.errors import UserError
 from utils.logger import NullLogger
 from utils.throughput import LatencyRecorder
 
@@ -108,31 +109,78 @@ def test_the_time_until_a_batch_is_there_is_waiting(monkeypatch, phase):
 
 
 class TestPredictionSink:
-    def run(self, consume, cases):
+    def run(self, consume, cases, slabs=lambda: [torch.ones(1)]):
         sink = PredictionSink(consume, DiceAccumulator(TWO_CLASSES))
         module = fake_module(0.0, None)
         for case in cases:
-            sink.on_predict_batch_end(None, module, (case, torch.ones(1)))
+            sink.on_predict_batch_end(None, module, (case, iter(slabs())))
         sink.on_predict_end(None, module)
         return sink
 
     def test_every_case_is_consumed_and_scored(self):
         perfect = np.array([[3, 0, 0], [1, 1, 0]])
         seen = []
-        sink = self.run(lambda case, probabilities: seen.append(case) or perfect, ["a", "b", "c", "d"])
-        assert seen == ["a", "b", "c", "d"]
+
+        def consume(case, slabs):
+            seen.append((case, [slab.item() for slab in slabs]))
+            return perfect
+
+        sink = self.run(consume, "abcd", lambda: [torch.tensor(1.0), torch.tensor(2.0)])
+        assert seen == [(case, [1.0, 2.0]) for case in "abcd"]
         summary = sink.summary(TARGETS)
         assert summary == pytest.approx({"dice": 5 / 6, "dice_anterior": 1.0, "dice_posterior": 2 / 3})
+        assert sink.num_failed == 0
 
     def test_cases_without_labels_give_no_score(self):
-        assert self.run(lambda case, probabilities: None, ["a"]).summary(TARGETS) == {}
+        assert self.run(lambda case, slabs: None, ["a"]).summary(TARGETS) == {}
 
-    def test_an_error_in_the_thread_is_raised(self):
-        def fail(case, probabilities):
-            raise OSError("disk full")
+    @pytest.mark.parametrize("error", [UserError("no room"), OSError(28, "no room", "a.npy")], ids=["ours", "system's"])
+    def test_a_case_that_cannot_be_written_is_named_and_the_others_go_on(self, capsys, error):
+        def consume(case, slabs):
+            if case == "b":
+                raise error
+            return np.array([[1, 0, 0], [1, 0, 0]]) if len(list(slabs)) == 9 else None
 
-        with pytest.raises(OSError, match="disk full"):
+        # More slabs than wait: nobody is left waiting for a reader that has given up.
+        sink = self.run(consume, "abc", lambda: [torch.ones(1)] * 9)
+        assert sink.num_failed == 1 and sink.summary(TARGETS)["dice"] == 1.0
+        errors = capsys.readouterr().err
+        assert "b could not be predicted" in errors and "no room" in errors
+
+    def test_our_own_mistakes_are_raised(self):
+        def fail(case, slabs):
+            raise RuntimeError("a bug")
+
+        with pytest.raises(RuntimeError, match="a bug"):
             self.run(fail, ["a"])
+
+    def test_an_error_of_the_network_is_raised(self):
+        def slabs():
+            yield torch.ones(1)
+            raise RuntimeError("out of memory")
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            self.run(lambda case, slabs: list(slabs) and None, ["a"], slabs)
+
+    def test_few_slabs_wait_for_a_slow_writer(self):
+        begun, made, allowed = threading.Event(), [], threading.Event()
+
+        def slabs():
+            for number in range(9):
+                made.append(number)
+                if number == 3:
+                    # Two wait and one is at hand; the fourth is made without any being taken.
+                    allowed.set()
+                yield torch.ones(1)
+
+        def consume(case, slabs):
+            allowed.wait(10)
+            begun.set()
+            assert len(made) <= 4
+            return None if len(list(slabs)) == 9 else 1 / 0
+
+        self.run(consume, ["a"], slabs)
+        assert begun.is_set() and len(made) == 9
 
 
 def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -> tuple[int | None, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from models import inferer, streaming
 from models.callbacks import EpochReport
 from models.checkpoint import load_for_inference
-from models.inferer import InferenceSettings
+from models.inferer import InferenceSettings, to_probabilities
 from models.nn_unet import NNUnet, uses_batch_dice
-from tests.models.builders import make_plan, make_stage
+from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
 from utils.config import ModelConfig, OptimConfig
 
 # Lightning's advice about loaders, folders that exist and its own use of torch is not about this code.
@@ -195,15 +197,46 @@ def test_batch_dice_by_rule(choice, dim, expected):
     assert make_module(dataclasses.replace(OPTIM, batch_dice=choice), dim).loss.batch_dice == expected
 
 
-def test_native_scorer_decides_what_is_counted(tmp_path):
+def test_native_scorer_decides_what_is_counted(tmp_path, monkeypatch):
     module = make_module()
     seen = []
 
-    def scorer(case: str, probabilities: torch.Tensor) -> torch.Tensor:
-        seen.append((case, tuple(probabilities.shape)))
+    def scorer(case: str, slabs: Iterator[torch.Tensor]) -> torch.Tensor:
+        seen.append((case, [tuple(slab.shape) for slab in slabs]))
         return torch.tensor([[1, 0, 0], [1, 1, 1]])
 
     module.native_scorer = scorer
+    # Three classes on four planes of 8 x 10 voxels.
+    monkeypatch.setattr(inferer, "BLOCK_VALUES", 3 * 4 * 80)
     fit(module, tmp_path, epochs=1)
     assert module.last_validation.dice == (1.0, 0.5)
-    assert seen[-2:] == [("case_0", (3, 9, 8, 10)), ("case_1", (3, 9, 8, 10))]
+    slabs = [(3, 4, 8, 10), (3, 4, 8, 10), (3, 1, 8, 10)]
+    assert seen[-2:] == [("case_0", slabs), ("case_1", slabs)]
+
+
+@pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])
+def test_scores_by_planes_are_those_of_the_whole_volume(monkeypatch, labels):
+    plan = make_plan(labels=labels)
+    module = NNUnet(plan=plan, model=ModelConfig(), optim=OPTIM, inference=InferenceSettings()).eval()
+    results = []
+    for block_values in (2**22, 1):
+        monkeypatch.setattr(inferer, "BLOCK_VALUES", block_values)
+        module.on_validation_epoch_start()
+        for index, case in enumerate(cases()):
+            module.validation_step(case, index)
+        results.append((module.dice.compute(), module._val_loss_sum))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_prediction_never_holds_a_whole_volume_of_probabilities(monkeypatch, dim):
+    module = make_module(dim=dim).eval()
+    case = {"case": "long", "image": torch.randn(1, 1, 48, 8, 8)}
+    expected = to_probabilities(module.predict_logits(case["image"]), module.plan.labels)[0]
+    monkeypatch.setattr(streaming, "SLAB_VALUES", 3 * 64 * 4)
+    name, slabs = module.predict_step(case, 0)
+    monkeypatch.setattr(module, "predict_logits", None)
+    slabs = list(slabs)
+    assert name == "long" and max(slab.shape[1] for slab in slabs) <= 4
+    torch.testing.assert_close(torch.cat(slabs, dim=1), expected, rtol=1e-6, atol=1e-6)

@@ -102,11 +102,18 @@ def test_image_is_left_alone():
     assert torch.equal(image, before)
 
 
-def test_activations_grow_with_windows_and_shrink_with_depth():
+def test_activations_grow_with_windows_and_outputs_and_shrink_with_depth():
     stage = make_stage((8, 8, 8), filters=(4, 6, 8))
+
+    def num_bytes(num_windows=1, num_outputs=3, tta=False):
+        return activation_bytes(stage, num_windows=num_windows, num_outputs=num_outputs, tta=tta)
+
     # 512 voxels of 4 bytes: 4 features sevenfold, 4, an eighth of 6 and a 64th of 8.
-    assert activation_bytes(stage, num_windows=1) == int(4 * 512 * (28 + 4 + 6 / 8 + 8 / 64))
-    assert activation_bytes(stage, num_windows=4) == 4 * activation_bytes(stage, num_windows=1)
+    assert num_bytes() == int(4 * 512 * (28 + 4 + 6 / 8 + 8 / 64))
+    assert num_bytes(4) == 4 * num_bytes()
+    # 105 logits twice, and the features that they are made from; over flips a third time.
+    assert num_bytes(num_outputs=105) == 4 * 512 * (12 + 210)
+    assert num_bytes(num_outputs=105, tta=True) == 4 * 512 * (12 + 315)
 
 
 @pytest.mark.gpu

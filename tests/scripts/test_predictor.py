@@ -124,10 +124,18 @@ def test_devices_that_are_not_there_are_refused(tmp_path, device):
         Predictor.load(tmp_path, device=device)
 
 
-def test_large_feature_maps_go_through_a_cpu_one_window_at_a_time():
+def test_large_feature_maps_and_logits_go_through_one_window_at_a_time(monkeypatch):
     large, small = make_stage((128, 128, 128), filters=(32, 64, 128)), make_stage((8, 8, 8))
-    assert window_batch(large, torch.device("cpu")) == 1
-    assert window_batch(small, torch.device("cpu")) == window_batch(large, torch.device("cuda")) == 4
+    wide, cpu = make_stage((64, 64, 64)), torch.device("cpu")
+    assert window_batch(large, cpu, num_outputs=3, tta=False) == 1
+    assert window_batch(small, cpu, num_outputs=3, tta=False) == window_batch(wide, cpu, num_outputs=3, tta=True) == 4
+    # 105 classes of 64 ** 3 voxels are 110 MB, three of them while flips are summed up.
+    assert window_batch(wide, cpu, num_outputs=105, tta=True) == 3
+    free_bytes = 10**11
+    monkeypatch.setattr("scripts.predictor.free_device_bytes", lambda device: free_bytes)
+    assert window_batch(large, torch.device("cuda"), num_outputs=3, tta=False) == 4
+    free_bytes = 10**9
+    assert window_batch(large, torch.device("cuda"), num_outputs=3, tta=False) == 1
 
 
 def test_settings_are_the_callers(tmp_path):
