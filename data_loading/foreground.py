@@ -43,7 +43,7 @@ class ForegroundRows:
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         """Row `index`, (3,)."""
-        with self._path.open("rb", buffering=0) as file:
+        with open(self._path, "rb", buffering=0) as file:
             file.seek(self._offset + int(index) * self._row_bytes)
             content = file.read(self._row_bytes)
         if len(content) < self._row_bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preprocessing.normalization import chunks
 from data_preprocessing.preprocessor import PreprocessedCase
 from utils.errors import UserError
 from utils.files import read_json, to_dict, write_atomically, write_json
@@ -92,37 +93,41 @@ def sample_foreground(label: np.ndarray, case: str, *, ignore: int | None) -> np
         ignore: class index that counts as no foreground.
     """
     rng = np.random.default_rng(zlib.crc32(case.encode()))
-    counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in label])
-    present = [int(k) for k in np.flatnonzero(counts.sum(axis=0)) if k not in (0, ignore)]
+    counts = np.stack([np.bincount(part.ravel(), minlength=256) for part in chunks(label)])
+    totals = counts.sum(axis=0)
+    present = [int(k) for k in np.flatnonzero(totals) if k not in (0, ignore)]
     if not present:
         return rng.integers(0, label.shape, size=(FOREGROUND_PER_CLASS, 3)).astype(np.int32)
-    totals = counts.sum(axis=0)[present]
-    number = min(FOREGROUND_PER_CLASS, MOST_FOREGROUND // len(present), int(totals.max()))
+    number = min(FOREGROUND_PER_CLASS, MOST_FOREGROUND // len(present), int(totals[present].max()))
     # A rank counts a class's voxels in the order of the array.
-    ranks = [np.resize(rng.choice(n, min(n, number), replace=False), number) for n in totals]
-    return _positions(label, counts, np.repeat(present, number), np.concatenate(ranks))
+    ranks = [np.resize(rng.choice(n, min(n, number), replace=False), number) for n in totals[present]]
+    flat = _find_voxels(label, counts, np.repeat(present, number), np.concatenate(ranks))
+    return np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
 
 
-def _positions(label: np.ndarray, counts: np.ndarray, classes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Positions (n, 3) int32 of voxels that are given by class and rank; `counts` (D, 256) has each plane's classes."""
-    rows = np.empty((len(ranks), 3), dtype=np.int32)
+def _find_voxels(label: np.ndarray, counts: np.ndarray, classes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Flat positions (n,) of foreground voxels that are given by class and rank; `counts` has the classes of each chunk
+    of the label (chunks, 256)."""
     ends = np.cumsum(counts, axis=0)
+    places = np.empty(len(ranks), dtype=np.int64)
     for k in np.unique(classes):
-        rows[classes == k, 0] = np.searchsorted(ends[:, k], ranks[classes == k], side="right")
-    in_plane = ranks - (ends - counts)[rows[:, 0], classes]
-    order = np.argsort(rows[:, 0], kind="stable")
-    starts = np.searchsorted(rows[order, 0], np.arange(len(label) + 1))
-    for plane, count, start, stop in zip(label, counts, starts, starts[1:]):
+        places[classes == k] = np.searchsorted(ends[:, k], ranks[classes == k], side="right")
+    within = ranks - (ends - counts)[places, classes]
+    order = np.argsort(places, kind="stable")
+    starts = np.searchsorted(places[order], np.arange(len(counts) + 1))
+    flat = np.empty(len(ranks), dtype=np.int64)
+    first = 0
+    for part, count, start, stop in zip(chunks(label), counts, starts, starts[1:]):
         wanted = order[start:stop]
-        if not len(wanted):
-            continue
-        # All classes of a plane at once: its voxels, sorted by class.
-        voxels = np.flatnonzero(plane)
-        voxels = voxels[np.argsort(plane.ravel()[voxels], kind="stable")]
-        before = np.cumsum(count) - count - count[0]
-        chosen = voxels[before[classes[wanted]] + in_plane[wanted]]
-        rows[wanted, 1:] = np.stack(np.unravel_index(chosen, plane.shape), axis=1)
-    return rows
+        if len(wanted):
+            # All classes of a chunk at once: its foreground voxels, sorted by class.
+            values = part.ravel()
+            voxels = np.flatnonzero(values != 0)
+            voxels = voxels[np.argsort(values[voxels], kind="stable")]
+            before = np.cumsum(count) - count - count[0]
+            flat[wanted] = first + voxels[before[classes[wanted]] + within[wanted]]
+        first += part.size
+    return flat
 
 
 def is_current(folder: Path, case: str, source_stamp: str, plan_stamp: str) -> bool:

@@ -97,6 +97,17 @@ def test_thick_slices_with_many_of_them_are_not_anisotropic():
     assert plan(numbers=fingerprint(*spacings, shapes=((100, 100, 100),))).stage.spacing_mm[0] == 8.0
 
 
+@pytest.mark.parametrize(
+    ("slice_mm", "slices", "target_mm"),
+    [(2.9, 20, 2.9), (3.0, 20, 3.0), (3.1, 20, 2.0), (3.1, 66, 2.0), (3.1, 67, 3.1), (9.0, 70, 9.0)],
+)
+def test_anisotropic_is_more_than_three_times_as_coarse_and_less_than_a_third_as_long(slice_mm, slices, target_mm):
+    # The 10th percentile of 3 finer scans among 12 is theirs.
+    spacings = [(2.0, 1.0, 1.0)] * 3 + [(slice_mm, 1.0, 1.0)] * 9
+    result = plan(numbers=fingerprint(*spacings, shapes=((slices, 200, 220),)))
+    assert result.stage.spacing_mm[0] == pytest.approx(target_mm)
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_coarse_axis_comes_first(dim):
     result = plan(numbers=fingerprint((0.8, 0.6, 5.0), shapes=((200, 160, 20),)), dim=dim)
