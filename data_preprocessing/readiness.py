@@ -68,7 +68,7 @@ def remove_gone(folder: Path, gone: Sequence[str]) -> None:
         for end in (*ARRAYS, PREVIOUS_STAMP):
             (folder / f"{case}{end}").unlink(missing_ok=True)
     named = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
-    print(f"{folder}: removed the shards of {len(gone)} cases that the data set has no longer: {named}")
+    print(f"{folder}: removed the shards of cases that the data set has no longer ({len(gone)}): {named}")
 
 
 def drop_metas(folder: Path, cases: Iterable[str]) -> None:

@@ -62,6 +62,68 @@ def test_best_checkpoint_of_a_folder_comes_before_the_last(tmp_path):
         runs.find_checkpoint(tmp_path)
 
 
+def test_best_dice_counts_and_not_the_newest_file(tmp_path):
+    names = ("epoch=12-dice=0.8125.ckpt", "epoch=3-dice=0.9001.ckpt", "epoch=20-dice=0.4000.ckpt")
+    for age, name in enumerate((*names, "epoch=30-dice=nan.ckpt", "epoch=31.ckpt")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    assert runs.find_checkpoint(tmp_path).name == "epoch=3-dice=0.9001.ckpt"
+
+
+def test_of_equal_dice_the_later_epoch_is_the_better_one(tmp_path):
+    for age, epoch in enumerate((10, 9, 2)):
+        (tmp_path / f"epoch={epoch}-dice=0.5000.ckpt").touch()
+        os.utime(tmp_path / f"epoch={epoch}-dice=0.5000.ckpt", (age, age))
+    assert runs.find_checkpoint(tmp_path).name == "epoch=10-dice=0.5000.ckpt"
+
+
+@pytest.mark.parametrize("where", [".", "04_3d", "04_3d/val"])
+def test_folder_that_is_not_ready_names_what_is_missing_and_no_other_is_taken(tmp_path, where):
+    root = shard_folder(tmp_path / "04_3d")
+    shard_folder(tmp_path / "07_3d")
+    (root / "plan.json").unlink()
+    write_json({"version": 1, "folds": [{"train": ["a"], "val": ["b"]}]}, root / "splits.json")
+    for name in ("a_x.npy", "a.json", "b_x.npy"):
+        (root / name).touch()
+    with pytest.raises(UserError, match=r"(?s)04_3d is not ready.*the shards of b are missing") as error:
+        runs.find_shards(RunConfig(data=tmp_path / where, task="04"))
+    assert "of a are" not in str(error.value)
+    with pytest.raises(UserError, match=r"04_3d, 07_3d.*--task"):
+        runs.find_shards(RunConfig(data=tmp_path))
+
+
+def train_record(folder: Path, **changes) -> None:
+    write_json({"options": {"run": {"exec_mode": "train", "benchmark": False, **changes}}}, folder / "run.json")
+
+
+def test_record_of_a_training_keeps_its_name(tmp_path):
+    predict, train = (RunConfig(results=tmp_path, exec_mode=mode) for mode in ("predict", "train"))
+    assert runs.record_path(predict).name == runs.record_path(train).name == "run.json"
+    train_record(tmp_path)
+    assert runs.record_path(predict).name == "run_predict.json" and runs.record_path(train).name == "run.json"
+    assert runs.record_path(dataclasses.replace(train, benchmark=True)).name == "run_benchmark.json"
+    train_record(tmp_path, exec_mode="evaluate")
+    assert runs.record_path(predict).name == "run.json"
+    # A training that has not come to its end has no record yet.
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert runs.record_path(predict).name == "run_predict.json"
+
+
+def test_record_goes_aside_with_its_checkpoints(tmp_path):
+    folder, record = tmp_path / "checkpoints", tmp_path / "run.json"
+    (tmp_path / "run_1.json").touch()
+    folder.mkdir()
+    (folder / "last.ckpt").touch()
+    train_record(tmp_path)
+    assert runs.set_aside(folder, record) == tmp_path / "checkpoints_2"
+    assert (tmp_path / "run_2.json").is_file() and not record.exists()
+    train_record(tmp_path)
+    assert runs.set_aside(folder, record) is None
+    assert (tmp_path / "run_3.json").is_file() and not record.exists()
+
+
 def test_setting_aside_overwrites_no_earlier_checkpoints(tmp_path):
     folder = tmp_path / "checkpoints"
     assert runs.set_aside(folder) is None
