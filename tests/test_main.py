@@ -17,8 +17,9 @@ import torch
 
 import evaluate
 import main
+from data_preprocessing import restoration
 from tests.tiny_task import Task, make_task
-from utils.errors import run_cli
+from utils.errors import UserError, run_cli
 
 PROJECT = Path(main.__file__).resolve().parent
 TINY_NETWORK = ("--depth", "2", "--filters", "4", "8", "8")
@@ -115,6 +116,23 @@ def test_test_scans_are_predicted_whole_with_probabilities(task, trained, tmp_pa
     probabilities = np.load(folder / "unseen.npy")
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(probabilities.argmax(axis=0).T, mask)
+
+
+def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_path, capsys, monkeypatch):
+    flags = ("--save_preds", "--save_probabilities", "--nfolds", "3", "--ckpt_path", str(trained / "checkpoints"))
+    create = restoration.create_array
+
+    def full_once(path, shape, *, target):
+        monkeypatch.setattr(restoration, "create_array", create)
+        raise UserError(f"{target} needs 9.0 GB of disk")
+
+    monkeypatch.setattr(restoration, "create_array", full_once)
+    assert run(task, tmp_path, "predict", *flags, data=task.results / "77_3d/val") == 1
+    folder = tmp_path / "preds_task_77_dim_3_fold_0"
+    assert len(list(folder.glob("*.npy"))) == len(list(folder.glob("*.nii.gz"))) == 1
+    assert not list(folder.glob(".tmp*"))
+    assert "could not be predicted" in (said := capsys.readouterr().err) and "9.0 GB of disk" in said
+    assert outcome(tmp_path)["failed"] == 1 and outcome(tmp_path)["cases"] == 2
 
 
 def test_two_dimensional_way(task, tmp_path):

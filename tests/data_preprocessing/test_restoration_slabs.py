@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_preprocessing import resampling
+from data_preprocessing import resampling, restoration
 from data_preprocessing.preprocessor import preprocess_case
+from data_preprocessing.resampling import make_maps
 from data_preprocessing.restoration import SlabRestorer, restore_mask, restore_probabilities
 from tests.data_preprocessing.test_preprocessor import LABELS, make_case, make_plan
 from utils.schema import LabelScheme, Region
@@ -67,3 +68,31 @@ def test_missing_planes_are_our_own_mistake():
     restorer.add(probabilities[:, :3])
     with pytest.raises(AssertionError, match="missing"):
         restorer.finish()
+
+
+def test_probabilities_are_added_to_what_is_there():
+    plan = make_plan(spacing=(1.3, 0.8, 1.1), labels=LABELS)
+    meta, probabilities = case_of(plan)
+    once = restore_probabilities(probabilities, meta, plan)
+    twice = once.copy()
+    restorer = SlabRestorer(meta, plan, twice)
+    restorer.add(probabilities)
+    np.testing.assert_array_equal(twice, once + once)
+
+
+def test_outside_of_a_box_is_everything_else_once():
+    volume = np.zeros((5, 6, 7), dtype=int)
+    box = (slice(1, 3), slice(0, 4), slice(2, 7))
+    for part in restoration._outside(volume, box):
+        part += 1
+    expected = np.ones((5, 6, 7), dtype=int)
+    expected[box] = 0
+    np.testing.assert_array_equal(volume, expected)
+
+
+def test_ranges_are_short_where_many_classes_are_held_together(monkeypatch):
+    monkeypatch.setattr(resampling, "HELD_VALUES", 4000)
+    maps = make_maps((60, 10, 10), (20, 10, 10), cubic=False, coarse=None)
+    # Three slices in for each one out, of 100 voxels.
+    assert [len(range(*part.indices(20))) for part in resampling.slabs(maps, num_volumes=3)] == [4] * 5
+    assert [part.start for part in resampling.slabs(maps, num_volumes=100)] == list(range(20))

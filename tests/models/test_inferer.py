@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from models.inferer import InferenceSettings, filled_size, flips, predict_volume, to_probabilities
+from models import inferer
+from models.inferer import (
+    InferenceSettings,
+    filled_size,
+    flips,
+    free_device_bytes,
+    predict_volume,
+    to_probabilities,
+    window_logits,
+)
 from tests.models.builders import BRATS, TWO_CLASSES, make_network, make_plan, make_stage
 
 STAGE_3D, STAGE_2D = make_stage((8, 8, 8)), make_stage((8, 8))
@@ -54,6 +63,31 @@ def test_voxelwise_network_is_reproduced_exactly(stage, shape, blend):
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, torch.cat([image, 2 * image + 1], dim=1))
     assert {size[2:] for size in network.sizes} == {stage.patch_size}
+
+
+def fake_gpu(monkeypatch, free: int, reserved: int, allocated: int) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+
+
+def test_memory_that_torch_holds_without_using_it_is_free(monkeypatch):
+    fake_gpu(monkeypatch, free=100, reserved=80, allocated=30)
+    assert free_device_bytes(torch.device("cuda")) == 150
+
+
+@pytest.mark.parametrize(("unused", "place"), [(0, "cpu"), (10**6, "cuda")])
+def test_a_move_of_the_logits_to_the_host_is_said_once(monkeypatch, caplog, unused, place):
+    # Two outputs of 10 ** 3 voxels: a third of what is free must hold 8,000 bytes.
+    fake_gpu(monkeypatch, free=9_000, reserved=unused, allocated=0)
+    inferer.say_host.cache_clear()
+    network = nn.Identity()
+    network.num_outputs = 2
+    windows = inferer._Windows(network, torch.device("cuda"), (8, 8, 8), InferenceSettings())
+    monkeypatch.setattr(windows, "_blend", lambda batch, device: device.type)
+    assert [windows.predict_overlapping(torch.zeros(1, 1, 10, 10, 10)) for _ in range(2)] == [place] * 2
+    assert len(caplog.records) == (1 if place == "cpu" else 0)
+    inferer.say_host.cache_clear()
 
 
 def test_network_that_returns_its_input_leaves_the_image_alone():
@@ -156,3 +190,13 @@ def test_logits_are_stitched_on_the_gpu_while_they_fit(device_bytes, expected):
     on_gpu = predict_volume(image.cuda(), network.cuda(), stage=plan.stage, settings=settings)
     assert on_gpu.device.type == expected
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("block_values", [1, 2**22])
+def test_flips_are_added_up_a_few_planes_at_a_time(monkeypatch, block_values):
+    monkeypatch.setattr(inferer, "BLOCK_VALUES", block_values)
+    network = make_network(make_plan(STAGE_3D)).eval()
+    windows = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected = sum(network(windows.flip(axes)).flip(axes) for axes in flips(3)) / 8
+        torch.testing.assert_close(window_logits(network, windows, InferenceSettings(tta=True)), expected)

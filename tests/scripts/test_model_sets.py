@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from models.bundle import build_networks, checkpoint_bundle
 from models.export import read_archive
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.model_set import folder_model_set
-from scripts import export_model
+from scripts import ensemble_predictor, export_model
 from scripts.ensemble_predictor import EnsemblePredictor
 from scripts.predictor import Predictor, as_volume
 from tests.models.builders import TWO_CLASSES, make_network, make_plan
@@ -88,6 +89,25 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     np.testing.assert_allclose(both.predict_probabilities(scan(), SPACING), mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(both.predict(scan(), SPACING), mean.argmax(0))
     assert both.weight_bytes == sum(predictor.weight_bytes for predictor in each)
+
+
+def test_an_ensemble_holds_no_volume_of_probabilities(tmp_path, monkeypatch):
+    train(tmp_path, "2d", "3d_fullres")
+    both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
+    expected = both.predict_probabilities(scan(), SPACING).argmax(0)
+    held, restore = [], Predictor.restore
+
+    def watch(self, prepared, probabilities):
+        held.append(type(probabilities))
+        return restore(self, prepared, probabilities)
+
+    monkeypatch.setattr(Predictor, "restore", watch)
+    monkeypatch.setattr(Predictor, "native_probabilities", None)
+    monkeypatch.setattr(ensemble_predictor, "SLAB_VALUES", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    np.testing.assert_array_equal(both.predict(scan(), SPACING), expected)
+    # All of them lie in a file, which is gone afterwards.
+    assert held == [np.memmap, np.memmap] and not list(tmp_path.glob("nnunet-*"))
 
 
 def test_post_processing_is_applied_unless_it_is_switched_off(tmp_path, scans, capsys):
