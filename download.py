@@ -16,7 +16,7 @@ from data_preprocessing.configs import ARCHIVES, MSD_TASKS, MsdTask
 from utils.archives import Patience, Report, fetch, has_md5, unpack
 from utils.args import parse
 from utils.config import default_root
-from utils.errors import EXIT_OK, UserError, run_cli
+from utils.errors import EXIT_OK, UserError, continues_with, run_cli
 
 PHANTOM = "00"
 
@@ -96,7 +96,8 @@ def download_task(task: MsdTask, destination: Path, *, patience: Patience | None
         unpack(own, target)
     else:
         print(f"{task.url} -> {target}")
-        with _progress(task.folder) as report:
+        advice = f"the same command continues; what arrived is kept in {part}"
+        with continues_with(advice), _progress(task.folder) as report:
             fetch(task.url, part, report, patience or Patience())
         if not has_md5(part, task.md5):
             part.unlink()

@@ -18,7 +18,7 @@ import tyro
 
 from utils.args import parse
 from utils.config import DEFAULT_FOLDS, default_root
-from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, list_problems, run_cli
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset import Dataset
@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     most = max(1, len(dataset.test if options.exec_mode == "test" else dataset.training))
     prepare = prepare_training if options.exec_mode == "training" else prepare_inference
     try:
-        with Workers(min(options.n_jobs or num_cores(), most)) as workers:
+        advice = "the same command (without --overwrite) continues; finished cases are kept"
+        with continues_with(advice), Workers(min(options.n_jobs or num_cores(), most)) as workers:
             folder, statuses = prepare(options, dataset, workers)
     except OSError as error:
         raise UserError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from utils.errors import UserError
 from utils.nifti import write_volume
 from utils.schema import Geometry
+from utils.temporary import temporary_folder
 
 FOLDER = "Task00_Phantom"
 LABELS = ("background", "organ", "lesion", "vessel")
@@ -62,8 +62,8 @@ def write_phantom(folder: Path, *, num_train: int = 16, num_test: int = 4, seed:
     try:
         task.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when complete: a run that is killed leaves no half-written task behind.
-        with tempfile.TemporaryDirectory(dir=task.parent, prefix=".tmp-phantom-") as temporary:
-            draft = Path(temporary) / FOLDER
+        with temporary_folder(task) as temporary:
+            draft = temporary / FOLDER
             draft.mkdir()
             _write_cases(draft, "Tr", names[:num_train], first=0, seed=seed)
             _write_cases(draft, "Ts", names[num_train:], first=num_train, seed=seed)

@@ -30,8 +30,9 @@ from data_preprocessing.fingerprint import CaseFingerprint, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError, interrupt_run
 from utils.nifti import Volume, read_image, read_label
+from utils.output import steady_output
 from utils.schema import Plan
 
 R = TypeVar("R")
@@ -64,7 +65,7 @@ class Workers:
 
     Processes are spawned and not forked: the caller may have threads (DALI, torch), and a fork would copy their locks.
     They compute with one thread each, ignore Ctrl-C (the parent lets them finish the files they are at), and end
-    when the parent is killed.
+    when the parent is killed; SIGTERM ends them without half-written files.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -202,11 +203,18 @@ def _advanced(result: R, advance: Callable[[int], None]) -> R:
 
 
 def _apply(function: Callable[[CaseFiles], R], cases: Sequence[CaseFiles]) -> list[R]:
-    return [function(case) for case in cases]
+    try:
+        return [function(case) for case in cases]
+    except Interrupted as error:
+        # The pool would hand the interrupt to the parent as a result, and go on with this process.
+        os._exit(128 + error.signum)
 
 
 def _prepare_worker() -> None:
+    steady_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not the default: a killed process leaves the file that it is at.
+    signal.signal(signal.SIGTERM, interrupt_run)
     parent = parent_process()
     assert parent is not None
 

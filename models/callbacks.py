@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from models.metrics import DiceAccumulator
 from models.nn_unet import NNUnet
-from utils.errors import UserError
+from utils.errors import UserError, interrupt_run
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
 from utils.logger import RunLogger
@@ -167,6 +168,32 @@ class SkipFirstValidations(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Switch validation off or on for the epoch that begins."""
         trainer.limit_val_batches = 0.0 if trainer.current_epoch < self.count else 1.0
+
+
+class OwnSignals(Callback):
+    """SIGTERM ends a run as Ctrl-C does; Lightning would go on to the next batch and wait there for other processes."""
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Lightning has just put its handlers in place."""
+        self._take_back()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The same for a run that checks no validation case first."""
+        self._take_back()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The same for a run that only validates."""
+        self._take_back()
+
+    def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The same for a run that predicts."""
+        self._take_back()
+
+    @staticmethod
+    def _take_back() -> None:
+        # A program that does not end by signals in this way (a notebook) keeps what Lightning does.
+        if interrupt_run in getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ()):
+            signal.signal(signal.SIGTERM, interrupt_run)
 
 
 class BenchmarkTimer(Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,12 +11,19 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.strategies import DDPStrategy
 
-from models.callbacks import AtomicCheckpointIO, SkipFirstValidations
+from models.callbacks import AtomicCheckpointIO, OwnSignals, SkipFirstValidations
 from models.finite import EndWhereNotFinite
 from models.profiling import StepProfiler
 from utils.config import OptimConfig, RunConfig
+from utils.launch import slurm_tasks
 from utils.runtime import Runtime
 
 EXPECTED_WARNINGS = (
@@ -27,6 +35,8 @@ EXPECTED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
     # The module has summed over processes before it logs.
     r"It is recommended to use `self.log\(.*sync_dist=True",
+    # Whether Slurm starts the processes is decided in utils/launch.py; one process beside an unused srun is fine.
+    r"The `srun` command is available on your system but is not used",
 )
 
 
@@ -69,10 +79,12 @@ def build_trainer(
         num_nodes=runtime.num_nodes,
         strategy=_strategy(runtime),
         precision=runtime.precision,
-        callbacks=[*callbacks, *([RichProgressBar()] if on_terminal else [])],
+        callbacks=[*callbacks, OwnSignals(), *([RichProgressBar()] if on_terminal else [])],
         enable_progress_bar=on_terminal,
         logger=TensorBoardLogger(tensorboard, name=None, version="tensorboard") if tensorboard else False,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), cluster_environment()],
+        # Under Slurm, Lightning would load a checkpoint of any program that it finds in this folder.
+        default_root_dir=os.devnull,
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         sync_batchnorm=sync_batchnorm,
@@ -82,6 +94,32 @@ def build_trainer(
         num_sanity_val_steps=1,
         **training,
     )
+
+
+class SrunEnvironment(SLURMEnvironment):
+    """Processes that `srun` started; utils/launch.py has checked that they are as many as the run works with."""
+
+    def __init__(self) -> None:
+        # A job that is requeued begins anew, or goes on with --resume_training.
+        super().__init__(auto_requeue=False)
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Lightning's own check refuses --ntasks, which is as good as --ntasks-per-node."""
+
+    def world_size(self) -> int:
+        """Processes of this step, which may have fewer than its job."""
+        return slurm_tasks(os.environ)
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Nothing is left to check."""
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Who starts the processes of this run; Lightning's guess takes a batch script for `srun`."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SrunEnvironment() if slurm_tasks(os.environ) > 1 else LightningEnvironment()
 
 
 def profiler_callbacks(run: RunConfig) -> list[Callback]:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.config import default_root
-from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 
 if TYPE_CHECKING:
     from scripts.run_planning import JobPlan
@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return write_jobs(options, options.slurm, plan, passed)
     condemn(plan.runs)
     jobs = [dataclasses.replace(plan.cascade, after=())] if options.prepare else plan.jobs
-    outcomes = run_all(jobs, gpus, options.results)
+    with continues_with("the same command continues; finished runs are kept"):
+        outcomes = run_all(jobs, gpus, options.results)
     if not options.prepare:
         write_summary(options)
     failed = [outcome for outcome in outcomes if outcome.error]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.config import HardwareConfig, default_root
-from utils.errors import UserError, run_cli
+from utils.errors import UserError, continues_with, run_cli
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if scans:
         _require(options.scans, ("input", "output", "model"))
-        return _predict_scans(options.scans, options.network)
+        with continues_with("the same command (without --overwrite) continues; finished masks are kept"):
+            return _predict_scans(options.scans, options.network)
     _require(options.shards, ("data", "fold", "dim", "ckpt_path"))
     return _predict_shards(options.shards, options.network)
 

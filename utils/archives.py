@@ -9,14 +9,15 @@ import os
 import posixpath
 import shutil
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from utils.disk import size_text
 from utils.errors import UserError, list_problems
+from utils.temporary import temporary_folder
 
 CHUNK_BYTES = 1 << 20
 Report = Callable[[int, int], None]
@@ -113,7 +114,7 @@ def _require_space(part: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(part.parent).free
     if free_bytes < needed_bytes:
         raise UserError(
-            f"{part.parent} has {free_bytes / 1e9:.1f} GB left, but {needed_bytes / 1e9:.1f} GB are needed to "
+            f"{part.parent} has {size_text(free_bytes)} left, but {size_text(needed_bytes)} are needed to "
             "download and unpack; make room or choose another folder with --results"
         )
 
@@ -135,7 +136,7 @@ def unpack(archive: Path, target: Path) -> None:
     """
     try:
         with (
-            tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-unpack-") as temporary,
+            temporary_folder(target) as temporary,
             tarfile.open(archive) as tar,
         ):
             # macOS packs a "._name" beside each file; they are no scans.
@@ -146,7 +147,7 @@ def unpack(archive: Path, target: Path) -> None:
                     f"{archive} is not safe to unpack, nothing was unpacked:", faults, advice="Do not use this file."
                 )
             tar.extractall(temporary, members=members, filter="data")
-            folder = Path(temporary) / target.name
+            folder = temporary / target.name
             if not folder.is_dir():
                 raise UserError(f"{archive} has no folder {target.name}; it is another archive")
             folder.rename(target)

@@ -1,24 +1,40 @@
-"""Errors that a user can mend, and the one place that turns them into an exit status."""
+"""Errors that a user can fix, and the one place that turns them into an exit status."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from utils.disk import FULL, DiskFull
+from utils.output import steady_output
 
 EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Faults of the operating system that the user can mend: a full disk, a folder that is not theirs."""
+MENDABLE = {*FULL, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Faults of the operating system that the user can fix: a full disk, a folder that is not theirs."""
+END_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that end a run as Ctrl-C does: those of `kill` and Slurm, of a closed terminal, of Slurm's --signal=USR1."""
 
 
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do next.
 
-    Raised for anything that the person at the keyboard can mend (a missing folder, a malformed file, flags that
+    Raised for anything that the person at the keyboard can fix (a missing folder, a malformed file, flags that
     contradict each other). Programming mistakes are `assert`s and stay tracebacks.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end; whatever cleans up after Ctrl-C cleans up after it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 def list_problems(title: str, problems: Sequence[str], *, advice: str, shown: int = 20) -> UserError:
@@ -32,23 +48,74 @@ def list_problems(title: str, problems: Sequence[str], *, advice: str, shown: in
 def run_cli(command: Callable[[], int | None]) -> int:
     """Run a command; report a `UserError`, a full disk or a refused folder as one message on stderr.
 
+    Output that nobody reads any more (`| head`, a closed terminal) does not end the command.
+
     Returns:
-        The command's own exit status (None counts as 0), 2 for such an error, 130 after Ctrl-C.
+        The command's own exit status (None counts as 0), 2 for such an error, 130 after Ctrl-C, and 128 + its number
+        after another signal that ends a run (143 after SIGTERM).
     """
+    steady_output()
     try:
-        return command() or EXIT_OK
+        with signals_interrupt():
+            return command() or EXIT_OK
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough; the interpreter must not complain at its last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        print(f"error: {describe_fault(error)}", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, SystemExit) as error:
+        interrupt = find_interrupt(error)
+        if interrupt is None:
+            raise
+        by = f" by {interrupt}" if isinstance(interrupt, Interrupted) else ""
+        print("\n".join([f"interrupted{by}", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
+        return 128 + interrupt.signum if isinstance(interrupt, Interrupted) else EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and its like end the block as Ctrl-C does; a signal that is ignored (nohup) stays so."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in END_SIGNALS if hasattr(signal, name)]
+        before = {number: signal.SIG_DFL for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        for number in before:
+            signal.signal(number, interrupt_run)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupt_run(signum: int, frame: FrameType | None) -> None:
+    """Signal handler: raise `Interrupted` in the main thread."""
+    raise Interrupted(signum)
+
+
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an exception is, or that Lightning turned into its own exit; None if there is none."""
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    context = error.__context__ if isinstance(error, SystemExit) else None
+    return find_interrupt(context) if context is not None else None
+
+
+@contextlib.contextmanager
+def continues_with(advice: str) -> Iterator[None]:
+    """Tell whoever interrupts the block how to go on from there."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if interrupt := find_interrupt(error):
+            interrupt.add_note(advice)
+        raise
+
+
+def describe_fault(error: OSError) -> str:
+    """A fault of the operating system in one line: what, where, and how much room is missing where that is known."""
+    room = f" ({error.room})" if isinstance(error, DiskFull) else ""
+    return f"{error.strerror}: {error.filename or 'while writing'}{room}"

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
+from utils.disk import find_write_fault, name_fault
 from utils.errors import UserError
+from utils.temporary import temporary_file, temporary_folder, temporary_name
 
 T = TypeVar("T")
 
@@ -112,22 +113,38 @@ def write_json(value: Any, path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call `write(binary_file)` on a temporary file beside `path`, then rename it into place.
 
-    A killed process leaves either the old file or the new one, and at worst a stray `.tmp-*` file.
+    A killed process leaves either the old file or the new one, and at worst a stray `.tmp-*` file, which the next run
+    that writes into the folder removes.
 
     Raises:
-        OSError: the folder does not exist or cannot be written to, or the disk is full; it names `path`.
+        OSError: the folder does not exist or cannot be written to, or the disk is full; it names `path`, and says how
+            much was written and how much is free where the disk is full.
     """
-    # Not tempfile: its files are private to the user, whatever the umask says.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
     try:
-        with open(temporary, "xb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        with temporary_file(path) as (file, temporary):
+            try:
+                write(file)
+                file.flush()
+                # Network file systems report a full disk when a file is closed. The file itself stays open, and with
+                # it the lock, until it has its name.
+                os.close(os.dup(file.fileno()))
+            except (OSError, RuntimeError) as error:
+                # numpy and torch say only that a write failed; the file itself says why.
+                fault = error if getattr(error, "errno", None) else find_write_fault(file)
+                if fault is None:
+                    raise
+                raise name_fault(fault, file.fileno(), path) from error
+            _rename(file, temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _rename(file: BinaryIO, temporary: Path, path: Path) -> None:
+    if os.name == "nt":  # An open file cannot be renamed there.
+        file.close()
+    os.replace(temporary, path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -137,7 +154,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """
     if target.exists() and os.path.samefile(source, target):
         return
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}{target.suffix}")
+    temporary = temporary_name(target)
     try:
         try:
             os.link(source, temporary)
@@ -157,13 +174,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     made = [folder for folder in path.parents if not folder.exists()]
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.rename(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path) as temporary:
+            yield temporary
+            os.rename(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -7,12 +7,12 @@ import dataclasses
 import os
 import random
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from utils.affinity import pin_cpu
 from utils.config import Affinity, HardwareConfig
 from utils.errors import UserError
+from utils.launch import check_launch, find_ranks
 from utils.throughput import environment, num_cores, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -94,9 +94,11 @@ def resolve_hardware(hardware: HardwareConfig) -> Runtime:
     """Decide device, processes and precision on this machine; a warning is printed by the first process.
 
     Raises:
-        UserError: flags contradict each other, or ask for a GPU that is not there or for fp16 on a CPU.
+        UserError: flags contradict each other, ask for a GPU that is not there or for fp16 on a CPU, or do not fit the
+            processes that Slurm started.
     """
     runtime = choose_runtime(hardware, detect_machine())
+    check_launch(os.environ, devices=runtime.devices, nodes=runtime.num_nodes)
     if runtime.warning and runtime.is_first_process:
         print(f"warning: {runtime.warning}", file=sys.stderr)
     return runtime
@@ -180,20 +182,6 @@ def detect_machine() -> Machine:
     tests = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     cpu_bf16 = any(bool(test()) for test in tests if test is not None)
     return Machine(num_gpus=num_gpus, capability=min(capabilities, default=None), cpu_bf16=cpu_bf16)
-
-
-def find_ranks(variables: Mapping[str, str], devices: int) -> tuple[int, int]:
-    """(global rank, local rank) of this process from the variables of its launcher; (0, 0) without one.
-
-    torchrun sets RANK and LOCAL_RANK, SLURM its own two; Lightning's launcher sets LOCAL_RANK, and NODE_RANK
-    is set by whoever starts the program on each node.
-    """
-    if "RANK" in variables and "LOCAL_RANK" in variables:
-        return int(variables["RANK"]), int(variables["LOCAL_RANK"])
-    if "LOCAL_RANK" not in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
-        return int(variables.get("SLURM_PROCID", "0")), int(variables.get("SLURM_LOCALID", "0"))
-    local_rank = int(variables.get("LOCAL_RANK", "0"))
-    return int(variables.get("NODE_RANK", "0")) * devices + local_rank, local_rank
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

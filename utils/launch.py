@@ -1,0 +1,63 @@
+"""Which process of a run this is: told by the variables of what launched it (torchrun, Slurm's srun, Lightning)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from utils.errors import UserError
+
+SPECIAL_STEPS = 0xFFFFFFF0
+"""From here on, Slurm's numbers of steps mean its batch script or an interactive shell, which `srun` did not start."""
+
+
+def find_ranks(variables: Mapping[str, str], devices: int) -> tuple[int, int]:
+    """(global rank, local rank) of this process from the variables of its launcher; (0, 0) without one.
+
+    torchrun sets RANK and LOCAL_RANK, Slurm its own two; Lightning's launcher sets LOCAL_RANK, and NODE_RANK
+    is set by whoever starts the program on each node.
+    """
+    if "RANK" in variables and "LOCAL_RANK" in variables:
+        return int(variables["RANK"]), int(variables["LOCAL_RANK"])
+    if slurm_tasks(variables) > 1:
+        return _number(variables, "SLURM_PROCID", 0), _number(variables, "SLURM_LOCALID", 0)
+    local_rank = int(variables.get("LOCAL_RANK", "0"))
+    return int(variables.get("NODE_RANK", "0")) * devices + local_rank, local_rank
+
+
+def slurm_tasks(variables: Mapping[str, str]) -> int:
+    """How many processes `srun` started of this program; 1 where a batch script or a shell started it by itself.
+
+    A batch script has the variables of the whole job, whatever its --ntasks, and yet it is one process.
+    """
+    if "LOCAL_RANK" in variables:
+        return 1
+    step = _number(variables, "SLURM_STEP_ID", _number(variables, "SLURM_STEPID", SPECIAL_STEPS))
+    by_srun = step < SPECIAL_STEPS and "SLURM_PTY_PORT" not in variables
+    if not by_srun and _number(variables, "SLURM_PROCID", 0) == 0:
+        return 1
+    return _number(variables, "SLURM_STEP_NUM_TASKS", _number(variables, "SLURM_NTASKS", 1))
+
+
+def check_launch(variables: Mapping[str, str], *, devices: int, nodes: int) -> None:
+    """Refuse a run that `srun` started in another number of processes than it works with.
+
+    Raises:
+        UserError: each of them would do the whole work and write into the same folders, or wait for the others forever.
+    """
+    tasks = slurm_tasks(variables)
+    if tasks == 1:
+        return
+    spread = _number(variables, "SLURM_STEP_NUM_NODES", _number(variables, "SLURM_NNODES", nodes))
+    if (tasks, spread) != (devices * nodes, nodes):
+        raise UserError(
+            f"srun started {tasks} processes on {spread} node(s), and this run is for {devices} on each of {nodes}; "
+            f"use srun --nodes={nodes} --ntasks-per-node={devices}, or ask for as many with --gpus (or --processes) "
+            "and --nodes"
+        )
+
+
+def _number(variables: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int(variables[name])
+    except (KeyError, ValueError):
+        return default

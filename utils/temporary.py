@@ -1,0 +1,108 @@
+"""Temporary files and folders beside their target: locked while they are filled, and swept when their run was killed.
+
+The operating system frees the lock of a process that dies, however it dies. So a temporary file that nobody holds and
+that was there before this process began belongs to nobody, and the next run that writes into the folder removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+PREFIX = ".tmp-"
+OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{16}(\..*)?", re.DOTALL)
+"""Names that `temporary_name` gives: what other programs call .tmp-something is not ours to remove."""
+
+_began_s = time.time()
+_swept: set[Path] = set()
+
+
+def temporary_name(target: Path) -> Path:
+    """A name beside `target` that nothing has, with its suffix."""
+    return target.with_name(f"{PREFIX}{secrets.token_hex(8)}{target.suffix}")
+
+
+@contextlib.contextmanager
+def temporary_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside `target`, open for writing and locked; it is removed at the end unless it was renamed.
+
+    The first one in a folder sweeps that folder.
+    """
+    _sweep_once(target.absolute().parent)
+    path = temporary_name(target)
+    try:
+        # Not tempfile: its files are private to the user, whatever the umask says.
+        with open(path, "xb") as file:
+            _lock(file.fileno())
+            yield file, path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, locked; it is removed with all that is in it unless it was renamed."""
+    _sweep_once(target.absolute().parent)
+    path = temporary_name(target.with_suffix(""))
+    descriptor = None
+    try:
+        path.mkdir()
+        if os.name == "posix":
+            descriptor = os.open(path, os.O_RDONLY)
+            _lock(descriptor)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def sweep(folder: Path, pattern: re.Pattern[str] = OURS) -> None:
+    """Remove what killed runs left in a folder: names of `pattern` that no process holds and that are older than this.
+
+    Where the file system has no locks nothing is removed, as nothing says whether the writer lives. Faults are not
+    reported: what cannot be removed harms nobody.
+    """
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if pattern.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_abandoned(Path(entry.path))
+
+
+def _sweep_once(folder: Path) -> None:
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+
+
+def _remove_abandoned(path: Path) -> None:
+    is_folder = path.is_dir() and not path.is_symlink()
+    newest_s = max([path.lstat().st_mtime, *(p.lstat().st_mtime for p in path.rglob("*"))])
+    if newest_s >= _began_s:
+        return
+    # NFS locks only what is open for writing, which a folder cannot be.
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        if _lock(descriptor):
+            shutil.rmtree(path) if is_folder else path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process has the file's lock now; False also where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
