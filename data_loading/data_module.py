@@ -127,14 +127,15 @@ class DataModule(pl.LightningDataModule):
 def batch_spec(plan: Plan, loader: LoaderConfig) -> BatchSpec:
     """What a training batch is made of.
 
-    3D, and 2D with `data2d_dim` 2: one patch of each case. Otherwise `nvol` cases give batch_size / nvol slices each.
+    3D, and 2D with `data2d_dim` 2 or `nvol` 0: one patch of each case. Otherwise `nvol` cases give batch_size / nvol
+    slices each.
 
     Raises:
         UserError: the slices of a batch cannot be shared out evenly over `nvol` volumes.
     """
     stage = plan.stage
     size = stage.batch_size if loader.batch_size is None else loader.batch_size
-    many_slices = stage.dim == 2 and loader.data2d_dim == 3
+    many_slices = stage.dim == 2 and loader.data2d_dim == 3 and loader.nvol > 0
     if many_slices and size % loader.nvol:
         raise UserError(
             f"--batch_size {size} cannot be shared out over --nvol {loader.nvol} volumes; "

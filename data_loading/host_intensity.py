@@ -43,7 +43,7 @@ def change_intensities(image: Tensor, preset: Preset, generator: Generator) -> N
 
 
 def noise(patch: Tensor, change: Change, generator: Generator) -> None:
-    """Add normal noise of one standard deviation."""
+    """Add normal noise of one standard deviation; every voxel of every channel has its own."""
     [deviation] = _strengths(change, 1, generator)
     drawn = torch.empty_like(patch[0])
     for channel in patch:
@@ -148,5 +148,4 @@ def _strengths(change: Change, count: int, generator: Generator) -> list[float]:
     if change.draw == "about_one":
         weaker = torch.rand(count, generator=generator) < 0.5
         return [low + (1 - low) * s if weak else 1 + (high - 1) * s for s, weak in zip(shares, weaker.tolist())]
-    drawn = [low + (high - low) * share for share in shares]
-    return [math.sqrt(number) for number in drawn] if change.draw == "variance" else drawn
+    return [low + (high - low) * share for share in shares]

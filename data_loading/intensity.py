@@ -16,7 +16,7 @@ NO_BLUR_SIGMA_VOXELS = 0.1
 
 
 def noise(image: DataNode, change: Change) -> DataNode:
-    """Add normal noise of one standard deviation per patch."""
+    """Add normal noise of one standard deviation per patch; every voxel of every channel has its own."""
     if _drawn(change.probability):
         image = fn.noise.gaussian(image, stddev=_strength(change))
     return image
@@ -113,8 +113,7 @@ def _strength(change: Change, shape: tuple[int, ...] = ()) -> DataNode:
         upper = fn.random.uniform(range=(1.0, change.bounds[1]), shape=shape)
         weaker = fn.random.coin_flip(probability=0.5, shape=shape)
         return weaker * lower + (1 - weaker) * upper
-    drawn = fn.random.uniform(range=change.bounds, shape=shape)
-    return math.sqrt(drawn) if change.draw == "variance" else drawn
+    return fn.random.uniform(range=change.bounds, shape=shape)
 
 
 def _per_channel(change: Change, shape: tuple[int, ...], device: str) -> DataNode:

@@ -23,13 +23,12 @@ class Change:
 
     `draw` is one of
     uniform: evenly between the bounds;
-    about_one: below and above 1 equally often, evenly on each side, so that weakening and strengthening balance;
-    variance: evenly between the bounds, and the strength is the square root.
+    about_one: below and above 1 equally often, evenly on each side, so that weakening and strengthening balance.
     """
 
     probability: float = 0.0
     bounds: tuple[float, float] = (0.0, 0.0)
-    draw: Literal["uniform", "about_one", "variance"] = "uniform"
+    draw: Literal["uniform", "about_one"] = "uniform"
     channel_probability: float = 1.0
     """Of each channel, in a patch that is changed."""
     shared: bool = False
@@ -101,7 +100,8 @@ NNUNET = Preset(
     zoom=Change(probability=0.2, bounds=(0.7, 1.4)),
     rotation=Change(probability=0.2, bounds=(-30.0, 30.0)),
     flip=0.5,
-    noise=Change(probability=0.1, bounds=(0.0, 0.1), draw="variance"),
+    # Called a variance in nnU-Net, and used as the deviation there.
+    noise=Change(probability=0.1, bounds=(0.0, 0.1)),
     blur=Change(probability=0.2, bounds=(0.5, 1.0), channel_probability=0.5),
     brightness=Change(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
     contrast=Change(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
@@ -109,7 +109,11 @@ NNUNET = Preset(
     inverted_gamma=Change(probability=0.1, bounds=(0.7, 1.5), draw="about_one"),
     gamma=Change(probability=0.3, bounds=(0.7, 1.5), draw="about_one"),
 )
-"""Source: nnU-Net v2, the default trainer's training transforms, for a 3D patch that is not anisotropic."""
+"""Source: nnU-Net v2 (2.8.1), the default trainer's training transforms, for a 3D patch that is not anisotropic.
+
+Mirroring comes last there and before the intensities here, which changes no distribution: no change of intensities
+knows a direction.
+"""
 
 PRESETS = {"none": UNCHANGED, "reference": REFERENCE, "nnunet": NNUNET}
 

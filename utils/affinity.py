@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.config import Affinity
@@ -59,16 +60,67 @@ def choose_cores(mode: Affinity, topology: CpuTopology, local_rank: int, local_w
 def pin_cpu(affinity: Affinity, local_rank: int, local_world_size: int) -> None:
     """Pin this process, and the threads that it starts later, to cores near its GPU.
 
+    Where the launcher has bound each process to CPUs of its own (srun --cpu-bind, mpirun --bind-to), these are not
+    divided again: the process keeps them all, or one of them with `single` and `single_unique`.
     Call it before data pipelines start their threads. Where the operating system cannot pin, nothing happens.
     """
     if affinity == "disabled" or not hasattr(os, "sched_setaffinity"):
         return
     # Lightning starts the other processes from the first one, which is pinned by then: they inherit its cores,
     # and with this variable the ones that it had before.
-    inherited = _cpu_list(os.environ.get(ALLOWED_CPUS, "")) or os.sched_getaffinity(0)
-    os.environ[ALLOWED_CPUS] = ",".join(map(str, sorted(inherited)))
-    topology = read_topology(inherited, gpu_addresses(local_world_size), system=SYSTEM)
+    stored = _cpu_list(os.environ.get(ALLOWED_CPUS, ""))
+    inherited = stored or os.sched_getaffinity(0)
+    gpus = gpu_addresses(local_world_size)
+    if not stored and local_world_size > 1 and has_cpus_of_its_own(inherited, os.environ, system=SYSTEM):
+        if not affinity.startswith("single"):
+            return
+        gpus, local_rank, local_world_size = gpus[local_rank : local_rank + 1], 0, 1
+    else:
+        os.environ[ALLOWED_CPUS] = ",".join(map(str, sorted(inherited)))
+    topology = read_topology(inherited, gpus, system=SYSTEM)
     os.sched_setaffinity(0, choose_cores(affinity, topology, local_rank, local_world_size))
+
+
+def has_cpus_of_its_own(mine: set[int], variables: Mapping[str, str], *, system: Path = SYSTEM) -> bool:
+    """Whether the launcher has bound this process to CPUs that no other process of the run may use.
+
+    Nobody says so, and a process sees only its own CPUs. A task of srun is bound where it may use fewer than its job
+    has on this machine, or than the machine has; a process of another launcher where it may use fewer than the
+    launcher's agent, which hands down its own CPUs to processes that it does not bind. In doubt it is bound: CPUs that
+    are divided twice leave a process an eighth of what it was given.
+
+    Args:
+        mine: CPUs of this process.
+        variables: of its environment.
+        system: where /sys is.
+    """
+    if not _is_started_from_outside(variables):
+        return False
+    if not _is_slurm_task(variables):
+        agent = _cpus_of(os.getppid())
+        return agent is not None and mine < agent
+    of_job = variables.get("SLURM_CPUS_ON_NODE", "")
+    if of_job.isdigit():
+        return len(mine) < int(of_job)
+    online = system / "devices/system/cpu/online"
+    return not online.exists() or mine != _cpu_list(online.read_text())
+
+
+def _is_slurm_task(variables: Mapping[str, str]) -> bool:
+    # Processes that torchrun starts in a task of srun have both; theirs are torchrun's.
+    return "LOCAL_RANK" not in variables and "SLURM_PROCID" in variables and variables.get("SLURM_NTASKS", "1") != "1"
+
+
+def _cpus_of(pid: int) -> set[int] | None:
+    try:
+        return os.sched_getaffinity(pid)
+    except OSError:
+        return None
+
+
+def _is_started_from_outside(variables: Mapping[str, str]) -> bool:
+    """Whether somebody else than Lightning starts the processes: torchrun, MPI's launchers, or srun."""
+    return ("RANK" in variables and "LOCAL_RANK" in variables) or _is_slurm_task(variables)
 
 
 def read_topology(allowed: set[int], gpus: list[str], *, system: Path = SYSTEM) -> CpuTopology:

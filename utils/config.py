@@ -148,7 +148,8 @@ class LoaderConfig:
     val_batch_size: int = 4
     """Windows (3D) or slices (2D) that go through the network together in validation and prediction."""
     nvol: int = 2
-    """2D: volumes that fill a batch; each training case gives batch_size / nvol slices an epoch."""
+    """2D: volumes that fill a batch; each training case gives batch_size / nvol slices an epoch (0: each slice of a
+    batch comes from a volume of its own, as in nnU-Net)."""
     data2d_dim: Literal[2, 3] = 3
     """2D: 3 if a training item is a volume from which slices are drawn, 2 if it is a single-slice image."""
     oversampling: float = 0.4
@@ -168,7 +169,7 @@ class LoaderConfig:
         )
         _require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
         _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
-        _require(self.nvol >= 1, "--nvol must be at least 1")
+        _require(self.nvol >= 0, "--nvol must not be negative")
         _require(0 <= self.oversampling <= 1, f"--oversampling must lie in 0..1, got {self.oversampling}")
         _require(self.batches_per_epoch >= 0, "--batches_per_epoch must not be negative")
 

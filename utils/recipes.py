@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 # What the paper and nnU-Net v2 share. A Dice that stands still does not end their trainings (--patience 0), and a
-# third of the patches is sure to show foreground; v2 takes the last third of each batch, here each patch is drawn.
+# third of the patches is sure to show foreground; v2 takes the last third of each batch, here each patch is drawn. Both
+# take every slice of a 2D batch from a case of its own.
 _BOTH = {
     "weight_decay": 3e-5,
     "max_epochs": 1000,
@@ -19,6 +20,7 @@ _BOTH = {
     "oversampling": 0.33,
     "batch_dice": "auto",
     "augment": "nnunet",
+    "nvol": 0,
 }
 
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

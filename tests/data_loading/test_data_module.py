@@ -108,6 +108,11 @@ def test_single_slice_images_fill_the_batch() -> None:
     assert (spec.cases_per_batch, spec.patches_per_case) == (5, 1)
 
 
+def test_nvol_0_takes_each_slice_from_a_case_of_its_own() -> None:
+    spec = batch_spec(make_plan((4, 4)), LoaderConfig(batch_size=5, nvol=0))
+    assert (spec.cases_per_batch, spec.patches_per_case) == (5, 1)
+
+
 @pytest.mark.parametrize("batch_size, nvol", [(2, 4), (9, 2)])
 def test_batch_that_nvol_does_not_divide_is_refused(batch_size, nvol) -> None:
     with pytest.raises(UserError, match=f"--batch_size {batch_size}.*--nvol {nvol}"):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils import affinity
-from utils.affinity import CpuTopology, choose_cores, read_topology
+from utils.affinity import CpuTopology, choose_cores, has_cpus_of_its_own, read_topology
 
 # Two sockets of four cores with two threads each: core c has the logical CPUs c and c + 8.
 TWO_SOCKETS = CpuTopology(
@@ -94,3 +94,79 @@ def test_a_process_started_by_a_pinned_one_sees_all_cores(tmp_path, monkeypatch)
         affinity.pin_cpu("socket_unique_interleaved", rank, 2)
         shares.append(set(allowed))
     assert shares == [{2, 6}, {3, 7}]
+
+
+SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NTASKS": "8"}
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "3"}
+
+
+@pytest.fixture
+def process(monkeypatch, tmp_path):
+    """A process of a machine with CPUs 0..127, of which it may use some; returns what it is pinned to, or None."""
+
+    def pin(mode, rank, *, mine, variables, agent=frozenset(range(128)), sharers=8):
+        pinned = []
+        (tmp_path / "devices/system/cpu").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "devices/system/cpu/online").write_text("0-127\n")
+        monkeypatch.setattr(affinity, "SYSTEM", tmp_path)
+        monkeypatch.setattr(affinity, "gpu_addresses", lambda count: [])
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(agent if pid else mine))
+        monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: pinned.append(cpus))
+        monkeypatch.delenv(affinity.ALLOWED_CPUS, raising=False)
+        for name in ("RANK", "LOCAL_RANK", *SLURM, "SLURM_CPUS_ON_NODE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        affinity.pin_cpu(mode, rank, sharers)
+        # It must not be handed down as what all processes may use.
+        assert pinned == [] or len(pinned) == 1
+        return pinned[0] if pinned else None
+
+    return pin
+
+
+def own_of(rank):
+    return set(range(16 * rank, 16 * rank + 16))
+
+
+@pytest.mark.parametrize("mode", ["socket", "socket_unique_interleaved", "socket_unique_continuous"])
+@pytest.mark.parametrize("variables", [SLURM, SLURM | {"SLURM_CPUS_ON_NODE": "128"}, TORCHRUN], ids=str)
+def test_cpus_that_the_launcher_has_bound_are_not_divided_again(process, mode, variables):
+    assert [process(mode, rank, mine=own_of(rank), variables=variables) for rank in range(8)] == [None] * 8
+
+
+@pytest.mark.parametrize("mode", ["single", "single_unique"])
+def test_a_bound_process_that_wants_one_core_takes_one_of_its_own(process, mode):
+    assert [process(mode, rank, mine=own_of(rank), variables=SLURM) for rank in (0, 5)] == [{0}, {80}]
+
+
+@pytest.mark.parametrize(
+    ("variables", "mine", "agent"),
+    [
+        (SLURM, range(128), range(128)),
+        # The job has 16 CPUs of this machine, and its tasks are not bound.
+        (SLURM | {"SLURM_CPUS_ON_NODE": "16"}, range(16), range(128)),
+        # A container has 16 CPUs, and so has torchrun in it.
+        (TORCHRUN, range(16), range(16)),
+        (TORCHRUN | SLURM, range(16), range(16)),
+        # Lightning starts the processes itself.
+        ({}, range(16), range(128)),
+    ],
+    ids=str,
+)
+def test_cpus_that_processes_share_are_divided(process, variables, mine, agent):
+    call = {"mine": set(mine), "variables": variables, "agent": set(agent)}
+    shares = [process("socket_unique_continuous", rank, **call) for rank in range(8)]
+    assert set().union(*shares) == set(mine) and sum(map(len, shares)) == len(mine)
+
+
+def test_one_process_alone_is_pinned_as_ever(process):
+    assert process("socket", 0, mine={3, 4}, variables=SLURM, sharers=1) == {3, 4}
+
+
+def test_an_agent_that_cannot_be_asked_binds_nothing(monkeypatch):
+    def refuse(pid):
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    assert not has_cpus_of_its_own({0}, TORCHRUN)

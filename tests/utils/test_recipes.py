@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+from data_loading.data_module import batch_spec
+from tests.data_loading.shards import make_plan
 from utils.args import GROUPS, Config, ineffective_options, parse_config
 from utils.recipes import RECIPES
 
@@ -53,6 +55,11 @@ def test_nnunet_s_numbers():
     assert (optim.scheduler, optim.max_epochs, optim.gradient_clip_val) == ("poly", 1000, 12)
     assert (config.loader.batches_per_epoch, config.loader.oversampling, optim.batch_dice) == (250, 0.33, "auto")
     assert config.model.deep_supervision and config.model.deep_supr_num == 0
+
+
+@pytest.mark.parametrize(("recipe", "cases"), [("reference", 2), ("paper", 12), ("nnunet", 12)])
+def test_slices_of_a_batch_come_from_as_many_cases_as_in_the_original(recipe, cases):
+    assert batch_spec(make_plan((4, 4), batch_size=12), recipe_of("--recipe", recipe).loader).cases_per_batch == cases
 
 
 def test_a_flag_wins_even_with_the_value_of_the_default():
