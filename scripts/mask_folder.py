@@ -11,8 +11,6 @@ import dataclasses
 import json
 import os
 import secrets
-import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,11 +82,11 @@ class MaskFolder:
                 advice="Choose another --output, move them away, or give --overwrite to replace them.",
             )  # fmt: skip
         if foreign:
-            print(f"{self.folder}: files of other origin or edited ones are replaced: {_named(foreign)}", flush=True)
+            print(f"{self.folder}: files of other origin or edited ones are replaced: {listed(foreign)}", flush=True)
         for reason, cases in reasons.items():
-            print(f"{self.folder}: {len(cases)} predicted again ({reason}): {_named(cases)}", flush=True)
+            print(f"{self.folder}: {len(cases)} predicted again ({reason}): {listed(cases)}", flush=True)
         if edited:
-            print(f"{self.folder}: kept as they were edited after prediction: {_named(edited)}", flush=True)
+            print(f"{self.folder}: kept as they were edited after prediction: {listed(edited)}", flush=True)
         return waiting
 
     def others(self) -> dict[str, str]:
@@ -97,9 +95,14 @@ class MaskFolder:
         for path in sorted(self.folder.glob(f"*{MASK}")):
             case = path.name.removesuffix(MASK)
             stamp = self._stamps.get(case)
-            if path.name.startswith(".") or (stamp is not None and stamp.made_by == self._made_by):
+            if path.name.startswith("."):
                 continue
-            found[case] = "unknown" if stamp is None else "; ".join(stamp.made_by.differences(self._made_by))
+            if stamp is None:
+                found[case] = "unknown"
+            elif why := stamp.made_by.differences(self._made_by):
+                found[case] = "; ".join(why)
+            elif self._is_edited(case):
+                found[case] = "edited since"
         return found
 
     @contextlib.contextmanager
@@ -138,7 +141,7 @@ class MaskFolder:
             stamps = self._stamps | {case: stamp}
             staged = self.folder / f".tmp-{secrets.token_hex(8)}.json"
             try:
-                staged.write_text(json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n")
+                self._write_stamps(stamps, staged)
                 # Of old probabilities only those that would lie beside a mask they do not belong to.
                 old = self._path(case, PROBABILITIES)
                 ours = before is not None and before.probabilities is not None and before.probabilities.holds(old)
@@ -153,6 +156,13 @@ class MaskFolder:
             os.replace(array, self._path(case, PROBABILITIES))
         # The mask comes last: where it is, the case is done.
         os.replace(temporary[MASK], self._path(case, MASK))
+
+    def _write_stamps(self, stamps: dict[str, MaskStamp], path: Path) -> None:
+        content = json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n"
+        try:
+            path.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / STAMPS)) from error
 
     def _path(self, case: str, suffix: str) -> Path:
         return self.folder / f"{case}{suffix}"
@@ -205,84 +215,7 @@ class NewFiles:
             raise UserError(str(error).replace(str(self.path), str(self.target))) from None
 
 
-def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
-    """Refuse an output folder in which masks would take the place of scans, be they links or the files themselves.
-
-    Raises:
-        UserError: it is such a folder.
-    """
-    folder = output.resolve()
-    images = [image for scan in scans for image in scan.images]
-    # Of a link both count: the folder in which it lies, and that of the file.
-    if any(folder in (image.parent.resolve(), image.resolve().parent) for image in images):
-        raise UserError(f"--output {output} is the folder of the scans; choose another one")
-    inputs = {_identity(image) for image in images} - {None}
-    targets = [output / f"{scan.case}{suffix}" for scan in scans for suffix in (MASK, PROBABILITIES)]
-    lost = [str(target) for target in targets if _identity(target) in inputs]
-    if lost:
-        raise list_problems(
-            f"--output {output} holds links to the scans, which masks would replace:", lost,
-            advice="Choose another folder.",
-        )  # fmt: skip
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def refuse_other_programs(output: Path, *, save_probabilities: bool) -> None:
-    """Refuse a folder in which the record of another program, such as a training, would be replaced.
-
-    Raises:
-        UserError: it is such a folder.
-    """
-    record, plan = output / "run.json", output / "plan.json"
-    if (output / STAMPS).is_file():
-        return
-    lost = [record] if record.is_file() and not _is_own(record) else []
-    lost += [plan] if save_probabilities and plan.is_file() and not record.is_file() else []
-    if lost:
-        raise UserError(
-            f"--output {output} holds {', '.join(path.name for path in lost)} of something else (a training, "
-            "preprocessed data), which would be replaced; choose another folder"
-        )
-
-
-def _is_own(record: Path) -> bool:
-    try:
-        options = json.loads(record.read_text(encoding="utf-8"))["options"]
-        return {"input", "output", "model", "settings"} <= options.keys()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
-
-
-def remove_strays(output: Path, *, keep: Path | None = None) -> None:
-    """Delete what killed runs left in a folder that this run alone writes to; checkpoints on their way are not ours.
-
-    Of the hidden folders of ensembles `keep` stays, from which this run goes on.
-    """
-    for folder in output.glob(".ensemble-*"):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    for path in (*output.glob(".tmp-*"), *output.glob(".ensemble-*/*/.tmp-*")):
-        if path.is_file() and path.suffix != ".ckpt":
-            path.unlink(missing_ok=True)
-
-
-def warn_of_others(others: Mapping[str, str], output: Path) -> None:
-    """Say which masks of a folder come from elsewhere than what its run.json names."""
-    if others:
-        print(
-            f"warning: {output} also holds masks that this run has not made, nor one like it: {_named(list(others))}; "
-            f"{STAMPS} and run.json say so",
-            file=sys.stderr,
-        )
-
-
-def _named(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f", ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

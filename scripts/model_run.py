@@ -17,15 +17,9 @@ from models.bundle import ModelBundle
 from models.ensemble import mean_planes, saved_classes, saved_member
 from models.export import load_model
 from models.model_set import ModelSet
-from scripts.mask_folder import (
-    MASK,
-    PROBABILITIES,
-    MaskFolder,
-    refuse_other_programs,
-    remove_strays,
-    warn_of_others,
-)
+from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
 from scripts.mask_stamps import made_by, scan_stamp
+from scripts.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from scripts.predictor import Predictor, warn_of_flips
 from scripts.scan_run import ScanJob, ScanRun, list_scans
 from utils.decision import PostProcessing

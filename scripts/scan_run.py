@@ -13,8 +13,9 @@ import numpy as np
 from data_preprocessing.restoration import SlabRestorer
 from data_preprocessing.scans import Scan, find_scans
 from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
-from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder, refuse_scans_as_output
+from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
 from scripts.mask_stamps import made_by
+from scripts.output_folder import refuse_scans_as_output
 from scripts.predictor import Predictor, PreparedScan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json

@@ -403,7 +403,7 @@ def test_an_interrupted_training_predicts_only_where_that_is_asked_for(words, mo
 
 
 def test_names_are_counted_when_there_are_many():
-    assert mask_folder._named([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... and 2 more"
+    assert mask_folder.listed([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... and 2 more"
 
 
 class TestReservedArrays:
