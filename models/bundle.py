@@ -6,7 +6,6 @@ It comes from a checkpoint, a folder of checkpoints, a folder of folds (`fold_0`
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +16,12 @@ from models.acceleration import Acceleration
 from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
 from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
+from utils.decision import Checkpoint
 from utils.errors import UserError, list_problems
-from utils.runs import LAST_CHECKPOINT, find_checkpoint
+from utils.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint
+from utils.runs import LAST_CHECKPOINT
 from utils.schema import Plan
+from utils.training_state import require_finished
 
 FLAG = "--model"
 
@@ -61,16 +63,30 @@ class ModelBundle:
         return dataclasses.replace(self, folds=tuple(there[fold] for fold in sorted(set(folds))))
 
 
-def checkpoint_bundle(path: Path, folds: Sequence[int] | None = None) -> ModelBundle:
+def checkpoint_bundle(
+    path: Path,
+    folds: Sequence[int] | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    allow_unfinished: bool = False,
+) -> ModelBundle:
     """The model of a checkpoint, of a folder of checkpoints (its best), or of a folder that has `fold_*` folders.
 
     A fold's folder, or a run's results folder, may hold its checkpoints in `checkpoints/`.
 
+    Args:
+        path: where.
+        folds: some of the folds; None takes all that belong to the cross-validation.
+        checkpoint: which one of a fold; None takes the one that was scored where the fold's folder says so, else the
+            best.
+        allow_unfinished: take interrupted trainings, and the folds that are there where some are missing.
+
     Raises:
-        UserError: nothing there, no such fold, a checkpoint of the NVIDIA reference (it has no plan), or folds that
-            were trained with different plans or networks.
+        UserError: nothing there, no such fold, folds that are missing, an interrupted training, a checkpoint of the
+            NVIDIA reference (it has no plan), or folds that were trained with different plans or networks.
     """
-    found = _checkpoints(path, folds)
+    found = _checkpoints(path, folds, checkpoint, allow_unfinished)
+    _require_finished([file.parent for _, file in found], allow_unfinished)
     contents = [read_checkpoint(file) for _, file in found]
     for each in contents:
         if each.plan is None or each.model is None:
@@ -138,26 +154,52 @@ def _is_training_only(name: str) -> bool:
     return name.startswith("deep_supervision_heads.")
 
 
-def _checkpoints(path: Path, folds: Sequence[int] | None) -> list[tuple[int | None, Path]]:
+def _checkpoints(
+    path: Path, folds: Sequence[int] | None, which: Checkpoint | None, allow_unfinished: bool
+) -> list[tuple[int | None, Path]]:
     """(fold or None, checkpoint file) of everything that `path` means."""
-    there = _fold_folders(path)
+    there = fold_folders(path)
     if not there:
         if folds is not None:
             raise UserError(
                 f"--folds: {path} holds a single network, no folders fold_0, fold_1, ...; leave --folds out"
             )
-        return [(None, find_checkpoint(_inside(path), FLAG))]
+        # A fold by itself is the network that was scored; of a folder of checkpoints the best is taken.
+        return [(None, choose_checkpoint(_inside(path), which or recorded_checkpoint(path), FLAG))]
     if folds is not None:
         _require_folds(path, folds, set(there))
         there = {fold: there[fold] for fold in sorted(set(folds))}
-    return [(fold, find_checkpoint(_inside(folder), FLAG)) for fold, folder in there.items()]
+    elif missing := missing_folds(path):
+        if not allow_unfinished:
+            raise _missing_folds(path, missing, [fold for fold in there if fold not in missing])
+        there = {fold: folder for fold, folder in there.items() if fold not in missing} or there
+    return [
+        (fold, choose_checkpoint(_inside(folder), which or recorded_checkpoint(folder), FLAG))
+        for fold, folder in there.items()
+    ]
 
 
-def _fold_folders(path: Path) -> dict[int, Path]:
-    if not path.is_dir():
-        return {}
-    matches = {entry: re.fullmatch(r"fold_(\d+)", entry.name) for entry in path.iterdir() if entry.is_dir()}
-    return dict(sorted((int(match.group(1)), entry) for entry, match in matches.items() if match))
+def _missing_folds(path: Path, missing: Sequence[int], there: Sequence[int]) -> UserError:
+    ways = "train them"
+    if there:
+        ways += f", or use those that are there: --folds {' '.join(map(str, there))} (or --allow_unfinished)"
+    return list_problems(
+        f"{FLAG} {path} lacks folds of its cross-validation, or holds no checkpoint for them:",
+        [f"fold_{fold}" for fold in missing], advice=f"Make it whole: {ways}.",
+    )  # fmt: skip
+
+
+def _require_finished(folders: Sequence[Path], allow_unfinished: bool) -> None:
+    problems = []
+    for folder in folders:
+        try:
+            require_finished(folder, allow_unfinished=allow_unfinished)
+        except UserError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise list_problems("interrupted trainings are no models:", problems, advice="Finish them first.")
 
 
 def _inside(path: Path) -> Path:

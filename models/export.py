@@ -113,8 +113,7 @@ def _parts(models: ModelSet) -> tuple[dict[str, ModelBundle], Decision | None]:
             parts[f"{folder}/{PREVIOUS}/"] = bundle.previous
         previous = None if bundle.previous is None else f"{folder}/{PREVIOUS}"
         members.append(DecisionMember(configuration=name, folder=folder, previous=previous))
-    plan = models.members[0].plan
-    known = models.decision
+    plan, known = models.members[0].plan, models.decision
     return parts, Decision(
         version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset, members=tuple(members),
         post_processing=models.post_processing, scores={} if known is None else known.scores,
@@ -152,15 +151,17 @@ def read_archive(path: Path) -> ModelSet:
         raise UserError(f"--model {path} is damaged or no exported model: {error}; export or copy it again") from None
 
 
-def load_model(path: Path, folds: Sequence[int] | None = None) -> ModelSet:
+def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> ModelSet:
     """The models of a checkpoint, a folder of checkpoints or of folds, a decision, or an exported zip.
+
+    With `allow_unfinished` trainings may have been interrupted, and folds of a cross-validation may be missing.
 
     Raises:
         UserError: as `folder_model_set` and `read_archive`.
     """
     if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
         return read_archive(path).select(folds)
-    return folder_model_set(path, folds)
+    return folder_model_set(path, folds, allow_unfinished=allow_unfinished)
 
 
 def _read_set(archive: zipfile.ZipFile, path: Path) -> ModelSet:

@@ -71,42 +71,44 @@ def configuration_name(plan: Plan) -> str:
     return "2d" if plan.stage.dim == 2 else "3d_fullres"
 
 
-def folder_model_set(path: Path, folds: Sequence[int] | None = None) -> ModelSet:
+def folder_model_set(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> ModelSet:
     """The models of a decision.json (or its folder), or of one checkpoint or folder of checkpoints or folds.
 
     The first stage of a cascade that no decision names is looked for beside it, in `<task>_3d_lowres`.
 
     Raises:
-        UserError: nothing there, or models that do not belong together.
+        UserError: nothing there, models that do not belong together, or (see `checkpoint_bundle`) unfinished ones.
     """
     file = path / DECISION_FILE if path.is_dir() else path
     if file.name == DECISION_FILE and file.is_file():
-        models = _decided(path, file, folds)
+        models = _decided(path, file, folds, allow_unfinished)
     else:
-        bundle = checkpoint_bundle(path, folds)
+        bundle = checkpoint_bundle(path, folds, allow_unfinished=allow_unfinished)
         if bundle.plan.previous_stage is not None:
-            bundle = dataclasses.replace(bundle, previous=checkpoint_bundle(_first_stage_beside(path, bundle.plan)))
+            first = checkpoint_bundle(_first_stage_beside(path, bundle.plan), allow_unfinished=allow_unfinished)
+            bundle = dataclasses.replace(bundle, previous=first)
         models = single_model(bundle)
     check_fit(models)
     return models
 
 
-def _decided(path: Path, file: Path, folds: Sequence[int] | None) -> ModelSet:
+def _decided(path: Path, file: Path, folds: Sequence[int] | None, allow_unfinished: bool) -> ModelSet:
     decision = read_json(Decision, file)
     return ModelSet(
         source=path,
         names=tuple(member.configuration for member in decision.members),
-        members=tuple(_member(file.parent, member, folds) for member in decision.members),
+        members=tuple(_member(file.parent, member, folds, allow_unfinished) for member in decision.members),
         post_processing=decision.post_processing,
         decision=decision,
     )
 
 
-def _member(root: Path, member: DecisionMember, folds: Sequence[int] | None) -> ModelBundle:
-    bundle = checkpoint_bundle(root / member.folder, folds)
+def _member(root: Path, member: DecisionMember, folds: Sequence[int] | None, allow_unfinished: bool) -> ModelBundle:
+    allowed = {"allow_unfinished": allow_unfinished}
+    bundle = checkpoint_bundle(root / member.folder, folds, checkpoint=member.checkpoint, **allowed)
     if member.previous is None:
         return bundle
-    return dataclasses.replace(bundle, previous=checkpoint_bundle(root / member.previous))
+    return dataclasses.replace(bundle, previous=checkpoint_bundle(root / member.previous, **allowed))
 
 
 def _first_stage_beside(path: Path, plan: Plan) -> Path:

@@ -53,6 +53,9 @@ class CrossValidateOptions:
     """Folder for Slurm job scripts, one for each run, in place of running anything."""
     prepare: bool = False
     """Only make the data of 3d_cascade_fullres from finished folds of 3d_lowres (a job of --slurm)."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of each training predicts the cases that it has not seen, and later new scans. best was chosen
+    by these very cases, so that its scores are too high. To change it trains nothing anew."""
     overwrite: bool = False
     """Remove earlier results of these runs and train anew; to continue such a command, leave this flag out."""
 
@@ -91,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     nfolds = () if options.nfolds is None else ("--nfolds", str(options.nfolds))
     selection = RunSelection(
         task=options.task, configurations=options.configurations, folds=options.folds, data=options.data,
-        results=options.results, overwrite=options.overwrite,
+        results=options.results, overwrite=options.overwrite, checkpoint=options.checkpoint,
     )  # fmt: skip
-    plan = plan_jobs(selection, (*passed, *nfolds), several_gpus=len(gpus) > 1)
+    on_gpu = None if options.prepare else options.gpus != 0 if options.slurm else gpus[0] is not None
+    plan = plan_jobs(selection, (*passed, *nfolds), several_gpus=len(gpus) > 1, on_gpu=on_gpu)
     if not options.prepare:
         for note in plan.notes:
             print(note)
@@ -210,6 +214,7 @@ def write_jobs(options: CrossValidateOptions, folder: Path, plan: JobPlan, passe
 
     values = {"task": options.task, "data": options.data.absolute(), "results": options.results.absolute()}
     values |= {} if options.nfolds is None else {"nfolds": options.nfolds}
+    values |= {"checkpoint": options.checkpoint}
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     program = (sys.executable, str(Path(__file__).resolve()), *words, "--configurations")
     on_gpu, tail = options.gpus != 0, ("--", *passed) if passed else ()

@@ -31,6 +31,8 @@ class ExportOptions:
     """Text on what the weights may be used for (default: a general note)."""
     overwrite: bool = False
     """Replace an existing file."""
+    allow_unfinished: bool = False
+    """Export trainings that were interrupted, and a cross-validation of which folds are missing, as they are."""
 
     def __post_init__(self) -> None:
         if self.output.suffix != ".zip":
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from models.export import load_model, write_archive
     from utils.runs import prepare_folder
 
-    models = load_model(options.model, options.folds)
+    models = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
     write_archive(options.output, models, **note)
     print(f"wrote {options.output}: {models.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")

@@ -14,7 +14,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.config import default_root
-from utils.decision import CASCADE, CONFIGURATIONS, DECISION_FILE, FIRST_STAGE, Decision, DecisionMember, PostProcessing
+from utils.decision import (
+    CASCADE,
+    CONFIGURATIONS,
+    DECISION_FILE,
+    FIRST_STAGE,
+    Checkpoint,
+    Decision,
+    DecisionMember,
+    PostProcessing,
+)
 from utils.errors import EXIT_OK, UserError, run_cli
 
 if TYPE_CHECKING:
@@ -49,6 +58,8 @@ class BestOptions:
     """Folder for decision.json and scores.json (default: <results>/<task>_best)."""
     n_jobs: int | None = None
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
+    allow_unfinished: bool = False
+    """Compare what is there where trainings were interrupted or folds are missing."""
 
     def __post_init__(self) -> None:
         if not (self.task.isdecimal() and len(self.task) <= 3):
@@ -69,11 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_preprocessing.runner import Workers
     from scripts.candidate_scores import choose_postprocessing, find_labels, find_predictions, score_candidates
-    from utils.files import to_dict
+    from scripts.scored_folds import scored_checkpoints
+    from utils.files import to_dict, write_json
+    from utils.locks import folder_lock
     from utils.runs import prepare_folder, write_run_record
     from utils.throughput import environment, num_cores
 
     shards = [options.data / f"{options.task.zfill(2)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS]
+    models = {name: options.model_folder(name) for name in (*folders, *([FIRST_STAGE] if CASCADE in folders else []))}
+    checkpoints = scored_checkpoints(models, allow_unfinished=options.allow_unfinished)
     data = find_predictions(folders, find_labels(shards, options.labels))
     prepare_folder(output, "--output")
     candidates = [(name,) for name in folders]
@@ -87,10 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         post, before, after = choose_postprocessing(data, best, workers)
     print(table(scores, best, data.labels.target_names))
     print(describe(post, before, after))
-    decision = write_decision(options, output, data, scores, best, post)
-    write_scores(output, data, scores, best, post, after)
+    decision = make_decision(options, output, data, scores, best, post, checkpoints)
     outcome = {"best": " + ".join(best), "mean_dice": after.mean, "cases": len(data.label_files)}
-    write_run_record(output / "run.json", options=to_dict(options), environment=environment(), outcome=outcome)
+    with folder_lock(output):
+        write_json(decision, output / DECISION_FILE)
+        write_scores(output, data, scores, best, post, after)
+        write_run_record(output / "run.json", options=to_dict(options), environment=environment(), outcome=outcome)
     print(f"{output / DECISION_FILE}; predict new scans with:\n{decision.command}")
     return EXIT_OK
 
@@ -123,32 +140,32 @@ def choose(scores: dict[Candidate, Scores]) -> Candidate:
     return max(scores, key=lambda candidate: (scores[candidate].mean, -len(candidate)))
 
 
-def write_decision(
+def make_decision(
     options: BestOptions, output: Path, data: OutOfFold, scores: dict[Candidate, Scores], best: Candidate,
-    post: PostProcessing,
+    post: PostProcessing, checkpoints: Mapping[str, Checkpoint | None],
 ) -> Decision:  # fmt: skip
-    """Write decision.json with folders relative to it, so that the results folder can be moved as a whole."""
-    from utils.files import read_json, write_json
+    """The decision, with folders relative to its file, so that the results folder can be moved as a whole."""
+    from utils.files import read_json
     from utils.schema import FORMAT_VERSION, Plan
 
     def relative(configuration: str) -> str:
         return os.path.relpath(options.model_folder(configuration), output)
 
     plan = read_json(Plan, data.folders[best[0]] / "plan.json")
-    decision = Decision(
+    return Decision(
         version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset,
         members=tuple(
             DecisionMember(
-                configuration=name, folder=relative(name), previous=relative(FIRST_STAGE) if name == CASCADE else None
+                configuration=name, folder=relative(name), previous=relative(FIRST_STAGE) if name == CASCADE else None,
+                checkpoint=checkpoints[name],
             )
             for name in best
         ),
         post_processing=post,
         scores={" + ".join(candidate): round(each.mean, 6) for candidate, each in scores.items()},
-        command=f"python scripts/inference.py --input FOLDER --output FOLDER --model {shlex.quote(str(output))}",
+        command=f"python scripts/inference.py --input FOLDER --output FOLDER --model {shlex.quote(str(output))}"
+        + (" --allow_unfinished" if options.allow_unfinished else ""),
     )  # fmt: skip
-    write_json(decision, output / DECISION_FILE)
-    return decision
 
 
 def write_scores(

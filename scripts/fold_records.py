@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_preprocessing.shards import read_meta
+from utils.decision import Checkpoint
 from utils.errors import UserError
 from utils.files import read_json, to_dict
+from utils.fold_folders import DONE, REQUEST, fold_folders
 from utils.schema import Fold, check_version
 from utils.scores import finite_mean
 
-REQUEST, DONE, OUT_OF_FOLD = "options.json", "done.json", "out_of_fold"
+OUT_OF_FOLD = "out_of_fold"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class RunRequest:
     """Options of main.py that change what comes out."""
     previous: str | None = None
     """Second stage of a cascade: digest of the first stage's masks."""
+    data: dict[str, str] | None = None
+    """Case -> digest of the stamps of its shard; None in a file of an earlier version, which does not say."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "options.json")
@@ -75,6 +79,8 @@ class FoldRecord:
     seconds: float
     """Time of the last attempt, training and prediction."""
     cases: tuple[CaseRecord, ...]
+    checkpoint: Checkpoint | None = None
+    """Which checkpoint of the training predicted the cases; None in a file of an earlier version: the best."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "done.json")
@@ -115,12 +121,6 @@ def prediction_files(folder: Path, case: str) -> tuple[Path, Path]:
     return folder / OUT_OF_FOLD / f"{case}.npy", folder / OUT_OF_FOLD / f"{case}.nii.gz"
 
 
-def fold_folders(folder: Path) -> dict[int, Path]:
-    """The folders `fold_<k>` of a configuration, in order."""
-    matches = {path: re.fullmatch(r"fold_(\d+)", path.name) for path in folder.glob("fold_*") if path.is_dir()}
-    return dict(sorted((int(match[1]), path) for path, match in matches.items() if match))
-
-
 def finished_records(folder: Path) -> list[FoldRecord]:
     """The folds of a configuration that are finished, in order."""
     found = (read_record(path) for path in fold_folders(folder).values())
@@ -143,7 +143,31 @@ def differences(stored: RunRequest, wanted: RunRequest, *, same_fold: bool = Tru
         found.append("the plan of the preprocessed data was another one")
     if stored.previous != wanted.previous:
         found.append("the first stage of the cascade predicted other masks")
+    if stored.data is not None and wanted.data is not None:
+        changed = [case for case, stamp in wanted.data.items() if stored.data.get(case, stamp) != stamp]
+        if changed:
+            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+            found.append(f"the preprocessed data of {len(changed)} cases have changed since: {names}")
     return found
+
+
+def shard_stamps(shards: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Case -> digest of what its shard was made from and by which plan.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    stamps = {}
+    for case in sorted(cases):
+        try:
+            # Without the checks of a schema: there are many, and they are looked at often.
+            meta = json.loads((shards / f"{case}.json").read_text(encoding="utf-8"))
+            facts = [meta["source_stamp"], meta["plan_stamp"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            meta = read_meta(shards, case)
+            facts = [meta.source_stamp, meta.plan_stamp]
+        stamps[case] = digest(facts)
+    return stamps
 
 
 def mean_dice(cases: Iterable[CaseRecord], targets: Sequence[str]) -> DiceSummary | None:
@@ -164,7 +188,14 @@ def summary(configuration: str, records: Sequence[FoldRecord]) -> dict[str, Any]
         "configuration": configuration,
         **_scores(cases, targets),
         "folds": [
-            {"fold": r.fold, **_scores(r.cases, targets), "epochs": r.epochs, "train_s": r.train_s} for r in records
+            {
+                "fold": r.fold,
+                "checkpoint": r.checkpoint or "best",
+                **_scores(r.cases, targets),
+                "epochs": r.epochs,
+                "train_s": r.train_s,
+            }
+            for r in records
         ],
         "missing_folds": [fold for fold in range(records[0].num_folds) if fold not in there],
         "without_label": [case.case for case in cases if not case.dice],

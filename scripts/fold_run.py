@@ -1,7 +1,8 @@
 """One run of a cross-validation: train a fold with main.py, predict the cases that it has not seen, gather them.
 
 Every step leaves a mark, so that a run continues where it was killed: `options.json` (what was asked for), the
-checkpoints, `run.json` (training is over), `prediction/run.json` (so is prediction), `done.json`.
+checkpoints, `run.json` (training is over), `prediction/checkpoint.json` (what predicts), `prediction/run.json` (it
+has), `done.json`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from typing import Any
 from data_preprocessing.adapt import adapt_plan, read_folds
 from data_preprocessing.plan_file import read_plan
 from scripts.cascade_data import CascadeData
-from scripts.fold_records import DONE, REQUEST, FoldRecord, RunRequest, differences, digest, fold_folders, read_record
+from scripts.fold_records import FoldRecord, RunRequest, differences, digest, read_record, shard_stamps
 from scripts.side_by_side import Command, Steps, claim
 from utils.args import GROUPS, Config, parse_config
+from utils.decision import Checkpoint
 from utils.errors import UserError, list_problems
 from utils.files import json_ready, read_json, to_dict, write_json
+from utils.fold_folders import DONE, REQUEST, choose_checkpoint, fold_folders
+from utils.locks import release_file
 from utils.runs import LAST_CHECKPOINT, prediction_folder
 from utils.schema import FORMAT_VERSION, Plan
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
-LOG, PREDICTION, CONDEMNED = "output.log", "prediction", "overwrite"
+LOG, PREDICTION, PREDICTOR, CONDEMNED = "output.log", "prediction", "checkpoint.json", "overwrite"
 ELSEWHERE = {
     "exec_mode", "data", "results", "task", "dim", "fold", "nfolds", "splits", "group_by", "ckpt_store_dir", "logname",
     "resume_training", "save_ckpt", "benchmark", "test_batches", "warmup", "profile", "accelerator", "gpus", "nodes",
@@ -84,6 +88,8 @@ class FoldRun:
         shards: preprocessed data; of a cascade they may be made by another job before this one begins.
         folder: `<results>/<task>_<configuration>/fold_<k>`.
         flags: for main.py.
+        checkpoint: of the training, which predicts the cases that it has not seen. Its last one has seen nothing of
+            them; the best was chosen by them, and scores too well.
         overwritten: folds of the configuration of which this command removes an earlier attempt.
         cascade: what makes the shards of a cascade's second stage.
         after: names of the jobs that must be finished before.
@@ -96,6 +102,7 @@ class FoldRun:
     shards: Path
     folder: Path
     flags: RunFlags
+    checkpoint: Checkpoint = "last"
     overwritten: tuple[int, ...] = ()
     cascade: CascadeData | None = None
     after: tuple[str, ...] = ()
@@ -125,11 +132,12 @@ class FoldRun:
         folds = read_folds(self.shards, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
         if self.fold >= len(folds):
             raise UserError(f"{self.shards} has {len(folds)} folds now, there is no fold {self.fold}")
-        plan = to_dict(self.flags.plan(self.shards))
+        plan, cases = to_dict(self.flags.plan(self.shards)), folds[self.fold]
         return RunRequest(
             version=FORMAT_VERSION, configuration=self.configuration, fold=self.fold, num_folds=len(folds),
-            cases=folds[self.fold], plan=digest({name: value for name, value in plan.items() if name != "reasons"}),
+            cases=cases, plan=digest({name: value for name, value in plan.items() if name != "reasons"}),
             options=self.flags.options, previous=None if self.cascade is None else self.cascade.masks_digest(),
+            data=shard_stamps(self.shards, {*cases.train, *cases.val}),
         )  # fmt: skip
 
     @property
@@ -152,7 +160,11 @@ class FoldRun:
 
     def record(self) -> FoldRecord | None:
         """What came out, if the run is finished and is what is asked for now."""
-        return read_record(self.folder, self.request().digest) if self.is_ready else None
+        return self._record(self.request()) if self.is_ready else None
+
+    def _record(self, request: RunRequest) -> FoldRecord | None:
+        record = read_record(self.folder, request.digest)
+        return record if record is not None and (record.checkpoint or "best") == self.checkpoint else None
 
     def steps(self, gpu: str | None) -> Steps:
         """What is left to do.
@@ -164,10 +176,13 @@ class FoldRun:
         refuse_conflicts([self])
         self.remove()
         request = self.request()
-        if read_record(self.folder, request.digest) is not None:
+        if self._record(request) is not None:
             return "already finished"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / REQUEST).is_file():
+        # What it says of the predictions is over: they are made anew, or gathered again.
+        (self.folder / DONE).unlink(missing_ok=True)
+        if not (self.folder / REQUEST).is_file() or read_json(RunRequest, self.folder / REQUEST) != request:
+            # The same run, perhaps in the words of an earlier version.
             write_json(request, self.folder / REQUEST)
         if not (self.folder / "run.json").is_file():
             yield Command(name="training", words=self._train_words(gpu))
@@ -175,11 +190,20 @@ class FoldRun:
                 raise UserError(f"the training was stopped before its end; see {self.log}")
         plan = self.flags.plan(self.shards)
         predictions = self._predictions(plan)
-        if not self._is_predicted(predictions, request.cases.val):
+        predictor = self._predictor()
+        if not self._is_predicted(predictions, request.cases.val, predictor):
             (self.folder / PREDICTION / "run.json").unlink(missing_ok=True)
-            yield Command(name="prediction", words=self._predict_words(gpu))
+            (self.folder / PREDICTION).mkdir(exist_ok=True)
+            write_json(predictor, self.folder / PREDICTION / PREDICTOR)
+            yield Command(name="prediction", words=self._predict_words(gpu, predictor["file"]))
         yield lambda: self._finish(request, plan, predictions, start_s)
         return "finished"
+
+    def _predictor(self) -> dict[str, Any]:
+        """What predicts: the file of a checkpoint, by its name, size and time."""
+        path = choose_checkpoint(self.folder / "checkpoints", self.checkpoint, "--checkpoint")
+        found = path.stat()
+        return {"checkpoint": self.checkpoint, "file": path.name, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
     def remove(self) -> None:
         """Take a condemned attempt away, with its out-of-fold predictions; renamed first, so that no part is left."""
@@ -198,8 +222,8 @@ class FoldRun:
         resume = (self.folder / "checkpoints" / LAST_CHECKPOINT).is_file()
         return (*self._words("train", gpu, self.folder), *(("--resume_training",) if resume else ()))
 
-    def _predict_words(self, gpu: str | None) -> tuple[str, ...]:
-        checkpoints = ("--ckpt_path", str(self.folder / "checkpoints"))
+    def _predict_words(self, gpu: str | None, file: str) -> tuple[str, ...]:
+        checkpoints = ("--ckpt_path", str(self.folder / "checkpoints" / file))
         words = self._words("predict", gpu, self.folder / PREDICTION)
         return (*words, *checkpoints, "--save_preds", "--save_probabilities")
 
@@ -217,7 +241,12 @@ class FoldRun:
         run = dataclasses.replace(config.run, results=self.folder / PREDICTION, nfolds=None, fold=self.fold)
         return prediction_folder(run, plan, tta=config.inference.tta)
 
-    def _is_predicted(self, predictions: Path, cases: Sequence[str]) -> bool:
+    def _is_predicted(self, predictions: Path, cases: Sequence[str], predictor: dict[str, Any]) -> bool:
+        try:
+            if json.loads((self.folder / PREDICTION / PREDICTOR).read_text(encoding="utf-8")) != predictor:
+                return False
+        except (OSError, ValueError):
+            return False
         files = [predictions / f"{case}{suffix}" for case in cases for suffix in (".nii.gz", ".npy")]
         return (self.folder / PREDICTION / "run.json").is_file() and all(path.is_file() for path in files)
 
@@ -230,7 +259,7 @@ class FoldRun:
         record = FoldRecord(
             version=FORMAT_VERSION, request=request.digest, configuration=self.configuration, fold=self.fold,
             num_folds=request.num_folds, targets=plan.labels.target_names, epochs=trained["epochs"],
-            train_s=trained["train_s"], seconds=time.perf_counter() - start_s, cases=cases,
+            train_s=trained["train_s"], seconds=time.perf_counter() - start_s, cases=cases, checkpoint=self.checkpoint,
         )  # fmt: skip
         write_json(record, self.folder / DONE)
 
@@ -247,8 +276,10 @@ def condemn(runs: Sequence[FoldRun]) -> None:
     for run in overwritten:
         lock = claim(run.lock)
         if lock is not None:
-            with lock:
+            try:
                 run.remove()
+            finally:
+                release_file(run.lock, lock)
 
 
 def refuse_conflicts(runs: Sequence[FoldRun]) -> None:

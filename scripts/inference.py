@@ -36,11 +36,13 @@ class ScanOptions:
     save_probabilities: bool = False
     """Also write <case>.npy: probabilities (K, z, y, x) float32 in the voxel order of the scan."""
     overwrite: bool = False
-    """Predict scans again whose output exists."""
+    """Predict all scans again, and replace masks of other origin or edited ones."""
     memory_gb: float | None = None
     """Host memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
     postprocessing: bool = True
     """Apply the post-processing that find_best_configuration.py chose."""
+    allow_unfinished: bool = False
+    """Use trainings that were interrupted, and a cross-validation of which folds are missing, as they are."""
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:

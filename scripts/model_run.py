@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +17,18 @@ from models.bundle import ModelBundle
 from models.ensemble import mean_planes, saved_classes, saved_member
 from models.export import load_model
 from models.model_set import ModelSet
+from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
+from scripts.mask_stamps import made_by, scan_stamp
+from scripts.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from scripts.predictor import Predictor, warn_of_flips
-from scripts.scan_run import MASK, PROBABILITIES, ScanJob, ScanRun, is_done, list_scans
+from scripts.scan_run import ScanJob, ScanRun, list_scans
 from utils.decision import PostProcessing
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
-from utils.files import to_dict, write_json
-from utils.nifti import read_header, read_label, to_working, write_mask
+from utils.files import write_json
+from utils.locks import folder_lock
+from utils.nifti import read_header, read_label, to_working
 from utils.postprocessing import keep_largest
+from utils.reserved import array_bytes, describe_bytes
 from utils.runs import prepare_folder, write_run_record
 from utils.runtime import Runtime
 
@@ -34,34 +36,45 @@ Maker = Callable[[ModelBundle, torch.device], Predictor]
 
 
 def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
-    """Run a job on the devices of `runtime`; returns the exit status.
+    """Run a job on the devices of `runtime`; returns the exit status. A second run into the same folder waits.
 
     Raises:
-        UserError: no such model, fold or scan, or a folder that cannot be written to.
+        UserError: no such model, fold or scan, or a folder that cannot be written to or holds what would be lost.
     """
-    models = load_model(job.model, job.folds)
+    models = load_model(job.model, job.folds, allow_unfinished=job.allow_unfinished)
     if not job.postprocessing:
         if models.post_processing.does_nothing:
             print("warning: --no-postprocessing has no effect: the model has none", file=sys.stderr)
         models = dataclasses.replace(models, post_processing=PostProcessing())
     devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
     predictors = [[make(bundle, device) for device in devices] for bundle in models.members]
-    settings = predictors[0][0].settings
-    if len(models.members) == 1:
-        for predictor in predictors[0]:
-            predictor.post_processing = models.post_processing
-        run: ScanRun | EnsembleRun = ScanRun(job, predictors[0])
-    else:
-        run = EnsembleRun(job, models, predictors)
-    if settings.tta:
-        warn_of_flips(models)
-    place = f"{len(devices)} GPU(s)" if runtime.use_gpu else "the CPU"
-    print(f"model: {models.plan.dataset}, {models.describe()}; on {place}, {runtime.precision}", flush=True)
-    status, outcome = run.run()
-    options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
-    environment = {**runtime.environment(), "precision": runtime.precision}
-    environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
-    write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
+    scans = list_scans(job, len(models.plan.channels))
+    refuse_other_programs(job.output, save_probabilities=job.save_probabilities)
+    prepare_folder(job.output, "--output")
+    with folder_lock(job.output):
+        if len(models.members) == 1:
+            for predictor in predictors[0]:
+                predictor.post_processing = models.post_processing
+            run: ScanRun | EnsembleRun = ScanRun(job, predictors[0], scans)
+        else:
+            run = EnsembleRun(job, models, predictors, scans)
+        remove_strays(job.output, keep=run.hidden)
+        settings = predictors[0][0].settings
+        if settings.tta:
+            warn_of_flips(models)
+        place = f"{len(devices)} GPU(s)" if runtime.use_gpu else "the CPU"
+        print(f"model: {models.plan.dataset}, {models.describe()}; on {place}, {runtime.precision}", flush=True)
+        if run.waiting:
+            # Of what is there from now on it would name the wrong model, should this run be killed.
+            (job.output / "run.json").unlink(missing_ok=True)
+        status, outcome = run.run()
+        others = run.masks.others()
+        warn_of_others(others, job.output)
+        outcome |= {"masks_of_other_origin": others} if others else {}
+        options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
+        environment = {**runtime.environment(), "precision": runtime.precision}
+        environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
+        write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
     return status
 
 
@@ -72,28 +85,28 @@ class EnsembleRun:
     Scans are taken in portions whose probabilities need no more than half of the free disk.
 
     Args:
-        job: what to do.
+        job: what to do; its output folder is there and locked.
         models: the configurations.
         predictors: for each configuration one per device.
+        scans: of the job.
+
+    Raises:
+        UserError: files in the output folder would be lost.
     """
 
-    def __init__(self, job: ScanJob, models: ModelSet, predictors: Sequence[Sequence[Predictor]]) -> None:
-        self.job, self.models, self.predictors = job, models, predictors
-        self.scans = list_scans(job, len(models.plan.channels))
-        prepare_folder(job.output, "--output")
-        self.waiting = [scan for scan in self.scans if job.overwrite or not is_done(job, scan)]
+    def __init__(
+        self, job: ScanJob, models: ModelSet, predictors: Sequence[Sequence[Predictor]], scans: Sequence[Scan]
+    ) -> None:
+        self.job, self.models, self.predictors, self.scans = job, models, predictors, scans
+        self._made_by = made_by([each[0] for each in predictors], models.post_processing)
+        self.masks = MaskFolder(job.output, self._made_by, overwrite=job.overwrite)
+        self.waiting = self.masks.unfinished(scans, save_probabilities=job.save_probabilities)
         self.hidden = job.output / f".ensemble-{self._digest()}"
-        left = sorted(path.name for path in job.output.glob(".ensemble-*") if path != self.hidden)
-        if left:
-            print(
-                f"warning: {job.output} holds {', '.join(left)} of an interrupted run with another model, other "
-                "options or other scans; remove it unless that run is to go on",
-                file=sys.stderr,
-            )
 
     def run(self) -> tuple[int, dict]:
         """Predict; returns the exit status and a summary."""
         failed: dict[str, str] = {}
+        self.masks.begin()
         if self.job.save_probabilities:
             write_json(self.models.plan, self.job.output / "plan.json")
         free_bytes = shutil.disk_usage(self.job.output).free
@@ -101,8 +114,8 @@ class EnsembleRun:
             [first, *others] = portion
             if not others and self._disk_bytes(first) > free_bytes:
                 failed[first.case] = (
-                    f"its probabilities need {self._disk_bytes(first) / 1e9:.1f} GB of disk, "
-                    f"{free_bytes / 1e9:.1f} GB are free in {self.job.output}"
+                    f"its probabilities need {describe_bytes(self._disk_bytes(first))} of disk, "
+                    f"{describe_bytes(free_bytes)} are free in {self.job.output}"
                 )
                 print(f"{first.case}: failed: {failed[first.case]}", file=sys.stderr)
             else:
@@ -134,45 +147,39 @@ class EnsembleRun:
         return failed
 
     def _disk_bytes(self, scan: Scan) -> int:
-        """Probabilities of a scan by all configurations; 0 for a file that cannot be read, which fails in its turn."""
+        """Probabilities of a scan by all configurations, and their mean; 0 for a file that cannot be read."""
         try:
             shape, _ = read_header(scan.images[0])
         except UserError:
             return 0
-        return 4 * self.models.plan.labels.num_outputs * math.prod(shape[:3]) * len(self.models.members)
+        copies = len(self.models.members) + self.job.save_probabilities
+        return copies * array_bytes((self.models.plan.labels.num_outputs, *shape[:3]))
 
     def _digest(self) -> str:
         """Of what predictions depend on: those of another model or of other options are not taken for these."""
         facts = {
             "settings": [dataclasses.asdict(predictors[0].settings) for predictors in self.predictors],
             "precision": [str(predictors[0].ensemble.amp) for predictors in self.predictors],
-            "scans": [[str(image.resolve()), *_stamp(image)] for scan in self.scans for image in scan.images],
+            "scans": [[scan.case, scan_stamp(scan)] for scan in self.scans],
+            "model": self._made_by.model,
         }
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        for bundle in self.models.members:
-            _add_weights(digest, bundle)
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def _merge(self, scan: Scan) -> None:
         """Write the mean mask (and probabilities) of a scan, and remove what it was made of."""
         folders = [self.hidden / name for name in self.models.names]
         members = [saved_member(folder, scan.case) for folder in folders]
         labels = self.models.plan.labels
-        if self.job.save_probabilities:
-            target = self.job.output / f"{scan.case}{PROBABILITIES}"
-            temporary = target.with_name(f".tmp-{target.name}")
-            shape = members[0].probabilities.shape
-            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape, version=(1, 0))
+        shape = members[0].probabilities.shape if self.job.save_probabilities else None
+        with self.masks.writing(scan, shape) as files:
             first = 0
-            for planes in mean_planes(members):
-                stored[:, first : first + planes.shape[1]] = planes
+            for planes in mean_planes(members) if shape is not None else ():
+                files.probabilities[:, first : first + planes.shape[1]] = planes
                 first += planes.shape[1]
-            stored.flush()
-            del stored
-            os.replace(temporary, target)
-        values = np.array(labels.values, dtype=np.uint8)[saved_classes(members)]
-        mask = keep_largest(to_working(values.swapaxes(-1, -3), members[0].affine), labels, self.models.post_processing)
-        write_mask(self.job.output / f"{scan.case}{MASK}", mask, read_label(folders[0] / f"{scan.case}{MASK}").geometry)
+            values = np.array(labels.values, dtype=np.uint8)[saved_classes(members)]
+            mask = to_working(values.swapaxes(-1, -3), members[0].affine)
+            mask = keep_largest(mask, labels, self.models.post_processing)
+            files.write(mask, read_label(folders[0] / f"{scan.case}{MASK}").geometry)
         for path in (folder / f"{scan.case}{end}" for folder in folders for end in (MASK, PROBABILITIES)):
             path.unlink()
 
@@ -188,23 +195,3 @@ def in_portions(scans: Sequence[Scan], size: Callable[[Scan], int], limit: int) 
             total = size(scan)
         portions[-1].append(scan)
     return portions
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time of a file; zeros where it is missing, which its own turn reports."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def _add_weights(digest: hashlib._Hash, bundle: ModelBundle) -> None:
-    """Add plan and weights of a model and of its first stage: a model that was trained again is another one."""
-    digest.update(json.dumps(to_dict(bundle.plan)).encode())
-    for fold in bundle.folds:
-        for name, value in sorted(fold.state_dict.items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    if bundle.previous is not None:
-        _add_weights(digest, bundle.previous)

@@ -14,10 +14,11 @@ from data_preprocessing.adapt import read_folds
 from data_preprocessing.plan_file import read_plan
 from data_preprocessing.shards import list_cases
 from scripts.cascade_data import FIRST, FULL, SECOND, CascadeData
+from scripts.flag_checks import check_hardware, check_training
 from scripts.fold_run import FoldRun, RunFlags
 from utils.args import ineffective_options
 from utils.config import RunConfig
-from utils.decision import CONFIGURATIONS
+from utils.decision import CONFIGURATIONS, Checkpoint
 from utils.errors import UserError, list_problems
 from utils.schema import Fold
 
@@ -31,7 +32,7 @@ PREPROCESSING = {"2d": "--dim 2", FULL: "--dim 3", FIRST: "--dim 3 --lowres"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSelection:
-    """Which runs: configurations times folds (None: all), and where their data and results are."""
+    """Which runs: configurations times folds (None: all), where their data and results are, and what predicts."""
 
     task: str
     configurations: tuple[str, ...]
@@ -39,6 +40,7 @@ class RunSelection:
     data: Path
     results: Path
     overwrite: bool = False
+    checkpoint: Checkpoint = "last"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,13 +73,16 @@ def check_passed(passed: Sequence[str]) -> None:
         raise UserError(f"{given} cannot stand after --: cross_validate.py sets it, or has a flag for it before --")
 
 
-def plan_jobs(selection: RunSelection, passed: Sequence[str], *, several_gpus: bool = False) -> JobPlan:
+def plan_jobs(
+    selection: RunSelection, passed: Sequence[str], *, several_gpus: bool = False, on_gpu: bool | None = None
+) -> JobPlan:
     """All runs that are asked for, configuration by configuration, a cascade's first stage before its second.
 
     Args:
         selection: which.
         passed: flags for main.py.
         several_gpus: whether runs go side by side.
+        on_gpu: whether each run gets a GPU; None where nothing is trained here.
 
     Raises:
         UserError: preprocessed data or folds are missing or do not fit each other, or main.py would refuse the flags.
@@ -93,6 +98,8 @@ def plan_jobs(selection: RunSelection, passed: Sequence[str], *, several_gpus: b
     flags = {dim: RunFlags.of(passed, dim=dim, several_gpus=several_gpus) for dim in {_dim(name) for name in named}}
     for each in flags.values():
         _check_flags(each)
+        if on_gpu is not None:
+            check_hardware(each.train, on_gpu=on_gpu)
     folds = {name: _folds(selection, name, flags[_dim(name)]) for name in dict.fromkeys(needed)}
     chosen = {name: _choose(selection, name, folds[FULL if name == SECOND else name]) for name in named}
     if SECOND in named:
@@ -102,6 +109,12 @@ def plan_jobs(selection: RunSelection, passed: Sequence[str], *, several_gpus: b
         if chosen.get(FIRST) != everything and (FIRST in named or cascade.missing_cases()):
             notes.append(f"{SECOND} needs the out-of-fold masks of all folds of {FIRST}; those are run first")
             chosen[FIRST] = everything
+    for name in chosen:
+        source, each = FULL if name == SECOND else name, flags[_dim(name)]
+        shards = _shards(selection, source)
+        check_training(
+            each.train, each.plan(shards), shards, folds[source], first_stage_follows=name == SECOND
+        )  # fmt: skip
     order = [name for name in (FIRST, *named) if name in chosen and name != SECOND]
     runs = [run for name in dict.fromkeys(order) for run in _runs(selection, name, chosen[name], flags[_dim(name)])]
     if SECOND not in named:
@@ -195,6 +208,7 @@ def _runs(
             shards=_shards(selection, name),
             folder=selection.results / f"{selection.task}_{name}" / f"fold_{fold}",
             flags=flags,
+            checkpoint=selection.checkpoint,
             overwritten=overwritten,
             cascade=cascade,
             after=() if cascade is None else (cascade.name,),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,17 @@ import numpy as np
 from data_preprocessing.restoration import SlabRestorer
 from data_preprocessing.scans import Scan, find_scans
 from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
+from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
+from scripts.mask_stamps import made_by
+from scripts.output_folder import refuse_scans_as_output
 from scripts.predictor import Predictor, PreparedScan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
-from utils.nifti import read_header, read_image, to_working, working_grid, write_mask
+from utils.nifti import read_header, read_image, to_working, working_grid
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.postprocessing import keep_largest
+from utils.reserved import array_bytes, describe_bytes, require_room
 from utils.runs import prepare_folder
-from utils.schema import Geometry
-
-MASK, PROBABILITIES = ".nii.gz", ".npy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class ScanJob:
     """Memory that scans in flight may take together; None: half of what is free."""
     postprocessing: bool = True
     """Apply the post-processing that the model was chosen with."""
+    allow_unfinished: bool = False
+    """Use interrupted trainings, and folds of which some are missing."""
 
 
 class ScanRun:
@@ -51,7 +52,13 @@ class ScanRun:
         predictors: one per device, of the same model.
         scans: those to predict; None finds them in the job's input.
         other_bytes: memory that is taken besides, by the weights of other configurations.
+
+    Raises:
+        UserError: no scans, or files in the output folder that would be lost.
     """
+
+    hidden: Path | None = None
+    """No folder for what an ensemble keeps in between."""
 
     def __init__(
         self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None, other_bytes: int = 0
@@ -60,7 +67,9 @@ class ScanRun:
         self.plan, self.settings = predictors[0].plan, predictors[0].settings
         self.scans = list_scans(job, len(self.plan.channels)) if scans is None else scans
         prepare_folder(job.output, "--output")
-        self.waiting = [scan for scan in self.scans if job.overwrite or not is_done(job, scan)]
+        by = made_by(predictors[:1], predictors[0].post_processing)
+        self.masks = MaskFolder(job.output, by, overwrite=job.overwrite)
+        self.waiting = self.masks.unfinished(self.scans, save_probabilities=job.save_probabilities)
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
         self._reported = 0
 
@@ -69,9 +78,11 @@ class ScanRun:
         kept = len(self.scans) - len(self.waiting)
         if kept:
             print(f"{kept} of {len(self.scans)} scans have been predicted before (--overwrite predicts them again)")
+        self.masks.begin()
         if self.job.save_probabilities:
             # With the label scheme, for whoever averages these probabilities with others.
             write_json(self.plan, self.job.output / "plan.json")
+            self._warn_of_full_disk()
         outcomes = run_pipeline(
             self.waiting,
             [Stages(read=self._read, compute=each.stream, write=self._write) for each in self.predictors],
@@ -123,43 +134,44 @@ class ScanRun:
             print(f"warning: {case} may not fit into memory; close other programs", file=sys.stderr)
         return budget
 
+    def _warn_of_full_disk(self) -> None:
+        """Say before the work that not all probabilities will fit; which scans fail shows in their turn."""
+        needed, free = sum(map(self._disk_bytes, self.waiting)), shutil.disk_usage(self.job.output).free
+        if needed > free:
+            print(
+                f"warning: the probabilities of {len(self.waiting)} scans need {describe_bytes(needed)} of disk, "
+                f"{describe_bytes(free)} are free in {self.job.output}; make room, or some scans will fail",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+    def _disk_bytes(self, scan: Scan) -> int:
+        """Of a scan's probabilities; 0 for a file that cannot be read, which fails in its turn."""
+        try:
+            shape, _ = read_header(scan.images[0])
+        except UserError:
+            return 0
+        return array_bytes((self.plan.labels.num_outputs, *shape[:3]))
+
     def _read(self, scan: Scan) -> PreparedScan:
         if scan.problem is not None:
             raise UserError(scan.problem)
+        if self.job.save_probabilities:
+            require_room(self.job.output / f"{scan.case}{PROBABILITIES}", self._disk_bytes(scan))
         return self.predictors[0].prepare(read_image(scan.images), str(scan.images[0]))
 
     def _write(self, scan: Scan, prepared: PreparedScan, slabs: Iterator[np.ndarray]) -> Path:
         target, geometry = self.job.output / f"{scan.case}{MASK}", prepared.meta.geometry
-        with self._probabilities(scan, geometry) as probabilities:
-            restorer = SlabRestorer(prepared.meta, self.plan, probabilities)
+        shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if self.job.save_probabilities else None
+        with self.masks.writing(scan, shape) as files:
+            # They lie in their file and not in memory.
+            stored = files.probabilities
+            working = None if stored is None else to_working(stored.swapaxes(-1, -3), geometry.affine)
+            restorer = SlabRestorer(prepared.meta, self.plan, working)
             for slab in slabs:
                 restorer.add(slab)
-            mask = restorer.finish()
-        mask = keep_largest(mask, self.plan.labels, self.predictors[0].post_processing)
-        # The mask comes last: where it is, the case is done.
-        write_mask(target, mask, geometry)
+            mask = keep_largest(restorer.finish(), self.plan.labels, self.predictors[0].post_processing)
+            files.write(mask, geometry)
         return target
-
-    @contextmanager
-    def _probabilities(self, scan: Scan, geometry: Geometry) -> Iterator[np.ndarray | None]:
-        """Zeros (K, S, A, R) to be filled, in a file (K, z, y, x) of the scan's voxel order that appears at the end.
-
-        They lie in the file and not in memory.
-        """
-        if not self.job.save_probabilities:
-            yield None
-            return
-        target = self.job.output / f"{scan.case}{PROBABILITIES}"
-        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}{PROBABILITIES}")
-        shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz))
-        try:
-            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape, version=(1, 0))
-            yield to_working(stored.swapaxes(-1, -3), geometry.affine)
-            stored.flush()
-            del stored
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _report(self, outcome: Outcome) -> None:
         self._reported += 1
@@ -177,16 +189,8 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
         UserError: there are none, or masks would land among them.
     """
     scans = find_scans(job.input, num_channels)
-    folder = job.output.resolve()
-    if any(image.resolve().parent == folder for scan in scans for image in scan.images):
-        raise UserError(f"--output {job.output} is the folder of the scans; choose another one")
+    refuse_scans_as_output(scans, job.output)
     return list(scans)
-
-
-def is_done(job: ScanJob, scan: Scan) -> bool:
-    """Whether everything that the job asks for of a scan is there."""
-    suffixes = [MASK, PROBABILITIES] if job.save_probabilities else [MASK]
-    return all((job.output / f"{scan.case}{suffix}").is_file() for suffix in suffixes)
 
 
 def _describe(error: Exception) -> str:

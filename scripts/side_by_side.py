@@ -7,7 +7,6 @@ processes ever work in one folder, and a second scheduler waits for them.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import shlex
 import subprocess
@@ -15,9 +14,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from utils.errors import UserError
+from utils.locks import claim_file, release_file
 
 POLL_S = 0.1
 GRACE_S = 20.0
@@ -148,24 +148,19 @@ class _Schedule:
                 self._notice(f"{job.name}: another process works on it; it is waited for")
 
 
-def claim(path: Path) -> IO[str] | None:
+def claim(path: Path) -> int | None:
     """An open file that holds the lock, or None while another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    return claim_file(path)
 
 
 class _Running:
     """A claimed job on its device."""
 
-    def __init__(self, job: Job, gpu: str | None, lock: IO[str], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, job: Job, gpu: str | None, lock: int, pool: ThreadPoolExecutor) -> None:
         self.job, self.gpu = job, gpu
-        self._lock, self._pool = lock, pool
+        self._lock: int | None = lock
+        self._pool = pool
         self._steps = job.steps(gpu)
         self._start_s = time.perf_counter()
         self._name = ""
@@ -206,7 +201,7 @@ class _Running:
             log.flush()
             self._process = subprocess.Popen(
                 command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                pass_fds=(self._lock.fileno(),),
+                pass_fds=(self._lock,),
             )  # fmt: skip
 
     def _reason(self, status: int) -> str:
@@ -227,8 +222,13 @@ class _Running:
             return log.read().decode(errors="replace").splitlines()
 
     def _end(self, state: str, error: str = "") -> Outcome:
-        self._lock.close()
+        self._release()
         return Outcome(job=self.job, state=state, seconds=time.perf_counter() - self._start_s, error=error)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            release_file(self.job.lock, self._lock)
+            self._lock = None
 
     def terminate(self) -> None:
         """Ask the command to end."""
@@ -243,4 +243,4 @@ class _Running:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._lock.close()
+        self._release()

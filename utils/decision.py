@@ -7,6 +7,7 @@ scripts/export_model.py; may be edited by hand.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from utils.schema import check_version
 
@@ -20,6 +21,8 @@ CONFIGURATIONS = {
 FIRST_STAGE, CASCADE = "3d_lowres", "3d_cascade_fullres"
 """The two stages of a cascade."""
 DECISION_FILE = "decision.json"
+Checkpoint = Literal["last", "best"]
+"""Of a training: the weights at its end, or those of the epoch with the best Dice on its validation cases."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,14 @@ class DecisionMember:
     """A model of the ensemble: the mean of its folds.
 
     Folders are relative to decision.json and hold `fold_<k>`; `previous` is that of the first stage of a cascade.
+    `checkpoint` is which checkpoint of each training was scored and predicts: its last, or that of the best epoch;
+    None takes what each fold says of itself, else the best.
     """
 
     configuration: str
     folder: str
     previous: str | None = None
+    checkpoint: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         if self.configuration not in CONFIGURATIONS:

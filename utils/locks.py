@@ -55,6 +55,29 @@ def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
         os.close(held)
 
 
+def claim_file(path: Path) -> int | None:
+    """An open file that holds the lock of a file, for commands that inherit it; None while another process has it.
+
+    The file stays when it is released, as commands may outlive whoever claimed it.
+
+    Raises:
+        UserError: the file system has no locks, and a run on another machine left its file.
+    """
+    return _try_lock(path)
+
+
+def release_file(path: Path, held: int) -> None:
+    """Give back what `claim_file` gave."""
+    try:
+        import fcntl
+
+        # Granted again to whoever has it. Where there are no locks, the file itself is one.
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        path.unlink(missing_ok=True)
+    os.close(held)
+
+
 def _try_lock(path: Path) -> int | None:
     """An open file that holds the lock, or None where another process has it."""
     try:

@@ -46,7 +46,7 @@ def train(flags: dict[str, str], what: str, results: Path, shards: Path) -> None
 
 
 def predict(flags: dict[str, str], what: str, results: Path, shards: Path) -> None:
-    assert (Path(flags["ckpt_path"]) / "last.ckpt").is_file() and {"save_preds", "save_probabilities"} <= flags.keys()
+    assert Path(flags["ckpt_path"]).is_file() and {"save_preds", "save_probabilities"} <= flags.keys()
     folder = results / f"preds_task_77_dim_{flags['dim']}_fold_{flags['fold']}{'_tta' if 'tta' in flags else ''}"
     folder.mkdir(exist_ok=True)
     for case in json.loads((shards / "splits.json").read_text())["folds"][int(flags["fold"])]["val"]:

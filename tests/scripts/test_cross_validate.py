@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.ensemble import saved_member
 from scripts import cross_validate, fold_run
+from tests.models.builders import make_plan
+from tests.models.test_checkpoint import save_ours
 
 CASES = {"scan0", "scan1", "scan2", "scan3"}
 FILES = {f"{case}{suffix}" for case in CASES for suffix in (".nii.gz", ".npy")} | {"plan.json"}
@@ -252,3 +257,114 @@ def test_probabilities_are_read_as_an_ensemble_does(study):
     member = saved_member(study.results / "77_3d_fullres/out_of_fold", "scan2")
     np.testing.assert_array_equal(member.probabilities.sum(axis=0), 1)
     assert member.labels.names == ("background", "organ")
+
+
+class TestCheckpoints:
+    """Which weights predict the cases that a training has not seen."""
+
+    def taken(self, study) -> list[str]:
+        """Name of the checkpoint of each prediction so far."""
+        return [Path(call["flags"]["ckpt_path"]).name for call in study.calls() if call["what"].startswith("predict")]
+
+    def test_the_last_one_predicts_and_the_best_where_that_is_asked_for(self, study):
+        assert study.run() == 0
+        assert self.taken(study) == ["last.ckpt"] * 2
+        done = study.results / "77_3d_fullres/fold_0/done.json"
+        assert json.loads(done.read_text())["checkpoint"] == "last"
+        assert study.run("--checkpoint", "best") == 0
+        # Nothing is trained again.
+        assert self.taken(study)[2:] == ["epoch=0-dice=0.5000.ckpt"] * 2 and len(study.calls()) == 6
+        assert json.loads(done.read_text())["checkpoint"] == "best"
+        assert {fold["checkpoint"] for fold in study.summary()["3d_fullres"]["folds"]} == {"best"}
+        assert study.run("--checkpoint", "best") == 0 and len(study.calls()) == 6
+
+    def test_predictions_of_an_earlier_version_came_from_the_best(self, study):
+        assert study.run("--checkpoint", "best") == 0
+        for done in (study.results / "77_3d_fullres").glob("fold_*/done.json"):
+            done.write_text(json.dumps({k: v for k, v in json.loads(done.read_text()).items() if k != "checkpoint"}))
+        assert study.run("--checkpoint", "best") == 0 and len(study.calls()) == 4
+        assert study.run() == 0
+        assert (
+            study.whats()[4:] == ["predict 77_3d 0", "predict 77_3d 1"] and self.taken(study)[2:] == ["last.ckpt"] * 2
+        )
+
+    @pytest.mark.parametrize("moment", ["begin", "half", "end"])
+    def test_killed_while_another_checkpoint_predicts_nothing_is_mixed(self, study, moment):
+        assert study.run("--folds", "0") == 0
+        killed = study.start("--folds", "0", "--checkpoint", "best", FAKE_KILL=f"predict 77_3d 0 {moment}")
+        assert killed.returncode == -9
+        assert not (study.results / "77_3d_fullres/fold_0/done.json").exists()
+        assert study.run("--folds", "0") == 0
+        assert self.taken(study)[-1] == "last.ckpt" and self.taken(study)[0] == "last.ckpt"
+
+
+class TestChangedData:
+    def change(self, study, case: str, key: str) -> None:
+        path = study.data / f"77_3d/{case}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0123456789abcdef"}))
+
+    @pytest.mark.parametrize("key", ["source_stamp", "plan_stamp"])
+    def test_a_shard_that_was_made_anew_is_noticed_in_all_folds(self, study, capsys, key):
+        assert study.run() == 0
+        self.change(study, "scan2", key)
+        assert study.run() == 2
+        message = capsys.readouterr().err
+        assert "3d_fullres fold 0: the preprocessed data of 1 cases have changed since: scan2" in message
+        assert "3d_fullres fold 1: the preprocessed data of 1 cases" in message and "--overwrite" in message
+        assert len(study.calls()) == 4
+        assert study.run("--overwrite") == 0 and len(study.calls()) == 8
+
+    def test_a_run_of_an_earlier_version_does_not_say_and_goes_on(self, study):
+        assert study.run("--folds", "0") == 0
+        options = study.results / "77_3d_fullres/fold_0/options.json"
+        stored = json.loads(options.read_text())
+        options.write_text(json.dumps({key: value for key, value in stored.items() if key != "data"}))
+        assert study.run() == 0
+        # The record fits the request that lies beside it.
+        assert study.summary()["3d_fullres"]["missing_folds"] == []
+
+    def test_a_shard_that_is_missing_is_named_before_anything_starts(self, study, capsys):
+        (study.data / "77_3d/scan1.json").unlink()
+        assert study.run() == 2
+        assert "scan1.json" in capsys.readouterr().err and not study.calls_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--configurations", "2d", "--", "--batch_size", "5"), "--batch_size 5 cannot be shared out over --nvol 2"),
+        (("--configurations", "2d", "--", "--data2d_dim", "2"), "holds several slices, but --data2d_dim 2 says one"),
+        (("--", "--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+        (("--", "--ckpt_path", "TEXT"), "cannot be read"),
+        (("--", "--ckpt_path", "OTHER"), "do not fit the network"),
+        (("--", "--precision", "fp16"), "--precision fp16 needs a GPU"),
+        (("--", "--processes", "2", "--norm", "batch", "--sync_batchnorm"), "--sync_batchnorm works on GPUs only"),
+        (("--", "--norm", "group", "--filters", "5", "7", "9"), "multiples of"),
+        (("--", "--deep_supervision", "--deep_supr_num", "9"), "--deep_supr_num 9 is too many"),
+        (("--", "--filters", "4"), "--filters"),
+        (("--", "--scheduler", "multistep"), "--scheduler multistep needs --steps"),
+        (("--", "--splits", "nowhere.json"), "nowhere.json"),
+        (("--", "--config", "nowhere.json"), "nowhere.json"),
+        (("--", "--brats"), "--brats"),
+    ],
+)
+def test_flags_that_only_a_training_would_refuse_are_refused_before_anything_starts(study, capsys, words, says):
+    (study.root / "text.ckpt").write_text("no checkpoint")
+    save_ours(study.root / "other.ckpt", make_plan(num_channels=3))
+    places = {"TEXT": str(study.root / "text.ckpt"), "OTHER": str(study.root / "other.ckpt")}
+    assert study.run(*(places.get(word, word) for word in words)) == 2
+    assert says in capsys.readouterr().err
+    assert not study.calls_file.exists() and not study.results.exists()
+
+
+def test_without_locks_of_the_file_system_a_file_is_the_lock(study, monkeypatch):
+    def refuse(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = study.results / "77_3d_fullres/.fold_0.lock"
+    lock.parent.mkdir(parents=True)
+    # Of a process that is over: no number is that large.
+    lock.write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))
+    assert study.run() == 0
+    assert not list(lock.parent.glob(".fold_*.lock")) and len(study.calls()) == 4

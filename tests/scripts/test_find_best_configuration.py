@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +13,13 @@ import pytest
 
 from models.ensemble import mean_planes, saved_classes, saved_member
 from scripts import find_best_configuration
+from scripts.fold_records import FoldRecord, RunRequest
 from tests.tiny_task import make_task
 from utils.decision import Decision, DecisionMember
 from utils.errors import EXIT_OK, EXIT_USAGE, UserError, run_cli
 from utils.files import read_json, write_json
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Plan, Splits
+from utils.training_state import TrainingState, write_training_state
 
 SHAPE_XYZ = (10, 14, 12)
 ORGAN = np.zeros(SHAPE_XYZ, bool)
@@ -185,3 +188,58 @@ def test_planes_of_saved_members_are_the_mean_and_other_grids_are_refused(root, 
     nib.save(nib.Nifti1Image(ORGAN.astype(np.uint8), np.diag([2.0, 1, 1, 1])), second / "scan0.nii.gz")
     with pytest.raises(UserError, match="affines differ"):
         list(mean_planes([members[0], saved_member(second, "scan0")]))
+
+
+class TestFolds:
+    """Whether a cross-validation is finished, and what its scores rest on."""
+
+    @pytest.fixture
+    def models(self, root) -> Path:
+        """Two finished folds, beside predictions of all cases."""
+        predict(root, "2d", ORGAN)
+        for fold in (0, 1):
+            write_fold(root / f"models/77_2d/fold_{fold}", fold)
+        return root / "models/77_2d"
+
+    @pytest.mark.parametrize("kind", ["last", "best", None])
+    def test_the_decision_records_the_checkpoint_that_was_scored(self, root, models, kind):
+        for fold in (0, 1):
+            write_fold(models / f"fold_{fold}", fold, checkpoint=kind)
+        assert run(root) == EXIT_OK
+        [member] = decision(root).members
+        assert member.checkpoint == (kind or "best") and "--allow_unfinished" not in decision(root).command
+
+    def test_an_interrupted_training_is_refused_with_fold_and_epoch(self, root, models, capsys):
+        state = TrainingState(fold=1, epochs=3, max_epochs=10, finished=False)
+        write_training_state(models / "fold_1/checkpoints", state)
+        assert run(root) == EXIT_USAGE
+        message = capsys.readouterr().err
+        assert "fold 1 was interrupted after epoch 3 of 10" in message and not (root / "models/77_best").exists()
+        assert run(root, "--allow_unfinished") == EXIT_OK
+        assert decision(root).command.endswith("--allow_unfinished")
+
+    def test_missing_and_unscored_folds_are_named(self, root, models, capsys):
+        shutil.rmtree(models / "fold_0")
+        (models / "fold_1/done.json").unlink()
+        assert run(root) == EXIT_USAGE
+        message = capsys.readouterr().err
+        assert "2d: fold 0 is missing" in message and "2d: fold 1 is trained, but its cases are not" in message
+
+    def test_folds_of_different_checkpoints_are_named(self, root, models, capsys):
+        write_fold(models / "fold_1", 1, checkpoint="best")
+        assert run(root) == EXIT_USAGE
+        assert "different checkpoints (fold 0 last, fold 1 best)" in capsys.readouterr().err
+
+
+def write_fold(folder: Path, fold: int, checkpoint: str | None = "last") -> None:
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints/last.ckpt").write_text("weights")
+    request = RunRequest(
+        version=1, configuration="2d", fold=fold, num_folds=2, cases=Fold(train=(), val=()), plan="", options={}
+    )
+    write_json(request, folder / "options.json")
+    record = FoldRecord(
+        version=1, request=request.digest, configuration="2d", fold=fold, num_folds=2, targets=("organ",), epochs=3,
+        train_s=1.0, seconds=1.0, cases=(), checkpoint=checkpoint,
+    )  # fmt: skip
+    write_json(record, folder / "done.json")

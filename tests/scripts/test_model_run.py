@@ -99,13 +99,19 @@ def test_little_disk_changes_no_mask_and_too_little_fails_the_scan(tmp_path, sca
         np.testing.assert_array_equal(mask, masks(tmp_path / "little")[name])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     assert predict(*words, "--output", tmp_path / "none") == 1
-    assert "GB of disk" in capsys.readouterr().err and not masks(tmp_path / "none")
+    assert "of disk" in capsys.readouterr().err and not masks(tmp_path / "none")
 
 
-def test_what_another_run_left_is_named(tmp_path, scans, capsys):
+def test_what_killed_runs_left_is_removed_and_what_others_own_is_not(tmp_path, scans):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
-    (tmp_path / "masks/.ensemble-old").mkdir(parents=True)
-    words = ["--input", scans, "--model", decide(tmp_path, "2d", "3d_fullres"), "--output", tmp_path / "masks"]
-    assert predict(*words) == 0
-    assert ".ensemble-old of an interrupted run" in capsys.readouterr().err
-    assert (tmp_path / "masks/.ensemble-old").is_dir()
+    out = tmp_path / "masks"
+    (out / ".ensemble-old/2d").mkdir(parents=True)
+    for name in (".tmp-0123456789abcdef.npy", ".tmp-x.gz", ".tmp-0123456789abcdef.ckpt", "mine.txt", ".mine"):
+        (out / name).write_bytes(b"left")
+    words = ["--input", scans, "--output", out]
+    for model in (decide(tmp_path, "2d", "3d_fullres"), tmp_path / "04_2d"):
+        (out / ".ensemble-old/2d").mkdir(parents=True, exist_ok=True)
+        assert predict(*words, "--model", model) == 0
+        assert {path.name for path in out.iterdir()} == {
+            ".tmp-0123456789abcdef.ckpt", "mine.txt", ".mine", "a.nii.gz", "b.nii.gz", "masks.json", "run.json"
+        }  # fmt: skip
