@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_preprocessing.configs import ARCHIVES, MSD_TASKS, MsdTask
 from utils.archives import Patience, Report, fetch, has_md5, unpack
-from utils.args import parse
+from utils.args import parse, task_name
 from utils.config import default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
 
@@ -35,7 +35,7 @@ class DownloadOptions:
     """Seed of the phantom."""
 
     def __post_init__(self) -> None:
-        numbers = [task.zfill(2) for task in self.task]
+        numbers = [task_name(task) for task in self.task]
         unknown = [number for number in numbers if number != PHANTOM and number not in MSD_TASKS]
         if unknown or not numbers:
             known = ", ".join(task.folder for task in MSD_TASKS.values())
@@ -49,7 +49,7 @@ class DownloadOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a task that is there already is left as it is."""
     options = parse(DownloadOptions, argv, prog="download.py")
-    for number in dict.fromkeys(task.zfill(2) for task in options.task):
+    for number in dict.fromkeys(task_name(task) for task in options.task):
         if number == PHANTOM:
             make_phantom(options.results, options.seed)
         else:

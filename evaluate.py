@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(EvaluateConfig, argv, prog="evaluate.py")
 
     from utils.predictions import find_pairs
+    from utils.scan_names import left_out
     from utils.scores import summarise
 
     pairs, num_labels = find_pairs(config.preds, config.lbls)
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in (csv_path, json_path):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: {path.parent} is not a folder")
+    for flag, folder in (("--preds", config.preds), ("--lbls", config.lbls)):
+        for line in left_out(folder):
+            print(f"warning: left out of {flag} {folder}: {line}", file=sys.stderr)
     labels = find_labels(config, pairs)
     scores, problems = [], []
     for pair in pairs:
@@ -97,7 +101,7 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
         labels = labels_from_files(pairs)
     else:
         try:
-            content = json.loads(source.read_text(encoding="utf-8"))
+            content = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{source} cannot be read as JSON: {error}") from None
         if not isinstance(content, dict):
@@ -161,7 +165,7 @@ def write_results(
     if config.nsd:
         record["nsd_tolerance_mm"] = config.nsd_tolerance_mm
     try:
-        write_atomically(csv_path, lambda file: file.write(text.getvalue().encode()))
+        write_atomically(csv_path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
         write_json(_finite(record), json_path)
     except OSError as error:
         raise UserError(f"{error.filename or csv_path.parent} cannot be written: {error.strerror}") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from utils.args import parse
+from utils.args import parse, task_name
 from utils.config import DEFAULT_FOLDS, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
 
@@ -88,7 +88,7 @@ class Options:
     @property
     def root(self) -> Path:
         """The folder of the plan and the training shards."""
-        return self.results / f"{self.task.zfill(2)}_{self.dim}d{'_lowres' if self.lowres else ''}"
+        return self.results / f"{task_name(self.task)}_{self.dim}d{'_lowres' if self.lowres else ''}"
 
     @property
     def command(self) -> str:
@@ -198,8 +198,8 @@ def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
     units, name = (len(cases), "cases")
     if options.group_by is not None:
         units, name = len(find_groups(cases, options.group_by)), "patients"
-    nfolds = min(options.nfolds, units)
-    if nfolds < options.nfolds:
+    nfolds = min(options.nfolds, max(units, 2))
+    if 2 <= units < options.nfolds:
         _warn(f"{units} {name} make {nfolds} folds at most; dealt as with --nfolds {nfolds}")
     return deal_folds(cases, nfolds, options.group_by)
 

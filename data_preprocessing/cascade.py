@@ -30,7 +30,7 @@ from data_preprocessing.shards import (
 from utils.decision import FIRST_STAGE
 from utils.errors import UserError, list_problems
 from utils.files import link_or_copy, write_json
-from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_header, read_label
+from utils.nifti import Volume, allowed_mm, grid_difference_mm, read_header, read_label
 from utils.schema import CaseMeta, Plan
 
 SPLITS = "splits.json"
@@ -115,7 +115,7 @@ def require_masks(folder: Path, metas: dict[str, CaseMeta]) -> None:
         grid = meta.geometry
         if tuple(shape) != grid.shape_xyz:
             problems.append(f"{path.name} has shape {tuple(shape)}, its scan {grid.shape_xyz}")
-        elif (distance_mm := grid_difference_mm(affine, grid.affine, grid.shape_xyz)) > GRID_TOLERANCE_MM:
+        elif (distance_mm := grid_difference_mm(affine, grid.affine, grid.shape_xyz)) > allowed_mm(grid.affine):
             problems.append(f"{path.name} lies {distance_mm:.3g} mm off its scan")
     if problems or not metas:
         raise list_problems(
@@ -135,7 +135,8 @@ def _write(files: CaseFiles, *, plan: Plan, fullres: Path, folder: Path) -> Case
         [mask] = files.images
         # The stamp comes before the voxels: a mask that changes in between makes the file stale, not wrong.
         source_stamp = stamp_sources([mask])
-        classes = previous_classes(read_label(mask), read_meta(fullres, files.case), plan, source=str(mask))
+        meta = read_meta(fullres, files.case)
+        classes = previous_classes(read_label(mask, meta.geometry), meta, plan, source=str(mask))
         write_array(folder / f"{files.case}_p.npy", classes)
         write_json({"mask": source_stamp}, _stamp_path(folder, files.case))
     except Exception as error:  # As in runner.py: the other cases go on.

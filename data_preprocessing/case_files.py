@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from data_preprocessing.findings import Finding
+from utils.scan_names import left_out, nifti_ending, nifti_files
+from utils.scan_names import nifti_stem as case_name
 
 FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 """Where nnU-Net v2 looks for the images and labels of a section."""
+RESERVED_NAMES = (
+    "plan", "plan.auto", "plan.edited", "plan.old", "splits", "splits.old", "fingerprint", "inspection", "run",
+)  # fmt: skip
+"""Files `<name>.json` in a folder of shards that are no case; a case of that name would overwrite one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,6 @@ class CaseFiles:
     case: str
     images: tuple[Path, ...]
     label: Path | None
-
-
-def case_name(path: str | Path) -> str:
-    """File name without `.nii` or `.nii.gz`."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
 
 
 def parse_cases(
@@ -52,12 +53,21 @@ def parse_cases(
         cases, findings = [], []
         entries = _listed(content, section)
         for number, entry in enumerate(entries):
-            case, faults = _parse_entry(entry, section, folder, num_channels)
+            case, faults = _parse_entry(_with_slashes(entry, folder), section, folder, num_channels)
             findings += [Finding(kind="file", message=fault, case=f"{section}[{number}]") for fault in faults]
             cases += [] if case is None else [case]
     counts = Counter(case.case for case in cases)
     collisions = [f"{count} cases are called {name!r}" for name, count in counts.items() if count > 1]
-    return tuple(cases), findings + [Finding(kind="file", message=text, case=section) for text in collisions]
+    collisions += [fault for name in counts if (fault := name_fault(name))]
+    kept = tuple(case for case in cases if not name_fault(case.case))
+    return kept, findings + [Finding(kind="file", message=text, case=section) for text in collisions]
+
+
+def name_fault(case: str) -> str:
+    """Why a case cannot have this name; empty where it can."""
+    if case.lower() not in RESERVED_NAMES:
+        return ""
+    return f"a case cannot be called {case!r}, as {case}.json is the program's own file; rename its files"
 
 
 def _listed(content: dict[str, Any], section: str) -> list[Any]:
@@ -76,7 +86,7 @@ def _parse_entry(
     listed, label = entry.get("image"), entry.get("label")
     images = listed if isinstance(listed, list) else [listed]
     needed = [*images, *([label] if label is not None or section == "training" else [])]
-    faults = [fault for path in needed if (fault := _path_fault(path))]
+    faults = [fault for path in needed if (fault := _path_fault(path, folder))]
     if faults or not images:
         return None, faults or ["no image"]
     name, paths = case_name(images[0]), [folder / path for path in images]
@@ -95,49 +105,71 @@ def channel_file(path: Path, channel: int) -> Path:
     return path.with_name(f"{name}_{channel:04d}{path.name.removeprefix(name)}")
 
 
-def _path_fault(path: Any) -> str | None:
+def _with_slashes(entry: Any, folder: Path) -> Any:
+    """An entry whose paths can be used here: with / for Windows' \\, and relative where they lie in the folder."""
+    if isinstance(entry, dict):
+        return {key: _with_slashes(value, folder) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [_with_slashes(value, folder) for value in entry]
+    if not isinstance(entry, str):
+        return entry
+    path = entry
+    # A file may have a backslash in its name, where the system allows it.
+    if "\\" in path and not (folder / path).exists():
+        path = path.replace("\\", "/")
+    if os.path.isabs(path):
+        plain = Path(os.path.normpath(path))
+        for root in (folder, folder.resolve()):
+            if plain.is_relative_to(root):
+                return plain.relative_to(root).as_posix()
+    return path
+
+
+def _path_fault(path: Any, folder: Path) -> str | None:
     if not isinstance(path, str):
         return f"a case needs an 'image' and, for training, a 'label' path, got {path!r}"
-    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == "..":
+    if os.path.isabs(path) or re.match(r"[A-Za-z]:/", path):
+        example = f"such as imagesTr/{Path(path).name}"
+        return f"{path} leaves the folder of the task; write paths relative to {folder}, {example}"
+    if os.path.normpath(path).split(os.sep)[0] == "..":
         return f"{path} leaves the folder of the task"
-    return None if re.search(r"[^/]\.nii(\.gz)?$", path) else f"{path} is not .nii or .nii.gz"
+    return None if nifti_ending(path) else f"{path} is not .nii or .nii.gz"
 
 
 def _discover(
     ending: str, section: str, folder: Path, num_channels: int
 ) -> tuple[list[CaseFiles], list[Finding]]:  # fmt: skip
     """The cases of a section of an nnU-Net v2 folder, by its files `<case>_<channel><ending>`."""
+    ending = ending.lower()
     if ending not in (".nii", ".nii.gz"):
         message = f"file_ending {ending} is not read; convert the files to .nii.gz"
         return [], [Finding(kind="file", message=message, case=section)] if section == "training" else []
     images, labels = (folder / name for name in FOLDERS[section])
-    channels: dict[str, list[int]] = defaultdict(list)
-    findings = []
+    channels: dict[str, dict[int, Path]] = defaultdict(dict)
+    messages = []
     for path in nifti_files(images, ending):
-        match = re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(ending))
+        match = re.fullmatch(r"(.+)_(\d{4})", case_name(path), re.DOTALL)
         if match is None:
-            message = f"{path} has no channel number such as _0000 at the end of its name"
-            findings.append(Finding(kind="file", message=message, case=section))
+            messages.append(f"{path} has no channel number such as _0000 at the end of its name")
+        elif int(match[2]) in channels[match[1]]:
+            messages.append(f"{path} and {channels[match[1]][int(match[2])].name} are one channel of one case")
         else:
-            channels[match[1]].append(int(match[2]))
+            channels[match[1]][int(match[2])] = path
+    named = {case_name(path): path for path in nifti_files(labels, ending)}
     cases = []
     for case, found in sorted(channels.items()):
-        label = labels / f"{case}{ending}"
-        cases.append(
-            CaseFiles(
-                case=case,
-                images=tuple(images / f"{case}_{c:04d}{ending}" for c in range(max(num_channels, max(found) + 1))),
-                label=label if section == "training" or label.is_file() else None,
-            )
-        )
+        numbers = range(max(num_channels, max(found) + 1))
+        label = named.get(case)
+        if label is None and section == "training":
+            label = labels / f"{case}{ending}"
+        files = tuple(found.get(c, images / f"{case}_{c:04d}{ending}") for c in numbers)
+        cases.append(CaseFiles(case=case, images=files, label=label))
+    findings = [Finding(kind="file", message=message, case=section) for message in messages]
+    other = [path.name for path in nifti_files(images) if nifti_ending(path).lower() != ending]
+    for name in [*left_out(images), *other]:
+        message = f"{images}/{name} is left out: cases are the files <case>_0000{ending} directly in {images.name}"
+        findings.append(Finding(kind="file", message=message, case=section, is_remark=True))
     return cases, findings
-
-
-def nifti_files(folder: Path, *endings: str) -> list[Path]:
-    """The visible NIfTI files directly in a folder (none if it does not exist), in the order of their names."""
-    there = folder.iterdir() if folder.is_dir() else ()
-    endings = endings or (".nii", ".nii.gz")
-    return sorted(p for p in there if p.name.endswith(tuple(endings)) and not p.name.startswith(".") and p.is_file())
 
 
 def missing_files(cases: Sequence[CaseFiles]) -> list[Path]:

@@ -14,7 +14,7 @@ from data_preprocessing.dataset import DESCRIPTION, Dataset
 from data_preprocessing.findings import Finding
 from data_preprocessing.normalization import intensity_fault, scheme_of
 from utils.errors import UserError
-from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_image, read_label
+from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, grid_difference_mm, is_same_grid, read_image, read_label
 from utils.schema import Geometry
 from utils.values import distinct_values
 
@@ -42,7 +42,10 @@ def read_case(
         return None
 
     image = attempt(lambda: read_image(files.images, tolerance_mm=tolerance_mm), set(files.images))
-    label = None if files.label is None else attempt(lambda: read_label(files.label), {files.label})
+    label = None
+    if files.label is not None:
+        like = None if image is None else image.geometry
+        label = attempt(lambda: read_label(files.label, like, tolerance_mm=tolerance_mm), {files.label})
     return image, label, findings
 
 
@@ -87,7 +90,7 @@ def is_reoriented(label: Volume, image: Volume, tolerance_mm: float = GRID_TOLER
     if label.array.shape[-3:] != image.array.shape[-3:]:
         return False
     grids = [_ras_affine(volume.geometry) for volume in (label, image)]
-    return grid_difference_mm(*grids, label.array.shape[:-4:-1]) <= tolerance_mm
+    return grid_difference_mm(*grids, label.array.shape[:-4:-1]) <= allowed_mm(grids[1], tolerance_mm)
 
 
 def _ras_affine(geometry: Geometry) -> np.ndarray:
@@ -114,7 +117,7 @@ def _image_faults(array: np.ndarray, dataset: Dataset) -> list[tuple[str, str]]:
 def _grid_faults(image: Volume, label: Volume, tolerance_mm: float) -> list[str]:
     grid, label_grid = image.geometry, label.geometry
     same_shape = grid.shape_xyz == label_grid.shape_xyz
-    if same_shape and grid_difference_mm(grid.affine, label_grid.affine, grid.shape_xyz) <= tolerance_mm:
+    if is_same_grid(label_grid, grid, tolerance_mm):
         return []
     if is_reoriented(label, image, tolerance_mm):
         return [f"is stored as {orientation(label_grid)}, its image as {orientation(grid)}, on the same positions"]

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_preprocessing.case_files import CaseFiles, missing_files, parse_cases
-from data_preprocessing.findings import Finding
+from data_preprocessing.findings import Finding, problems_of
 from data_preprocessing.labels import parse_labels, with_brats_regions
 from utils.errors import UserError, list_problems
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Splits
@@ -70,6 +71,8 @@ def load_dataset(data: Path, task: str, *, brats: bool = False) -> Dataset:
     source = folder / DESCRIPTION
     description = _parse_description(folder, tolerate=False)
     dataset = description.dataset
+    for remark in description.findings:
+        print(f"warning: {remark.message}", file=sys.stderr)
     missing = missing_files((*dataset.training, *dataset.test))
     if missing:
         raise list_problems(
@@ -105,8 +108,9 @@ def _parse_description(folder: Path, *, tolerate: bool) -> Description:
         entries += faults
     if not any(sections.values()) and not problems and not entries:
         problems.append("neither 'training' nor 'test' lists a case")
-    if problems or labels is None or (entries and not tolerate):
-        problems += [f"{finding.case}: {finding.message}" for finding in entries]
+    faults = problems_of(entries)
+    if problems or labels is None or (faults and not tolerate):
+        problems += [f"{finding.case}: {finding.message}" for finding in faults]
         raise list_problems(f"{source} cannot be used:", problems, advice="Correct the file and run again.")
     number = task_number(folder.name)
     assert number is not None, f"{folder} is the folder of a task"
@@ -149,12 +153,26 @@ def make_splits(cases: Sequence[str], nfolds: int) -> Splits:
     Source: the reference's data_loading/data_module.py; scikit-learn's KFold(shuffle=True, random_state=12345).
     """
     names = np.array(sorted(cases))
-    if len(names) < max(nfolds, 2):
+    require_two(len(names), "training cases")
+    if len(names) < nfolds:
         raise UserError(f"{len(names)} training cases cannot make {nfolds} folds; lower --nfolds or add cases")
     order = np.random.RandomState(FOLD_SEED).permutation(len(names))
     parts = [np.sort(part) for part in np.array_split(order, nfolds)]
     folds = tuple(Fold(train=tuple(np.delete(names, part).tolist()), val=tuple(names[part].tolist())) for part in parts)
     return Splits(version=FORMAT_VERSION, folds=folds)
+
+
+def require_two(number: int, what: str) -> None:
+    """Refuse a data set that no fold can be made of.
+
+    Raises:
+        UserError: fewer than two `what` (training cases, patients).
+    """
+    if number < 2:
+        raise UserError(
+            f"{number} {what}: every fold needs at least one to train on and another one to validate on. Add labelled "
+            "cases to dataset.json; 2 are the least, and 5 or more make the usual folds"
+        )
 
 
 def task_number(name: str) -> int | None:
@@ -165,7 +183,8 @@ def task_number(name: str) -> int | None:
 
 def _read_description(source: Path) -> dict[str, Any]:
     try:
-        content = json.loads(source.read_text(encoding="utf-8-sig"))
+        # Bytes, so that a mark of the encoding at the start, as Windows writes it, tells which one it is.
+        content = json.loads(source.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{source} does not exist; it lists the channels, labels and files of the task") from None
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_preprocessing.case_files import CaseFiles, case_name
+from data_preprocessing.case_files import CaseFiles, name_fault
 from data_preprocessing.dataset import DESCRIPTION, Dataset, task_number
 from data_preprocessing.description import list_cases
 from data_preprocessing.findings import Finding
@@ -21,6 +21,7 @@ from data_preprocessing.scan_search import Scan, find_files, group_channels
 from data_preprocessing.verification import CaseSurvey, find_duplicates, survey_cases
 from utils.errors import UserError, list_problems
 from utils.files import new_folder, write_json
+from utils.scan_names import nifti_ending
 from utils.schema import LabelScheme
 
 CT_MINIMUM_HU = -200
@@ -67,6 +68,7 @@ def collect(sources: Sources, channels: Sequence[str]) -> Collection:
     for section, cases in (("training", training), ("test", unlabelled)):
         counts = Counter(files.case for files in cases)
         problems += [f"{section}: {n} cases would be called {name!r}" for name, n in counts.items() if n > 1]
+        problems += [f"{section}: {fault}" for name in counts if (fault := name_fault(name))]
     if not (training or problems):
         problems.append("--images and --labels find no scans")
     if problems:
@@ -208,7 +210,7 @@ def _place(files: CaseFiles, folder: Path, names: tuple[str, str], *, link: bool
 
 
 def _put(source: Path, stem: Path, *, link: bool) -> Path:
-    target = stem.with_name(stem.name + source.name.removeprefix(case_name(source)))
+    target = stem.with_name(stem.name + nifti_ending(source).lower())
     target.parent.mkdir(exist_ok=True)
     if link:
         target.symlink_to(source.resolve())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.case_files import CaseFiles, case_name
 from data_preprocessing.labels import IGNORE
 
 
@@ -41,7 +41,7 @@ def name_labels(content: dict[str, Any], values: Sequence[int]) -> dict[str, Any
 def _entry(files: CaseFiles, folder: Path) -> dict[str, Any] | str:
     images = [f"./{path.relative_to(folder).as_posix()}" for path in files.images]
     # A list means one file for each channel; its names carry the channel's number, the name of the case does not.
-    is_single = len(images) == 1 and Path(images[0]).name.startswith(f"{files.case}.nii")
+    is_single = len(images) == 1 and case_name(images[0]) == files.case
     image = images[0] if is_single else images
     if files.label is not None:
         return {"image": image, "label": f"./{files.label.relative_to(folder).as_posix()}"}

@@ -7,16 +7,21 @@ the size of the scans (the nnU-Net v2 way; the NVIDIA reference keeps every voxe
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_preprocessing.resampling import nonzero_box
+from utils.errors import UserError
 from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme
 
 SAMPLES_PER_CASE = 10_000
 """Foreground voxels that a case contributes to the intensity statistics."""
+DIGEST_VOXELS = 1 << 22
+"""Of about as many voxels the digest of a scan is made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,8 @@ class CaseFingerprint:
     spacing_mm: tuple[float, float, float]
     shape_after_crop: tuple[int, int, int]
     intensities: np.ndarray
+    digest: str = ""
+    """Of voxels all over the scan: equal for two cases that are one scan."""
 
 
 def inspect_case(
@@ -55,14 +62,42 @@ def inspect_case(
         spacing_mm=tuple(float(s) for s in spacing_mm),
         shape_after_crop=_nonzero_shape(image),
         intensities=_sample_foreground(case, image, label, labels),
+        digest=_digest(image),
     )
+
+
+def describe_twins(cases: Sequence[CaseFingerprint]) -> list[str]:
+    """A sentence for each group of cases that are the same scan."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        groups[case.digest].append(case.case)
+    return [
+        f"{', '.join(names)} have the same voxels: where one is trained on and another validated on, scores are too "
+        "good; take all but one out of dataset.json, or keep them together with --group_by or --splits"
+        for digest, names in groups.items() if digest and len(names) > 1
+    ]  # fmt: skip
+
+
+def _digest(image: np.ndarray) -> str:
+    """Of the shape and of voxels at equal distances: a scan that is hashed as a whole costs as much as its checks."""
+    voxels = image.reshape(-1)
+    content = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+    # An odd step wanders through the columns of a scan, whose sides are mostly even.
+    content.update(np.ascontiguousarray(voxels[:: voxels.size // DIGEST_VOXELS | 1]).data)
+    return content.hexdigest()
 
 
 def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
     """Fingerprint of the data set; every case with foreground weighs the same in the intensity statistics.
 
-    `foreground` is empty when no case has foreground (a data set without labels).
+    Raises:
+        UserError: no case has foreground.
     """
+    if not any(case.intensities.size for case in cases):
+        raise UserError(
+            f"none of the {len(cases)} training cases has a single labelled voxel, so there is nothing to learn; look "
+            "at the labels and at the values that dataset.json names"
+        )
     return Fingerprint(
         version=FORMAT_VERSION,
         cases=tuple(c.case for c in cases),

@@ -95,8 +95,14 @@ def make_plan(
 
     Raises:
         UserError: a CT channel without intensity statistics (no labels), or with constant ones; a preset that does
-            not exist; a low-resolution stage that is not needed; too little memory.
+            not exist; a low-resolution stage that is not needed; too little memory; scans that are single slices, for a
+            3D network or along different axes.
     """
+    if dim == 3 and (single := _slice_axis(fingerprint)) is not None:
+        raise UserError(
+            f"the scans of {dataset.folder} are single slices: one voxel along {'SAR'[single]} (S, A, R: superior, "
+            "anterior, right). A 3D network has nothing to see there; use --dim 2"
+        )
     source = plan_source(dataset, options)
     preset = _preset(dataset) if source == "preset" else None
     axes, axes_reason = _choose_axes(fingerprint, COARSE_AXIS_RATIO[source])
@@ -161,7 +167,15 @@ def _grid(fingerprint: Fingerprint, spacing_mm: tuple[float, ...], axes: Axes) -
 
 
 def _choose_axes(fingerprint: Fingerprint, least_ratio: float) -> tuple[Axes, str]:
-    """Bring the coarse axis to the front (D): patches, kernels and slices all take D to be the coarse one."""
+    """Bring the coarse axis to the front (D): patches, kernels and slices all take D to be the coarse one.
+
+    An axis of one voxel comes before any other: what is stored as single slices has nothing to see across them, and the
+    distance that such a file states between slices means nothing.
+    """
+    single = _slice_axis(fingerprint)
+    if single is not None:
+        others = tuple(axis for axis in range(3) if axis != single)
+        return (single, *others), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
     median_mm = np.median(np.array(fingerprint.spacings_mm), axis=0)
     coarse = int(np.argmax(median_mm))
     others = tuple(axis for axis in range(3) if axis != coarse)
@@ -169,6 +183,26 @@ def _choose_axes(fingerprint: Fingerprint, least_ratio: float) -> tuple[Axes, st
     if ratio > least_ratio:
         return (coarse, *others), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
     return (0, 1, 2), f"no axis is more than {least_ratio:g} times as coarse as the others: axial slices"
+
+
+def _slice_axis(fingerprint: Fingerprint) -> int | None:
+    """The axis along which the median scan has one voxel, if any.
+
+    Raises:
+        UserError: most scans are single slices, but not along the same axis.
+    """
+    shapes = np.array(fingerprint.shapes_after_crop)
+    found = np.flatnonzero(np.median(shapes, axis=0) == 1)
+    if found.size:
+        return int(found[0])
+    slices = (shapes == 1).any(axis=1)
+    if 2 * np.count_nonzero(slices) > len(shapes):
+        counts = ", ".join(f"{n} along {axis}" for axis, n in zip("SAR", (shapes == 1).sum(axis=0)) if n)
+        raise UserError(
+            f"{np.count_nonzero(slices)} of {len(shapes)} scans are single slices, but not along the same axis "
+            f"({counts}; S, A, R are superior, anterior, right); make a data set of each kind"
+        )
+    return None
 
 
 def _target_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, ...], str]:

@@ -28,6 +28,7 @@ from utils.nifti import (
     Volume,
     from_working,
     grid_difference_mm,
+    is_same_grid,
     read_image,
     read_label,
     to_working,
@@ -37,6 +38,9 @@ from utils.schema import LabelScheme
 
 WHOLE_TOLERANCE = 1e-3
 """Label values this close to a whole number are that number, spoiled by a conversion."""
+STEP_TOLERANCE = 0.25
+"""Where each class has one value of its own, as after a conversion to scaled integers, it may lie this far beside its
+number; interpolation leaves several values around each."""
 LARGEST_LABEL = 255
 
 
@@ -161,20 +165,24 @@ def _mend_image(image: Volume, changes: list[str]) -> Volume:
 
 def _mend_label(path: Path, image: Volume, changes: list[str], tolerance_mm: float) -> Volume:
     try:
-        label = read_label(path)
+        label = read_label(path, image.geometry, tolerance_mm=tolerance_mm)
     except UserError as fault:
         label = _rounded(path, fault, changes)
-    if label.geometry.shape_xyz == image.geometry.shape_xyz:
-        distance_mm = grid_difference_mm(label.geometry.affine, image.geometry.affine, image.geometry.shape_xyz)
-        if distance_mm <= tolerance_mm:
-            return label
+    if is_same_grid(label.geometry, image.geometry, tolerance_mm):
+        return _turned_as(image, label)
     # First of all: the same positions in another storage order. Copying the header alone would mirror the label.
     if is_reoriented(label, image, tolerance_mm):
         changes.append("label: stored in the orientation of its image")
         return dataclasses.replace(label, geometry=image.geometry)
     if label.geometry.shape_xyz != image.geometry.shape_xyz:
         return label
+    distance_mm = grid_difference_mm(label.geometry.affine, image.geometry.affine, image.geometry.shape_xyz)
     changes.append(f"label: geometry copied from the image ({distance_mm:.3g} mm away before); look at the result")
+    return _turned_as(image, label)
+
+
+def _turned_as(image: Volume, label: Volume) -> Volume:
+    """The label with its voxels where the file has them, turned by the image's header instead of its own."""
     stored = from_working(label.array, label.geometry)
     return dataclasses.replace(label, array=to_working(stored, image.geometry.affine), geometry=image.geometry)
 
@@ -188,7 +196,10 @@ def _rounded(path: Path, fault: UserError, changes: list[str]) -> Volume:
     odd = ~np.isfinite(values)
     values = np.where(odd, 0, values)
     whole = np.rint(values)
-    if np.abs(values - whole).max() > WHOLE_TOLERANCE or np.abs(whole).max() > LARGEST_LABEL:
+    distance = np.abs(values - whole).max()
+    if distance > STEP_TOLERANCE or np.abs(whole).max() > LARGEST_LABEL:
+        raise fault
+    if distance > WHOLE_TOLERANCE and len(np.unique(values)) > len(np.unique(whole)):
         raise fault
     if odd.any():
         changes.append(f"label: {int(odd.sum())} NaN or infinite values set to 0")

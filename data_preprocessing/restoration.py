@@ -249,7 +249,7 @@ class CaseRestorer:
     def _score(self, mask: np.ndarray, meta: CaseMeta) -> np.ndarray | None:
         if meta.label is None or not Path(meta.label).is_file():
             return None
-        label = native_label_classes(read_label(Path(meta.label)), self.plan)
+        label = native_label_classes(read_label(Path(meta.label), meta.geometry), self.plan)
         values = np.zeros(256, np.uint8)
         values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
         return label_counts(values[mask], label, self.plan.labels)

@@ -26,7 +26,7 @@ from data_preprocessing.case_memory import inspection_bytes, limit_memory, prepr
 from data_preprocessing.checks import check_case, read_case
 from data_preprocessing.dataset import Dataset
 from data_preprocessing.findings import Finding, unusable
-from data_preprocessing.fingerprint import CaseFingerprint, inspect_case
+from data_preprocessing.fingerprint import CaseFingerprint, describe_twins, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
@@ -145,7 +145,10 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
             advice="Mend these files, or take the cases out of dataset.json, and run again; a repaired copy of what "
             f"can be repaired: python scripts/verify_dataset.py --data {dataset.folder} --fix FOLDER",
         )
-    return [i.fingerprint for i in inspections if i.fingerprint is not None]
+    fingerprints = [i.fingerprint for i in inspections if i.fingerprint is not None]
+    for text in describe_twins(fingerprints):
+        print(f"warning: {text}", file=sys.stderr)
+    return fingerprints
 
 
 def write_cases(
@@ -226,7 +229,8 @@ def _prepare_worker() -> None:
 
 
 def _read(files: CaseFiles) -> tuple[Volume, Volume | None]:
-    return read_image(files.images), None if files.label is None else read_label(files.label)
+    image = read_image(files.images)
+    return image, None if files.label is None else read_label(files.label, image.geometry)
 
 
 def _inspect(files: CaseFiles, *, dataset: Dataset) -> CaseInspection:

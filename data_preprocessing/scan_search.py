@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ENDING = re.compile(r"\.nii(\.gz)?$")
+from utils.scan_names import nifti_ending, nifti_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,14 @@ def find_files(places: Sequence[str], problems: list[str], *, flag: str) -> list
         if Path(place).is_dir():
             here = _in_folder(Path(place))
         elif Path(place).is_file():
-            key = ENDING.sub("", os.path.relpath(place, os.path.commonpath(listed)))
-            here = [File(key=key, path=Path(place))] if ENDING.search(place) else []
+            key = _key(os.path.relpath(place, os.path.commonpath(listed)))
+            here = [File(key=key, path=Path(place))] if nifti_ending(place) else []
         else:
             here = _matches(place)
         if not here:
             problems.append(f"{flag} {place}: no .nii or .nii.gz there")
         found += [dataclasses.replace(file, channel=f"{number:04d}") for file in here] if by_channel else here
+    problems += [f"{flag}: {file.path} is a link that leads nowhere" for file in found if not file.path.exists()]
     together: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for file in found:
         together[file.key, file.channel].append(str(file.path))
@@ -89,20 +90,23 @@ def group_channels(
 
 
 def _in_folder(folder: Path) -> list[File]:
-    paths = sorted(path for path in folder.rglob("*.nii*") if ENDING.search(path.name) and path.is_file())
-    relative = [(path.relative_to(folder), path) for path in paths]
-    visible = [(place, path) for place, path in relative if not any(part.startswith(".") for part in place.parts)]
-    return [File(key=ENDING.sub("", place.as_posix()), path=path) for place, path in visible]
+    return [File(key=_key(path.relative_to(folder).as_posix()), path=path) for path in nifti_tree(folder)]
 
 
 def _matches(pattern: str) -> list[File]:
     wild = re.sub(r"\{(case|channel)\}", "*", pattern)
-    paths = [path for path in sorted(glob.glob(wild, recursive=True)) if ENDING.search(path) and os.path.isfile(path)]
+    # A link that leads nowhere is found too, and refused when it is read.
+    there = [path for path in sorted(glob.glob(wild, recursive=True)) if nifti_ending(path)]
+    paths = [path for path in there if os.path.isfile(path) or not os.path.exists(path)]
     if "{case}" not in pattern:
         root = os.path.dirname(re.split(r"[*?\[]", wild)[0]) or "."
-        return [File(key=ENDING.sub("", os.path.relpath(path, root)), path=Path(path)) for path in paths]
+        return [File(key=_key(os.path.relpath(path, root)), path=Path(path)) for path in paths]
     found = [(path, match) for path in paths if (match := _expression(pattern).fullmatch(path))]
     return [File(key=match["case"], path=Path(path), channel=match.groupdict().get("channel")) for path, match in found]
+
+
+def _key(place: str) -> str:
+    return place.removesuffix(nifti_ending(place))
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
@@ -122,7 +126,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 def _split_numbers(files: Iterable[File]) -> list[File]:
     """Files `<case>_0000`, `<case>_0001`, ...; none unless every file and every case fits."""
-    matches = [(file, re.fullmatch(r"(.+)_(\d{4})", file.key)) for file in files]
+    matches = [(file, re.fullmatch(r"(.+)_(\d{4})", file.key, re.DOTALL)) for file in files]
     if not all(match for _, match in matches):
         return []
     split = [File(key=match[1], path=file.path, channel=match[2]) for file, match in matches]
@@ -132,7 +136,7 @@ def _split_numbers(files: Iterable[File]) -> list[File]:
 
 def _split_words(files: Iterable[File], wanted: Sequence[str], num_cases: int | None) -> list[File]:
     """Files whose last words are the `wanted` ones, or the same two or more for every case; none unless all fit."""
-    matches = [(file, re.fullmatch(r"(.*?)[_./-]?([^\W\d_][^\W_]*)", file.key)) for file in files]
+    matches = [(file, re.fullmatch(r"(.*?)[_./-]?([^\W\d_][^\W_]*)", file.key, re.DOTALL)) for file in files]
     if not all(match for _, match in matches):
         return []
     split = [File(key=match[1], path=file.path, channel=match[2]) for file, match in matches]

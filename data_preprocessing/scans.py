@@ -15,10 +15,10 @@ from data_preprocessing.case_files import case_name
 from data_preprocessing.dataset import DESCRIPTION
 from utils.errors import UserError, list_problems
 from utils.nifti import read_header
+from utils.scan_names import left_out, nifti_ending, nifti_files
 
 TEST_IMAGES = "imagesTs"
-_NIFTI = re.compile(r".+\.nii(\.gz)?$")
-_CHANNEL = re.compile(r"(.+)_(\d{4})$")
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,22 +33,24 @@ class Scan:
 def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
     """The scans of a file or folder, sorted by case, for a plan of `num_channels` channels.
 
-    The files of a folder are taken, but not those of its sub-folders, except `imagesTs` of a task's folder.
+    The files of a folder are taken, but not those of its sub-folders, except `imagesTs` of a task's folder; what
+    `unread_scans` lists is left out.
 
     Raises:
         UserError: nothing there, no NIfTI file, or two files of one case name.
     """
     if path.is_file():
-        if not _NIFTI.fullmatch(path.name):
+        if not nifti_ending(path):
             raise UserError(f"--input {path} is not a NIfTI file (.nii or .nii.gz)")
         channels = _siblings(path) if num_channels > 1 else [path]
         return tuple(_group(channels, num_channels))
     if not path.is_dir():
         raise UserError(f"--input {path} does not exist")
     folder = _images_folder(path)
-    files = _files(folder)
+    files = nifti_files(folder)
     if not files:
-        raise UserError(f"--input {folder} holds no NIfTI file (.nii or .nii.gz)")
+        unread = "".join(f"\n  - left out: {line}" for line in left_out(folder))
+        raise UserError(f"--input {folder} holds no NIfTI file (.nii or .nii.gz){unread}")
     scans = sorted(_group(files, num_channels), key=lambda scan: scan.case)
     twice = [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
     if twice:
@@ -59,17 +61,15 @@ def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
     return tuple(scans)
 
 
+def unread_scans(path: Path) -> list[str]:
+    """What looks like a scan in the folder that `find_scans` reads and is left out, one line for each."""
+    return left_out(_images_folder(path)) if path.is_dir() else []
+
+
 def _images_folder(path: Path) -> Path:
     """The folder itself, or `imagesTs` in it where it is a task's folder or has no scans of its own."""
     inner = path / TEST_IMAGES
-    return inner if inner.is_dir() and ((path / DESCRIPTION).is_file() or not _files(path)) else path
-
-
-def _files(folder: Path) -> list[Path]:
-    # Names with a dot in front are no scans: macOS' "._name", and what a killed run left.
-    return sorted(
-        f for f in folder.iterdir() if _NIFTI.fullmatch(f.name) and not f.name.startswith(".") and f.is_file()
-    )
+    return inner if inner.is_dir() and ((path / DESCRIPTION).is_file() or not nifti_files(path)) else path
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -77,20 +77,45 @@ def _siblings(path: Path) -> list[Path]:
     match = _CHANNEL.fullmatch(case_name(path))
     if match is None:
         return [path]
-    names = (_CHANNEL.fullmatch(case_name(file)) for file in _files(path.parent))
-    same = [file for file, name in zip(_files(path.parent), names) if name and name.group(1) == match.group(1)]
+    files = nifti_files(path.parent)
+    names = (_CHANNEL.fullmatch(case_name(file)) for file in files)
+    same = [file for file, name in zip(files, names) if name and name.group(1) == match.group(1)]
     return [file for file in same if file == path or _is_3d(file)] if _is_3d(path) else [path]
 
 
+def _single_channel(files: list[Path]) -> list[Scan]:
+    """Each file a case, unless `_0000` stands beside further channels of its name."""
+    numbers: dict[str, dict[str, list[Path]]] = {}
+    for file in files:
+        match = _CHANNEL.fullmatch(case_name(file))
+        if match:
+            numbers.setdefault(match[1], {}).setdefault(match[2], []).append(file)
+    scans, several = [], {case: found for case, found in numbers.items() if len(found) > 1 and "0000" in found}
+    for case, found in several.items():
+        images = tuple(file for same in found.values() for file in same)
+        shown = ", ".join(f"_{number}" for number in list(found)[:5]) + (", ..." if len(found) > 5 else "")
+        problem = (
+            f"{images[0].parent} has the channels {shown} of {case}, and the model takes one; leave only the right one "
+            "there, or rename the files if each is a scan of its own"
+        )
+        scans.append(Scan(case=case, images=images, problem=problem))
+    for file in files:
+        name = case_name(file)
+        match = _CHANNEL.fullmatch(name)
+        if match is None or match[1] not in several:
+            # nnU-Net's way to name the images of a single channel; its labels lack the ending.
+            scans.append(Scan(case=name.removesuffix("_0000") or name, images=(file,)))
+    return scans
+
+
 def _group(files: list[Path], num_channels: int) -> list[Scan]:
+    if num_channels == 1:
+        return _single_channel(files)
     scans, groups = [], {}
     for file in files:
         name = case_name(file)
         match = _CHANNEL.fullmatch(name)
-        if num_channels == 1:
-            # nnU-Net's way to name the images of a single channel; its labels lack the ending.
-            scans.append(Scan(case=name.removesuffix("_0000") or name, images=(file,)))
-        elif match is None or not _is_3d(file):
+        if match is None or not _is_3d(file):
             scans.append(Scan(case=name, images=(file,)))
         else:
             groups.setdefault(match.group(1), []).append((int(match.group(2)), file))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocessing.dataset import FOLD_SEED, make_splits
+from data_preprocessing.dataset import FOLD_SEED, make_splits, require_two
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
 from utils.schema import FORMAT_VERSION, Fold, Splits
@@ -65,7 +65,8 @@ def deal_groups(groups: dict[str, list[str]], nfolds: int) -> Splits:
     Raises:
         UserError: there are fewer groups than folds.
     """
-    if len(groups) < max(nfolds, 2):
+    require_two(len(groups), "patients that --group_by tells apart")
+    if len(groups) < nfolds:
         raise UserError(f"{len(groups)} patients cannot make {nfolds} folds; lower --nfolds or look at --group_by")
     drawn = np.random.RandomState(FOLD_SEED).permutation(len(groups))
     members = [list(groups.values())[index] for index in drawn]
@@ -91,7 +92,7 @@ def read_splits(path: Path, known: Iterable[str]) -> Splits:
         UserError: the file is missing or malformed, or its folds are (see `check_folds`).
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"--splits {path} cannot be read as JSON: {reason}") from None

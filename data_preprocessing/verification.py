@@ -14,16 +14,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_preprocessing.case_files import CaseFiles, nifti_files
+from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import inspection_bytes
 from data_preprocessing.checks import check_case, orientation, read_case
 from data_preprocessing.dataset import DESCRIPTION, Dataset, Description
 from data_preprocessing.findings import Finding
 from data_preprocessing.runner import Workers, source_files
-from utils.nifti import GRID_TOLERANCE_MM, Volume
+from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, forms_difference_mm
+from utils.scan_names import nifti_tree
 
 OUTLIER_RATIO = 4.0
 """A voxel size this many times the median of the data set, or this small a part of it, is remarked on."""
+
+
+NO_FOREGROUND = "no training case has a single labelled voxel, so there is nothing to learn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,7 @@ def compare_cases(surveys: Sequence[CaseSurvey], dataset: Dataset) -> list[Findi
     """What shows only when all cases lie side by side: duplicates, labels that no case uses, odd grids."""
     return [
         *find_duplicates(surveys),
+        *_without_foreground(surveys, dataset),
         *_unused_labels(surveys, dataset),
         *_mixed_orientations(surveys),
         *_odd_spacings(surveys),
@@ -126,7 +131,8 @@ def check_listing(description: Description) -> list[Finding]:
             findings.append(_remark("description", f"{DESCRIPTION} says {key} {stated}, and there are {found} cases"))
     listed = {path.resolve() for case in (*dataset.training, *dataset.test) for path in source_files(case)}
     for folder in sorted({path.parent for path in listed}):
-        unlisted = [path.name for path in nifti_files(folder) if path.resolve() not in listed]
+        files = {path for path in nifti_tree(folder) if path.resolve() not in listed}
+        unlisted = sorted(path.relative_to(folder).as_posix() for path in files)
         if unlisted:
             shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
             findings.append(_remark("file", f"{folder} has {len(unlisted)} files that no case uses: {shown}"))
@@ -175,6 +181,19 @@ def _digest(array: np.ndarray) -> str:
 
 def _image_remarks(files: CaseFiles, image: Volume, dataset: Dataset) -> list[Finding]:
     remarks = []
+    distance_mm = forms_difference_mm(image.geometry)
+    if not distance_mm <= allowed_mm(image.geometry.affine):
+        remarks.append(
+            _remark(
+                "orientation",
+                f"{files.images[0]} states two orientations (qform and sform) that lie {distance_mm:.3g} mm apart; the "
+                "sform counts here, and other programs may show the scan elsewhere",
+            )
+        )
+    unit = {1: "metres", 3: "micrometres"}.get(image.geometry.xyzt_units & 7)
+    if unit:
+        shown = " x ".join(f"{size:.4g}" for size in image.spacing_mm)
+        remarks.append(_remark("spacing", f"{files.images[0]} is in {unit}: its voxels are {shown} mm (S, A, R)"))
     if 1 in image.array.shape[1:]:
         shape = " x ".join(map(str, image.array.shape[1:]))
         remarks.append(_remark("shape", f"{files.images[0]} is a single slice: {shape} voxels (S, A, R)"))
@@ -184,6 +203,14 @@ def _image_remarks(files: CaseFiles, image: Volume, dataset: Dataset) -> list[Fi
         shown = ", ".join(f"{index} ({names.get(index, 'not named')})" for index in constant)
         remarks.append(_remark("intensities", f"{files.images[0]} has one intensity everywhere in channel {shown}"))
     return remarks
+
+
+def _without_foreground(surveys: Sequence[CaseSurvey], dataset: Dataset) -> list[Finding]:
+    counts = [survey.label_counts for survey in surveys if survey.section == "training" and survey.label_counts]
+    background = {dataset.labels.values[0], dataset.labels.ignore_value}
+    if not counts or any(set(count) - background for count in counts):
+        return []
+    return [Finding(kind="labels", message=f"{NO_FOREGROUND}: look at the labels, which are {len(counts)} here")]
 
 
 def _unused_labels(surveys: Sequence[CaseSurvey], dataset: Dataset) -> list[Finding]:

@@ -20,10 +20,10 @@ from models.ensemble import Member, mean_probabilities, member_planes, saved_cla
 from utils.decision import PostProcessing
 from utils.errors import UserError, list_problems
 from utils.files import read_json
-from utils.nifti import GRID_TOLERANCE_MM, Volume, from_working, grid_difference_mm, read_label, to_working
+from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, read_label, to_working
 from utils.postprocessing import keep_largest
 from utils.predictions import class_indices, most_probable
-from utils.schema import LabelScheme, Plan
+from utils.schema import Geometry, LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
 
 Candidate = tuple[str, ...]
@@ -204,12 +204,18 @@ def _processed_counts(
 
 def _read_label(files: CaseFiles, member: Member) -> Volume:
     """The label of a case, on the grid of its predictions."""
-    volume = read_label(files.label)
-    shape, predicted = volume.geometry.shape_xyz, member.probabilities.shape[:0:-1]
+    predicted = tuple(member.probabilities.shape[:0:-1])
+    # Turned as the prediction is, whose probabilities are compared with it.
+    like = Geometry(
+        shape_xyz=predicted, affine=tuple(map(tuple, np.asarray(member.affine, float).tolist())), qform_code=0,
+        sform_code=0, xyzt_units=2,
+    )  # fmt: skip
+    volume = read_label(files.label, like)
+    shape = volume.geometry.shape_xyz
     if shape != predicted:
         raise UserError(f"{files.label} has shape {shape}, its prediction {member.name} {predicted} (x, y, z)")
     distance_mm = grid_difference_mm(volume.geometry.affine, member.affine, shape)
-    if distance_mm > GRID_TOLERANCE_MM:
+    if distance_mm > allowed_mm(member.affine):
         raise UserError(f"{files.label} lies {distance_mm:.3g} mm off its prediction {member.name}")
     return volume
 

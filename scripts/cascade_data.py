@@ -87,7 +87,7 @@ class CascadeData:
         if self.missing_cases() or not (self.shards / "plan.json").is_file():
             return False
         try:
-            return json.loads((self.folder / MARK).read_text(encoding="utf-8")) == self._inputs()
+            return json.loads((self.folder / MARK).read_bytes()) == self._inputs()
         except (OSError, ValueError):
             return False
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import parse
+from utils.args import parse, task_name
 from utils.config import default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     options = parse(CrossValidateOptions, words[:cut], prog="cross_validate.py")
-    options = dataclasses.replace(options, task=options.task.zfill(2))
+    options = dataclasses.replace(options, task=task_name(options.task))
     passed = tuple(words[cut + 1 :])
 
     from scripts.fold_run import condemn, refuse_conflicts

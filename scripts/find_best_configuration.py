@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import parse
+from utils.args import parse, task_name
 from utils.config import default_root
 from utils.decision import (
     CASCADE,
@@ -69,13 +69,13 @@ class BestOptions:
 
     def model_folder(self, configuration: str) -> Path:
         """Folder of a configuration's folds."""
-        return self.results / f"{self.task.zfill(2)}_{configuration}"
+        return self.results / f"{task_name(self.task)}_{configuration}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     options = parse(BestOptions, argv, prog="find_best_configuration.py")
-    output = options.output or options.results / f"{options.task.zfill(2)}_best"
+    output = options.output or options.results / f"{task_name(options.task)}_best"
     folders = find_configurations(options)
 
     from data_preprocessing.runner import Workers
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.runs import prepare_folder, write_run_record
     from utils.throughput import environment, num_cores
 
-    shards = [options.data / f"{options.task.zfill(2)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS]
+    shards = [options.data / f"{task_name(options.task)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS]
     models = {name: options.model_folder(name) for name in (*folders, *([FIRST_STAGE] if CASCADE in folders else []))}
     checkpoints = scored_checkpoints(models, allow_unfinished=options.allow_unfinished)
     data = find_predictions(folders, find_labels(shards, options.labels))

@@ -255,7 +255,7 @@ class FoldRun:
 
         cases = score_cases(self.shards, predictions, request.cases.val, plan)
         gather(self.folder.parent, predictions, request.cases.val, plan)
-        trained = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["outcome"]
+        trained = json.loads((self.folder / "run.json").read_bytes())["outcome"]
         record = FoldRecord(
             version=FORMAT_VERSION, request=request.digest, configuration=self.configuration, fold=self.fold,
             num_folds=request.num_folds, targets=plan.labels.target_names, epochs=trained["epochs"],

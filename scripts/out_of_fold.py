@@ -43,7 +43,7 @@ def _score(shards: Path, mask: Path, case: str, plan: Plan) -> CaseRecord:
     digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
     if source is None or not Path(source).is_file():
         return CaseRecord(case=case, mask=digest, dice=())
-    label = native_label_classes(read_label(Path(source)), plan, source=source)
+    label = native_label_classes(read_label(Path(source), volume.geometry), plan, source=source)
     if label.shape != found.shape:
         raise UserError(f"{mask} has shape {found.shape}, its label {source} {label.shape} (S, A, R)")
     dice = dice_from_counts(label_counts(found, label, plan.labels)).tolist()

@@ -189,6 +189,7 @@ class Predictor:
         Raises:
             UserError: as `predict`.
         """
+        volume = finite_scan(volume, name)
         previous = None if self.previous is None else self.previous.prepare(volume, name)
         return dataclasses.replace(prepare_scan(volume, self.plan, name), previous=previous)
 
@@ -242,10 +243,19 @@ def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
     return read_image(files), str(files[0])
 
 
+def finite_scan(volume: Volume, name: str) -> Volume:
+    """The scan with 0 for NaN and infinite intensities, which lie outside of the body; says so on the error output."""
+    if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
+        return volume
+    odd = ~np.isfinite(volume.array)
+    if odd.all():
+        raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
+    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
+
+
 def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
     """Preprocess a scan that has no label; see `Predictor.prepare`."""
-    if not all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
-        raise UserError(f"{name} has NaN or infinite intensities; mend the file")
     case = CaseInput(
         case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
     )

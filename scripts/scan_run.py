@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.restoration import SlabRestorer
-from data_preprocessing.scans import Scan, find_scans
+from data_preprocessing.scans import Scan, find_scans, unread_scans
 from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
 from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
 from scripts.mask_stamps import made_by
@@ -190,6 +190,8 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
     """
     scans = find_scans(job.input, num_channels)
     refuse_scans_as_output(scans, job.output)
+    for line in unread_scans(job.input):
+        print(f"warning: left out of {job.input}: {line}", file=sys.stderr)
     return list(scans)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from tests.tilted import NOISE, PLANES, save_tilted, tilted
 from utils.errors import run_cli
 
 LAS = np.diag([-2.0, 1.0, 3.0, 1.0])
@@ -206,3 +208,51 @@ def test_malformed_label_names_are_refused(task, capsys):
 def test_output_folder_must_exist(task, capsys):
     save(task / "preds" / "a.nii.gz", LABEL)
     assert_refused(task, capsys, "nowhere is not a folder", flags=("--csv", str(task / "nowhere" / "x.csv")))
+
+
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+@pytest.mark.parametrize("noise", [NOISE, -NOISE])
+def test_near_45_degrees_a_mask_is_compared_voxel_by_voxel(tmp_path, plane, noise):
+    label = (np.random.default_rng(0).uniform(size=(6, 6, 6)) > 0.5).astype(np.uint8)
+    save_tilted(tmp_path / "task/labelsTr/a.nii.gz", label, tilted(plane, noise))
+    save_tilted(tmp_path / "preds/a.nii.gz", label, tilted(plane, -noise))
+    assert run(tmp_path) == 0
+    assert summary(tmp_path)["mean_dice"] == 1
+
+
+def test_endings_in_capitals_are_scored_and_sub_folders_named(task, capsys):
+    save(task / "preds/a.nii.gz", LABEL * 0)
+    (task / "preds/a.nii.gz").rename(task / "preds/a.NII.GZ")
+    save(task / "preds/fold_1/b.nii.gz", LABEL)
+    assert run(task) == 0
+    assert summary(task)["mean_dice"] == 0
+    assert "left out of --preds" in (printed := capsys.readouterr().err) and "fold_1/" in printed
+
+
+def test_two_masks_of_one_case_are_refused(task, capsys):
+    for name in ("a.nii", "a.nii.gz"):
+        save(task / "preds" / name, LABEL)
+    assert run(task) == 2
+    assert "several files for one case" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_refused(task, capsys):
+    (task / "preds/a.nii.gz").symlink_to(task / "gone.nii.gz")
+    assert run(task) == 2
+    assert "a link to" in capsys.readouterr().err
+
+
+def test_a_dataset_json_with_a_mark_of_its_encoding_names_the_labels(task):
+    path = task / "task/dataset.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    save(task / "preds/a.nii.gz", LABEL)
+    assert run(task) == 0 and summary(task)["targets"] == ["anterior", "posterior"]
+
+
+def test_a_name_in_another_encoding_is_scored(task):
+    name = os.fsdecode(b"caf\xe9.nii.gz")
+    for folder in ("preds", "task/labelsTr"):
+        save(task / folder / "x.nii.gz", LABEL)
+        (task / folder / "x.nii.gz").rename(task / folder / name)
+    assert run(task) == 0
+    assert b"caf\xe9,anterior" in (task / "preds/scores.csv").read_bytes()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import preprocess
+from tests.tilted import NOISE, PLANES, save_tilted, tilted
 from tests.tiny_task import SHAPE_XYZ, Task, files_of, make_task, write_scan
 from utils.errors import EXIT_PARTIAL, EXIT_USAGE, UserError
 
@@ -41,12 +43,12 @@ def test_failing_case_is_reported_and_the_others_are_written(task, capsys, monke
     assert "1 written, 2 kept" in capsys.readouterr().out
 
 
-def test_ct_without_labelled_voxels_writes_nothing(task, capsys):
+def test_data_without_labelled_voxels_write_nothing(task, capsys):
     task.describe(modality={"0": "CT"})
     for path in (task.folder / "labelsTr").iterdir():
         write_scan(path, np.zeros(SHAPE_XYZ, np.uint8))
     assert task.run() == EXIT_USAGE
-    assert "is CT" in capsys.readouterr().err
+    assert "a single labelled voxel" in capsys.readouterr().err
     assert not task.results.exists()
 
 
@@ -159,3 +161,41 @@ def test_damaged_middle_of_a_file_is_found(task, capsys):
     path.write_bytes(bytes(packed))
     assert task.run() == EXIT_USAGE
     assert "scan1" in capsys.readouterr().err
+
+
+def test_one_training_case_says_what_to_do(task, capsys):
+    task.describe(training=task.description()["training"][:1])
+    assert task.run() == 2
+    printed = capsys.readouterr().err
+    assert "1 training cases: every fold needs" in printed and "warning" not in printed
+    assert not task.results.exists()
+
+
+def test_labels_that_are_all_empty_are_refused(task, capsys):
+    for path in (task.folder / "labelsTr").iterdir():
+        write_scan(path, np.zeros(SHAPE_XYZ, np.uint8))
+    assert task.run() == 2
+    assert "none of the 3 training cases has a single labelled voxel" in capsys.readouterr().err
+
+
+def test_a_scan_that_is_there_twice_is_said(task, capsys):
+    shutil.copy(task.folder / "imagesTr/scan0.nii.gz", task.folder / "imagesTr/scan2.nii.gz")
+    assert task.run() == 0
+    assert "scan0, scan2 have the same voxels" in capsys.readouterr().err
+
+
+def test_leading_zeros_of_the_task_do_not_matter(task):
+    assert task.run("--task", "077") == 0
+    assert [path.name for path in task.results.iterdir()] == ["77_3d"]
+
+
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+@pytest.mark.parametrize("noise", [NOISE, -NOISE])
+def test_near_45_degrees_shards_of_label_and_image_fit(task, plane, noise):
+    for index in range(3):
+        image = np.random.default_rng(index).uniform(1, 9, (8, 8, 8)).astype(np.float32)
+        save_tilted(task.folder / f"imagesTr/scan{index}.nii.gz", image, tilted(plane, noise))
+        save_tilted(task.folder / f"labelsTr/scan{index}.nii.gz", (image > 5).astype(np.uint8), tilted(plane, -noise))
+    assert task.run() == 0
+    image, label = (np.load(task.results / f"77_3d/scan0_{kind}.npy")[0] for kind in "xy")
+    assert image[label == 1].min() > image[label == 0].max()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from data_preprocessing.synthetic import benchmark_plan, write_benchmark_shards
 from scripts import benchmark, inference, overlay, train
-from tests.tiny_task import make_task
+from tests.tiny_task import make_task, write_scan
 from utils.args import parse_config
 from utils.errors import run_cli
 
@@ -96,3 +97,27 @@ def test_noise_has_the_shape_of_the_task_and_is_repeatable(tmp_path):
         assert path.read_bytes() == (second / path.name).read_bytes()
     voxels = math.prod((50, 70, 50))
     assert (first / "noise_0_x.npy").stat().st_size == 128 + 4 * voxels
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift_mm", "reason"),
+    [((5, 6, 7), 0, "has shape"), ((10, 14, 12), 3, "lies 3 mm off its scan"), ((10, 14, 12), 0, None)],
+    ids=["shape", "place", "same"],
+)
+def test_a_mask_of_another_grid_is_not_drawn(tmp_path, capsys, shape, shift_mm, reason):
+    affine = np.eye(4)
+    affine[0, 3] = shift_mm
+    write_scan(tmp_path / "images/a_0000.nii.gz", np.ones((10, 14, 12), np.float32))
+    write_scan(tmp_path / "preds/a.nii.gz", np.ones(shape, np.uint8), affine)
+    (tmp_path / "preds/a.nii.gz").rename(tmp_path / "preds/a.NII.GZ")
+    words = [
+        "--images",
+        str(tmp_path / "images"),
+        "--preds",
+        str(tmp_path / "preds"),
+        "--output",
+        str(tmp_path / "o.png"),
+    ]
+    assert run_cli(lambda: overlay.main(words)) == (2 if reason else 0)
+    assert (tmp_path / "o.png").exists() == (reason is None)
+    assert (reason or "") in capsys.readouterr().err

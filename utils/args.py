@@ -60,6 +60,11 @@ def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | N
         raise UserError(f"{error} (see {prog} --help)") from None
 
 
+def task_name(task: str) -> str:
+    """A task's number as all folders have it, with two digits at least: 4, 04 and 004 are one task."""
+    return f"{int(task):02d}" if task.isdecimal() else task
+
+
 def to_words(options: Any, names: Sequence[str]) -> list[str]:
     """The command line that gives these fields these values, for another program with the same flags.
 
@@ -89,7 +94,7 @@ def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") ->
     recipe = RECIPES.get(_last_value(words, "--recipe") or values.get("recipe", "reference"), {})
     config = parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path))
     if config.run.task is not None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=config.run.task.zfill(2)))
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=task_name(config.run.task)))
     return config
 
 
@@ -166,7 +171,7 @@ def _unchecked(group: T, values: dict[str, Any]) -> T:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise UserError(f"--config {path} cannot be read: {reason}") from None

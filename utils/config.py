@@ -90,7 +90,7 @@ class RunConfig:
             _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
         _require(self.splits is None or self.group_by is None, "--splits and --group_by both deal the folds; give one")
         _require(
-            self.task is None or (self.task.isdigit() and len(self.task) <= 3),
+            self.task is None or (self.task.isdecimal() and len(self.task) <= 3),
             f"--task must be a number such as 04, got {self.task!r}",
         )
         for name in ("train_batches", "test_batches", "warmup", "seed"):

@@ -96,7 +96,7 @@ def json_ready(value: Any) -> Any:
 def read_json(cls: type[T], path: Path) -> T:
     """Read a schema object from a JSON file; every fault is a `UserError` that names the file."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run preprocess.py first") from None
     except (OSError, ValueError) as error:

@@ -2,6 +2,9 @@
 
 Axes: `x y z` as stored; `S A R` (superior, anterior, right: z, y, x of RAS+) as worked on; C channels.
 Voxels change place by flips and permutations only, so a mask lies exactly where its scan has it.
+
+All files of one case are turned alike, by the header of its first image: near 45 degrees, rounding decides which axis
+is nearest to which direction, and two headers of one grid may round differently.
 """
 
 from __future__ import annotations
@@ -9,9 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
-import io
 import itertools
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,13 +23,24 @@ from nibabel.spatialimages import HeaderDataError
 
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.nifti_header import (
+    HEADER_BYTES,
+    both_affines,
+    data_offset,
+    header_affine,
+    header_geometry,
+    parse_header,
+    read_content,
+    scan_shape,
+    set_geometry,
+)
+from utils.nifti_values import Stored, contiguous, read_scaling, scaled, unscaled_label, whole_numbers
 from utils.schema import Geometry
 
 # Headers rewritten by other tools differ by rounding, some micrometres at the far corner of a scan; a true
 # shift by a tenth of even the finest voxels is larger.
 GRID_TOLERANCE_MM = 0.05
 
-_HEADER_BYTES = 540
 _GZIP_LEVEL = 4
 
 
@@ -51,47 +63,61 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     Raises:
         UserError: the file is missing, not a NIfTI, or its matrix cannot be inverted.
     """
-    header = _parse_header(_read_bytes(path, limit=_HEADER_BYTES), path)
-    return tuple(int(n) for n in header.get_data_shape()), _affine(header, path)
+    header = parse_header(read_content(Path(path), limit=HEADER_BYTES), path)
+    return scan_shape(header, path), header_affine(header, path)
 
 
 def read_image(paths: Sequence[Path], *, tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume:
     """Read one 3D or 4D file (its last axis holds the channels), or one 3D file for each channel.
 
     Intensities are float32 with the file's slope and intercept applied. Files of one case may lie up to
-    `tolerance_mm` off each other.
+    `tolerance_mm` off each other; all are turned as the first one is.
 
     Raises:
         UserError: a file is missing, truncated, no NIfTI, not 3D or 4D, or on another grid than the first.
     """
-    arrays, geometries = zip(*(_read(Path(path)) for path in paths))
-    first = geometries[0]
-    for path, array, geometry in zip(paths, arrays, geometries):
-        if len(paths) > 1 and len(array) != 1:
-            raise UserError(f"{path} has {len(array)} channels; with one file per channel it must be 3D")
+    floats, first = [], None
+    for path in map(Path, paths):
+        stored = _read(path, first, tolerance_mm)
+        geometry = stored.geometry
+        first = first or geometry
+        if len(paths) > 1 and len(stored.array) != 1:
+            raise UserError(f"{path} has {len(stored.array)} channels; with one file per channel it must be 3D")
         if geometry.shape_xyz != first.shape_xyz:
             raise UserError(f"{path} has shape {geometry.shape_xyz}, but {paths[0]} has {first.shape_xyz}")
         distance_mm = grid_difference_mm(geometry.affine, first.affine, first.shape_xyz)
-        if distance_mm > tolerance_mm:
+        if distance_mm > allowed_mm(first.affine, tolerance_mm):
             raise UserError(f"{path} lies {distance_mm:.3g} mm off {paths[0]}; resample it to the same grid")
-    floats = [_contiguous(array, np.dtype(np.float32)) for array in arrays]
+        floats.append(contiguous(scaled(stored) if stored.is_scaled else stored.array, np.dtype(np.float32)))
     array = floats[0] if len(floats) == 1 else np.concatenate(floats)
     return Volume(array=array, spacing_mm=_spacing(first.affine), geometry=first)
 
 
-def read_label(path: Path) -> Volume:
-    """Read a label (S, A, R); floating-point files are fine as long as their values are whole numbers.
+def read_label(path: Path, like: Geometry | None = None, *, tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume:
+    """Read a label (S, A, R); floating-point and scaled files are fine as long as their values are whole numbers.
+
+    Args:
+        path: the file.
+        like: grid of the image that it belongs to. A label on that grid is turned as the image is and gets its
+            geometry; one on another grid keeps its own, for the caller to find out.
+        tolerance_mm: distance up to which corners of both grids count as the same.
 
     Raises:
         UserError: as `read_image`; more than one channel; values such as 0.999, NaN or infinity.
     """
-    array, geometry = _read(Path(path))
-    if len(array) != 1:
-        raise UserError(f"{path} is 4D with {len(array)} channels; a label must be 3D")
-    values = _contiguous(array[0], array.dtype)
+    path = Path(path)
+    stored = _read(path, like, tolerance_mm)
+    if len(stored.array) != 1:
+        raise UserError(f"{path} is 4D with {len(stored.array)} channels; a label must be 3D")
+    values = None
+    if stored.is_scaled:
+        values = unscaled_label(stored)
+        stored = stored if values is not None else dataclasses.replace(stored, array=scaled(stored))
+    if values is None:
+        values = contiguous(stored.array[0], stored.array.dtype)
     if values.dtype.kind == "f":
-        values = _whole_numbers(values, path)
-    return Volume(array=values, spacing_mm=_spacing(geometry.affine), geometry=geometry)
+        values = whole_numbers(values, path)
+    return Volume(array=values, spacing_mm=_spacing(stored.geometry.affine), geometry=stored.geometry)
 
 
 def working_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
@@ -127,7 +153,8 @@ def write_mask(path: Path, mask: np.ndarray, geometry: Geometry) -> None:
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write an array ([C,] S, A, R) of any numeric type onto the grid of `geometry`; same input, same bytes.
 
-    Matrix, its codes and the units are those of `geometry`, so viewers lay the file on top of its scan.
+    Both forms of orientation, their codes and the units are those of `geometry`, number by number, so every viewer lays
+    the file on top of its scan.
 
     Raises:
         UserError: the file cannot be written.
@@ -135,18 +162,10 @@ def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     stored = from_working(array, geometry)
     stored = np.moveaxis(stored, 0, -1) if stored.ndim == 4 else stored
     assert stored.shape[:3] == geometry.shape_xyz, f"array of {stored.shape} for a grid of {geometry.shape_xyz}"
-    affine = np.asarray(geometry.affine)
     image = nib.Nifti1Image(stored, None, dtype=array.dtype)
-    header = image.header
-    header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), *(1,) * (stored.ndim - 3)))
-    # With both codes 0 a reader derives the grid from the voxel sizes alone, as it did for the scan.
-    if geometry.qform_code:
-        image.set_qform(affine, geometry.qform_code, update_affine=False)
-    if geometry.sform_code:
-        image.set_sform(affine, geometry.sform_code, update_affine=False)
-    header["xyzt_units"] = geometry.xyzt_units
+    set_geometry(image.header, geometry)
     content = image.to_bytes()
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
     try:
         write_atomically(Path(path), lambda file: file.write(content))
@@ -161,107 +180,50 @@ def grid_difference_mm(affine_a, affine_b, shape: Sequence[int]) -> float:
     return float(np.linalg.norm(shift[:, :3], axis=1).max())
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    """(C, S, A, R) with slope and intercept applied; without them a view in the stored type."""
-    content = _read_bytes(path)
-    header = _parse_header(content, path)
-    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise UserError(f"{path} has shape {tuple(shape)}; a scan must be 3D, or 4D with the channels last")
+def allowed_mm(affine, tolerance_mm: float = GRID_TOLERANCE_MM) -> float:
+    """The tolerance for a grid: the default one is never more than half of the finest voxel, as in microscopy."""
+    finest_mm = float(np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min())
+    return min(tolerance_mm, finest_mm / 2) if tolerance_mm == GRID_TOLERANCE_MM else tolerance_mm
+
+
+def is_same_grid(a: Geometry, b: Geometry, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
+    """Whether two files have the same shape and their corners lie within the tolerance of each other."""
+    if a.shape_xyz != b.shape_xyz:
+        return False
+    return grid_difference_mm(a.affine, b.affine, a.shape_xyz) <= allowed_mm(b.affine, tolerance_mm)
+
+
+def forms_difference_mm(geometry: Geometry) -> float:
+    """How far the corners of a grid lie apart by its file's two forms of orientation; 0 where it states only one.
+
+    Infinite where the quaternion is none.
+    """
+    try:
+        forms = both_affines(geometry)
+    except (HeaderDataError, ValueError):
+        return float("inf")
+    return 0.0 if forms is None else grid_difference_mm(*forms, geometry.shape_xyz)
+
+
+def _read(path: Path, like: Geometry | None = None, tolerance_mm: float = GRID_TOLERANCE_MM) -> Stored:
+    """The voxels, turned by the header of `like` where the file lies on its grid, else by its own."""
+    content = read_content(path)
+    header = parse_header(content, path)
+    geometry, dtype = header_geometry(header, path), header.get_data_dtype()
+    shape = scan_shape(header, path)
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {dtype} voxels; convert it to integers or floating-point numbers")
-    affine = _affine(header, path)
-    needed = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(content) < needed:
+    voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    offset = data_offset(header, len(content), voxel_bytes, path)
+    if len(content) < offset + voxel_bytes:
+        needed = offset + voxel_bytes
         raise UserError(f"{path} is truncated: {len(content)} of {needed} bytes; copy or download it again")
     stored = np.ndarray(shape, dtype, buffer=content, offset=offset, order="F")
     channels = stored[None] if stored.ndim == 3 else np.moveaxis(stored, -1, 0)
-    geometry = Geometry(
-        shape_xyz=tuple(int(n) for n in shape[:3]),
-        affine=tuple(tuple(float(v) for v in row) for row in affine),
-        qform_code=int(header["qform_code"]),
-        sform_code=int(header["sform_code"]),
-        xyzt_units=int(header["xyzt_units"]),
-    )
-    working = to_working(channels, affine)
-    slope, intercept = _scaling(header, path)
-    if (slope, intercept) not in ((None, None), (1, 0)):
-        working = _scaled(working, np.float64(slope), np.float64(intercept))
-    return working, geometry
-
-
-def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float | None, float | None]:
-    try:
-        return header.get_slope_inter()
-    except HeaderDataError as error:
-        raise UserError(f"{path} has a damaged intensity scale: {error}") from None
-
-
-def _scaled(array: np.ndarray, slope: np.float64, intercept: np.float64) -> np.ndarray:
-    """float32(array * slope + intercept), computed in double precision one plane at a time to save memory."""
-    result = np.empty(array.shape, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for plane in range(array.shape[1]):
-            result[:, plane] = array[:, plane] * slope + intercept
-    return result
-
-
-def _contiguous(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    # NumPy keeps the byte order of big-endian files; everything after this expects the machine's.
-    # What float32 cannot hold becomes infinite and is reported by the check of the case.
-    with np.errstate(over="ignore"):
-        return np.array(array, dtype=dtype.newbyteorder("="), order="C")
-
-
-def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    odd = values[~(np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**31))]
-    if odd.size:
-        shown = ", ".join(f"{v:g}" for v in np.unique(odd)[:5])
-        raise UserError(f"{path}: {odd.size} label values are not whole numbers ({shown}); save integers")
-    return values.astype(np.int16 if np.abs(values).max() < 2**15 else np.int64)
-
-
-def _read_bytes(path: Path, limit: int = -1) -> bytes:
-    """The (unpacked) content of a file, or its first `limit` bytes.
-
-    Reading to the end checks gzip's own checksum, so damage inside a file is found as well as a missing end.
-    """
-    try:
-        with open(path, "rb") as file:
-            if Path(path).suffix != ".gz":
-                return file.read(limit)
-            if limit >= 0:
-                return gzip.GzipFile(fileobj=file).read(limit)
-            return gzip.decompress(file.read())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (EOFError, zlib.error):
-        raise UserError(f"{path} is truncated or damaged; copy or download it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _parse_header(content: bytes, path: Path) -> nib.Nifti1Header:
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        if kind.may_contain_header(content[: kind.sizeof_hdr]):
-            try:
-                return kind.from_fileobj(io.BytesIO(content[: kind.sizeof_hdr]))
-            except (HeaderDataError, ValueError, OSError) as error:
-                raise UserError(f"{path} has a damaged NIfTI header: {error}") from None
-    raise UserError(f"{path} is not a NIfTI file (.nii or .nii.gz)")
-
-
-def _affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
-    try:
-        affine = header.get_best_affine()
-    except (HeaderDataError, ValueError) as error:
-        raise UserError(f"{path} has a damaged orientation: {error}") from None
-    linear = affine[:3, :3]
-    volume = np.prod(np.linalg.norm(linear, axis=0))
-    # Written so that NaN fails, too. A box squeezed to a millionth of its volume is no grid.
-    if not (np.isfinite(affine).all() and volume > 0 and abs(np.linalg.det(linear)) > 1e-6 * volume):
-        raise UserError(f"{path}: voxel-to-world matrix {linear.tolist()} has no inverse; repair the header")
-    return affine
+    if like is not None and is_same_grid(geometry, like, tolerance_mm):
+        geometry = like
+    slope, intercept = read_scaling(header, path)
+    return Stored(array=to_working(channels, geometry.affine), slope=slope, intercept=intercept, geometry=geometry)
 
 
 def _orientation(affine) -> tuple[tuple[int, ...], tuple[slice, ...]]:

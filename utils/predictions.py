@@ -6,17 +6,19 @@ Axes: z y x as stored, S A R as worked on (see utils/nifti.py). K classes or reg
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError, list_problems
-from utils.nifti import GRID_TOLERANCE_MM, Volume, grid_difference_mm, read_label, to_working
+from utils.nifti import Volume, allowed_mm, grid_difference_mm, read_label, to_working
+from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem
 from utils.schema import LabelScheme
 
-SUFFIXES = (".nii.gz", ".nii", ".npy")
-"""Where a case has several predictions, the first kind counts."""
+ARRAY = ".npy"
+SUFFIXES = (".nii.gz", ".nii", ARRAY)
+"""Where a case has a mask and an array, the mask counts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,14 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
     for flag, folder in (("--preds", preds), ("--lbls", lbls)):
         if not folder.is_dir():
             raise UserError(f"{flag} {folder} is not a folder")
-    found, labels = _cases(preds, SUFFIXES), _cases(lbls, SUFFIXES[:2])
+    problems: list[str] = []
+    found, labels = _cases(preds, problems), _cases(lbls, problems, arrays=False)
+    if problems:
+        raise list_problems("several files for one case:", problems, advice="Remove or move all but one of each.")
     if not found:
-        raise UserError(f"--preds {preds} holds no predictions ({', '.join(SUFFIXES)}); run main.py with --save_preds")
+        unread = "".join(f"\n  - left out: {line}" for line in left_out(preds))
+        kinds = ", ".join(SUFFIXES)
+        raise UserError(f"--preds {preds} holds no predictions ({kinds}); run main.py with --save_preds{unread}")
     missing = [f"{path.name}: no {case}.nii.gz in {lbls}" for case, path in found.items() if case not in labels]
     if missing:
         raise list_problems("predictions without a label:", missing, advice="Give the folder that has all of them.")
@@ -49,7 +56,7 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
 def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarray:
     """Class indices (S, A, R) of a mask or of probabilities, checked against the label's grid."""
     path, grid = pair.prediction, label.geometry
-    if path.suffix == ".npy":
+    if not nifti_ending(path):
         stored = _load_array(path)
         if stored.shape[-3:] != grid.shape_xyz[::-1] or stored.ndim not in (3, 4):
             raise UserError(f"{path} has shape {stored.shape}, its label {grid.shape_xyz[::-1]} (z, y, x)")
@@ -59,11 +66,11 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
         if len(stored) != labels.num_outputs:
             raise UserError(f"{path} has {len(stored)} channels, the labels ask for {labels.num_outputs}")
         return most_probable(array, labels)
-    volume = read_label(path)
+    volume = read_label(path, grid)
     if volume.geometry.shape_xyz != grid.shape_xyz:
         raise UserError(f"{path} has shape {volume.geometry.shape_xyz}, its label {grid.shape_xyz}")
     distance_mm = grid_difference_mm(volume.geometry.affine, grid.affine, grid.shape_xyz)
-    if distance_mm > GRID_TOLERANCE_MM:
+    if distance_mm > allowed_mm(grid.affine):
         raise UserError(f"{path} lies {distance_mm:.3g} mm off its label; resample it to the label's grid")
     return class_indices(volume.array, labels, path)
 
@@ -84,12 +91,15 @@ def class_indices(values: np.ndarray, labels: LabelScheme, path: Path) -> np.nda
     return table[values.astype(np.uint8)]
 
 
-def _cases(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+def _cases(folder: Path, problems: list[str], *, arrays: bool = True) -> dict[str, Path]:
+    """Case -> file; two masks of one case are a problem."""
     cases: dict[str, Path] = {}
-    for suffix in suffixes:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            if not path.name.startswith("."):
-                cases.setdefault(path.name.removesuffix(suffix), path)
+    for path in nifti_files(folder):
+        if cases.setdefault(nifti_stem(path), path) != path:
+            problems.append(f"{nifti_stem(path)}: {cases[nifti_stem(path)].name} and {path.name} in {folder}")
+    for path in sorted(folder.iterdir()) if arrays else ():
+        if path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir():
+            cases.setdefault(path.stem, path)
     return dict(sorted(cases.items()))
 
 
@@ -97,7 +107,7 @@ def labels_from_files(pairs: Sequence[Pair]) -> LabelScheme:
     """One class per value that the predictions or labels hold, named by the value."""
     values: set[int] = set()
     for path in (path for pair in pairs for path in (pair.label, pair.prediction)):
-        if path.suffix != ".npy":
+        if nifti_ending(path):
             values |= set(np.unique(read_label(path).array).tolist())
         elif (array := _load_array(path)).ndim == 3:
             values |= {int(value) for value in np.unique(array)}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from utils.geometry import Geometry
+
 FORMAT_VERSION = 1
 SCHEMES = ("ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1")
 
@@ -221,18 +223,6 @@ class Fingerprint:
         check_version(self.version, "fingerprint")
         if not len(self.cases) == len(self.spacings_mm) == len(self.shapes_after_crop) > 0:
             raise ValueError("a fingerprint needs one spacing and one shape per case, and at least one case")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """The grid of a NIfTI file as it is stored: enough to write a mask that lies on top of it."""
-
-    shape_xyz: tuple[int, int, int]
-    affine: tuple[tuple[float, ...], ...]
-    """4x4 voxel-to-world matrix in mm."""
-    qform_code: int
-    sform_code: int
-    xyzt_units: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import main as entry
-from utils.args import Config, parse_config, to_words
+from utils.args import Config, parse_config, task_name, to_words
 from utils.files import to_dict
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment
@@ -164,7 +164,7 @@ def scan_data(options: BenchmarkOptions) -> Iterator[tuple[Dataset, Plan | None]
 
 
 def _task(options: BenchmarkOptions) -> str:
-    return (options.task or "01").zfill(2)
+    return task_name(options.task or "01")
 
 
 def _finish(

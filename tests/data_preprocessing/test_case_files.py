@@ -125,3 +125,68 @@ def test_hidden_and_other_files_are_no_scans(tmp_path):
     make_folder(tmp_path / "x", ["b.nii", "a.nii.gz", "._a.nii.gz", "notes.txt", ".nii.gz"])
     assert [path.name for path in nifti_files(tmp_path / "x")] == ["a.nii.gz", "b.nii"]
     assert nifti_files(tmp_path / "absent") == []
+
+
+def test_endings_of_a_folder_may_be_in_capitals(tmp_path):
+    files = [
+        name.replace("b_0001.nii.gz", "b_0001.NII.GZ").replace("labelsTr/a.nii.gz", "labelsTr/a.NII.gz")
+        for name in V2_FILES
+    ]
+    make_folder(tmp_path / "Dataset501_Toy", files, file_ending=".nii.gz")
+    dataset = load_dataset(tmp_path, "501")
+    assert names(dataset) == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"], "b": ["b_0000.nii.gz", "b_0001.NII.GZ"]}
+    assert dataset.training[0].label.name == "a.NII.gz"
+
+
+def test_one_channel_in_two_files_is_refused(tmp_path):
+    make_folder(tmp_path / "Dataset501_Toy", [*V2_FILES, "imagesTr/a_0000.NII.GZ"], file_ending=".nii.gz")
+    with pytest.raises(UserError, match="are one channel of one case"):
+        load_dataset(tmp_path, "501")
+
+
+def test_what_a_folder_of_nnunet_leaves_out_is_said(tmp_path, capsys):
+    files = [*V2_FILES, "imagesTr/more/d_0000.nii.gz", "imagesTr/e_0000.nii", "imagesTs/f_0000.nrrd"]
+    make_folder(tmp_path / "Dataset501_Toy", files, file_ending=".nii.gz")
+    assert len(load_dataset(tmp_path, "501").training) == 2
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in ("imagesTr/more/", "imagesTr/e_0000.nii is", "imagesTs/f_0000.nrrd"))
+    assert all(finding.is_remark for finding in read_description(tmp_path, "501").findings)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
+    folder = make_folder(tmp_path / "Dataset501_Toy", V2_FILES, file_ending=".nii.gz")
+    (folder / "imagesTr/a_0001.nii.gz").unlink()
+    (folder / "imagesTr/a_0001.nii.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"do not exist:\n  - .*a_0001\.nii\.gz"):
+        load_dataset(tmp_path, "501")
+
+
+@pytest.mark.parametrize("style", ["backslash", "absolute", "both"])
+def test_paths_from_windows_and_whole_paths_into_the_folder_are_read(tmp_path, style):
+    folder = tmp_path / "Task501_Toy"
+    paths = {"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}
+    if style != "backslash":
+        paths = {key: str(folder / path) for key, path in paths.items()}
+    if style != "absolute":
+        paths = {key: path.replace("/", "\\") for key, path in paths.items()}
+    make_folder(folder, V2_FILES, channel_names={"0": "T1"}, training=[paths])
+    (case,) = load_dataset(tmp_path, "501").training
+    assert (case.images, case.label) == ((folder / "imagesTr/a_0000.nii.gz",), folder / "labelsTr/a.nii.gz")
+
+
+@pytest.mark.parametrize("path", ["/data/Task501_Toy/imagesTr/a_0000.nii.gz", "C:\\data\\a_0000.nii.gz"])
+def test_whole_paths_to_elsewhere_say_what_to_write(tmp_path, path):
+    entry = {"image": path, "label": "labelsTr/a.nii.gz"}
+    make_folder(tmp_path / "Task501_Toy", V2_FILES, channel_names={"0": "T1"}, training=[entry])
+    with pytest.raises(UserError, match=r"write paths relative to .*Task501_Toy, such as imagesTr/a_0000\.nii\.gz"):
+        load_dataset(tmp_path, "501")
+
+
+@pytest.mark.parametrize("name", ["plan", "run", "splits", "fingerprint", "inspection", "Plan"])
+def test_cases_cannot_be_called_like_the_programs_files(tmp_path, name):
+    entry = {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"}
+    files = [*entry.values(), *V2_FILES]
+    other = {"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}
+    make_folder(tmp_path / "Task501_Toy", files, channel_names={"0": "T1"}, training=[entry, other])
+    with pytest.raises(UserError, match=f"a case cannot be called '{name}'"):
+        load_dataset(tmp_path, "501")

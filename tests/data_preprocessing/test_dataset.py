@@ -173,7 +173,13 @@ def test_the_first_folds_take_the_remainder():
     assert [[int(case) for case in fold.val[:4]] for fold in folds] == KFOLD_208_IN_5_BEGINS
 
 
-@pytest.mark.parametrize("num_cases", [0, 1, 4])
+@pytest.mark.parametrize("num_cases", [0, 1])
+def test_no_fold_can_be_made_of_less_than_two_cases(num_cases):
+    with pytest.raises(UserError, match=f"{num_cases} training cases: .* Add labelled cases to dataset.json"):
+        make_splits([f"case_{i}" for i in range(num_cases)], 5)
+
+
+@pytest.mark.parametrize("num_cases", [2, 4])
 def test_fewer_cases_than_folds_is_refused_with_the_number(num_cases):
     with pytest.raises(UserError, match=f"{num_cases} training cases cannot make 5 folds"):
         make_splits([str(index) for index in range(num_cases)], 5)
@@ -190,3 +196,13 @@ def test_real_tasks_are_read_without_a_complaint(real_data):
     for task, channels, cases in (("04", 1, 208), ("51", 1, 9), ("53", 3, 6), ("56", 4, 2), ("63", 1, 3)):
         dataset = load_dataset(real_data, task)
         assert (len(dataset.channels), len(dataset.training)) == (channels, cases)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_mark_of_the_encoding_does_not_matter(tmp_path, encoding):
+    (tmp_path / "Task42_Own/imagesTs").mkdir(parents=True)
+    (tmp_path / "Task42_Own/imagesTs/a.nii.gz").touch()
+    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "Größe"}, "test": ["imagesTs/a.nii.gz"]}
+    text = json.dumps(content, ensure_ascii=False)
+    (tmp_path / "Task42_Own/dataset.json").write_text(text, encoding=encoding)
+    assert load_dataset(tmp_path, "042").labels.names == ("background", "Größe")

@@ -153,3 +153,32 @@ def test_folders_that_are_full_or_among_the_scans_are_refused(tmp_path):
     (tmp_path / "Task12_X/file").touch()
     with pytest.raises(UserError, match="not an empty folder"):
         choose_folder(tmp_path / "Task12_X", sources(tmp_path))
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_capitals_sub_folders_and_linked_folders_are_found(tmp_path):
+    touch(tmp_path, "images/a.NII.GZ", "images/sub/b.nii", "elsewhere/c.nii.gz")
+    touch(tmp_path, "labels/a.nii.gz", "labels/sub/b.nii.gz", "labels/more/c.nii.gz")
+    (tmp_path / "images/more").symlink_to(tmp_path / "elsewhere")
+    found = collect(Sources(images=(str(tmp_path / "images"),), labels=(str(tmp_path / "labels"),)), ())
+    assert {case.case: case.images[0].name for case in found.training} == {
+        "a": "a.NII.GZ", "b": "b.nii", "c": "c.nii.gz",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone", "is a link that leads nowhere"), ("run", "cannot be called 'run'")]
+)
+def test_dangling_links_and_reserved_names_are_refused(tmp_path, name, reason):
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz", f"labels/{name}.nii.gz")
+    if name == "gone":
+        (tmp_path / "images/gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    else:
+        touch(tmp_path, f"images/{name}.nii.gz")
+    with pytest.raises(UserError, match=reason):
+        collect(Sources(images=(str(tmp_path / "images"),), labels=(str(tmp_path / "labels"),)), ())

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data_preprocessing.fingerprint import SAMPLES_PER_CASE, combine, inspect_case
+from data_preprocessing.fingerprint import SAMPLES_PER_CASE, combine, describe_twins, inspect_case
+from utils.errors import UserError
 from utils.files import to_dict
 from utils.schema import LabelScheme
 
@@ -90,9 +91,18 @@ def test_ignored_and_background_voxels_are_no_foreground():
     assert (statistics.minimum, statistics.maximum) == (7, 7)
 
 
-def test_data_without_labels_have_no_foreground_statistics():
-    fingerprint = combine([inspect(np.ones((1, 2, 2, 2), np.float32), None)])
-    assert fingerprint.foreground == ()
+def test_data_without_a_labelled_voxel_are_refused():
+    with pytest.raises(UserError, match="none of the 1 training cases has a single labelled voxel"):
+        combine([inspect(np.ones((1, 2, 2, 2), np.float32), None)])
+
+
+def test_the_same_voxels_under_two_names_are_said():
+    rng = np.random.default_rng(0)
+    images = {name: rng.normal(size=(1, 4, 5, 6)).astype(np.float32) for name in "abc"}
+    cases = [inspect(image, None, case=name) for name, image in images.items()]
+    assert describe_twins(cases) == []
+    (text,) = describe_twins([*cases, inspect(images["a"].copy(), None, case="z")])
+    assert text.startswith("a, z have the same voxels") and "--group_by" in text
 
 
 def test_case_without_foreground_does_not_enter_the_statistics():

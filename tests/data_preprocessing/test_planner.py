@@ -233,3 +233,35 @@ def test_mask_channel_counts_as_input():
 def test_plan_survives_json():
     result = plan(dataset(channels=("CT",)))
     assert from_dict(Plan, json.loads(json.dumps(to_dict(result))), source="test") == result
+
+
+@pytest.mark.parametrize("source", ["auto", "preset"])
+@pytest.mark.parametrize("spacings", [((1.0, 1.0, 1.0),), ((0.1, 0.4, 0.5), (5.0, 0.3, 0.4), (0.1, 2.0, 0.5))], ids=len)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_of_one_voxel_is_the_slice_axis(axis, spacings, source):
+    others = [index for index in range(3) if index != axis]
+    shape, spacings_sar = [40, 44], []
+    shape.insert(axis, 1)
+    for across, *inside in spacings:
+        inside.insert(axis, across)
+        spacings_sar.append(tuple(inside))
+    task = MSD_TASKS["04"]
+    data = dataset(task="04", name=task.folder) if source == "preset" else dataset()
+    numbers = fingerprint(*spacings_sar, shapes=(tuple(shape),))
+    result = plan(data, numbers, dim=2, source=source)
+    assert result.axes == (axis, *others)
+    assert min(result.stage.patch_size) >= 32
+    for lowres in (False, True):
+        with pytest.raises(UserError, match=f"one voxel along {'SAR'[axis]}.*use --dim 2"):
+            plan(data, numbers, dim=3, source=None if lowres else source, lowres=lowres)
+
+
+def test_a_few_single_slices_among_volumes_change_nothing():
+    shapes = ((1, 40, 44), (30, 40, 44), (30, 40, 44))
+    assert plan(numbers=fingerprint(*[(1.0, 1.0, 1.0)] * 3, shapes=shapes)).stage.dim == 3
+
+
+def test_single_slices_along_different_axes_are_refused():
+    shapes = ((1, 40, 44), (40, 1, 44), (40, 44, 1))
+    with pytest.raises(UserError, match=r"3 of 3 scans are single slices.*1 along S, 1 along A, 1 along R"):
+        plan(numbers=fingerprint(*[(1.0, 1.0, 1.0)] * 3, shapes=shapes), dim=2)

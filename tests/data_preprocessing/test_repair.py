@@ -14,6 +14,7 @@ from data_preprocessing.findings import problems_of
 from data_preprocessing.repair import CaseRepair, write_repaired_copy
 from data_preprocessing.runner import Workers
 from data_preprocessing.verification import compare_cases, survey_cases
+from tests.tilted import NOISE, save_tilted, tilted
 from tests.tiny_task import SHAPE_XYZ, Task, make_task, write_scan
 from utils.errors import UserError
 from utils.nifti import read_image, read_label
@@ -211,3 +212,37 @@ def test_nothing_is_written_where_no_case_is_left(task, target):
     with Workers(1) as workers, pytest.raises(UserError, match="none of the 3 cases"):
         write_repaired_copy(description, survey_cases(description.dataset, workers), target, workers)
     assert not target.parent.exists()
+
+
+def test_one_value_for_each_class_is_rounded_and_several_are_not(task, target):
+    label = np.zeros(SHAPE_XYZ, np.float32)
+    label[3:6, 3:7, 2:5] = 0.996
+    write_scan(task.folder / "labelsTr/scan0.nii.gz", label)
+    label = label.copy()
+    label[3] = np.where(label[3] > 0, np.float32(0.98), 0)
+    write_scan(task.folder / "labelsTr/scan1.nii.gz", label)
+    repairs = repair(task, target)
+    assert repairs["scan0"].changes == ("label: 36 values rounded to whole numbers",)
+    assert "are not whole numbers" in repairs["scan1"].left_out
+    assert read_label(target / "labelsTr/scan0.nii.gz").array.sum() == 36
+
+
+def test_a_rounded_label_near_45_degrees_lies_on_its_image(task, target):
+    rng = np.random.default_rng(1)
+    image = rng.uniform(1, 9, (10, 10, 10)).astype(np.float32)
+    label = (image > 5).astype(np.float32) * np.float32(0.9999)
+    save_tilted(task.folder / "imagesTr/scan0.nii.gz", image, tilted((0, 1), NOISE))
+    save_tilted(task.folder / "labelsTr/scan0.nii.gz", label, tilted((0, 1), -NOISE))
+    assert repair(task, target)["scan0"].changes[0].endswith("rounded to whole numbers")
+    stored = nib.load(target / "labelsTr/scan0.nii.gz")
+    np.testing.assert_array_equal(stored.get_fdata() == 1, image > 5)
+
+
+def test_a_case_that_cannot_have_its_name_is_not_in_the_copy(task, target):
+    for kind in ("images", "labels"):
+        (task.folder / f"{kind}Tr/scan1.nii.gz").rename(task.folder / f"{kind}Tr/plan.nii.gz")
+    listed = json.loads((task.folder / "dataset.json").read_text())["training"]
+    listed[1] = {"image": "imagesTr/plan.nii.gz", "label": "labelsTr/plan.nii.gz"}
+    task.describe(training=listed)
+    assert "a case cannot be called 'plan'" in read_description(task.data, "77").findings[0].message
+    assert set(repair(task, target)) == {"scan0", "scan2", "unseen"}

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_preprocessing.scans import find_scans
+from data_preprocessing.scans import find_scans, unread_scans
 from utils.errors import UserError
+from utils.nifti import read_image
 
 
 def touch(folder, *names, shape=(2, 3, 4)):
@@ -84,3 +85,36 @@ def test_nothing_to_predict_is_refused(tmp_path):
     for path, reason in ((tmp_path, "no NIfTI"), (tmp_path / "a.png", "not a NIfTI"), (tmp_path / "x", "not exist")):
         with pytest.raises(UserError, match=reason):
             find_scans(path, 1)
+
+
+def test_endings_in_capitals_and_odd_names_are_scans(tmp_path):
+    touch(tmp_path, "a.nii.gz", "line\nbreak.nii.gz")
+    (tmp_path / "a.nii.gz").rename(tmp_path / "a.NII.GZ")
+    assert named(find_scans(tmp_path, 1)) == {"a": ["a.NII.GZ"], "line\nbreak": ["line\nbreak.nii.gz"]}
+    assert named(find_scans(tmp_path / "a.NII.GZ", 1)) == {"a": ["a.NII.GZ"]}
+
+
+def test_a_link_that_leads_nowhere_is_a_case_that_fails_later(tmp_path):
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    (scan,) = find_scans(tmp_path, 1)
+    with pytest.raises(UserError, match=r"a\.nii\.gz does not exist \(a link to .*gone"):
+        read_image(scan.images)
+
+
+def test_what_is_not_read_is_named(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    touch(tmp_path / "inner", "c.nii.gz")
+    assert unread_scans(tmp_path) == ["inner/ (a folder with 1 NIfTI files, such as c.nii.gz)"]
+    assert unread_scans(tmp_path / "a.nii.gz") == []
+    (tmp_path / "a.nii.gz").unlink()
+    with pytest.raises(UserError, match="left out: inner/"):
+        find_scans(tmp_path, 1)
+
+
+@pytest.mark.parametrize("names", [("a_0000", "a_0001"), ("a_0000", "a_0001", "a_0002", "a_0003")], ids=len)
+def test_further_channels_are_a_problem_for_a_model_of_one(tmp_path, names):
+    touch(tmp_path, *(f"{name}.nii.gz" for name in names), "b_0000.nii.gz", "c_0001.nii.gz", "d.nii.gz")
+    scans = {scan.case: scan for scan in find_scans(tmp_path, 1)}
+    assert set(scans) == {"a", "b", "c_0001", "d"}
+    assert "_0000, _0001" in scans["a"].problem and "the model takes one" in scans["a"].problem
+    assert [scans[case].problem for case in ("b", "c_0001", "d")] == [None] * 3

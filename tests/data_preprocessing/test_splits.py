@@ -188,3 +188,15 @@ def test_stored_folds_that_validate_on_their_training_are_refused(tmp_path):
     write_json(Splits(version=FORMAT_VERSION, folds=(fold,)), tmp_path / "splits.json")
     with pytest.raises(UserError, match="b is in train and in val"):
         read_fold(tmp_path, 0)
+
+
+def test_a_mark_of_the_encoding_does_not_matter(tmp_path):
+    folds = [{"train": ["a"], "val": ["b"]}]
+    (tmp_path / "splits.json").write_text(json.dumps(folds), encoding="utf-8-sig")
+    assert read_splits(tmp_path / "splits.json", ["a", "b"]).folds == (Fold(train=("a",), val=("b",)),)
+
+
+@pytest.mark.parametrize("groups", [{}, {"p": ["p1", "p2"]}], ids=len)
+def test_less_than_two_patients_say_what_to_do(groups):
+    with pytest.raises(UserError, match=r"patients that --group_by tells apart: .* Add labelled cases"):
+        deal_groups(groups, 2)

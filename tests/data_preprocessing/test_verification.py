@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -160,3 +162,41 @@ def test_real_tasks_have_no_problems(real_data):
             surveys = survey_cases(dataset, workers)
         findings = [*(f for s in surveys for f in s.findings), *compare_cases(surveys, dataset)]
         assert [f.kind for f in findings] == kinds and all(f.is_remark for f in findings)
+
+
+def test_two_orientations_of_one_scan_are_remarked(task):
+    mend_test_scan(task)
+    path = task.folder / "imagesTr/scan1.nii.gz"
+    image = nib.load(path)
+    image.set_qform(np.diag([-1, 1, 1, 1]), 1, update_affine=False)
+    image.set_sform(np.eye(4), 2, update_affine=False)
+    nib.save(image, path)
+    assert found(task) == [("scan1", "orientation", True)]
+    (finding,) = surveys_of(task)[1].findings
+    assert "qform and sform" in finding.message and "18 mm apart" in finding.message
+
+
+def test_another_unit_is_remarked(task):
+    mend_test_scan(task)
+    path = task.folder / "imagesTs/unseen.nii.gz"
+    image = nib.load(path)
+    image.header["xyzt_units"] = 1
+    nib.save(image, path)
+    texts = [finding.message for survey in surveys_of(task) for finding in survey.findings]
+    assert len(texts) == 1 and texts[0].endswith("is in metres: its voxels are 1000 x 1000 x 1000 mm (S, A, R)")
+
+
+def test_labels_that_are_all_empty_are_a_problem(task):
+    for index in range(3):
+        write_scan(task.folder / f"labelsTr/scan{index}.nii.gz", np.zeros(SHAPE_XYZ, np.uint8))
+    assert ("", "labels", False) in found(task)
+    write_scan(task.folder / "labelsTr/scan0.nii.gz", np.ones(SHAPE_XYZ, np.uint8))
+    assert ("", "labels", False) not in found(task)
+
+
+def test_a_missing_voxel_size_is_a_problem(task):
+    path = task.folder / "imagesTr/scan1.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[80:92], content[252:256] = bytes(12), bytes(4)
+    path.write_bytes(gzip.compress(content))
+    assert ("scan1", "file", False) in found(task)

@@ -11,6 +11,7 @@ import pytest
 from data_preprocessing.runner import Workers
 from scripts.candidate_scores import OutOfFold, choose_postprocessing, score_candidates
 from tests.models.builders import make_plan
+from tests.tilted import NOISE, PLANES, tilted
 from utils.decision import PostProcessing
 from utils.errors import UserError
 from utils.files import write_json
@@ -134,3 +135,16 @@ def test_labels_on_another_grid_are_listed(tmp_path, text, shift_mm, reason):
     with Workers(1) as workers, pytest.raises(UserError, match=reason) as caught:
         score_candidates(data, [("3d_fullres",)], workers)
     assert "label0" in str(caught.value) and "label1" in str(caught.value)
+
+
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+@pytest.mark.parametrize("noise", [NOISE, -NOISE])
+def test_near_45_degrees_labels_are_turned_as_predictions_are(tmp_path, plane, noise):
+    label = np.random.default_rng(0).integers(0, 3, (4, 4, 4)).astype(np.uint8)
+    data = make_study(tmp_path, PLAIN, [(label, label)] * 2, tilted(plane, noise))
+    for path in data.label_files.values():
+        write_mask(path, label, tilted(plane, -noise))
+    with Workers(1) as workers:
+        assert score_candidates(data, [("3d_fullres",)], workers)[("3d_fullres",)].dice == (1, 1)
+    _, before, _ = choose(data)
+    assert before.dice == (1, 1)

@@ -238,3 +238,32 @@ def test_wrong_usage_ends_in_status_2_with_the_reason(words, reason, model, scan
     assert predict(*words) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_carries_both_orientations_of_its_scan(model, tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 9, (12, 10, 14)).astype(np.float32), None)
+    image.set_sform(np.diag([-1.1, 0.9, 1.3, 1]), 2, update_affine=False)
+    image.set_qform(np.diag([0.7, -0.8, 0.9, 1]), 1, update_affine=False)
+    (tmp_path / "in").mkdir()
+    nib.save(image, tmp_path / "in/a.nii.gz")
+    assert predict("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", model) == 0
+    scan, mask = (nib.load(tmp_path / f"{name}/a.nii.gz").header for name in ("in", "out"))
+    for field in ("qform_code", "sform_code", "pixdim", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "srow_x"):
+        np.testing.assert_array_equal(mask[field], scan[field], err_msg=field)
+
+
+def test_odd_files_are_predicted_or_named(model, scans, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (scans / "b.nii.gz").rename(scans / "b.NII.GZ")
+    write_scan(scans / "plane.nii.gz", rng.uniform(1, 9, (12, 10)).astype(np.float32))
+    outside = rng.uniform(1, 9, (12, 10, 14)).astype(np.float32)
+    outside[0] = np.nan
+    write_scan(scans / "nan.nii.gz", outside)
+    write_scan(scans / "inner/d.nii.gz", outside)
+    for channel in range(2):
+        write_scan(scans / f"two_000{channel}.nii.gz", rng.uniform(1, 9, (12, 10, 14)).astype(np.float32))
+    assert predict("--input", scans, "--output", tmp_path / "out", "--model", model) == 1
+    assert {name.split(".")[0] for name in masks(tmp_path / "out")} == {"a", "b", "c", "plane", "nan"}
+    printed = capsys.readouterr().err
+    assert "inner/" in printed and "nan.nii.gz: 140 NaN or infinite intensities are taken as 0" in printed
+    assert "two: " in printed and "the model takes one" in printed

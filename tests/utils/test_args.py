@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.args import Config, ineffective_options, parse_config, to_words
+from utils.args import Config, ineffective_options, parse_config, task_name, to_words
 from utils.config import OptimConfig
 from utils.errors import UserError, run_cli
 
@@ -246,3 +246,15 @@ def test_options_turn_into_the_words_that_mean_them():
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(AttributeError):
         OptimConfig().learning_rate = 1
+
+
+@pytest.mark.parametrize(("task", "name"), [("4", "04"), ("04", "04"), ("004", "04"), ("070", "70"), ("123", "123")])
+def test_a_task_has_one_name(task, name):
+    assert task_name(task) == name
+    assert parse_config(["--task", task]).run.task == name
+
+
+@pytest.mark.parametrize("name", ["options.json", "options.yaml"])
+def test_a_mark_of_the_encoding_does_not_matter(tmp_path, name):
+    (tmp_path / name).write_text('{"max_epochs": 3}', encoding="utf-8-sig")
+    assert parse_config(["--config", str(tmp_path / name)]).optim.max_epochs == 3

@@ -198,3 +198,10 @@ def test_a_copy_serves_where_files_cannot_be_linked(tmp_path, monkeypatch):
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"new" and not (tmp_path / "b").samefile(tmp_path / "a")
     assert (tmp_path / "b").stat().st_mtime_ns == (tmp_path / "a").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_mark_of_the_encoding_does_not_matter(tmp_path, encoding):
+    splits = Splits(version=1, folds=(Fold(train=("ä",), val=("b",)),))
+    (tmp_path / "s.json").write_text(json.dumps(to_dict(splits), ensure_ascii=False), encoding=encoding)
+    assert read_json(Splits, tmp_path / "s.json") == splits

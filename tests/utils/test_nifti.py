@@ -216,7 +216,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
         read_image([tmp_path / "gone.nii.gz"])
 
 
-@pytest.mark.parametrize("array", [RAS[0], RAS[None, None]], ids=["2D", "5D"])
+@pytest.mark.parametrize("array", [RAS[0, 0], RAS[None, None]], ids=["1D", "5D"])
 def test_only_3d_and_4d_are_scans(tmp_path, array):
     with pytest.raises(UserError, match="must be 3D, or 4D"):
         read_image([save(tmp_path / "scan.nii", array)])

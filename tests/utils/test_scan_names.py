@@ -1,0 +1,60 @@
+"""Files are scans by their endings in any case; what a folder holds besides is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem, nifti_tree
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "ending"),
+    [
+        ("a.nii", "a", ".nii"), ("a.NII.GZ", "a", ".NII.GZ"), ("a.b.Nii.gz", "a.b", ".Nii.gz"),
+        ("a\nb.nii.gz", "a\nb", ".nii.gz"), ("a.nii\n", "a.nii\n", ""), (".nii", ".nii", ""),
+        ("a.nii.bz2", "a.nii.bz2", ""),
+    ],
+)  # fmt: skip
+def test_endings(name, stem, ending):
+    assert (nifti_stem(name), nifti_ending(name)) == (stem, ending)
+
+
+def test_files_of_a_folder(tmp_path):
+    for name in ("b.NII.GZ", "a.nii", "a\nb.nii.gz", "._a.nii", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "gone.nii").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.nii.gz").mkdir()
+    assert [path.name for path in nifti_files(tmp_path)] == ["a\nb.nii.gz", "a.nii", "b.NII.GZ", "gone.nii"]
+    assert [path.name for path in nifti_files(tmp_path, ".nii.gz")] == ["a\nb.nii.gz", "b.NII.GZ"]
+    assert nifti_files(tmp_path / "none") == []
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    for name in (
+        "a.nii",
+        "x.nrrd",
+        "y.nii.bz2",
+        "z.HDR",
+        "notes.txt",
+        "z.nii\n",
+        "sub/deep/c.NII.GZ",
+        ".hidden/d.nii",
+        "empty/e.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert left_out(tmp_path) == [
+        "sub/ (a folder with 1 NIfTI files, such as c.NII.GZ)", "x.nrrd (not NIfTI)", "y.nii.bz2 (not NIfTI)",
+        "z.HDR (not NIfTI)", "'z.nii\\n' (blanks or line breaks after its ending)",
+    ]  # fmt: skip
+
+
+def test_a_tree_follows_links_and_ends_where_they_go_in_circles(tmp_path):
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.nii").touch()
+    (tmp_path / "in/sub/a.nii").touch()
+    (tmp_path / "in/other").symlink_to(tmp_path / "out")
+    (tmp_path / "in/sub/again").symlink_to(tmp_path / "in")
+    found = [path.relative_to(tmp_path).as_posix() for path in nifti_tree(tmp_path / "in")]
+    assert found == ["in/other/b.nii", "in/sub/a.nii"]
