@@ -241,8 +241,8 @@ def predict(config: Config) -> int:
     Returns the exit status: 1 where cases failed.
     """
     from data_preprocessing.restoration import CaseRestorer
-    from models.callbacks import PredictionSink
     from models.metrics import DiceAccumulator
+    from models.prediction_sink import PredictionSink
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
     from utils.reporting import RunReport

@@ -10,7 +10,8 @@ import numpy as np
 
 from models.ensemble import SLAB_VALUES
 from models.model_set import ModelSet
-from scripts.predictor import Prediction, Predictor, as_volume, read_scan
+from scripts.predictor import Prediction, Predictor
+from scripts.preparing import as_volume, read_scan
 from utils.nifti import Volume
 from utils.pages import give_back_pages
 from utils.postprocessing import keep_largest

@@ -11,7 +11,6 @@ scan in RAS+ orientation).
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ import numpy as np
 import torch
 
 from data_preprocessing.cascade import previous_classes
-from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.restoration import SlabRestorer, native_shape
 from models.acceleration import Acceleration, default_acceleration
 from models.bundle import ModelBundle, build_networks, flips_warning, weight_bytes
@@ -31,13 +29,14 @@ from models.export import load_model
 from models.inferer import InferenceSettings, free_device_bytes
 from models.model_set import ModelSet
 from models.streaming import Ensemble, activation_bytes, stream_probabilities
+from scripts.preparing import PreparedScan, as_volume, finite_scan, prepare_scan, read_scan
 from utils.config import HardwareConfig
 from utils.decision import PostProcessing
 from utils.errors import UserError
-from utils.nifti import Volume, read_image
+from utils.nifti import Volume
 from utils.postprocessing import keep_largest
 from utils.runtime import Runtime, configure_backends, resolve_hardware
-from utils.schema import CaseMeta, Geometry, Plan, StagePlan
+from utils.schema import Geometry, StagePlan
 
 if TYPE_CHECKING:
     from scripts.ensemble_predictor import EnsemblePredictor
@@ -46,18 +45,6 @@ AMP_TYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.fl
 MOST_WINDOWS = 4
 HOST_ACTIVATION_BYTES = 1 << 30
 """On a CPU as many windows go through together as need no more than this; there, more are not faster."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PreparedScan:
-    """A scan as the network sees it: image (C, D, H, W) float32, and the way back.
-
-    `previous` is the same scan as the first stage of a cascade sees it.
-    """
-
-    image: np.ndarray
-    meta: CaseMeta
-    previous: PreparedScan | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -237,32 +224,6 @@ def warn_of_flips(models: ModelSet) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
-    """The scan of one file or one file per channel, and what messages call it."""
-    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    return read_image(files), str(files[0])
-
-
-def finite_scan(volume: Volume, name: str) -> Volume:
-    """The scan with 0 for NaN and infinite intensities, which lie outside of the body; says so on the error output."""
-    if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
-        return volume
-    odd = ~np.isfinite(volume.array)
-    if odd.all():
-        raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
-    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
-    return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
-
-
-def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
-    """Preprocess a scan that has no label; see `Predictor.prepare`."""
-    case = CaseInput(
-        case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
-    )
-    done = preprocess_case(case, plan)
-    return PreparedScan(image=done.image, meta=done.meta)
-
-
 def amp_type(runtime: Runtime) -> torch.dtype | None:
     """The type in which a run's networks compute under autocast; None for float32."""
     return AMP_TYPES[runtime.precision]
@@ -285,21 +246,3 @@ def _hardware(device: str, amp: bool) -> HardwareConfig:
         raise UserError(f"device must be auto, cpu, cuda or cuda:<number>, got {device!r}")
     # As many GPUs as the number asks for must be there.
     return HardwareConfig(gpus=int(number or 0) + 1, amp=amp)
-
-
-def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
-    """An array in memory as if it had been read from a file in RAS+ orientation."""
-    array = np.ascontiguousarray(image, dtype=np.float32)
-    array = array[None] if array.ndim == 3 else array
-    if array.ndim != 4 or not array.size or len(spacing_mm) != 3 or not all(size > 0 for size in spacing_mm):
-        raise UserError(
-            f"an image is (S, A, R) or (C, S, A, R) with three positive voxel sizes in mm, "
-            f"got shape {np.shape(image)} and spacing {tuple(spacing_mm)}"
-        )
-    spacing = tuple(float(size) for size in spacing_mm)
-    affine = np.diag([*reversed(spacing), 1.0])
-    geometry = Geometry(
-        shape_xyz=array.shape[:0:-1], affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
-        xyzt_units=2,
-    )  # fmt: skip
-    return Volume(array=array, spacing_mm=spacing, geometry=geometry)

@@ -16,7 +16,8 @@ from scripts.forecast import PROGRAM_BYTES, Forecast, forecast_stages, free_memo
 from scripts.mask_folder import MASK, PROBABILITIES, MaskFolder
 from scripts.mask_stamps import made_by
 from scripts.output_folder import refuse_scans_as_output
-from scripts.predictor import Predictor, PreparedScan
+from scripts.predictor import Predictor
+from scripts.preparing import PreparedScan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
 from utils.nifti import read_header, read_image, to_working, working_grid

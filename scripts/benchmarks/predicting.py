@@ -23,7 +23,8 @@ from models.inferer import InferenceSettings, flips
 from models.model_set import single_model
 from models.streaming import window_layout
 from models.unet import build_network
-from scripts.predictor import Predictor, PreparedScan, amp_type, window_batch
+from scripts.predictor import Predictor, amp_type, window_batch
+from scripts.preparing import PreparedScan
 from scripts.scan_run import ScanJob, ScanRun
 from utils.args import Config
 from utils.config import ModelConfig

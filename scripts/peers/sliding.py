@@ -22,7 +22,8 @@ def ours(job: Job) -> Outcome:
 
     from models.bundle import FoldWeights, ModelBundle
     from models.inferer import InferenceSettings
-    from scripts.predictor import Predictor, PreparedScan, window_batch
+    from scripts.predictor import Predictor, window_batch
+    from scripts.preparing import PreparedScan
     from utils.config import HardwareConfig, ModelConfig
     from utils.files import read_json
     from utils.runtime import configure_backends, resolve_hardware

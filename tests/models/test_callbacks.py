@@ -17,12 +17,12 @@ from models.callbacks import (
     AtomicCheckpointIO,
     BenchmarkTimer,
     EpochReport,
-    PredictionSink,
     SkipFirstValidations,
     checkpoint_callbacks,
 )
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
+from models.prediction_sink import PredictionSink
 from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError
 from utils.logger import NullLogger

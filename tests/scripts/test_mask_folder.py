@@ -18,7 +18,7 @@ from data_preprocessing.scans import Scan
 from scripts import mask_folder
 from scripts.mask_folder import MaskFolder
 from scripts.mask_stamps import MadeBy
-from scripts.predictor import as_volume
+from scripts.preparing import as_volume
 from tests.conftest import PROJECT
 from tests.models.test_checkpoint import save_ours
 from tests.scripts.trained import ORGAN_ONLY, PLANS, decide, masks, predict, train, write_scans

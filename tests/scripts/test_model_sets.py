@@ -19,7 +19,8 @@ from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.model_set import folder_model_set
 from scripts import ensemble_predictor, export_model
 from scripts.ensemble_predictor import EnsemblePredictor
-from scripts.predictor import Predictor, as_volume
+from scripts.predictor import Predictor
+from scripts.preparing import as_volume
 from tests.models.builders import TWO_CLASSES, make_network, make_plan
 from tests.models.test_checkpoint import save_ours
 from tests.scripts.trained import (

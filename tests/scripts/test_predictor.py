@@ -12,7 +12,8 @@ from models.bundle import checkpoint_bundle
 from models.export import write_archive
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from models.model_set import single_model
-from scripts.predictor import Predictor, as_volume, window_batch
+from scripts.predictor import Predictor, window_batch
+from scripts.preparing import as_volume
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage, with_spacing
 from tests.models.test_checkpoint import save_ours
 from utils.errors import UserError

@@ -1,0 +1,75 @@
+"""Scans on their way to a network: read, or taken from memory, and preprocessed as the training cases were.
+
+Shapes: C channels, D H W the preprocessed grid; S A R (superior, anterior, right: z, y, x of a scan in RAS+).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_preprocessing.preprocessor import CaseInput, preprocess_case
+from utils.errors import UserError
+from utils.nifti import Volume, read_image
+from utils.schema import CaseMeta, Geometry, Plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedScan:
+    """A scan as the network sees it: image (C, D, H, W) float32, and the way back.
+
+    `previous` is the same scan as the first stage of a cascade sees it.
+    """
+
+    image: np.ndarray
+    meta: CaseMeta
+    previous: PreparedScan | None = None
+
+
+def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
+    """The scan of one file or one file per channel, and what messages call it."""
+    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    return read_image(files), str(files[0])
+
+
+def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
+    """An array in memory as if it had been read from a file in RAS+ orientation."""
+    array = np.ascontiguousarray(image, dtype=np.float32)
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4 or not array.size or len(spacing_mm) != 3 or not all(size > 0 for size in spacing_mm):
+        raise UserError(
+            f"an image is (S, A, R) or (C, S, A, R) with three positive voxel sizes in mm, "
+            f"got shape {np.shape(image)} and spacing {tuple(spacing_mm)}"
+        )
+    spacing = tuple(float(size) for size in spacing_mm)
+    affine = np.diag([*reversed(spacing), 1.0])
+    geometry = Geometry(
+        shape_xyz=array.shape[:0:-1], affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
+        xyzt_units=2,
+    )  # fmt: skip
+    return Volume(array=array, spacing_mm=spacing, geometry=geometry)
+
+
+def finite_scan(volume: Volume, name: str) -> Volume:
+    """The scan with 0 for NaN and infinite intensities, which lie outside of the body; says so on the error output."""
+    if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
+        return volume
+    odd = ~np.isfinite(volume.array)
+    if odd.all():
+        raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
+    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
+
+
+def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
+    """Preprocess a scan that has no label; see `Predictor.prepare`."""
+    case = CaseInput(
+        case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
+    )
+    done = preprocess_case(case, plan)
+    return PreparedScan(image=done.image, meta=done.meta)
