@@ -7,12 +7,13 @@ Shapes: N batch, C channels, D H W space. `_x.npy` (C, D, H, W) float32, `_y.npy
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
@@ -79,12 +80,15 @@ class VolumeLoader:
         if self._previous_classes:
             files["previous"] = [str(shard.previous) for shard in share]
         pipeline = volume_pipeline(*files.values(), batch_size=1, num_threads=self._num_threads, device_id=None)
-        for (item,) in DALIGenericIterator([pipeline], ["source", *files], reader_name="image"):
-            source = Path(bytes(item.pop("source")[0].numpy()).decode())
-            if self._previous_classes:
-                channels = one_hot(item.pop("previous"), self._previous_classes)
-                item["image"] = torch.cat([item["image"], channels], dim=1)
-            yield item | {"case": names[source.name]}
+        try:
+            for (item,) in DALIGenericIterator([pipeline], ["source", *files], reader_name="image"):
+                source = Path(bytes(item.pop("source")[0].numpy()).decode())
+                if self._previous_classes:
+                    channels = one_hot(item.pop("previous"), self._previous_classes)
+                    item["image"] = torch.cat([item["image"], channels], dim=1)
+                yield item | {"case": names[source.name]}
+        finally:
+            release(pipeline)
 
 
 class CentrePatchLoader:
@@ -112,12 +116,24 @@ class CentrePatchLoader:
         )  # fmt: skip
         # Speed does not depend on what the first stage found: nothing.
         empty = (self.spec.batch_size, max(self.spec.previous_classes - 1, 0), *self.spec.patch)
-        for (batch,) in DALIGenericIterator([pipeline], ["image"]):
-            image = batch["image"]
-            yield {"image": torch.cat([image, image.new_zeros(empty)], dim=1) if empty[1] else image}
+        try:
+            for (batch,) in DALIGenericIterator([pipeline], ["image"]):
+                image = batch["image"]
+                yield {"image": torch.cat([image, image.new_zeros(empty)], dim=1) if empty[1] else image}
+        finally:
+            release(pipeline)
 
 
 def resources(place: Place, num_threads: int) -> dict[str, int | str | None]:
     """What a pipeline runs on; without a GPU DALI must be told that there is no device."""
     device = "cpu" if place.device_id is None else "gpu"
     return {"device": device, "device_id": place.device_id, "num_threads": num_threads}
+
+
+def release(pipeline: Pipeline) -> None:
+    """Hand back a pipeline's threads and buffers now; batches that it gave stay.
+
+    It refers to itself in Python, so that otherwise they stay until the garbage collector comes by, an epoch's worth
+    each time. DALI has no public name for it.
+    """
+    getattr(pipeline, "_shutdown", gc.collect)()

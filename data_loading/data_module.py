@@ -59,6 +59,7 @@ class DataModule(pl.LightningDataModule):
     def __init__(self, *, cases: ShardCases, plan: Plan, loader: LoaderConfig, settings: LoadingSettings) -> None:
         super().__init__()
         self.cases, self.settings, self.loader = cases, settings, loader
+        self._training: TrainLoader | None = None
         self.spec = batch_spec(plan, loader)
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2
         self._shards = find_shards(
@@ -73,12 +74,19 @@ class DataModule(pl.LightningDataModule):
             self.loader.augment, self.spec.patch,
             foreground=self.loader.oversampling, elastic_probability=self.loader.elastic_probability,
         )  # fmt: skip
-        return TrainLoader(
+        self._training = TrainLoader(
             self._of(self.cases.train, "training"),
             spec=self.spec, preset=preset, place=self._place,
             num_threads=self.settings.num_threads,
             benchmark_batches=self.settings.train_batches if self.settings.benchmark else 0,
+            last_epoch=self._last_epoch,
         )  # fmt: skip
+        return self._training
+
+    def teardown(self, stage: str) -> None:
+        """Release what was begun for an epoch that did not come: nobody knows before it when a training stops early."""
+        if self._training is not None:
+            self._training.close()
 
     def val_dataloader(self) -> VolumeLoader:
         """Cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name}."""
@@ -110,6 +118,13 @@ class DataModule(pl.LightningDataModule):
         if not names:
             raise UserError(f"there is no case for {purpose} in {self.cases.folder}; check the folds in splits.json")
         return [self._shards[name] for name in names]
+
+    def _last_epoch(self) -> int | None:
+        """The last epoch of a training, by its number; None where none is foreseen."""
+        trainer = self.trainer
+        if trainer is None or trainer.max_epochs is None or trainer.max_epochs < 0:
+            return None
+        return trainer.max_epochs - 1
 
     def _place(self) -> Place:
         trainer = self.trainer

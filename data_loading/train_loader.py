@@ -16,14 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
 from data_loading.augmentations import augment
 from data_loading.boxes import Box, box_batches, columns_for, draw_box
-from data_loading.dali_loader import read_patch, resources
+from data_loading.dali_loader import read_patch, release, resources
 from data_loading.elastic import deform
 from data_loading.foreground import ForegroundRows
 from data_loading.host_intensity import change_intensities
@@ -80,7 +80,8 @@ class _Epoch:
     """An epoch whose pipeline works on its first batches."""
 
     place: Place
-    pipeline: DALIGenericIterator
+    pipeline: Pipeline
+    batches: DALIGenericIterator
     samples: int
     """Patches that are wanted; the last batch of the pipeline may have more."""
     generator: torch.Generator
@@ -92,16 +93,18 @@ class TrainLoader:
     """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8} of one epoch.
 
     The epoch is the one in which iteration starts; the same place gives the same batches. The last batch may be
-    smaller. With `benchmark_batches` the epoch is repeated or cut to that many full batches.
+    smaller. With `benchmark_batches` the epoch is repeated or cut to that many full batches. `last_epoch` says after
+    which one no other comes, where that is known. `close` ends what was begun for an epoch that does not come.
     """
 
     def __init__(
         self, shards: Sequence[CaseShard], *, spec: BatchSpec, preset: Preset, place: Callable[[], Place],
-        num_threads: int, benchmark_batches: int = 0,
+        num_threads: int, benchmark_batches: int = 0, last_epoch: Callable[[], int | None] = lambda: None,
     ) -> None:  # fmt: skip
         self.shards, self.spec, self.preset = tuple(shards), spec, preset
         self._place, self._num_threads, self._benchmark_batches = place, num_threads, benchmark_batches
         self._foreground = [ForegroundRows(shard.foreground) for shard in self.shards]
+        self._last_epoch = last_epoch
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="next_epoch")
         self._next: tuple[Place, Future[_Epoch]] | None = None
 
@@ -116,10 +119,15 @@ class TrainLoader:
         # A generator, so the place is asked for at the first batch: Lightning makes iterators before it counts epochs.
         place, length = self._place(), len(self)
         epoch = self._begun(place) or self._begin(place, length)
-        remaining = epoch.samples
-        for number, (batch,) in enumerate(epoch.pipeline):
-            # A benchmark has one epoch.
-            if number == max(length - BATCHES_AHEAD, 0) and not self._benchmark_batches:
+        try:
+            yield from self._batches_of(epoch, length)
+        finally:
+            release(epoch.pipeline)
+
+    def _batches_of(self, epoch: _Epoch, length: int) -> Iterator[dict[str, Tensor]]:
+        place, remaining = epoch.place, epoch.samples
+        for number, (batch,) in enumerate(epoch.batches):
+            if number == max(length - BATCHES_AHEAD, 0) and not self._is_last(place.epoch):
                 following = dataclasses.replace(place, epoch=place.epoch + 1)
                 self._next = following, self._builder.submit(self._begin, following, length)
             image, label = batch["image"][:remaining], batch["label"][:remaining]
@@ -132,10 +140,28 @@ class TrainLoader:
             yield {"image": join_channels(image, label, self.spec, epoch.worsen), "label": label[:, :1]}
             remaining -= self.spec.batch_size
 
+    def close(self) -> None:
+        """Release the epoch that was begun and never came; the loader can be iterated again."""
+        self._drop(self._next)
+        self._next = None
+
+    def _is_last(self, epoch: int) -> bool:
+        # A benchmark has one epoch.
+        return bool(self._benchmark_batches) or epoch == self._last_epoch()
+
     def _begun(self, place: Place) -> _Epoch | None:
-        """The epoch of this place where it is the one that was begun ahead."""
+        """The epoch of this place where it is the one that was begun ahead; another one is released."""
         begun, self._next = self._next, None
-        return begun[1].result() if begun is not None and begun[0] == place else None
+        if begun is not None and begun[0] == place:
+            return begun[1].result()
+        self._drop(begun)
+        return None
+
+    @staticmethod
+    def _drop(begun: tuple[Place, Future[_Epoch]] | None) -> None:
+        # A fault of an epoch that nobody wants is nobody's.
+        if begun is not None and not begun[1].cancel() and begun[1].exception() is None:
+            release(begun[1].result().pipeline)
 
     def _begin(self, place: Place, length: int) -> _Epoch:
         """Build the pipeline of the epoch of `length` batches and let it begin."""
@@ -161,7 +187,8 @@ class TrainLoader:
         )  # fmt: skip
         return _Epoch(
             place=place,
-            pipeline=DALIGenericIterator([pipeline], ["image", "label"]),
+            pipeline=pipeline,
+            batches=DALIGenericIterator([pipeline], ["image", "label"]),
             samples=batches.size if self._benchmark_batches else len(samples),
             generator=torch.Generator().manual_seed(stream),
             # `--augment none` shows the first stage's masks as they are.

@@ -64,7 +64,7 @@ def test_lightning_sees_each_epoch_as_its_number_says(module) -> None:
     trainer(3).fit(recorder, module)
     assert sorted(recorder.batches) == [0, 1, 2]
     for epoch, batches in recorder.batches.items():
-        module.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=epoch)
+        module.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=epoch, max_epochs=3)
         assert all(torch.equal(a, b["image"]) for a, b in zip(batches, module.train_dataloader(), strict=True))
     assert recorder.cases[-2:] == ["case0", "case1"]
 
