@@ -176,14 +176,14 @@ class FoldRun:
         refuse_conflicts([self])
         self.remove()
         request = self.request()
-        if self._record(request) is not None:
-            return "already finished"
         self.folder.mkdir(parents=True, exist_ok=True)
-        # What it says of the predictions is over: they are made anew, or gathered again.
-        (self.folder / DONE).unlink(missing_ok=True)
         if not (self.folder / REQUEST).is_file() or read_json(RunRequest, self.folder / REQUEST) != request:
             # The same run, perhaps in the words of an earlier version.
             write_json(request, self.folder / REQUEST)
+        if self._record(request) is not None:
+            return "already finished"
+        # What it says of the predictions is over: they are made anew, or gathered again.
+        (self.folder / DONE).unlink(missing_ok=True)
         if not (self.folder / "run.json").is_file():
             yield Command(name="training", words=self._train_words(gpu))
             if not (self.folder / "run.json").is_file():
