@@ -12,11 +12,11 @@ from scripts.forecast import PROGRAM_BYTES
 from tests.conftest import PROJECT
 
 JOBS = {
-    "many classes": {"classes": 105, "patch": (48, 48, 48), "shape": (48, 96, 96)},
-    "flips and folds": {"classes": 31, "patch": (48, 48, 48), "shape": (48, 48, 96), "folds": 2, "tta": True},
+    "many classes": {"classes": 105, "patch": (48, 48, 48), "shape": (96, 96, 96)},
+    "flips and folds": {"classes": 31, "patch": (48, 48, 48), "shape": (48, 96, 96), "folds": 2, "tta": True},
     "2d, saved": {"classes": 105, "patch": (96, 96), "shape": (24, 128, 128), "save_probabilities": True},
     "another grid, saved": {
-        "classes": 31, "patch": (48, 48, 48), "shape": (72, 96, 96), "spacing_mm": 1.5, "save_probabilities": True,
+        "classes": 31, "patch": (48, 48, 48), "shape": (96, 96, 96), "spacing_mm": 1.5, "save_probabilities": True,
     },
 }  # fmt: skip
 
