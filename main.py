@@ -138,6 +138,8 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
     acceleration = resolve_acceleration(config.hardware, setup.runtime, norm=config.model.norm)
     restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
     options = config.inference
+    if options.invert_resampled_y and config.run.exec_mode != "predict" and not config.run.benchmark:
+        restorer.require_labels(setup.fold.val)
     module = NNUnet(
         plan=setup.plan,
         model=config.model,

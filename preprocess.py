@@ -159,6 +159,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     from data_preprocessing.plan_table import plan_table
     from data_preprocessing.planner import PlanOptions, make_plan, plan_source
     from data_preprocessing.runner import current_cases, inspect_cases, write_cases
+    from data_preprocessing.shard_room import require_shard_room
     from data_preprocessing.shards import remove_strays
     from utils.runs import prepare_folder
 
@@ -177,6 +178,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     chosen = plan_file.choose_plan(folder, automatic, overwrite=options.overwrite)
     plan = chosen.plan
     print(plan_table(plan))
+    require_shard_room(folder, fingerprint, plan)
     prepare_folder(folder, "--results")
     remove_strays(folder)
     resume.store_fingerprint(folder, fingerprint, inspection)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ import numpy as np
 from data_preprocessing.preprocessor import native_label_classes, target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slabs
 from data_preprocessing.shards import read_meta
+from utils.errors import UserError, list_problems
 from utils.files import write_atomically
-from utils.nifti import from_working, read_label, write_mask
+from utils.nifti import from_working, read_header, read_label, working_grid, write_mask
 from utils.schema import CaseMeta, LabelScheme, Plan
 from utils.scores import label_counts
 
@@ -143,6 +144,12 @@ def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.nda
     return winner
 
 
+def _grid_problem(label: Path, shape: tuple[int, ...], meta: CaseMeta) -> str | None:
+    if tuple(shape) == native_shape(meta):
+        return None
+    return f"{meta.case}: {label} has {tuple(shape)} voxels, its scan had {native_shape(meta)} when it was preprocessed"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaseRestorer:
     """Restores the cases of one shard folder.
@@ -158,6 +165,33 @@ class CaseRestorer:
     plan: Plan
     output: Path | None = None
     save_probabilities: bool = False
+
+    def require_labels(self, cases: Sequence[str]) -> None:
+        """Find out before hours of work whether every case has the label file that it is scored against.
+
+        Raises:
+            UserError: files are missing (the raw data stayed elsewhere), cannot be read, or have another grid.
+        """
+        problems = [problem for case in cases if (problem := self._label_problem(case))]
+        if problems:
+            raise list_problems(
+                f"{len(problems)} of {len(cases)} cases cannot be scored in the grid of their scan:",
+                problems,
+                advice="Bring the raw data back to where preprocess.py read them, or run it again where they are now; "
+                "without --invert_resampled_y the labels of the shards are enough.",
+            )
+
+    def _label_problem(self, case: str) -> str | None:
+        meta = read_meta(self.folder, case)
+        if meta.label is None:
+            return f"{case}: it has no label"
+        if not Path(meta.label).is_file():
+            return f"{case}: {meta.label} does not exist"
+        try:
+            shape, affine = read_header(Path(meta.label))
+            return _grid_problem(Path(meta.label), working_grid(shape, affine)[0], meta)
+        except UserError as error:
+            return f"{case}: {error}"
 
     def restore(self, case: str, probabilities: np.ndarray) -> np.ndarray | None:
         """Bring one case back to its scan, write what is asked for, and score it.
@@ -180,7 +214,10 @@ class CaseRestorer:
     def _score(self, mask: np.ndarray, meta: CaseMeta) -> np.ndarray | None:
         if meta.label is None or not Path(meta.label).is_file():
             return None
-        label = native_label_classes(read_label(Path(meta.label)), self.plan)
+        volume = read_label(Path(meta.label))
+        if problem := _grid_problem(Path(meta.label), volume.array.shape, meta):
+            raise UserError(f"{problem}; run preprocess.py again")
+        label = native_label_classes(volume, self.plan)
         values = np.zeros(256, np.uint8)
         values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
         return label_counts(values[mask], label, self.plan.labels)

@@ -9,11 +9,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from utils.schema import Geometry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.lbls is not None:
         if not (options.lbls / name).is_file():
             raise UserError(f"--lbls {options.lbls} holds no {name}")
-        label = read_label(options.lbls / name).array
-    prediction = read_label(predictions[0]).array
-    write_overlay(options.output, scan.array[0], label, prediction, spacing_mm=scan.spacing_mm)
+        label = read_label(options.lbls / name)
+    prediction = read_label(predictions[0])
+    for path, mask in ((predictions[0], prediction), ((options.lbls or Path()) / name, label)):
+        if mask is not None:
+            _require_same_grid(path, mask.geometry, options.images / name, scan.geometry)
+    label = None if label is None else label.array
+    write_overlay(options.output, scan.array[0], label, prediction.array, spacing_mm=scan.spacing_mm)
     print(f"wrote {options.output}")
     return 0
+
+
+def _require_same_grid(path: Path, grid: Geometry, scan: Path, wanted: Geometry) -> None:
+    from utils.nifti import GRID_TOLERANCE_MM, grid_difference_mm
+
+    if grid.shape_xyz != wanted.shape_xyz:
+        raise UserError(f"{path} has {grid.shape_xyz} voxels and {scan} {wanted.shape_xyz}; choose masks of it")
+    distance_mm = grid_difference_mm(grid.affine, wanted.affine, wanted.shape_xyz)
+    if distance_mm > GRID_TOLERANCE_MM:
+        raise UserError(f"{path} lies {distance_mm:.3g} mm off {scan}; choose masks of that scan")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from data_preprocessing.synthetic import benchmark_plan, write_benchmark_shards
 from scripts import benchmark, inference, overlay, train
 from tests.tiny_task import make_task
 from utils.args import parse_config
-from utils.errors import run_cli
+from utils.errors import UserError, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,21 @@ def test_noise_has_the_shape_of_the_task_and_is_repeatable(tmp_path):
         assert path.read_bytes() == (second / path.name).read_bytes()
     voxels = math.prod((50, 70, 50))
     assert (first / "noise_0_x.npy").stat().st_size == 128 + 4 * voxels
+
+
+@pytest.mark.parametrize(("shape", "shift", "message"), [((4, 4, 5), 0, "voxels"), ((4, 4, 4), 30, "lies 30 mm off")])
+def test_an_overlay_of_different_grids_is_one_message(tmp_path, shape, shift, message):
+    scan = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = shift
+    mask = nib.Nifti1Image(np.ones(shape, np.uint8), moved)
+    good = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4))
+    for folder, image in (("scans", scan), ("masks", mask), ("good", good)):
+        (tmp_path / folder).mkdir()
+        nib.save(image, tmp_path / folder / "a.nii.gz")
+    words = ["--images", str(tmp_path / "scans"), "--output", str(tmp_path / "o.png")]
+    for masks in (["--preds", "masks"], ["--preds", "good", "--lbls", "masks"]):
+        paths = [word if word.startswith("--") else str(tmp_path / word) for word in masks]
+        with pytest.raises(UserError, match=message):
+            overlay.main([*words, *paths])
+    assert not (tmp_path / "o.png").exists()

@@ -14,6 +14,7 @@ from utils.config import RunConfig
 from utils.errors import UserError
 from utils.files import write_json
 from utils.schema import Plan
+from utils.temporary import PREFIX, sweep
 
 LAST_CHECKPOINT = "last.ckpt"
 
@@ -133,7 +134,8 @@ def set_aside(folder: Path) -> Path | None:
     Returns:
         The new name, or None when there was nothing to keep.
     """
-    if not folder.is_dir() or not any(folder.glob("*.ckpt")):
+    sweep(folder)
+    if not folder.is_dir() or not any(path for path in folder.glob("*.ckpt") if not path.name.startswith(PREFIX)):
         return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}_{n}").exists())
     return folder.rename(folder.with_name(f"{folder.name}_{number}"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
+from utils.files import write_atomically
 
 CASES = tuple(CaseFiles(case=f"case{i}", images=(Path(f"{i}.nii"),), label=None) for i in range(11))
 
@@ -22,6 +24,11 @@ def threads_of(files: CaseFiles) -> tuple[str | None, ...]:
 
 def die(files: CaseFiles) -> str:
     os._exit(9)
+
+
+def end_at_a_file(files: CaseFiles) -> str:
+    write_atomically(files.images[0], lambda file: os.kill(os.getpid(), signal.SIGTERM))
+    return files.case
 
 
 def pid(files: CaseFiles) -> int:
@@ -67,3 +74,11 @@ def test_progress_prints_a_line_for_each_tenth(capsys):
 def test_sources_are_all_images_and_the_label():
     files = CaseFiles(case="a", images=(Path("a_0.nii"), Path("a_1.nii")), label=Path("l.nii"))
     assert source_files(files) == (Path("a_0.nii"), Path("a_1.nii"), Path("l.nii"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
+    cases = [CaseFiles(case=name, images=(tmp_path / f"{name}.nii",), label=None) for name in "abc"]
+    with pytest.raises(UserError, match="a worker process was killed"), Workers(2) as workers:
+        workers.map(end_at_a_file, cases, title="test")
+    assert os.listdir(tmp_path) == []

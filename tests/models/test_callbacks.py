@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.callbacks import AtomicCheckpointIO, BenchmarkTimer, EpochReport, PredictionSink, SkipFirstValidations
+from models.callbacks import (
+    AtomicCheckpointIO,
+    BenchmarkTimer,
+    CheckpointRoom,
+    EpochReport,
+    PredictionSink,
+    SkipFirstValidations,
+)
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from tests.models.builders import TWO_CLASSES
+from utils.errors import UserError
 from utils.logger import NullLogger
 from utils.throughput import LatencyRecorder
 
@@ -123,3 +131,18 @@ class TestPredictionSink:
 
         with pytest.raises(OSError, match="disk full"):
             self.run(fail, ["a"])
+
+
+def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    module = torch.nn.Linear(100, 10, bias=False)
+    trainer = SimpleNamespace(optimizers=[torch.optim.Adam(module.parameters())])
+    # Weights and two moments, 4000 bytes each, in three files.
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 36_000)
+    CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 35_999)
+    with pytest.raises(UserError, match=r"checkpoints need 0\.0 MB"):
+        CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    # A resumed training has two of them already.
+    (tmp_path / "last.ckpt").touch()
+    (tmp_path / "epoch=0-dice=0.5.ckpt").touch()
+    CheckpointRoom(tmp_path).on_fit_start(trainer, module)
