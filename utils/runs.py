@@ -43,6 +43,7 @@ def find_shards(run: RunConfig) -> ShardFolder:
     Raises:
         UserError: there is none, or `--task` is needed to tell several apart.
     """
+    require_utf8(run.data, "--data")
     data = run.data.absolute()
     if not data.is_dir():
         raise UserError(f"--data {run.data} is not a folder; give the folder that preprocess.py wrote to")
@@ -67,6 +68,7 @@ def find_shards(run: RunConfig) -> ShardFolder:
 
 def prepare_folder(folder: Path, flag: str) -> Path:
     """Make a folder to write to, and find out now rather than after hours that nothing can be written there."""
+    require_utf8(folder, flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -76,12 +78,26 @@ def prepare_folder(folder: Path, flag: str) -> Path:
     return folder
 
 
+def require_utf8(path: Path, flag: str) -> None:
+    """Refuse a path whose bytes are no UTF-8: TensorBoard, DALI and torch cannot open it.
+
+    Raises:
+        UserError: it has such bytes; the message shows them as codes.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = str(path.absolute()).encode(errors="backslashreplace").decode()
+        raise UserError(f"{flag} {shown} has bytes that are not UTF-8 text; rename that folder") from None
+
+
 def require_writable(folder: Path, source: Path) -> None:
     """Find out before hours of work that nothing could be written, without making any folder.
 
     Raises:
         UserError: the folder lies inside the data set `source`, or cannot be made.
     """
+    require_utf8(folder, "--results")
     if folder.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
