@@ -165,7 +165,7 @@ def write_results(
     if config.nsd:
         record["nsd_tolerance_mm"] = config.nsd_tolerance_mm
     try:
-        write_atomically(csv_path, lambda file: file.write(text.getvalue().encode(errors="surrogateescape")))
+        write_atomically(csv_path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
         write_json(_finite(record), json_path)
     except OSError as error:
         raise UserError(f"{error.filename or csv_path.parent} cannot be written: {error.strerror}") from None

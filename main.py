@@ -56,7 +56,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     """
     from data_preprocessing.adapt import adapt_plan, read_fold
     from data_preprocessing.plan_file import read_plan
-    from data_preprocessing.readiness import preprocess_command, ready_cases, require_current
+    from data_preprocessing.readiness import run_cases
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
 
     runtime = resolve_hardware(config.hardware)
@@ -64,16 +64,10 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     plan = read_plan(shards.root)
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
-    plan = adapt_plan(
-        plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats
-    )  # fmt: skip
+    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
-    command = preprocess_command(shards.root, plan, shards.cases)
-    ready = () if shards.cases == shards.root else ready_cases(shards.cases, command)
-    scored = run.exec_mode != "train" and not run.benchmark
-    cases = ready if shards.is_test else fold.val if scored else (*fold.train, *fold.val)
-    require_current(shards.cases, cases, plan, command)
+    cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
     checkpoint = None
     if ckpt_path is not None:
         from models.checkpoint import read_checkpoint
@@ -144,7 +138,7 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
     """The network of the plan, with the weights of the checkpoint where one is given to evaluate or predict."""
     import torch
 
-    from data_preprocessing.restoration import CaseRestorer
+    from data_preprocessing.case_restorer import CaseRestorer
     from models.acceleration import resolve_acceleration
     from models.checkpoint import load_weights
     from models.inferer import InferenceSettings
@@ -153,6 +147,8 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
     acceleration = resolve_acceleration(config.hardware, setup.runtime, norm=config.model.norm)
     restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
     options = config.inference
+    if options.invert_resampled_y and config.run.exec_mode != "predict" and not config.run.benchmark:
+        restorer.require_labels(setup.fold.val)
     module = NNUnet(
         plan=setup.plan,
         model=config.model,
@@ -240,7 +236,7 @@ def predict(config: Config) -> int:
 
     Returns the exit status: 1 where cases failed.
     """
-    from data_preprocessing.restoration import CaseRestorer
+    from data_preprocessing.case_restorer import CaseRestorer
     from models.metrics import DiceAccumulator
     from models.prediction_sink import PredictionSink
     from models.trainer import build_trainer, profiler_callbacks

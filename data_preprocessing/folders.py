@@ -11,6 +11,7 @@ from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.plan_table import plan_table
 from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
 from data_preprocessing.runner import CaseStatus, Workers, current_cases
+from data_preprocessing.shard_room import require_shard_room
 from data_preprocessing.shards import remove_strays
 from utils.locks import folder_lock
 from utils.schema import Fingerprint, Plan, Splits
@@ -41,11 +42,13 @@ def fill_training(folder: Path, content: TrainingFolder, workers: Workers, *, ov
     """Write plan, folds and training shards into a folder that exists; plan.json comes last: with it, all is there.
 
     Raises:
-        UserError: an edited plan.json is malformed or does not fit; nothing is changed then.
+        UserError: an edited plan.json is malformed or does not fit, or the shards surely need more room than the disk
+            has; nothing is changed then.
     """
     with folder_lock(folder):
         chosen = plan_file.choose_plan(folder, content.automatic, overwrite=overwrite)
         print(plan_table(chosen.plan))
+        require_shard_room(folder, content.fingerprint, chosen.plan)
         remove_strays(folder)
         gone = gone_cases(folder, (case.case for case in content.cases))
         if gone or overwrite or _outdated(content.cases, chosen.plan, folder):

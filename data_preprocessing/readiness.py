@@ -16,7 +16,8 @@ from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
-from utils.schema import FORMAT_VERSION, Plan, check_version
+from utils.runs import ShardFolder
+from utils.schema import FORMAT_VERSION, Fold, Plan, check_version
 
 READY = "cases.json"
 
@@ -51,6 +52,19 @@ def ready_cases(folder: Path, command: str) -> tuple[str, ...]:
     if not (folder / READY).is_file():
         raise UserError(f"{folder} is not ready: its shards are missing or incomplete; run: {command}")
     return read_json(ReadyCases, folder / READY).cases
+
+
+def run_cases(shards: ShardFolder, plan: Plan, fold: Fold, *, scored: bool) -> tuple[str, ...]:
+    """What a run looks at: the cases of the fold, its validation cases (`scored`), or all test scans.
+
+    Raises:
+        UserError: the folder is not ready, or shards are missing or of another plan.
+    """
+    command = preprocess_command(shards.root, plan, shards.cases)
+    ready = () if shards.cases == shards.root else ready_cases(shards.cases, command)
+    cases = ready if shards.is_test else fold.val if scored else (*fold.train, *fold.val)
+    require_current(shards.cases, cases, plan, command)
+    return cases
 
 
 def gone_cases(folder: Path, cases: Iterable[str]) -> tuple[str, ...]:

@@ -8,26 +8,17 @@ Shapes: K classes or regions, D H W the preprocessed grid, S A R the axes of the
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-import os
-import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_preprocessing.preprocessor import native_label_classes, target_grid_mm
+from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
-from data_preprocessing.shards import read_meta
-from utils.nifti import read_label, to_working, write_mask
 from utils.pages import give_back_pages
-from utils.reserved import create_array
 from utils.schema import CaseMeta, LabelScheme, Plan
-from utils.scores import label_counts
 
 REGION_THRESHOLD = 0.5
 _COPIES = 6
@@ -203,71 +194,3 @@ def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.nda
         winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
         np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
     return winner
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CaseRestorer:
-    """Restores the cases of one shard folder.
-
-    Attributes:
-        folder: shards, with one `<case>.json` each.
-        plan: the plan that they were made with.
-        output: folder for `<case>.nii.gz`; None writes nothing.
-        save_probabilities: also write `<case>.npy`, float32 (K, z, y, x) in the voxel order of the source file.
-    """
-
-    folder: Path
-    plan: Plan
-    output: Path | None = None
-    save_probabilities: bool = False
-
-    def restore(self, case: str, slabs: Iterable[np.ndarray]) -> np.ndarray | None:
-        """Bring one case back to its scan, write what is asked for, and score it.
-
-        Args:
-            case: name of the shard.
-            slabs: probabilities (K, d, H, W) float32 on the preprocessed grid, in order, D planes together.
-
-        Returns:
-            (T, 3) true positives, false positives and false negatives per target, or None without a label file.
-
-        Raises:
-            UserError: there is no room for the probabilities, or a file cannot be written.
-        """
-        meta = read_meta(self.folder, case)
-        with self._stored(case, meta) as probabilities:
-            restorer = SlabRestorer(meta, self.plan, probabilities)
-            for slab in slabs:
-                restorer.add(slab)
-                del slab
-            mask = restorer.finish()
-        if self.output is not None:
-            # The mask comes last: where it is, the case is done.
-            write_mask(self.output / f"{case}.nii.gz", mask, meta.geometry)
-        return self._score(mask, meta)
-
-    def _score(self, mask: np.ndarray, meta: CaseMeta) -> np.ndarray | None:
-        if meta.label is None or not Path(meta.label).is_file():
-            return None
-        label = native_label_classes(read_label(Path(meta.label), meta.geometry), self.plan)
-        values = np.zeros(256, np.uint8)
-        values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
-        return label_counts(values[mask], label, self.plan.labels)
-
-    @contextmanager
-    def _stored(self, case: str, meta: CaseMeta) -> Iterator[np.ndarray | None]:
-        """Zeros (K, S, A, R) to be filled, in a file (K, z, y, x) of the scan's voxel order that appears at the end."""
-        if self.output is None or not self.save_probabilities:
-            yield None
-            return
-        target = self.output / f"{case}.npy"
-        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}.npy")
-        shape = (self.plan.labels.num_outputs, *reversed(meta.geometry.shape_xyz))
-        try:
-            stored = create_array(temporary, shape, target=target)
-            yield to_working(stored.swapaxes(-1, -3), meta.geometry.affine)
-            stored.flush()
-            del stored
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)

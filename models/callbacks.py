@@ -18,6 +18,7 @@ from utils.errors import interrupt_run
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
 from utils.logger import RunLogger
+from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
 from utils.throughput import LatencyRecorder, synchronize
 
@@ -43,7 +44,25 @@ def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
     )
     # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
     last = ModelCheckpoint(filename=Path(LAST_CHECKPOINT).stem, **shared)
-    return [best, last, *early_stopping(patience)]
+    return [CheckpointRoom(folder), best, last, *early_stopping(patience)]
+
+
+class CheckpointRoom(Callback):
+    """Finds out before the first step that the checkpoints of a training do not fit on the disk.
+
+    Three of them lie there at the same time: the best, the last, and the one that is being written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Compare the size of weights and optimizer with what is free."""
+        weights = sum(p.nbytes for p in module.parameters())
+        # SGD keeps one moment of each weight, Adam two.
+        moments = max((1 if isinstance(o, torch.optim.SGD) else 2 for o in trainer.optimizers), default=0)
+        missing = max(1, 3 - len(list(self.folder.glob("*.ckpt"))))
+        require_room(self.folder, weights * (1 + moments) * missing, "checkpoints")
 
 
 def early_stopping(patience: int) -> list[Callback]:

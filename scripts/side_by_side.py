@@ -197,7 +197,7 @@ class _Running:
         self._name = command.name
         environment = dict(os.environ) if self.gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpu}
         with self.job.log.open("ab") as log:
-            log.write(f"$ {shlex.join(command.words)}\n".encode())
+            log.write(f"$ {shlex.join(command.words)}\n".encode("utf-8", "surrogateescape"))
             log.flush()
             self._process = subprocess.Popen(
                 command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,

@@ -72,5 +72,5 @@ def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob]) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
     os.chmod(path, 0o755)

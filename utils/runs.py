@@ -17,6 +17,7 @@ from utils.config import RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
 from utils.schema import Fingerprint, Plan, Splits
+from utils.temporary import PREFIX, sweep
 
 LAST_CHECKPOINT, RECORD = "last.ckpt", "run.json"
 
@@ -45,6 +46,7 @@ def find_shards(run: RunConfig) -> ShardFolder:
     Raises:
         UserError: there is none, or `--task` is needed to tell several apart.
     """
+    require_utf8(run.data, "--data")
     data = run.data.absolute()
     if not data.is_dir():
         raise UserError(f"--data {run.data} is not a folder; give the folder that preprocess.py wrote to")
@@ -94,6 +96,7 @@ def _require_ready(folder: Path) -> Path:
 
 def prepare_folder(folder: Path, flag: str) -> Path:
     """Make a folder to write to, and find out now rather than after hours that nothing can be written there."""
+    require_utf8(folder, flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -103,12 +106,26 @@ def prepare_folder(folder: Path, flag: str) -> Path:
     return folder
 
 
+def require_utf8(path: Path, flag: str) -> None:
+    """Refuse a path whose bytes are no UTF-8: TensorBoard, DALI and torch cannot open it.
+
+    Raises:
+        UserError: it has such bytes; the message shows them as codes.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = str(path.absolute()).encode(errors="backslashreplace").decode()
+        raise UserError(f"{flag} {shown} has bytes that are not UTF-8 text; rename that folder") from None
+
+
 def require_writable(folder: Path, source: Path) -> None:
     """Find out before hours of work that nothing could be written, without making any folder.
 
     Raises:
         UserError: the folder lies inside the data set `source`, or cannot be made.
     """
+    require_utf8(folder, "--results")
     if folder.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -176,8 +193,10 @@ def set_aside(folder: Path, record: Path | None = None, *, keep_folder: bool = F
     Returns:
         The new name of the checkpoints, or None when there was nothing to keep.
     """
+    sweep(folder)
     found = [] if record is None or not record.is_file() else [record]
-    if not keep_folder and folder.is_dir() and any(folder.glob("*.ckpt")):
+    there = (path for path in folder.glob("*.ckpt") if not path.name.startswith(PREFIX))
+    if not keep_folder and folder.is_dir() and any(there):
         found.append(folder)
     names = (tuple(_numbered(path, number) for path in (*found, folder)) for number in range(1, 10_000))
     kept = next(paths for paths in names if not any(path.exists() for path in paths))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
-from data_preprocessing.restoration import CaseRestorer
+from data_preprocessing.case_restorer import CaseRestorer
 from data_preprocessing.shards import read_meta
 from tests.tiny_task import make_task
+from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Plan
 
@@ -54,3 +57,21 @@ def test_without_an_output_folder_nothing_is_written_but_scored(shards):
     counts = restorer(shards).restore("scan2", [empty])
     assert counts[0, 0] == 0 and counts[0, 2] > 0
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before
+
+
+def test_labels_that_are_needed_are_found_missing_before_the_work(tmp_path):
+    task = make_task(tmp_path)
+    assert task.run("--nfolds", "2") == 0
+    restoring = restorer(task.results / "77_3d")
+    cases = ("scan0", "scan1", "scan2")
+    restoring.require_labels(cases)
+    labels = [Path(read_meta(restoring.folder, case).label) for case in cases]
+    labels[0].unlink()
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)), labels[1])
+    labels[2].write_bytes(b"no scan")
+    with pytest.raises(UserError, match="3 of 3 cases cannot be scored") as caught:
+        restoring.require_labels(cases)
+    for part in (f"{labels[0]} does not exist", "has (5, 4, 3) voxels, its scan had", "scan2", "preprocess.py"):
+        assert part in str(caught.value)
+    with pytest.raises(UserError, match=r"scan had .* run preprocess\.py again"):
+        restoring.restore("scan1", certain(restoring.folder, "scan1"))

@@ -16,6 +16,7 @@ from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import limit_memory
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
+from utils.files import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[2]
 CASES = tuple(CaseFiles(case=f"case{i}", images=(Path(f"{i}.nii"),), label=None) for i in range(11))
@@ -57,6 +58,11 @@ def wait_until(condition, timeout_s: float = 60) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def end_at_a_file(files: CaseFiles) -> str:
+    write_atomically(files.images[0], lambda file: os.kill(os.getpid(), signal.SIGTERM))
+    return files.case
 
 
 def pid(files: CaseFiles) -> int:
@@ -184,3 +190,11 @@ def test_a_single_process_warns_of_a_case_that_does_not_fit(monkeypatch, capsys)
         workers.map(name_of, CASES[:3], title="test", size=size_of)
     said = capsys.readouterr()
     assert "case2 needs up to 3.1 GB, 1.0 GB are free" in said.err and "processes" not in said.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
+    cases = [CaseFiles(case=name, images=(tmp_path / f"{name}.nii",), label=None) for name in "abc"]
+    with pytest.raises(UserError, match="a worker process was killed"), Workers(2) as workers:
+        workers.map(end_at_a_file, cases, title="test")
+    assert os.listdir(tmp_path) == []

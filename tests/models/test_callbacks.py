@@ -16,6 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from models.callbacks import (
     AtomicCheckpointIO,
     BenchmarkTimer,
+    CheckpointRoom,
     EpochReport,
     SkipFirstValidations,
     checkpoint_callbacks,
@@ -234,3 +235,18 @@ def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path):
 def test_callbacks_keep_lightning_s_names_in_a_checkpoint(tmp_path):
     keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, 3)]
     assert keys[0].startswith("ModelCheckpoint{") and keys[2].startswith("EarlyStopping{")
+
+
+def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    module = torch.nn.Linear(100, 10, bias=False)
+    trainer = SimpleNamespace(optimizers=[torch.optim.Adam(module.parameters())])
+    # Weights and two moments, 4000 bytes each, in three files.
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 36_000)
+    CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 35_999)
+    with pytest.raises(UserError, match=r"checkpoints need 0\.0 MB"):
+        CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    # A resumed training has two of them already.
+    (tmp_path / "last.ckpt").touch()
+    (tmp_path / "epoch=0-dice=0.5.ckpt").touch()
+    CheckpointRoom(tmp_path).on_fit_start(trainer, module)

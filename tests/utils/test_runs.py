@@ -153,3 +153,13 @@ def test_predictions_are_named_by_task_dimension_fold_and_flips():
     plan = dataclasses.replace(make_plan(), task="07")
     folder = runs.prediction_folder(RunConfig(results=Path("r"), fold=2), plan, tta=True)
     assert folder == Path("r/preds_task_07_dim_3_fold_2_tta")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes")
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    odd = tmp_path / os.fsdecode(b"r_\xff")
+    with pytest.raises(UserError, match=r"--results .*r_.udcff.deep has bytes that are not UTF-8"):
+        runs.prepare_folder(odd / "deep", "--results")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UserError, match=r"--data .* rename"):
+        runs.find_shards(RunConfig(data=odd))

@@ -1,0 +1,35 @@
+"""How large the shards of a data set will be, told from its fingerprint before any of them is written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from data_preprocessing.preprocessor import padding, target_grid_mm
+from data_preprocessing.resampling import resampled_shape
+from data_preprocessing.shards import shard_paths
+from utils.room import require_room
+from utils.schema import Fingerprint, Plan
+
+
+def shard_bytes(shape_after_crop: tuple[int, ...], spacing_mm: tuple[float, ...], plan: Plan) -> int:
+    """Bytes of a case's voxels: float32 for each channel and uint8 for the label. Shape and spacing are in S, A, R."""
+    shape = tuple(shape_after_crop[axis] for axis in plan.axes)
+    spacing = tuple(spacing_mm[axis] for axis in plan.axes)
+    resampled = resampled_shape(shape, spacing, target_grid_mm(plan.stage, spacing))
+    padded, _ = padding(resampled, plan.stage.patch_size)
+    return math.prod(padded) * (4 * plan.image_channels + 1)
+
+
+def require_shard_room(folder: Path, fingerprint: Fingerprint, plan: Plan) -> None:
+    """Find out before the shards are written that they do not fit; what is there already is written over.
+
+    Raises:
+        UserError: they need more room than the disk has.
+    """
+    needed = 0
+    for case, shape, spacing in zip(fingerprint.cases, fingerprint.shapes_after_crop, fingerprint.spacings_mm):
+        paths = shard_paths(folder, case)
+        there = sum(path.stat().st_size for path in (paths.image, paths.label) if path.is_file())
+        needed += max(0, shard_bytes(shape, spacing, plan) - there)
+    require_room(folder, needed, f"the shards of {len(fingerprint.cases)} cases")
