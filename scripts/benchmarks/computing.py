@@ -111,7 +111,7 @@ def _resident_setup(config: Config, plan: Plan) -> entry.Setup:
     adapted = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
     # No case is read.
     shards, fold = ShardFolder(root=Path(), cases=Path()), Fold(train=(), val=())
-    return entry.Setup(shards=shards, plan=adapted, fold=fold, runtime=runtime, checkpoint=None)
+    return entry.Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime, checkpoint=None)
 
 
 def _time(function: Callable[[], Any], config: Config, batch_size: int, runtime: Runtime) -> LatencyRecorder:
