@@ -69,7 +69,11 @@ def parse_options(argv: Sequence[str] | None) -> DoctorOptions:
 
 def default_folders() -> dict[str, Path]:
     """Where the commands read and write unless they are told otherwise."""
-    folders = {"temporary files": Path(tempfile.gettempdir())}
+    try:
+        folders = {"temporary files": Path(tempfile.gettempdir())}
+    except OSError:
+        # There is none that can be written to; the check of NIfTI files says so.
+        folders = {"temporary files": Path("/tmp")}
     try:
         from utils.config import default_root
     except ImportError:
@@ -81,8 +85,8 @@ def free_memory() -> int:
     """Memory that this process may still take, limits of its container counted."""
     try:
         from scripts.forecast import free_memory_bytes
-    except ImportError as error:
-        raise ValueError(str(error)) from None
+    except Exception as error:
+        raise ValueError(_reason(error)) from None
     return free_memory_bytes()
 
 

@@ -61,6 +61,16 @@ def test_a_python_without_any_package_gets_a_report_and_no_traceback():
     assert "not installed: numpy" in run.stdout and "ModuleNotFoundError: No module named 'torch'" in run.stdout
 
 
+def test_without_a_temporary_folder_there_is_a_report_too(without_checks, monkeypatch, capsys):
+    def fail(*ignored, **named):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    for name in ("gettempdir", "TemporaryDirectory"):
+        monkeypatch.setattr(doctor.tempfile, name, fail)
+    assert doctor.main([]) == 1
+    assert capsys.readouterr().out.endswith("NOT OK: NIfTI files\n")
+
+
 def test_parts_work_here():
     assert "float32" in doctor.try_network("cpu")
     assert doctor.try_dali("cpu") and doctor.try_nifti() == "written and read"
