@@ -44,6 +44,7 @@ def load(shards: list[CaseShard], preset: Preset) -> list[dict]:
     return list(TrainLoader(shards, spec=SPEC, preset=preset, place=lambda: Place(seed=1), num_threads=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [UNCHANGED, everything("reference"), everything("nnunet")])
 def test_masks_and_previous_classes_move_with_the_label_and_keep_their_values(shards, preset):
     for batch in load(shards, preset):

@@ -53,6 +53,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "dim", "labels"),
     [
@@ -79,6 +80,7 @@ def test_mixed_precision_and_gradient_scaling_agree_as_far_as_bf16_does():
         assert error <= 2 * (expected[1][name] - gradient).norm() + 0.02 * size, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "labels"), [(3, TWO_CLASSES), (2, TWO_CLASSES), (3, BRATS)])
 def test_compiled_step_is_one_graph(dim, labels):
     counter = torch._dynamo.testing.CompileCounter()
