@@ -170,6 +170,7 @@ def test_less_memory_makes_a_smaller_patch(tmp_path):
     assert read_json(Plan, task.results / "77_3d" / "plan.json").stage.patch_size < (64, 64, 64)
 
 
+@pytest.mark.slow
 def test_low_resolution_stage_has_its_own_folder_that_main_finds(tmp_path):
     task = make_task(tmp_path, shape=(64, 64, 64))
     flags = ("--lowres", "--gpu_memory_gb", "0.05")

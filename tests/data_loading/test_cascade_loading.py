@@ -56,6 +56,7 @@ def test_masks_and_previous_classes_move_with_the_label_and_keep_their_values(sh
         assert torch.equal(image[:, 3], (label[:, 0] == 2).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changed"), [("none", False), ("reference", True), ("nnunet", True)])
 def test_previous_classes_are_made_worse_unless_nothing_is_augmented(shards, name, changed):
     batches = load(shards, choose_preset(name, SPEC.patch))

@@ -158,6 +158,7 @@ def test_brightness_multiplies_each_channel_by_its_own_factor(changed, preset, l
     assert np.unique(per_channel.round(4)).size == per_channel.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset, low, high", [(REFERENCE_ALWAYS, 0.65, 1.5), (NNUNET_ALWAYS, 0.75, 1.25)])
 def test_contrast_stretches_about_the_mean_within_the_values_that_were_there(changed, preset, low, high) -> None:
     mean, least, greatest = (f(IMAGE, axis=SPACE, keepdims=True) for f in (np.mean, np.min, np.max))

@@ -39,6 +39,7 @@ def test_every_case_is_predicted_by_the_fold_that_has_not_seen_it(study, capsys)
     assert (study.results / "77_2d/fold_0/output.log").read_text().count("$ ") == 2
 
 
+@pytest.mark.slow
 def test_gathered_files_are_links_that_cost_nothing(study):
     assert study.run("--folds", "1") == 0
     folder = study.results / "77_3d_fullres"
@@ -202,6 +203,7 @@ def test_a_failed_run_does_not_stop_the_others(study, monkeypatch, capsys):
     assert study.summary()["3d_fullres"]["missing_folds"] == []
 
 
+@pytest.mark.slow
 def test_runs_on_two_gpus_see_one_each(study, monkeypatch):
     monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("GPU-a", "GPU-b"))
     assert study.run("--gpus", "2") == 0

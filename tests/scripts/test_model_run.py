@@ -69,6 +69,7 @@ def test_nothing_is_taken_from_a_killed_run_of_other_weights_or_scans(tmp_path, 
         np.testing.assert_array_equal(mask.T, predictor.predict_file(scans / name).mask)
 
 
+@pytest.mark.slow
 def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     (scans / "c.nii.gz").write_bytes(b"no image")
