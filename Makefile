@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo install test test-fast lint docs clean
+.PHONY: demo install test test-fast test-half test-rest lint docs clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +38,16 @@ DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --
 test: $(VENV)/.installed lint
 	$(RUN) -m pytest
 
+# Two halves of equal length beside each other, for two cores.
+HALF := tests/models tests/data_loading tests/utils
 test-fast: $(VENV)/.installed lint
-	$(RUN) -m pytest -m "not slow"
+	$(MAKE) --no-print-directory --jobs 2 --output-sync test-half test-rest
+
+test-half: $(VENV)/.installed
+	$(RUN) -m pytest -m "not slow" $(HALF)
+
+test-rest: $(VENV)/.installed
+	$(RUN) -m pytest -m "not slow" $(addprefix --ignore=,$(HALF))
 
 docs: $(VENV)/.installed
 	$(RUN) scripts/commands_page.py
