@@ -25,6 +25,9 @@ RUN pip install --no-cache-dir git+https://github.com/NVIDIA/dllogger@07ec82a209
 COPY . .
 RUN git config --system --add safe.directory /workspace/nnunet
 
+# The command `nnunet`, from any folder; what it needs is installed above.
+RUN PIP_CONSTRAINT= pip install --no-cache-dir --no-deps --editable .
+
 # Where a container started with --user has no home, matplotlib would complain on every run.
 ENV MPLCONFIGDIR=/tmp/matplotlib
 

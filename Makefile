@@ -1,16 +1,20 @@
-# `make demo` shows the whole way on generated scans; `make test` runs all tests. Both use .venv, made on first use.
+# `make demo` shows the whole way on generated scans; `make test` runs all tests, `make test-fast` those that train nothing.
+# `make install` gives the command `nnunet`, `make docs` writes docs/reference/commands.md. All use .venv, made on first use.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test lint clean
+.PHONY: demo install test test-fast test-half test-rest lint docs clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $@
+
+install: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --no-deps --editable .
 
 # Generated scans -> shards -> a trained network -> masks of scans it has not seen -> scores and pictures.
 demo: $(VENV)/.installed
@@ -33,6 +37,20 @@ DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --
 
 test: $(VENV)/.installed lint
 	$(RUN) -m pytest
+
+# Two halves of equal length beside each other, for two cores.
+HALF := tests/models tests/data_loading tests/utils
+test-fast: $(VENV)/.installed lint
+	$(MAKE) --no-print-directory --jobs 2 --output-sync test-half test-rest
+
+test-half: $(VENV)/.installed
+	$(RUN) -m pytest -m "not slow" $(HALF)
+
+test-rest: $(VENV)/.installed
+	$(RUN) -m pytest -m "not slow" $(addprefix --ignore=,$(HALF))
+
+docs: $(VENV)/.installed
+	$(RUN) scripts/commands_page.py
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

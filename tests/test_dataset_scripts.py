@@ -186,6 +186,7 @@ def test_an_unusable_description_or_option_is_a_user_error(task, flags, tmp_path
     assert verify("--data", tmp_path) == EXIT_USAGE
 
 
+@pytest.mark.slow
 def test_real_scans_make_a_task_from_their_folders(real_data, tmp_path):
     folder = real_data / "Task51_SarcomaCT"
     words = ["--images", folder / "imagesTr", "--labels", folder / "labelsTr", "--output", tmp_path / "Sarcoma"]

@@ -139,17 +139,20 @@ def run(request, tmp_path_factory) -> Run:
     return Run(scheme, task, folder / "trained", folder / "predicted")
 
 
+@pytest.mark.slow
 def test_training_learns_the_targets(run):
     best = outcome(run.trained)
     assert all(best[f"best_dice_{name}"] > 0.6 for name in run.scheme.targets), best
 
 
+@pytest.mark.slow
 def test_masks_hold_the_file_s_values_and_never_the_ignored_one(run):
     assert len(run.masks) == 2
     found = {value for mask in run.masks.values() for value in np.unique(mask).tolist()}
     assert found == set(run.scheme.values)
 
 
+@pytest.mark.slow
 def test_ignored_voxels_are_predicted_from_the_others(run):
     # The tumour goes on there, and no label said that it does not.
     for name, mask in run.masks.items():
@@ -157,6 +160,7 @@ def test_ignored_voxels_are_predicted_from_the_others(run):
         assert np.mean((mask == truth)[IGNORED]) > 0.6
 
 
+@pytest.mark.slow
 def test_evaluation_counts_each_target_where_the_label_is_known(run):
     folder, labels = run.folder, run.task.folder / "labelsTr"
     assert evaluate.main(["--preds", str(folder), "--lbls", str(labels), *run.scheme.evaluate_flags]) == 0
@@ -177,6 +181,7 @@ def test_evaluation_counts_each_target_where_the_label_is_known(run):
     assert [said[f"dice_{name}"] for name in run.scheme.targets] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_validation_in_native_space_says_what_the_files_say(run, tmp_path):
     flags = ("--nfolds", "3", "--ckpt_path", str(run.trained / "checkpoints"), "--invert_resampled_y")
     assert call(run.task, tmp_path, "evaluate", *flags) == 0
@@ -184,6 +189,7 @@ def test_validation_in_native_space_says_what_the_files_say(run, tmp_path):
     assert np.isfinite(outcome(tmp_path)["val_loss"])
 
 
+@pytest.mark.slow
 def test_probabilities_have_a_channel_per_output_and_evaluate_like_the_masks(run, tmp_path):
     names = [path.name for path in run.folder.glob("*.npy")]
     for name in names:
@@ -197,6 +203,7 @@ def test_probabilities_have_a_channel_per_output_and_evaluate_like_the_masks(run
     assert summary["mean_dice"] == pytest.approx(outcome(run.predicted)["dice"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_checkpoint_keeps_the_scheme(run):
     [best] = (run.trained / "checkpoints").glob("epoch=*.ckpt")
     labels = torch.load(best, weights_only=True)["hyper_parameters"]["plan"]["labels"]
@@ -205,6 +212,7 @@ def test_checkpoint_keeps_the_scheme(run):
         assert [region["name"] for region in labels["regions"]] == list(run.scheme.targets)
 
 
+@pytest.mark.slow
 def test_brats_of_main_and_of_preprocess_train_the_same_network(tmp_path):
     """main.py --brats is short for a plan with regions."""
     weights = []

@@ -17,7 +17,7 @@ import torch
 
 import evaluate
 import main
-from data_preprocessing import restoration
+from data_preprocessing import case_restorer
 from tests.tiny_task import Task, make_task
 from utils.errors import UserError, run_cli
 
@@ -59,6 +59,7 @@ def trained(task, tmp_path_factory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_training_leaves_logs_pictures_and_checkpoints(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"logs.json", "progress.png", "run.json", "checkpoints", "tensorboard"} <= names
@@ -71,6 +72,7 @@ def test_training_leaves_logs_pictures_and_checkpoints(trained):
     assert all({"train_loss", "val_loss", "dice", "dice_organ"} <= set(record["data"]) for record in epochs)
 
 
+@pytest.mark.slow
 def test_train_loss_is_of_its_own_epoch(trained):
     contents = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
     history = contents["callbacks"]["EpochReport"]["history"]
@@ -78,12 +80,14 @@ def test_train_loss_is_of_its_own_epoch(trained):
     assert losses[2] < losses[1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--augment", "nnunet", "--elastic_probability", "0.5"), ("--augment", "none")])
 def test_augmentations_are_chosen_by_flag(task, tmp_path, flags):
     assert run(task, tmp_path, "train", "--max_epochs", "1", "--no_save_ckpt", *TRAINING, *flags) == 0
     assert (tmp_path / "run.json").is_file()
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_last_validation(task, trained, tmp_path):
     checkpoint = trained / "checkpoints/last.ckpt"
     assert run(task, tmp_path, "evaluate", "--nfolds", "3", "--ckpt_path", str(checkpoint)) == 0
@@ -92,6 +96,7 @@ def test_evaluate_repeats_the_last_validation(task, trained, tmp_path):
     assert outcome(tmp_path)["val_loss"] == pytest.approx(history[-1]["val_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tta", [(), ("--tta",)], ids=["plain", "tta"])
 def test_masks_score_as_validation_in_native_space_says(task, trained, tmp_path, tta):
     flags = ("--nfolds", "3", "--ckpt_path", str(trained / "checkpoints"), *tta)
@@ -108,6 +113,7 @@ def test_masks_score_as_validation_in_native_space_says(task, trained, tmp_path,
         np.testing.assert_array_equal(written.affine, source.affine)
 
 
+@pytest.mark.slow
 def test_test_scans_are_predicted_whole_with_probabilities(task, trained, tmp_path):
     flags = ("--save_preds", "--save_probabilities", "--nfolds", "3", "--ckpt_path", str(trained / "checkpoints"))
     assert run(task, tmp_path, "predict", *flags, data=task.results / "77_3d/test") == 0
@@ -118,15 +124,16 @@ def test_test_scans_are_predicted_whole_with_probabilities(task, trained, tmp_pa
     np.testing.assert_array_equal(probabilities.argmax(axis=0).T, mask)
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_path, capsys, monkeypatch):
     flags = ("--save_preds", "--save_probabilities", "--nfolds", "3", "--ckpt_path", str(trained / "checkpoints"))
-    create = restoration.create_array
+    create = case_restorer.create_array
 
     def full_once(path, shape, *, target):
-        monkeypatch.setattr(restoration, "create_array", create)
+        monkeypatch.setattr(case_restorer, "create_array", create)
         raise UserError(f"{target} needs 9.0 GB of disk")
 
-    monkeypatch.setattr(restoration, "create_array", full_once)
+    monkeypatch.setattr(case_restorer, "create_array", full_once)
     assert run(task, tmp_path, "predict", *flags, data=task.results / "77_3d/val") == 1
     folder = tmp_path / "preds_task_77_dim_3_fold_0"
     assert len(list(folder.glob("*.npy"))) == len(list(folder.glob("*.nii.gz"))) == 1
@@ -135,6 +142,7 @@ def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_
     assert outcome(tmp_path)["failed"] == 1 and outcome(tmp_path)["cases"] == 2
 
 
+@pytest.mark.slow
 def test_two_dimensional_way(task, tmp_path):
     assert task.run("--nfolds", "3", "--dim", "2") == 0
     flags = ("--dim", "2", "--nfolds", "3", "--batch_size", "4", "--depth", "1", "--filters", "4", "8")
@@ -171,6 +179,7 @@ def test_killed_training_resumes_to_the_same_weights(task, tmp_path, kill_after)
     assert outcome(tmp_path / "cut")["best_dice"] == outcome(tmp_path / "whole")["best_dice"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_another_seed_others(task, tmp_path):
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         assert run(task, tmp_path / name, "train", "--max_epochs", "1", "--seed", seed, *TRAINING) == 0
@@ -213,24 +222,28 @@ def test_two_processes_write_every_mask_once_and_score_as_one(task, trained, tmp
     assert outcome(tmp_path / "two")["dice"] == pytest.approx(outcome(tmp_path / "one")["dice"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_early_checkpoints_are_set_aside(task, tmp_path):
     for _ in range(2):
         assert run(task, tmp_path, "train", "--max_epochs", "1", *TRAINING) == 0
     assert (tmp_path / "checkpoints_1/last.ckpt").is_file() and (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_first_epochs_can_go_without_validation(task, tmp_path):
     assert run(task, tmp_path, "train", "--max_epochs", "3", "--skip_first_n_eval", "2", *TRAINING) == 0
     history = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["EpochReport"]["history"]
     assert [record["mean_dice"] is None for record in history] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_patience_stops_after_min_epochs(task, tmp_path):
     flags = ("--max_epochs", "9", "--min_epochs", "3", "--patience", "1", "--learning_rate", "1e-9")
     assert run(task, tmp_path, "train", *TRAINING, *flags) == 0
     assert outcome(tmp_path)["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_warm_start_renews_heads_of_another_class_count(task, trained, tmp_path, capsys):
     other = make_task(tmp_path, num_cases=6, shape=(14, 18, 16))
     other.describe(labels={"0": "background", "1": "organ", "2": "lesion"})
@@ -240,11 +253,13 @@ def test_warm_start_renews_heads_of_another_class_count(task, trained, tmp_path,
     assert "output_block" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_profile_writes_a_trace(task, tmp_path):
     assert run(task, tmp_path, "train", "--max_epochs", "1", "--profile", *TRAINING) == 0
     assert (tmp_path / "profile/trace_0.json").is_file()
 
 
+@pytest.mark.slow
 def test_flips_at_test_time_are_warned_of_after_a_training_without(task, tmp_path, capsys):
     assert run(task, tmp_path, "train", "--max_epochs", "1", "--augment", "none", *TRAINING) == 0
     flags = ("--nfolds", "3", "--tta", "--ckpt_path", str(tmp_path / "checkpoints"))
@@ -252,6 +267,7 @@ def test_flips_at_test_time_are_warned_of_after_a_training_without(task, tmp_pat
     assert "--tta makes its masks worse" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_may_be_the_shard_folder_itself(task, tmp_path):
     assert run(task, tmp_path, "train", "--max_epochs", "1", *TRAINING, data=task.results / "77_3d") == 0
 
@@ -273,12 +289,14 @@ class TestBadInput:
     def test_no_checkpoint_at_all(self, task, tmp_path, capsys):
         self.check(capsys, tmp_path / "r", run(task, tmp_path / "r", "predict", "--nfolds", "3"), "--ckpt_path")
 
+    @pytest.mark.slow
     def test_truncated_checkpoint(self, task, trained, tmp_path, capsys):
         whole = (trained / "checkpoints/last.ckpt").read_bytes()
         (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
         flags = ("--nfolds", "3", "--ckpt_path", str(tmp_path / "half.ckpt"))
         self.check(capsys, tmp_path / "r", run(task, tmp_path / "r", "predict", *flags), "half.ckpt")
 
+    @pytest.mark.slow
     def test_checkpoint_of_another_task(self, trained, tmp_path, capsys):
         other = make_task(tmp_path, num_cases=3)
         other.describe(labels={"0": "background", "1": "organ", "2": "lesion"})
@@ -295,6 +313,7 @@ class TestBadInput:
         status = run(task, tmp_path / "r", "train", "--resume_training", *TRAINING)
         self.check(capsys, tmp_path / "r", status, "last.ckpt", "--resume_training")
 
+    @pytest.mark.slow
     def test_resume_with_another_network(self, task, trained, capsys):
         before = (trained / "checkpoints/last.ckpt").read_bytes()
         status = run(task, trained, "train", "--resume_training", "--res_block", *TRAINING)

@@ -42,6 +42,7 @@ def task(tmp_path_factory) -> Task:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "rates"), [("paper", [3e-4] * 3), ("nnunet", [1e-2 * (1 - epoch / 3) ** 0.9 for epoch in range(3)])]
 )
@@ -60,6 +61,7 @@ def test_a_recipe_trains_and_a_killed_training_ends_with_the_same_weights(task, 
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_the_recipe_and_its_values_are_in_the_parameter_line(task, tmp_path):
     assert train(task, tmp_path, "--recipe", "nnunet", *TINY, "--max_epochs", "1", "--momentum", "0.5") == 0
     lines = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "logs.json").read_text().splitlines()]
@@ -67,6 +69,7 @@ def test_the_recipe_and_its_values_are_in_the_parameter_line(task, tmp_path):
     assert (optim["recipe"], optim["optimizer"], optim["momentum"]) == ("nnunet", "sgd", 0.5)
 
 
+@pytest.mark.slow
 def test_training_ends_when_the_learning_rate_has_fallen(task, tmp_path):
     # A loss that stands still: one epoch is borne, the next one drops the rate below its least.
     flags = ("--recipe", "paper", *TINY, "--lr_patience", "1", "--learning_rate", "4e-6", "--min_epochs", "1")
@@ -76,12 +79,14 @@ def test_training_ends_when_the_learning_rate_has_fallen(task, tmp_path):
     assert len(history(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_stored_folds_are_used_without_saying_how_many(task, tmp_path, capsys):
     assert train(task, tmp_path / "r", *TINY, "--max_epochs", "1", "--fold", "2") == 0
     assert train(task, tmp_path / "s", *TINY, "--fold", "3") == 2
     assert "--fold must lie in 0..2, got 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_folds_of_a_file_and_of_patients(task, tmp_path):
     path = tmp_path / "folds.json"
     path.write_text(json.dumps([{"train": ["scan0", "scan3"], "val": ["scan5"]}]))

@@ -155,6 +155,7 @@ def test_malformed_plan_is_refused(task, capsys):
     assert "not divisible" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plan_that_was_edited_after_its_shards_is_refused_by_main(task, capsys):
     task.run()
     edit_plan(task.results / "77_3d", spacing_mm=[2.0, 2.0, 2.0])
@@ -169,6 +170,7 @@ def test_less_memory_makes_a_smaller_patch(tmp_path):
     assert read_json(Plan, task.results / "77_3d" / "plan.json").stage.patch_size < (64, 64, 64)
 
 
+@pytest.mark.slow
 def test_low_resolution_stage_has_its_own_folder_that_main_finds(tmp_path):
     task = make_task(tmp_path, shape=(64, 64, 64))
     flags = ("--lowres", "--gpu_memory_gb", "0.05")
@@ -219,6 +221,7 @@ def folds_of(task: Task) -> list[tuple[str, ...]]:
     return [fold.val for fold in read_json(Splits, task.results / "77_3d" / "splits.json").folds]
 
 
+@pytest.mark.slow
 def test_folds_of_a_file_are_used_and_stay(task, capsys):
     path = task.results.parent / "folds.json"
     path.write_text(json.dumps([{"train": ["scan0"], "val": ["scan2", "scan1"]}]))

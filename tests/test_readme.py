@@ -1,183 +1,168 @@
-"""The README against the program: its flags and defaults exist, its commands parse, its examples are read."""
+"""README.md and docs/ against the program: commands parse, flags and paths exist, links resolve, examples are read."""
 
 from __future__ import annotations
 
-import dataclasses
+import ast
+import functools
 import json
 import re
 import shlex
-import typing
 from pathlib import Path
 
 import pytest
 
-import download
-import evaluate
-import preprocess
 from data_preprocessing.dataset import load_dataset
-from scripts import (
-    benchmark,
-    compare_peers,
-    cross_validate,
-    export_model,
-    find_best_configuration,
-    inference,
-    init_dataset,
-    overlay,
-    train,
-    verify_dataset,
-)
+from scripts import commands_page, nnunet
 from tests.conftest import PROJECT
-from utils.args import GROUPS, Config, parse, parse_config
+from utils.args import parse, parse_config
+from utils.flags import all_flags
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
-OPTIONS = {
-    "preprocess.py": preprocess.Options,
-    "download.py": download.DownloadOptions,
-    "evaluate.py": evaluate.EvaluateConfig,
-    "scripts/train.py": train.TrainOptions,
-    "scripts/inference.py": inference.InferenceOptions,
-    "scripts/cross_validate.py": cross_validate.CrossValidateOptions,
-    "scripts/benchmark.py": benchmark.BenchmarkOptions,
-    "scripts/compare_peers.py": compare_peers.CompareOptions,
-    "scripts/find_best_configuration.py": find_best_configuration.BestOptions,
-    "scripts/overlay.py": overlay.OverlayOptions,
-    "scripts/export_model.py": export_model.ExportOptions,
-    "scripts/init_dataset.py": init_dataset.InitOptions,
-    "scripts/verify_dataset.py": verify_dataset.VerifyOptions,
-}
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
+VERBS = {**nnunet.VERBS, **{verb.module: verb for verb in commands_page.SCRIPTS_ONLY}}
 FOREIGN = {
     "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
     "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
     "tensorboard": {"--logdir"},
+    "pip": {"--editable"},
     "argparse": {"--help"},
+    "nnunet": {"--version"},
+    "nnU-Net v2": {"--verify_dataset_integrity", "--c", "--val"},
 }
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """A flag with all its spellings, and its default as the README writes it (None: free text)."""
-
-    names: frozenset[str]
-    default: str | None
-    is_switch: bool
+@functools.cache
+def known_flags():
+    return all_flags(*map(commands_page.options_of, VERBS.values()))
 
 
-def flags_of(*classes: type) -> list[Flag]:
-    flags = []
-    for cls in classes:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        for field in dataclasses.fields(cls):
-            if cls is Config and field.name in GROUPS:
-                continue
-            kind, names = hints[field.name], {f"--{field.name}"}
-            if dataclasses.is_dataclass(kind):
-                flags += flags_of(kind)
-                continue
-            for note in getattr(kind, "__metadata__", ()):
-                names.update(note.aliases or ())
-            flags.append(Flag(frozenset(names), written_default(field), kind is bool))
-    return flags
+@functools.cache
+def verb_of_script() -> dict[str, nnunet.Verb]:
+    return {verb.script.split()[0]: verb for verb in VERBS.values()}
 
 
-def written_default(field: dataclasses.Field) -> str | None:
-    if field.default_factory is not dataclasses.MISSING:
-        name = field.default_factory().name
-        return f"`/{name}` or `{name}`"
-    if field.default is dataclasses.MISSING:
-        return "required"
-    if isinstance(field.default, bool):
-        return "on" if field.default else "off"
-    return None if field.default is None else f"`{field.default}`"
+def is_mention(words: list[str]) -> bool:
+    """Whether inline code names a command (or a flag of it) rather than being one to type."""
+    switches = {name for flag in known_flags() if flag.is_switch for name in flag.names}
+    return not words or (words[-1].startswith("--") and words[-1] not in switches)
 
 
-def main_flags() -> list[Flag]:
-    hints = typing.get_type_hints(Config)
-    return flags_of(Config, *(hints[group] for group in GROUPS))
-
-
-def section(title: str) -> str:
-    """Text under a heading, up to the next one."""
-    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, f"README.md has no heading {title!r}"
-    return found.group(1)
-
-
-def flag_table(title: str) -> dict[frozenset[str], str]:
-    """Spellings -> default of the table rows under a heading that begin with a flag."""
-    rows = re.findall(r"^\| (`-[^|]*) \| ([^|]*) \| [^|]+ \|$", section(title), re.MULTILINE)
-    return {frozenset(re.findall(r"`(-[^`]+)`", names)): default for names, default in rows}
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """(script, words after it) of every command line in code blocks and in inline code."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`(python [^`]+)`", README)
+def commands(text: str) -> list[tuple[nnunet.Verb, list[str]]]:
+    """(verb, words after it) of every command line in code blocks and in inline code."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [(line, False) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += [(line, True) for line in re.findall(r"`((?:python|nnunet) [^`]+)`", text)]
     found = []
-    for line in lines:
+    for line, inline in lines:
         words = shlex.split(line, comments=True)
-        scripts = [word for word in words if word == "main.py" or word in OPTIONS]
-        if scripts:
-            found.append((scripts[0], words[words.index(scripts[0]) + 1 :]))
+        scripts = [word for word in words if word in verb_of_script()]
+        if words[:1] == ["nnunet"] and words[1] not in ("VERB", "--help", "--version"):
+            verb, rest = VERBS[words[1]], [*VERBS[words[1]].words, *words[2:]]
+        elif scripts:
+            verb, rest = verb_of_script()[scripts[0]], words[words.index(scripts[0]) + 1 :]
+        else:
+            continue
+        if not inline or not is_mention(rest[len(verb.words) :]):
+            found.append((verb, rest))
     return found
 
 
-@pytest.mark.parametrize(
-    "title, flags",
-    [
-        ("All flags of main.py", main_flags()),
-        *((f"Flags of {name}", flags_of(OPTIONS[name])) for name in ("preprocess.py", "download.py", "evaluate.py")),
-    ],
-    ids=["main", "preprocess", "download", "evaluate"],
-)
-def test_flag_tables_hold_all_flags_with_their_defaults(title, flags):
-    table = flag_table(title)
-    assert set(table) == {flag.names for flag in flags}
-    wrong = {
-        tuple(flag.names): table[flag.names]
-        for flag in flags
-        if flag.default is not None and table[flag.names] != flag.default
-    }
-    assert not wrong
+def prose(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def test_every_flag_in_the_text_exists():
-    known = main_flags() + flags_of(*OPTIONS.values())
-    names = set().union(*(flag.names for flag in known), *FOREIGN.values())
-    names |= {name.replace("--", "--no_") for flag in known if flag.is_switch for name in flag.names}
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - names == set()
-
-
-def test_commands_parse():
-    found = commands()
-    assert {script for script, _ in found} >= {"main.py", "preprocess.py", "download.py", "evaluate.py"}
-    for script, words in found:
-        if script == "main.py":
+@each_page
+def test_commands_parse(page):
+    for verb, words in commands(prose(page)):
+        if verb.module == "main":
             parse_config(words)
             continue
         # What stands after -- goes to main.py.
         cut = words.index("--") if "--" in words else len(words)
-        parse(OPTIONS[script], words[:cut], prog=script)
+        parse(commands_page.options_of(verb), words[:cut], prog=verb.name)
         parse_config(words[cut + 1 :])
 
 
-def test_scripts_and_make_targets_exist():
-    rules = set(re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"\bmake (\w+)(?=[`\n])", README)) <= rules
-    for path in re.findall(r"`((?:\w+/)?\w+\.(?:py|ipynb))`", README):
-        assert (PROJECT / path).is_file(), path
+def test_the_first_pages_have_commands_to_type():
+    for name in ("README.md", "docs/getting-started.md", "docs/tutorial.md"):
+        assert len(commands(prose(PROJECT / name))) >= 6
 
 
-def test_links_lead_to_headings():
-    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+@each_page
+def test_every_flag_in_the_text_exists(page):
+    names = set().union(*(flag.names for flag in known_flags()), *FOREIGN.values())
+    names |= {name.replace("--", "--no_") for flag in known_flags() if flag.is_switch for name in flag.names}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", prose(page))) - names == set()
+
+
+@each_page
+def test_paths_and_make_targets_exist(page):
+    rules = set(re.findall(r"^([\w-]+):", prose(PROJECT / "Makefile"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)(?=[`\n])", prose(page))) <= rules
+    for path in re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|ipynb|cff|toml|txt|md))`", prose(page)):
+        assert (PROJECT / path).is_file() or (PROJECT / "scripts" / path).is_file(), path
+    for verb in re.findall(r"`nnunet ([a-z-]+)(?=[ `])", prose(page)):
+        assert verb in nnunet.VERBS or verb.startswith("--"), verb
+
+
+@each_page
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.is_file(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", prose(page), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_python_examples_compile_and_import_what_exists(page):
+    for block in re.findall(r"^```python\n(.*?)^```", prose(page), re.MULTILINE | re.DOTALL):
+        tree = ast.parse(block)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), str(page), "exec"), {})
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, waiting = set(), [PROJECT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page not in reached:
+            reached.add(page)
+            links = re.findall(r"\]\(([^)#\s]+\.md)", prose(page))
+            waiting += [(page.parent / link).resolve() for link in links]
+    assert set(PAGES) <= reached
+
+
+def test_page_of_commands_is_what_the_program_says():
+    written = prose(commands_page.PAGE)
+    assert written == commands_page.page(), "run: make docs"
+    assert not re.search(r"/home/|/root/|/tmp/", written)
+
+
+def test_readme_is_short_and_its_picture_small():
+    assert len(prose(PROJECT / "README.md").splitlines()) <= 160
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", prose(PROJECT / "README.md"))
+    assert (PROJECT / picture).stat().st_size < 150_000
+
+
+def test_citation_names_the_version_of_the_program():
+    import yaml
+
+    from utils.program import program_version
+
+    assert yaml.safe_load(prose(PROJECT / "CITATION.cff"))["version"] == program_version()
 
 
 def test_dataset_examples_are_read(tmp_path):
-    examples = re.findall(r"^```json\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    text = prose(PROJECT / "docs/how-to/prepare-data.md")
+    examples = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(examples) == 2
     for number, example in enumerate(examples, start=80):
         folder = tmp_path / f"Task{number}_Example"

@@ -22,6 +22,7 @@ def task(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_train_then_inference_then_overlay(task, tmp_path):
     folders = ["--data", str(task.results), "--results", str(tmp_path), "--dim", "3", "--fold", "0", "--gpus", "0"]
     assert train.main([*folders, "--task", "77", "--epochs", "1"]) == 0
@@ -55,6 +56,7 @@ def test_train_takes_what_is_not_given_from_the_recipe(monkeypatch, flags, epoch
     assert (config.hardware.precision, config.model.filters, config.run.fold) == ("bf16", (4, 8), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "predict"])
 @pytest.mark.parametrize("dim", ["2", "3"])
 def test_benchmark_reports_what_it_measured(task, tmp_path, mode, dim):
@@ -82,6 +84,7 @@ def test_benchmark_without_measured_batches_is_refused(task, tmp_path, capsys):
     assert "--warmup" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_benchmark_makes_its_own_data(tmp_path):
     words = ["--mode", "predict", "--dim", "3", "--task", "4", "--results", str(tmp_path), "--gpus", "0"]
     assert benchmark.main([*words, "--batch_size", "1", "--test_batches", "2", "--warmup", "1"]) == 0

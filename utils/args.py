@@ -15,6 +15,7 @@ import tyro
 from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
+from utils.program import program_name
 from utils.recipes import RECIPES
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | N
     usage message, as argparse does.
     """
     defaults = {} if default is None else {"default": default}
+    prog = program_name(prog)
     try:
         return tyro.cli(
             cls,

@@ -44,6 +44,7 @@ def load(shards: list[CaseShard], preset: Preset) -> list[dict]:
     return list(TrainLoader(shards, spec=SPEC, preset=preset, place=lambda: Place(seed=1), num_threads=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [UNCHANGED, everything("reference"), everything("nnunet")])
 def test_masks_and_previous_classes_move_with_the_label_and_keep_their_values(shards, preset):
     for batch in load(shards, preset):
@@ -55,6 +56,7 @@ def test_masks_and_previous_classes_move_with_the_label_and_keep_their_values(sh
         assert torch.equal(image[:, 3], (label[:, 0] == 2).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changed"), [("none", False), ("reference", True), ("nnunet", True)])
 def test_previous_classes_are_made_worse_unless_nothing_is_augmented(shards, name, changed):
     batches = load(shards, choose_preset(name, SPEC.patch))

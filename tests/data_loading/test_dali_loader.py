@@ -118,6 +118,7 @@ def test_patch_equals_the_part_of_the_volume(numbered) -> None:
         assert torch.equal(batch["label"], (batch["image"] % 256).byte())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape, patch", [((12, 12, 12), (8, 8, 8)), ((3, 14, 14), (2, 10, 10)), ((3, 14, 14), (10, 10))]
 )
@@ -135,6 +136,7 @@ def test_label_follows_image(tmp_path, change, shape, patch) -> None:
     assert any(batch["label"].any() for batch in batches)
 
 
+@pytest.mark.slow
 def test_moved_patches_lie_where_the_matrix_says(tmp_path) -> None:
     """The image holds each voxel's own position, so a rotated and scaled patch shows where it was taken from."""
     shape = (34, 36, 38)
@@ -239,6 +241,7 @@ def test_same_place_gives_the_same_augmented_batches(noisy, name, patch) -> None
     assert not equal(first, other)
 
 
+@pytest.mark.slow
 def test_anisotropic_patches_are_moved_in_plane(tmp_path) -> None:
     """Each slice holds its own number: no slice may show a mixture, or another slice."""
     label = np.broadcast_to(np.arange(1, 7)[:, None, None], (6, 40, 40))

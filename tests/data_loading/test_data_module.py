@@ -59,6 +59,7 @@ def module(tmp_path) -> DataModule:
     return make_module(tmp_path, PATCH, train=NAMES, val=NAMES[:2], predict=NAMES[3:])
 
 
+@pytest.mark.slow
 def test_lightning_sees_each_epoch_as_its_number_says(module) -> None:
     recorder = Recorder()
     trainer(3).fit(recorder, module)
@@ -69,6 +70,7 @@ def test_lightning_sees_each_epoch_as_its_number_says(module) -> None:
     assert recorder.cases[-2:] == ["case0", "case1"]
 
 
+@pytest.mark.slow
 def test_resumed_training_continues_with_the_same_batches(module, tmp_path) -> None:
     whole, first, second = Recorder(), Recorder(), Recorder()
     trainer(4).fit(whole, module)
@@ -83,10 +85,12 @@ def test_resumed_training_continues_with_the_same_batches(module, tmp_path) -> N
     )
 
 
+@pytest.mark.slow
 def test_prediction_names_its_cases(module) -> None:
     assert trainer(1).predict(Recorder(), module) == ["case3", "case4"]
 
 
+@pytest.mark.slow
 def test_loaders_work_without_a_trainer(module) -> None:
     assert [len(batch["image"]) for batch in module.train_dataloader()] == [2, 2, 1]
     assert [set(item) for item in module.val_dataloader()] == [{"image", "label", "case"}] * 2

@@ -56,6 +56,7 @@ def changed(request: pytest.FixtureRequest) -> Callable[..., np.ndarray]:
     return request.param
 
 
+@pytest.mark.slow
 def test_noise_is_centred_and_at_most_a_third_wide(changed) -> None:
     images = changed("noise", REFERENCE_ALWAYS.noise, image=np.zeros((1, 20, 20, 20), np.float32), count=64)
     stds = images.std(axis=(1, 2, 3, 4))
@@ -110,6 +111,7 @@ def test_blur_of_nnunet_has_its_own_width_for_each_axis_and_spares_half_of_the_c
     assert np.ptp(sigmas[~spared], axis=1).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", BOTH)
 def test_blur_equals_scipy_with_the_widths_that_were_drawn(changed, preset) -> None:
     impulse = np.zeros((1, 15, 15, 15), np.float32)
@@ -155,6 +157,7 @@ def test_brightness_multiplies_each_channel_by_its_own_factor(changed, preset, l
     assert np.unique(per_channel.round(4)).size == per_channel.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset, low, high", [(REFERENCE_ALWAYS, 0.65, 1.5), (NNUNET_ALWAYS, 0.75, 1.25)])
 def test_contrast_stretches_about_the_mean_within_the_values_that_were_there(changed, preset, low, high) -> None:
     mean, least, greatest = (f(IMAGE, axis=SPACE, keepdims=True) for f in (np.mean, np.min, np.max))
@@ -164,6 +167,7 @@ def test_contrast_stretches_about_the_mean_within_the_values_that_were_there(cha
         assert sample == pytest.approx(np.clip((IMAGE - mean) * factor + mean, least, greatest), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_factors_about_one_weaken_as_often_as_they_strengthen(changed) -> None:
     ones = np.ones(SHAPE, np.float32)
     factors = changed("brightness", NNUNET_ALWAYS.brightness, image=ones, count=128)[:, :, 0, 0, 0]
@@ -207,6 +211,7 @@ def torch_low_resolution(image: np.ndarray, kept: tuple[int, ...]) -> np.ndarray
     return torch.nn.functional.interpolate(small, image.shape[1:], mode=linear)[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "in_plane, kept, image", [(False, (3, 4, 5), IMAGE), (True, (6, 4, 5), IMAGE), (True, (4, 5), IMAGE[:, 0])]
 )

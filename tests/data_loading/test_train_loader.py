@@ -89,6 +89,7 @@ def beginnings(monkeypatch) -> list[tuple[int, bool]]:
     return begun
 
 
+@pytest.mark.slow
 def test_every_epoch_is_that_of_a_new_loader(shards, beginnings):
     standing = Standing()
     loader = make(shards, standing)

@@ -146,6 +146,7 @@ def test_options_without_effect_are_named(task, capsys):
     assert "--nfolds has no effect with --cascade" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_second_stage_is_trained_evaluated_and_predicted(task, tmp_path, capsys):
     run(task)
     write_json({"version": 1, "folds": [{"train": ["scan0", "scan1"], "val": ["scan2"]}]}, folder(task) / "splits.json")

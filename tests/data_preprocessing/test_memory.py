@@ -64,6 +64,7 @@ def test_heads_of_deep_supervision_add_their_logits():
     assert counts[1] - counts[0] == 5 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("first_filters", [8, 16])
 def test_model_agrees_with_what_torch_keeps(name, first_filters):

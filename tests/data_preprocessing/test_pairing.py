@@ -87,6 +87,7 @@ def test_names_of_folders_are_used_only_where_file_names_do_not_do():
     assert case_names(["Müller (2)"]) == {"Müller (2)": "Müller_2"}
 
 
+@pytest.mark.slow
 def test_a_thousand_cases_are_paired_at_once():
     found = pairs([f"site_{n}_ct" for n in range(1000)], [f"site_{n}_mask" for n in range(1000)])
     assert len(found) == 1000 and found["site_999"] == ("site_999_ct", "site_999_mask")

@@ -61,6 +61,7 @@ def one_hot(label, number=3):
     return np.stack([label == k for k in range(number)]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_isotropic_mr_equals_monai(real_data):
     """The reference's own steps on a hippocampus scan: crop to non-zero, z-score over non-zero voxels."""
     transforms = pytest.importorskip("monai.transforms")

@@ -69,6 +69,7 @@ def pid(files: CaseFiles) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_results_come_in_the_order_of_the_cases(n_jobs):
     with Workers(n_jobs) as workers:
@@ -80,6 +81,7 @@ def test_one_job_stays_in_this_process():
         assert set(workers.map(pid, CASES, title="test")) == {os.getpid()}
 
 
+@pytest.mark.slow
 def test_workers_compute_with_one_thread_and_leave_the_environment_as_it_was():
     before = dict(os.environ)
     with Workers(2) as workers:
@@ -87,6 +89,7 @@ def test_workers_compute_with_one_thread_and_leave_the_environment_as_it_was():
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_killed_worker_is_a_user_error():
     with Workers(2) as workers, pytest.raises(UserError, match="fewer --n_jobs"):
         workers.map(die, CASES, title="test")

@@ -54,6 +54,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "dim", "labels"),
     [
@@ -68,6 +69,7 @@ def test_loss_gradients_and_names_are_those_of_the_plain_path(chosen, dim, label
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_gradient_scaling_agree_as_far_as_bf16_does():
     plain, fast = make_module(Acceleration()), make_module(EVERYTHING)
     expected, found = (loss_and_gradients(module, amp=True, scale=1024.0) for module in (plain, fast))
@@ -80,6 +82,7 @@ def test_mixed_precision_and_gradient_scaling_agree_as_far_as_bf16_does():
         assert error <= 2 * (expected[1][name] - gradient).norm() + 0.02 * size, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "labels"), [(3, TWO_CLASSES), (2, TWO_CLASSES), (3, BRATS)])
 def test_compiled_step_is_one_graph(dim, labels):
     counter = CompileCounter()
@@ -149,6 +152,7 @@ def test_every_convolution_gets_channels_last_weights_and_maps(training):
     assert len(seen) >= len(layers) - 1 and all(seen)
 
 
+@pytest.mark.slow
 def test_prediction_is_that_of_the_plain_path():
     plain, fast = (make_module(each).eval() for each in (Acceleration(), EVERYTHING))
     image = torch.randn(1, 2, 9, 12, 14, generator=torch.Generator().manual_seed(2))

@@ -45,6 +45,7 @@ def validation(dice: float) -> ValidationResult:
     return ValidationResult(dice=(dice, dice), mean_dice=dice, loss=1.0)
 
 
+@pytest.mark.slow
 def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path):
     report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
     for epoch, result in enumerate((None, validation(0.7), validation(0.6))):

@@ -103,6 +103,7 @@ def test_members_that_do_not_belong_are_refused_and_nothing_is_written(exported,
     assert set(exported.parent.rglob("*")) == before and not list(empty.iterdir())
 
 
+@pytest.mark.slow
 def test_compressed_members_are_refused_before_they_are_unpacked(exported):
     rewrite(exported, {"plan.json": b" " * 50_000_000}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="compressed"):

@@ -104,6 +104,7 @@ def fit(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3])
 def test_training_loss_is_the_mean_of_the_last_epoch(tmp_path, dim):
     records = Records()
@@ -111,6 +112,7 @@ def test_training_loss_is_the_mean_of_the_last_epoch(tmp_path, dim):
     assert records.epochs[0]["train_loss"] == pytest.approx(sum(records.losses[-3:]) / 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_logs_loss_and_unrounded_dice(tmp_path):
     module, records = make_module(), Records()
     fit(module, tmp_path, records, epochs=1)
@@ -121,6 +123,7 @@ def test_validation_logs_loss_and_unrounded_dice(tmp_path):
     assert logged["dice_anterior"] == pytest.approx(result.dice[0], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_self_contained(tmp_path):
     module = make_module()
     fit(module, tmp_path, epochs=1)
@@ -130,6 +133,7 @@ def test_checkpoint_is_self_contained(tmp_path):
     torch.testing.assert_close(network(image), module.network.eval()(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "scheduler"),
     [
@@ -157,6 +161,7 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path
         assert states[0] == states[1] and rate_of(whole) < optim.learning_rate
 
 
+@pytest.mark.slow
 def test_plateau_drops_the_rate_when_dice_stands_still(tmp_path):
     optim = dataclasses.replace(OPTIM, scheduler="plateau", lr_patience=1, factor=0.5, learning_rate=1e-6)
     module = make_module(optim)
@@ -164,6 +169,7 @@ def test_plateau_drops_the_rate_when_dice_stands_still(tmp_path):
     assert math.isclose(rate_of(module), 0.5e-6, rel_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_poly_is_logged_with_the_rate_of_each_epoch(tmp_path):
     module = make_module(dataclasses.replace(OPTIM, scheduler="poly", learning_rate=1.0, max_epochs=2))
     report = EpochReport(NullLogger(), tmp_path / "progress.png", module.plan.labels.target_names)
@@ -172,6 +178,7 @@ def test_poly_is_logged_with_the_rate_of_each_epoch(tmp_path):
     assert rate_of(module) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_epochs", [1, 4])
 def test_training_ends_below_the_least_learning_rate_and_not_before_min_epochs(tmp_path, min_epochs):
     module = make_module(FALLING)
@@ -180,6 +187,7 @@ def test_training_ends_below_the_least_learning_rate_and_not_before_min_epochs(t
     assert module.current_epoch == max(2, min_epochs)
 
 
+@pytest.mark.slow
 def test_training_that_ended_for_its_learning_rate_is_not_resumed(tmp_path):
     fit(make_module(FALLING), tmp_path, epochs=9)
     again = make_module(FALLING)
@@ -197,6 +205,7 @@ def test_batch_dice_by_rule(choice, dim, expected):
     assert make_module(dataclasses.replace(OPTIM, batch_dice=choice), dim).loss.batch_dice == expected
 
 
+@pytest.mark.slow
 def test_native_scorer_decides_what_is_counted(tmp_path, monkeypatch):
     module = make_module()
     seen = []

@@ -35,6 +35,7 @@ def whole(image, network, plan, settings):
     return to_probabilities(predict_volume(image, network, stage=plan.stage, settings=settings), plan.labels)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(

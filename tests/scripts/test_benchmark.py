@@ -34,6 +34,7 @@ def test_preprocessing_of_noise(tmp_path):
     assert outcome["ceiling_share"] is None
 
 
+@pytest.mark.slow
 def test_preprocessing_of_a_data_set_in_two_processes(tmp_path):
     task = make_task(tmp_path, num_cases=3)
     before = sorted(tmp_path.rglob("*"))
@@ -51,6 +52,7 @@ def test_loading(tmp_path, augment):
     assert outcome["data_wait_share"] == 1 and outcome["cpu_ms_per_patch"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["", "--recipe nnunet --filters 4 8 8", "--precision bf16 --batch_size 1"])
 def test_computing(tmp_path, flags):
     """nnU-Net's recipe clips gradients and supervises the levels between, here none of three."""

@@ -22,6 +22,7 @@ CASES = {"scan0", "scan1", "scan2", "scan3"}
 FILES = {f"{case}{suffix}" for case in CASES for suffix in (".nii.gz", ".npy")} | {"plan.json"}
 
 
+@pytest.mark.slow
 def test_every_case_is_predicted_by_the_fold_that_has_not_seen_it(study, capsys):
     assert study.run("--configurations", "2d", "3d_fullres", "--", "--epochs", "7") == 0
     assert study.whats() == [
@@ -43,6 +44,7 @@ def test_every_case_is_predicted_by_the_fold_that_has_not_seen_it(study, capsys)
     assert (study.results / "77_2d/fold_0/output.log").read_text().count("$ ") == 2
 
 
+@pytest.mark.slow
 def test_gathered_files_are_links_that_cost_nothing(study):
     assert study.run("--folds", "1") == 0
     folder = study.results / "77_3d_fullres"
@@ -52,6 +54,7 @@ def test_gathered_files_are_links_that_cost_nothing(study):
     assert study.summary()["3d_fullres"]["missing_folds"] == [0]
 
 
+@pytest.mark.slow
 def test_finished_folds_are_skipped_and_missing_files_made_again(study, capsys):
     assert study.run() == 0
     number = len(study.calls())
@@ -71,6 +74,7 @@ def test_finished_folds_are_skipped_and_missing_files_made_again(study, capsys):
     assert len(study.calls()) == number + 1 and study.whats()[-1].startswith("predict")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "again"),
     [
@@ -91,6 +95,7 @@ def test_killed_anywhere_the_same_command_continues(study, moment, again):
     assert study.out_of_fold("3d_fullres") == FILES and study.summary()["3d_fullres"]["mean_dice"] == 0.5
 
 
+@pytest.mark.slow
 def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch):
     pipe = study.root / "pipe"
     os.mkfifo(pipe)
@@ -155,27 +160,32 @@ class TestChangedCommands:
         assert all(word in message for word in says), message
         assert number == (len(study.calls()) if study.calls_file.exists() else 0)
 
+    @pytest.mark.slow
     def test_other_options_are_refused_also_beside_finished_folds(self, study, capsys):
         assert study.run("--folds", "0", "--", "--epochs", "7") == 0
         says = ("3d_fullres fold 0: --max_epochs was 7, now it is 8", "--overwrite", "another --results")
         self.refused(study, capsys, "--", "--epochs", "8", says=says)
         self.refused(study, capsys, "--folds", "1", "--", "--epochs", "8", says=says)
 
+    @pytest.mark.slow
     def test_flags_that_change_no_weights_may_change(self, study):
         assert study.run("--folds", "0") == 0
         assert study.run("--folds", "0", "--", "--num_workers", "3") == 0
         assert len(study.calls()) == 2
 
+    @pytest.mark.slow
     def test_overwrite_trains_anew_with_other_options(self, study):
         assert study.run("--", "--epochs", "7") == 0
         assert study.run("--overwrite", "--", "--epochs", "8") == 0
         assert study.whats()[4:] == study.whats()[:4]
         assert study.calls()[-1]["flags"]["epochs"] == "8" and study.out_of_fold("3d_fullres") == FILES
 
+    @pytest.mark.slow
     def test_another_number_of_folds(self, study, capsys):
         assert study.run() == 0
         self.refused(study, capsys, "--nfolds", "4", says=("there were 2 folds, now there are 4",))
 
+    @pytest.mark.slow
     def test_an_edited_plan(self, study, capsys):
         assert study.run("--folds", "0") == 0
         path = study.data / "77_3d/plan.json"
@@ -215,6 +225,7 @@ class TestChangedCommands:
         self.refused(study, capsys, "--configurations", "2d", "3d_cascade_fullres", says=says)
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_stop_the_others(study, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FAIL", "train 77_3d 0")
     assert study.run() == 1
@@ -227,6 +238,7 @@ def test_a_failed_run_does_not_stop_the_others(study, monkeypatch, capsys):
     assert study.summary()["3d_fullres"]["missing_folds"] == []
 
 
+@pytest.mark.slow
 def test_runs_on_two_gpus_see_one_each(study, monkeypatch):
     monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("GPU-a", "GPU-b"))
     assert study.run("--gpus", "2") == 0
@@ -237,6 +249,7 @@ def test_runs_on_two_gpus_see_one_each(study, monkeypatch):
     assert all(call["flags"]["gpus"] == "1" and call["flags"]["affinity"] == "disabled" for call in calls)
 
 
+@pytest.mark.slow
 def test_cases_without_a_label_are_named_and_not_scored(study, capsys):
     for meta in (study.data / f"77_3d/{case}.json" for case in CASES):
         content = json.loads(meta.read_text())
@@ -252,6 +265,7 @@ def test_cases_without_a_label_are_named_and_not_scored(study, capsys):
     assert study.summary()["3d_fullres"]["cases"] == 4
 
 
+@pytest.mark.slow
 def test_probabilities_are_read_as_an_ensemble_does(study):
     assert study.run() == 0
     member = saved_member(study.results / "77_3d_fullres/out_of_fold", "scan2")

@@ -18,6 +18,7 @@ SECOND = [what.replace("lowres", "cascade_fullres") for what in LOWRES]
 CASCADE = ("--configurations", "3d_cascade_fullres")
 
 
+@pytest.mark.slow
 def test_first_stage_then_data_then_second_stage(study, capsys):
     assert study.run(*CASCADE, "3d_lowres") == 0
     assert study.whats() == [*LOWRES, "cascade", *SECOND]
@@ -29,12 +30,14 @@ def test_first_stage_then_data_then_second_stage(study, capsys):
     assert lines[2] == "[3/5] 3d_cascade_fullres data: finished"
 
 
+@pytest.mark.slow
 def test_first_stage_is_added_with_all_folds(study, capsys):
     assert study.run(*CASCADE, "--folds", "1") == 0
     assert study.whats() == [*LOWRES, "cascade", *SECOND[2:]]
     assert "needs the out-of-fold masks of all folds of 3d_lowres" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_finished_first_stage_is_used_as_it_is(study):
     assert study.run("--configurations", "3d_lowres", "--", "--epochs", "5") == 0
     assert study.run(*CASCADE, "--", "--epochs", "9") == 0
@@ -43,6 +46,7 @@ def test_finished_first_stage_is_used_as_it_is(study):
     assert len(study.calls()) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["predict 77_3d_lowres 1 end", "cascade end"])
 def test_killed_between_the_stages_the_same_command_continues(study, moment):
     assert study.start(*CASCADE, FAKE_KILL=moment).returncode == -9
@@ -51,6 +55,7 @@ def test_killed_between_the_stages_the_same_command_continues(study, moment):
     assert study.whats() == [*LOWRES, *again, "cascade", *SECOND]
 
 
+@pytest.mark.slow
 def test_new_masks_of_the_first_stage_make_new_data_and_refuse_the_old_second_stage(study, capsys):
     assert study.run(*CASCADE) == 0
     path = next((study.results / "77_3d_lowres").glob("fold_1/prediction/preds*/scan*.nii.gz"))
@@ -69,6 +74,7 @@ def test_new_masks_of_the_first_stage_make_new_data_and_refuse_the_old_second_st
     assert study.whats() == [*LOWRES, "cascade", *SECOND, "cascade", *SECOND]
 
 
+@pytest.mark.slow
 def test_second_stage_waits_for_the_first_also_on_two_gpus(study, monkeypatch):
     monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("0", "1"))
     assert study.run(*CASCADE, "--gpus", "2") == 0
@@ -76,6 +82,7 @@ def test_second_stage_waits_for_the_first_also_on_two_gpus(study, monkeypatch):
     assert sorted(whats[:4]) == sorted(LOWRES) and whats[4] == "cascade" and sorted(whats[5:]) == sorted(SECOND)
 
 
+@pytest.mark.slow
 def test_failed_first_stage_ends_the_second_with_the_reason(study, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FAIL", "predict 77_3d_lowres 0")
     assert study.run(*CASCADE, "2d") == 1
@@ -85,6 +92,7 @@ def test_failed_first_stage_ends_the_second_with_the_reason(study, monkeypatch, 
     assert "train 77_2d 1" in study.whats() and "cascade" not in study.whats()
 
 
+@pytest.mark.slow
 def test_stages_with_different_folds_are_refused(study, capsys):
     path = study.data / "77_3d_lowres/splits.json"
     splits = json.loads(path.read_text())
@@ -145,6 +153,7 @@ class TestSlurm:
         assert text.endswith("--configurations 3d_cascade_fullres --folds 1 --gpus 1 -- --group_by '(.+)'\n")
         assert "--gres" not in (study.root / "jobs/77_3d_cascade_fullres_data.sh").read_text()
 
+    @pytest.mark.slow
     def test_written_jobs_do_the_whole_work_one_after_the_other(self, study):
         assert study.run(*CASCADE, "--slurm", str(study.root / "jobs")) == 0
         for line in (study.root / "jobs/submit.sh").read_text().splitlines():
@@ -155,6 +164,7 @@ class TestSlurm:
                 assert study.run(*command[command.index("--configurations") :]) == 0
         assert study.whats() == [*LOWRES, "cascade", *SECOND]
 
+    @pytest.mark.slow
     def test_finished_runs_have_no_job(self, study):
         assert study.run("--configurations", "3d_lowres") == 0
         jobs = self.write(study, *CASCADE, "3d_lowres", "--slurm", str(study.root / "jobs"))
@@ -162,6 +172,7 @@ class TestSlurm:
         assert "--dependency" not in " ".join(jobs[0][1])
 
 
+@pytest.mark.slow
 def test_second_stage_masks_are_gathered_apart(study):
     assert study.run(*CASCADE) == 0
     assert study.out_of_fold("3d_cascade_fullres") == study.out_of_fold("3d_lowres")

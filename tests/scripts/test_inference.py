@@ -66,6 +66,7 @@ def scans(tmp_path):
     return tmp_path / "scans"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--tta", "--overlap", "0.25", "--blend", "constant")], ids=["plain", "options"])
 def test_masks_are_those_of_preprocess_and_main(prepared, tmp_path, flags):
     long_way = ["--exec_mode", "predict", "--task", "77", "--data", str(prepared.results), "--results", str(tmp_path)]
@@ -116,6 +117,7 @@ def test_mask_lies_on_the_scan_as_it_is_stored(model, tmp_path):
     assert mask.header["sform_code"] == scan.header["sform_code"]
 
 
+@pytest.mark.slow
 def test_folds_are_averaged_and_saved_probabilities_can_be(model, scans, tmp_path):
     common = ["--input", scans, "--model", model, "--save_probabilities"]
     assert predict(*common, "--output", tmp_path / "both") == 0
@@ -130,6 +132,7 @@ def test_folds_are_averaged_and_saved_probabilities_can_be(model, scans, tmp_pat
         np.testing.assert_array_equal(together.argmax(axis=0), mask)
 
 
+@pytest.mark.slow
 def test_existing_masks_are_kept_unless_overwritten(model, scans, tmp_path, capsys):
     words = ["--input", scans, "--output", tmp_path / "out", "--model", model]
     assert predict(*words) == 0
@@ -192,6 +195,7 @@ def test_exported_model_gives_equal_masks_in_an_empty_folder(model, scans, tmp_p
         np.testing.assert_array_equal(np.asarray(found[name].dataobj), np.asarray(image.dataobj))
 
 
+@pytest.mark.slow
 def test_memory_is_forecast_and_a_budget_changes_no_mask(model, scans, tmp_path, capsys):
     words = ["--input", scans, "--model", model]
     assert predict(*words, "--output", tmp_path / "free") == 0
@@ -201,6 +205,7 @@ def test_memory_is_forecast_and_a_budget_changes_no_mask(model, scans, tmp_path,
         np.testing.assert_array_equal(image.dataobj, nib.load(tmp_path / "tight" / name).dataobj)
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_scans(model, scans, tmp_path):
     job = ScanJob(
         input=scans, output=tmp_path / "two", model=model, folds=None, save_probabilities=False, overwrite=False,
@@ -214,6 +219,7 @@ def test_several_devices_share_the_scans(model, scans, tmp_path):
         np.testing.assert_array_equal(image.dataobj, nib.load(tmp_path / "two" / name).dataobj)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -21,6 +21,7 @@ def scans(tmp_path):
     return write_scans(tmp_path / "scans")
 
 
+@pytest.mark.slow
 def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kill(tmp_path, scans, monkeypatch):
     train(tmp_path, "2d", "3d_lowres", "3d_cascade_fullres", folds=(0,))
     best = decide(tmp_path, "2d", "3d_cascade_fullres", post=PostProcessing(foreground=True))
@@ -47,6 +48,7 @@ def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kil
     assert record["outcome"] == {"scans": 2, "written": 0, "kept": 2, "failed": {}}
 
 
+@pytest.mark.slow
 def test_nothing_is_taken_from_a_killed_run_of_other_weights_or_scans(tmp_path, scans, monkeypatch):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     words = ["--input", scans, "--model", decide(tmp_path, "2d", "3d_fullres"), "--output", tmp_path / "masks"]
@@ -67,6 +69,7 @@ def test_nothing_is_taken_from_a_killed_run_of_other_weights_or_scans(tmp_path, 
         np.testing.assert_array_equal(mask.T, predictor.predict_file(scans / name).mask)
 
 
+@pytest.mark.slow
 def test_one_broken_scan_does_not_stop_the_ensemble(tmp_path, scans, capsys):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     (scans / "c.nii.gz").write_bytes(b"no image")
@@ -84,6 +87,7 @@ def test_portions_hold_no_more_than_the_limit_or_one_scan(limit, portions):
     assert in_portions([], lambda size: size, limit) == []
 
 
+@pytest.mark.slow
 def test_little_disk_changes_no_mask_and_too_little_fails_the_scan(tmp_path, scans, monkeypatch, capsys):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     words = ["--input", scans, "--model", decide(tmp_path, "2d", "3d_fullres")]
@@ -102,6 +106,7 @@ def test_little_disk_changes_no_mask_and_too_little_fails_the_scan(tmp_path, sca
     assert "of disk" in capsys.readouterr().err and not masks(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_what_killed_runs_left_is_removed_and_what_others_own_is_not(tmp_path, scans):
     train(tmp_path, "2d", "3d_fullres", folds=(0,))
     out = tmp_path / "masks"

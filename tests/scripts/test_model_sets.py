@@ -49,6 +49,7 @@ def scans(tmp_path):
     return write_scans(tmp_path / "scans")
 
 
+@pytest.mark.slow
 def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
     train(tmp_path, "3d_lowres", "3d_cascade_fullres")
     cascade = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu")
@@ -73,6 +74,7 @@ def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
     assert chosen.previous.settings == chosen.settings == settings
 
 
+@pytest.mark.slow
 def test_the_first_stage_changes_what_the_second_says(tmp_path):
     train(tmp_path, "3d_lowres", "3d_cascade_fullres")
     before = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu").predict_probabilities(scan(), SPACING)
@@ -81,6 +83,7 @@ def test_the_first_stage_changes_what_the_second_says(tmp_path):
     assert not np.allclose(before, after)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     train(tmp_path, "2d", "3d_fullres")
     both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
@@ -92,6 +95,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     assert both.weight_bytes == sum(predictor.weight_bytes for predictor in each)
 
 
+@pytest.mark.slow
 def test_an_ensemble_holds_no_volume_of_probabilities(tmp_path, monkeypatch):
     train(tmp_path, "2d", "3d_fullres")
     both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
@@ -111,6 +115,7 @@ def test_an_ensemble_holds_no_volume_of_probabilities(tmp_path, monkeypatch):
     assert held == [np.memmap, np.memmap] and not list(tmp_path.glob("nnunet-*"))
 
 
+@pytest.mark.slow
 def test_post_processing_is_applied_unless_it_is_switched_off(tmp_path, scans, capsys):
     train(tmp_path, "3d_fullres")
     plain = Predictor.load(tmp_path / "04_3d_fullres", device="cpu")
@@ -131,6 +136,7 @@ def test_post_processing_is_applied_unless_it_is_switched_off(tmp_path, scans, c
     assert "--no-postprocessing has no effect" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exported_ensemble_gives_the_same_bytes_from_one_file_in_an_empty_folder(tmp_path, scans, monkeypatch):
     train(tmp_path / "here", "2d", "3d_lowres", "3d_cascade_fullres")
     best = decide(tmp_path / "here", "2d", "3d_cascade_fullres", post=ORGAN_ONLY)
@@ -222,6 +228,7 @@ def test_post_processing_of_classes_that_are_not_there_is_refused(tmp_path):
         folder_model_set(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through_zip", [False, True])
 def test_flips_that_were_never_trained_are_warned_of(tmp_path, scans, capsys, through_zip):
     folder = train(tmp_path, "3d_fullres") / "04_3d_fullres"

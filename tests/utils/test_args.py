@@ -34,6 +34,7 @@ def write(folder, text, name="options.yaml"):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_documented_flag_is_accepted_and_changes_the_configuration(flag):
     changed = parse_config(flag.split()) != Config()
@@ -142,6 +143,7 @@ def test_a_malformed_json_file_is_a_user_error(tmp_path):
         parse_config(["--config", write(tmp_path, "amp: true", "a.json")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -31,6 +31,7 @@ def test_a_record_with_nan_survives_a_checkpoint():
     assert second.val_loss is None and second.epoch == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "history",
     [
@@ -47,6 +48,7 @@ def test_progress_is_drawn_for_any_history(tmp_path, history):
     assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
 
 
+@pytest.mark.slow
 def test_progress_leaves_pyplot_alone(tmp_path):
     import matplotlib.pyplot as plt
 
@@ -66,6 +68,7 @@ def test_without_foreground_the_middle_is_shown():
     assert foreground_slices(np.zeros((4, 6, 9))) == (2, 3, 4)
 
 
+@pytest.mark.slow
 def test_prediction_is_filled_and_label_outlined(tmp_path):
     image = np.random.default_rng(0).normal(size=(6, 8, 10))
     prediction = np.zeros(image.shape, np.uint8)

@@ -42,6 +42,7 @@ def test_second_run_is_refused_and_the_lock_goes_away(tmp_path, file_system):
         pass
 
 
+@pytest.mark.slow
 def test_second_run_waits_and_says_so(tmp_path, file_system, capsys):
     order = []
 

@@ -80,6 +80,7 @@ def test_worker_without_a_result_fails_with_what_it_said(text):
         harness.run_worker(worker(text), os.environ)
 
 
+@pytest.mark.slow
 def test_memory_of_children_counts():
     if harness.tree_bytes(os.getpid()) == 0:
         pytest.skip("this system does not tell the memory of a process")
