@@ -6,6 +6,7 @@ It comes from a checkpoint, a folder of checkpoints, a folder of folds (`fold_0`
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.decision import Checkpoint
 from utils.errors import UserError, list_problems
-from utils.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint
+from utils.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint, skipped_folds
 from utils.runs import LAST_CHECKPOINT
 from utils.schema import Plan
 from utils.training_state import require_finished
@@ -173,6 +174,10 @@ def _checkpoints(
         if not allow_unfinished:
             raise _missing_folds(path, missing, [fold for fold in there if fold not in missing])
         there = {fold: folder for fold, folder in there.items() if fold not in missing} or there
+    elif skipped := skipped_folds(path):
+        # Nothing says how many folds there were; someone may have copied those that are wanted.
+        named = ", ".join(f"fold_{fold}" for fold in skipped)
+        print(f"warning: {FLAG} {path} has no {named}; the others predict", file=sys.stderr)
     return [
         (fold, choose_checkpoint(_inside(folder), which or recorded_checkpoint(folder), FLAG))
         for fold, folder in there.items()

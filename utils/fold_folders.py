@@ -25,12 +25,18 @@ def fold_folders(folder: Path) -> dict[int, Path]:
 def missing_folds(folder: Path) -> list[int]:
     """Folds that belong to the cross-validation of a folder and are not there, or have no checkpoint.
 
-    How many there are is known where scripts/cross_validate.py made them; else a gap in the numbers shows.
+    How many there are is known where scripts/cross_validate.py made them; else only what is there counts.
     """
     there = fold_folders(folder)
     known = [_value(path / name, "num_folds") for path in there.values() for name in (REQUEST, DONE)]
-    number = max([*(n for n in known if type(n) is int), *(fold + 1 for fold in there)], default=0)
-    return [fold for fold in range(number) if fold not in there or not holds_checkpoint(there[fold])]
+    number = max((n for n in known if type(n) is int), default=0)
+    return [fold for fold in sorted({*range(number), *there}) if fold not in there or not holds_checkpoint(there[fold])]
+
+
+def skipped_folds(folder: Path) -> list[int]:
+    """Numbers below the highest fold of a folder that no fold has."""
+    there = fold_folders(folder)
+    return [fold for fold in range(max(there, default=0)) if fold not in there]
 
 
 def holds_checkpoint(fold: Path) -> bool:

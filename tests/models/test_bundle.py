@@ -103,10 +103,17 @@ def test_empty_folder_and_missing_path_are_refused(tmp_path):
 
 def test_a_fold_that_is_missing_is_named_unless_folds_are_chosen(folds):
     (folds / "fold_1").rename(folds / "elsewhere")
+    (folds / "fold_0/options.json").write_text('{"num_folds": 3}')
     with pytest.raises(UserError, match=r"(?s)lacks folds.*fold_1\n.*--folds 0 2"):
         checkpoint_bundle(folds)
     assert [each.fold for each in checkpoint_bundle(folds, [0, 2]).folds] == [0, 2]
     assert [each.fold for each in checkpoint_bundle(folds, allow_unfinished=True).folds] == [0, 2]
+
+
+def test_a_gap_among_folds_of_which_nothing_is_recorded_is_named(folds, capsys):
+    (folds / "fold_1").rename(folds / "elsewhere")
+    assert [each.fold for each in checkpoint_bundle(folds).folds] == [0, 2]
+    assert "has no fold_1; the others predict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["options.json", "done.json"])
