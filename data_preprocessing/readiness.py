@@ -16,6 +16,7 @@ from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.outdated import forget_outdated, outdated_cases
 from utils.runs import ShardFolder
 from utils.schema import FORMAT_VERSION, Fold, Plan, check_version
 
@@ -36,6 +37,7 @@ class ReadyCases:
 def mark_ready(folder: Path, cases: Iterable[str]) -> None:
     """Say that a folder is complete, and of which cases."""
     write_json(ReadyCases(version=FORMAT_VERSION, cases=tuple(sorted(cases))), folder / READY)
+    forget_outdated(folder)
 
 
 def withdraw_mark(folder: Path) -> None:
@@ -50,7 +52,9 @@ def ready_cases(folder: Path, command: str) -> tuple[str, ...]:
         UserError: its last preprocessing did not come to its end; `command` repeats it.
     """
     if not (folder / READY).is_file():
-        raise UserError(f"{folder} is not ready: its shards are missing or incomplete; run: {command}")
+        why = [f"  - {case}: {reason}" for case, reason in outdated_cases(folder).items()]
+        lines = [f"{folder} is not ready: its shards are missing, incomplete or outdated; run: {command}", *why[:20]]
+        raise UserError("\n".join(lines))
     return read_json(ReadyCases, folder / READY).cases
 
 

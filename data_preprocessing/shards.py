@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +213,33 @@ def read_meta(folder: Path, case: str) -> CaseMeta:
         UserError: the folder has no such case, or its file is damaged.
     """
     return read_json(CaseMeta, shard_paths(folder, case).meta)
+
+
+def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) -> dict[str, str]:
+    """Case -> digest of what its shard was made from and by which plan.
+
+    Args:
+        folder: of the shards.
+        cases: which of them.
+        previous: count the masks of a cascade's first stage, too, where there are any.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    stamps = {}
+    for case in sorted(cases):
+        try:
+            # Without the checks of a schema: there are many, and they are looked at often.
+            meta = json.loads(shard_paths(folder, case).meta.read_text(encoding="utf-8"))
+            facts = [meta["source_stamp"], meta["plan_stamp"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            meta = read_meta(folder, case)
+            facts = [meta.source_stamp, meta.plan_stamp]
+        mask = folder / f"{case}{PREVIOUS_STAMP}"
+        if previous and mask.is_file():
+            facts.append(mask.read_text(encoding="utf-8"))
+        stamps[case] = _digest(facts)
+    return stamps
 
 
 def remove_strays(folder: Path) -> None:
