@@ -31,6 +31,7 @@ from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
 from utils.errors import Interrupted, UserError, interrupt_run
+from utils.files import file_digest
 from utils.nifti import Volume, read_image, read_label
 from utils.outdated import forget_outdated
 from utils.output import steady_output
@@ -271,6 +272,7 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
                 label_path=None if files.label is None else str(files.label.absolute()),
                 source_stamp=source_stamp,
                 plan_stamp=plan_stamp,
+                label_digest=None if files.label is None else file_digest(files.label),
             ),
             plan,
         )

@@ -20,7 +20,7 @@ import numpy as np
 from data_preprocessing.normalization import chunks
 from data_preprocessing.preprocessor import PreprocessedCase
 from utils.errors import UserError
-from utils.files import read_json, to_dict, write_atomically, write_json
+from utils.files import file_digest, read_json, to_dict, write_atomically, write_json
 from utils.schema import CaseMeta, Plan
 
 FORMAT = 2
@@ -213,6 +213,17 @@ def read_meta(folder: Path, case: str) -> CaseMeta:
         UserError: the folder has no such case, or its file is damaged.
     """
     return read_json(CaseMeta, shard_paths(folder, case).meta)
+
+
+def label_changes(meta: CaseMeta) -> list[str]:
+    """What to say of a label file that is there and is not the one that a shard was made from any more.
+
+    A copy or a file that was only touched is the same one. Shards of an earlier version do not say.
+    """
+    path = Path(meta.label or "")
+    if meta.label_digest is None or not path.is_file() or file_digest(path) == meta.label_digest:
+        return []
+    return [f"{meta.case}: {path} has changed since its shard was made from it"]
 
 
 def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) -> dict[str, str]:

@@ -243,3 +243,14 @@ def write_fold(folder: Path, fold: int, checkpoint: str | None = "last") -> None
         train_s=1.0, seconds=1.0, cases=(), checkpoint=checkpoint,
     )  # fmt: skip
     write_json(record, folder / "done.json")
+
+
+def test_labels_that_changed_since_the_shards_were_made_are_named(root, capsys):
+    predict(root, "3d_fullres", ORGAN)
+    path = root / "data/Task77_Tiny/labelsTr/scan1.nii.gz"
+    path.touch()
+    assert run(root) == EXIT_OK
+    nib.save(nib.Nifti1Image(without_planes(3).astype(np.uint8), np.eye(4)), path)
+    assert run(root) == EXIT_USAGE
+    assert f"scan1: {path} has changed since" in capsys.readouterr().err
+    assert run(root, "--labels", str(path.parent)) == EXIT_OK
