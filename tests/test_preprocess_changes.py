@@ -265,3 +265,23 @@ def test_rerun_of_val_or_test_that_fails_before_it_writes_names_what_is_outdated
     path.write_bytes(whole)
     assert task.run("--exec_mode", mode) == 0
     assert (task.results / "77_3d" / mode / "cases.json").exists()
+
+
+def test_val_shards_and_a_cascade_of_scans_that_were_preprocessed_again_since_are_refused(task, capsys):
+    masks = shutil.copytree(task.folder / "labelsTr", task.results / "masks")
+    assert task.run("--cascade", str(masks)) == 0
+    [case] = json.loads((task.results / "77_3d/splits.json").read_text())["folds"][0]["val"]
+    change(task, case)
+    assert task.run() == 0
+    capsys.readouterr()
+    assert use(task, "predict", "val") == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert f"{case}: its shards in" in message and "--exec_mode val" in message
+    assert use(task, "train", "../77_3d_cascade_fullres") == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert f"{case}: its shards in" in message and "--cascade MASKS" in message
+    assert task.run("--exec_mode", "val") == 0 and task.run("--cascade", str(masks)) == 0
+    for mode, folder in (("predict", "val"), ("train", "../77_3d_cascade_fullres")):
+        capsys.readouterr()
+        assert use(task, mode, folder) == EXIT_USAGE
+        assert "nothing.ckpt cannot be read" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_preprocessing.shards import shard_stamps
 from models.ensemble import mean_planes, saved_classes, saved_member
 from scripts import find_best_configuration
 from scripts.fold_records import FoldRecord, RunRequest
@@ -230,12 +231,28 @@ class TestFolds:
         assert run(root) == EXIT_USAGE
         assert "different checkpoints (fold 0 last, fold 1 best)" in capsys.readouterr().err
 
+    def test_preprocessed_data_that_changed_since_the_folds_were_trained_are_named(self, root, models, capsys):
+        stamps = shard_stamps(root / "results/77_3d", ("scan0", "scan1", "scan2"))
+        (root / "results/77_2d").symlink_to(root / "results/77_3d")
+        write_fold(models / "fold_1", 1, data=stamps)
+        assert run(root) == EXIT_OK
+        write_fold(models / "fold_1", 1, data=stamps | {"scan1": "older"})
+        assert run(root) == EXIT_USAGE
+        assert "2d: the preprocessed data of 1 case (scan1) have changed since" in capsys.readouterr().err
 
-def write_fold(folder: Path, fold: int, checkpoint: str | None = "last") -> None:
+
+def write_fold(folder: Path, fold: int, checkpoint: str | None = "last", data: dict | None = None) -> None:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints/last.ckpt").write_text("weights")
     request = RunRequest(
-        version=1, configuration="2d", fold=fold, num_folds=2, cases=Fold(train=(), val=()), plan="", options={}
+        version=1,
+        configuration="2d",
+        fold=fold,
+        num_folds=2,
+        cases=Fold(train=(), val=()),
+        plan="",
+        options={},
+        data=data,
     )
     write_json(request, folder / "options.json")
     record = FoldRecord(
