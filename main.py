@@ -173,9 +173,10 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
 
 def train(config: Config) -> None:
     """Train on the fold, validate after each epoch, keep last.ckpt and the best checkpoint."""
+    from data_preprocessing.shards import shard_stamps
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
     from models.checkpoint import warm_start
-    from models.resuming import take_notes
+    from models.resuming import TrainingCases, take_notes
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
     from utils.reporting import RunReport
@@ -183,8 +184,9 @@ def train(config: Config) -> None:
     run = config.run
     resume = runs.last_checkpoint(run) if run.resume_training else None
     setup = prepare(config, runs.find_checkpoint(run.ckpt_path) if run.ckpt_path and not resume else None)
+    cases = TrainingCases(fold=setup.fold, stamps=shard_stamps(setup.shards.cases, setup.cases, previous=True))
     notes, warnings = take_notes(
-        config, setup.plan, setup.fold, processes=setup.runtime.world_size, start=setup.checkpoint, resume=resume
+        config, setup.plan, cases, processes=setup.runtime.world_size, start=setup.checkpoint, resume=resume
     )
     warn(setup, warnings)
     data = build_data(config, setup)
@@ -246,10 +248,8 @@ def predict(config: Config) -> int:
     setup, config = prepare_scoring(config)
     data = build_data(config, setup, setup.cases)
     module = build_module(config, setup)
-    output = None
-    if config.inference.save_preds:
-        folder = runs.prediction_folder(config.run, setup.plan, tta=config.inference.tta)
-        output = runs.prepare_folder(folder, "--results")
+    folder = runs.prediction_folder(config.run, setup.plan, tta=config.inference.tta)
+    output = runs.prepare_folder(folder, "--results") if config.inference.save_preds else None
     restorer = CaseRestorer(
         folder=setup.shards.cases,
         plan=setup.plan,

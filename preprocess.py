@@ -104,12 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.cascade is not None:
         return prepare_cascade(options)
     # Heavy imports wait until the options are known to be good.
-    from data_preprocessing.dataset import load_dataset
+    from data_preprocessing.outdated import load_current
     from data_preprocessing.runner import Workers
     from utils.runs import require_writable
     from utils.throughput import num_cores
 
-    dataset = load_dataset(options.data, options.task, brats=options.brats)
+    shards = options.root if options.exec_mode == "training" else options.root / options.exec_mode
+    dataset = load_current(shards, options.data, options.task, brats=options.brats)
     require_writable(options.root, dataset.folder)
     most = max(1, len(dataset.test if options.exec_mode == "test" else dataset.training))
     prepare = prepare_training if options.exec_mode == "training" else prepare_inference

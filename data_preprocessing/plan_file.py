@@ -14,6 +14,7 @@ from data_preprocessing.readiness import plan_stamps, preprocess_command
 from data_preprocessing.shards import list_cases, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.outdated import forget_outdated
 from utils.schema import Plan
 
 PLAN, AUTOMATIC, PENDING, OLD = "plan.json", "plan.auto.json", "plan.edited.json", "plan.old.json"
@@ -79,6 +80,17 @@ def withdraw_plan(folder: Path, chosen: ChosenPlan) -> None:
         path.replace(folder / PENDING)
 
 
+def set_plan_aside(folder: Path) -> None:
+    """Take plan.json away before it is known which plan comes next; one that was edited is kept for the next run."""
+    path = folder / PLAN
+    try:
+        stored, previous = read_json(Plan, path), _previous(folder)
+        edited = previous is None or bool(_differences(stored, previous))
+    except UserError:
+        edited = True
+    path.replace(folder / PENDING) if edited else path.unlink(missing_ok=True)
+
+
 def store_plan(folder: Path, chosen: ChosenPlan) -> None:
     """Write plan.json, which says that the folder is ready for use."""
     if not chosen.edits:
@@ -87,6 +99,7 @@ def store_plan(folder: Path, chosen: ChosenPlan) -> None:
     write_json(chosen.automatic, folder / AUTOMATIC)
     write_json(chosen.plan, folder / PLAN)
     (folder / PENDING).unlink(missing_ok=True)
+    forget_outdated(folder)
 
 
 def read_plan(folder: Path) -> Plan:

@@ -40,6 +40,7 @@ class CaseInput:
     label_path: str | None
     source_stamp: str
     plan_stamp: str
+    label_digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +97,7 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         original_shape=tuple(files.image.array.shape[1 + axis] for axis in plan.axes), crop_box=box,
         resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
         source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
+        label_digest=files.label_digest,
     )  # fmt: skip
     label = None
     if files.label is not None:

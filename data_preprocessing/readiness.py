@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_preprocessing.case_files import CaseFiles
-from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, stamp_plan
+from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, shard_stamps, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.outdated import forget_outdated, outdated_cases
 from utils.runs import ShardFolder
 from utils.schema import FORMAT_VERSION, Fold, Plan, check_version
 
@@ -36,6 +37,7 @@ class ReadyCases:
 def mark_ready(folder: Path, cases: Iterable[str]) -> None:
     """Say that a folder is complete, and of which cases."""
     write_json(ReadyCases(version=FORMAT_VERSION, cases=tuple(sorted(cases))), folder / READY)
+    forget_outdated(folder)
 
 
 def withdraw_mark(folder: Path) -> None:
@@ -50,7 +52,9 @@ def ready_cases(folder: Path, command: str) -> tuple[str, ...]:
         UserError: its last preprocessing did not come to its end; `command` repeats it.
     """
     if not (folder / READY).is_file():
-        raise UserError(f"{folder} is not ready: its shards are missing or incomplete; run: {command}")
+        why = [f"  - {case}: {reason}" for case, reason in outdated_cases(folder).items()]
+        lines = [f"{folder} is not ready: its shards are missing, incomplete or outdated; run: {command}", *why[:20]]
+        raise UserError("\n".join(lines))
     return read_json(ReadyCases, folder / READY).cases
 
 
@@ -64,7 +68,31 @@ def run_cases(shards: ShardFolder, plan: Plan, fold: Fold, *, scored: bool) -> t
     ready = () if shards.cases == shards.root else ready_cases(shards.cases, command)
     cases = ready if shards.is_test else fold.val if scored else (*fold.train, *fold.val)
     require_current(shards.cases, cases, plan, command)
+    require_same_sources(shards, cases, plan, command)
     return cases
+
+
+def require_same_sources(shards: ShardFolder, cases: Sequence[str], plan: Plan, command: str) -> None:
+    """Refuse `val` shards and those of a cascade where the training shards beside them were made anew since.
+
+    Raises:
+        UserError: there are any; all are listed.
+    """
+    other = None
+    if plan.previous_stage is not None and shards.cases == shards.root:
+        other = shards.root.with_name(shards.root.name.removesuffix("_cascade_fullres"))
+    elif shards.cases != shards.root and not shards.is_test:
+        other = shards.root
+    if other is None or other == shards.cases:
+        return
+    there = [case for case in cases if shard_paths(other, case).meta.is_file()]
+    now, made = shard_stamps(other, there), shard_stamps(shards.cases, there)
+    changed = [f"{case}: its shards in {other} are newer" for case in there if now[case] != made[case]]
+    if changed:
+        raise list_problems(
+            f"{len(changed)} of {len(cases)} cases in {shards.cases} are of files that have changed since:", changed,
+            advice=f"Make them anew: {command}",
+        )  # fmt: skip
 
 
 def gone_cases(folder: Path, cases: Iterable[str]) -> tuple[str, ...]:

@@ -31,7 +31,9 @@ from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
 from utils.errors import Interrupted, UserError, interrupt_run
+from utils.files import file_digest
 from utils.nifti import Volume, read_image, read_label
+from utils.outdated import forget_outdated
 from utils.output import steady_output
 from utils.schema import Plan
 
@@ -161,6 +163,8 @@ def write_cases(
     current = set() if overwrite else current_cases(cases, plan, folder)
     stale = [case for case in cases if case.case not in current]
     drop_metas(folder, [case.case for case in stale])
+    # From here on, what is missing says what is outdated.
+    forget_outdated(folder)
     write = functools.partial(_write, plan=plan, plan_stamp=stamp_plan(plan), folder=folder)
     size = functools.partial(preprocessing_bytes, plan=plan)
     done = {status.case: status for status in workers.map(write, stale, title="preprocess", size=size)}
@@ -268,6 +272,7 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
                 label_path=None if files.label is None else str(files.label.absolute()),
                 source_stamp=source_stamp,
                 plan_stamp=plan_stamp,
+                label_digest=None if files.label is None else file_digest(files.label),
             ),
             plan,
         )

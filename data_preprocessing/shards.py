@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from data_preprocessing.normalization import chunks
 from data_preprocessing.preprocessor import PreprocessedCase
 from utils.errors import UserError
-from utils.files import read_json, to_dict, write_atomically, write_json
+from utils.files import file_digest, read_json, to_dict, write_atomically, write_json
 from utils.schema import CaseMeta, Plan
 
 FORMAT = 2
@@ -213,6 +213,44 @@ def read_meta(folder: Path, case: str) -> CaseMeta:
         UserError: the folder has no such case, or its file is damaged.
     """
     return read_json(CaseMeta, shard_paths(folder, case).meta)
+
+
+def label_changes(meta: CaseMeta) -> list[str]:
+    """What to say of a label file that is there and is not the one that a shard was made from any more.
+
+    A copy or a file that was only touched is the same one. Shards of an earlier version do not say.
+    """
+    path = Path(meta.label or "")
+    if meta.label_digest is None or not path.is_file() or file_digest(path) == meta.label_digest:
+        return []
+    return [f"{meta.case}: {path} has changed since its shard was made from it"]
+
+
+def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) -> dict[str, str]:
+    """Case -> digest of what its shard was made from and by which plan.
+
+    Args:
+        folder: of the shards.
+        cases: which of them.
+        previous: count the masks of a cascade's first stage, too, where there are any.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    stamps = {}
+    for case in sorted(cases):
+        try:
+            # Without the checks of a schema: there are many, and they are looked at often.
+            meta = json.loads(shard_paths(folder, case).meta.read_text(encoding="utf-8"))
+            facts = [meta["source_stamp"], meta["plan_stamp"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            meta = read_meta(folder, case)
+            facts = [meta.source_stamp, meta.plan_stamp]
+        mask = folder / f"{case}{PREVIOUS_STAMP}"
+        if previous and mask.is_file():
+            facts.append(mask.read_text(encoding="utf-8"))
+        stamps[case] = _digest(facts)
+    return stamps
 
 
 def remove_strays(folder: Path) -> None:

@@ -20,19 +20,28 @@ from utils.errors import list_problems
 from utils.files import to_dict
 from utils.runs import checkpoint_folder
 from utils.schema import Fold, Plan
-from utils.training_record import TrainingRecord, fold_changes, named, option_changes, training_options
+from utils.training_record import TrainingRecord, data_changes, fold_changes, named, option_changes, training_options
 from utils.training_state import TrainingState, write_training_state
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingCases:
+    """The cases of a fold, and for each a digest of what its shard was made from (`shards.shard_stamps`)."""
+
+    fold: Fold
+    stamps: dict[str, str]
+
+
 def take_notes(
-    config: Config, plan: Plan, fold: Fold, *, processes: int, start: CheckpointContents | None, resume: Path | None
-) -> tuple[TrainingNotes, list[str]]:
+    config: Config, plan: Plan, cases: TrainingCases, *, processes: int, start: CheckpointContents | None,
+    resume: Path | None,
+) -> tuple[TrainingNotes, list[str]]:  # fmt: skip
     """What the checkpoints of a training will say of it, and warnings.
 
     Args:
         config: of the run.
         plan: adapted to it.
-        fold: the cases.
+        cases: those of the fold.
         processes: data-parallel ones.
         start: whose weights a new training begins from.
         resume: the checkpoint from which a training is continued.
@@ -42,14 +51,15 @@ def take_notes(
     """
     record = TrainingRecord(
         fold=config.run.fold,
-        cases=fold,
+        cases=cases.fold,
         earlier=earlier_cases(start, plan),
         options=training_options(config, batch_size=plan.stage.batch_size),
         processes=processes,
+        data=cases.stamps,
     )
     folder = checkpoint_folder(config.run)
     if resume is None:
-        warnings = [] if start is None else flattered_scores(start, fold.val, plan)
+        warnings = [] if start is None else flattered_scores(start, cases.fold.val, plan)
         return TrainingNotes(record, folder, config.optim), warnings
     stored = read_checkpoint(resume)
     warnings = check_resumable(stored, record, plan, config.model)
@@ -77,7 +87,7 @@ def check_resumable(
     stored, path = contents.training, contents.path
     changed = option_changes(contents.options, record.options)
     if stored is not None:
-        changed = fold_changes(stored, record.fold, record.cases) + changed
+        changed = fold_changes(stored, record.fold, record.cases) + data_changes(stored, record.data) + changed
     if changed:
         raise list_problems(
             f"--resume_training continues {path}, and this is another training than that one:",

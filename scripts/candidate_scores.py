@@ -15,7 +15,7 @@ import numpy as np
 from data_preprocessing.adapt import read_folds
 from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import Workers
-from data_preprocessing.shards import list_cases, read_meta
+from data_preprocessing.shards import label_changes, list_cases, read_meta
 from models.ensemble import Member, mean_probabilities, member_planes, saved_classes, saved_member
 from utils.decision import PostProcessing
 from utils.errors import UserError, list_problems
@@ -84,18 +84,25 @@ def find_labels(shards: Sequence[Path], labels: Path | None) -> dict[str, Path]:
     """The label file of each case that a fold of splits.json validates on: where the shards say, or in `labels`.
 
     Raises:
-        UserError: there are no shards, a case has none, or files are not where they were.
+        UserError: there are no shards, a case has none, or files are not where they were, or not what they were.
     """
     folder = next((each for each in shards if list_cases(each)), None)
     if folder is None:
         raise UserError(f"no shards in {', '.join(map(str, shards))}; give the folder of preprocess.py as --data")
-    paths = {}
+    paths, changed = {}, []
     for case in sorted({case for fold in read_folds(folder) for case in fold.val}):
-        stored = read_meta(folder, case).label
-        paths[case] = Path(stored or "") if labels is None else labels / f"{case}.nii.gz"
+        meta = read_meta(folder, case)
+        paths[case] = Path(meta.label or "") if labels is None else labels / f"{case}.nii.gz"
+        changed += label_changes(meta) if labels is None else []
     missing = [f"{case}: {path}" for case, path in paths.items() if not path.is_file()]
     if missing:
         raise list_problems("label files are missing:", missing, advice="Give the folder that has them: --labels.")
+    if changed:
+        raise list_problems(
+            "labels are not those that the networks learned from:", changed,
+            advice="Put them back, run preprocess.py and cross_validate.py again, or give the folder of the labels to "
+            "score against: --labels.",
+        )  # fmt: skip
     return paths
 
 

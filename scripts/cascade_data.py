@@ -82,9 +82,14 @@ class CascadeData:
         """Digest of the first stage's masks."""
         return digest({case.case: case.mask for record in finished_records(self.first) for case in record.cases})
 
+    def mixed_folds(self) -> list[str]:
+        """Which checkpoint predicted each fold of the first stage, where they are not all of one kind."""
+        kinds = {record.fold: record.checkpoint or "best" for record in finished_records(self.first)}
+        return [f"fold {fold}: {kind}" for fold, kind in kinds.items()] if len(set(kinds.values())) > 1 else []
+
     def is_current(self) -> bool:
         """Whether the data are there, made from the shards and masks that are there now."""
-        if self.missing_cases() or not (self.shards / "plan.json").is_file():
+        if self.missing_cases() or self.mixed_folds() or not (self.shards / "plan.json").is_file():
             return False
         try:
             return json.loads((self.folder / MARK).read_bytes()) == self._inputs()
@@ -100,7 +105,7 @@ class CascadeData:
         """What is left to do.
 
         Raises:
-            UserError: the first stage has not predicted all cases.
+            UserError: the first stage has not predicted all cases, or its folds with different checkpoints.
         """
         missing = self.missing_cases()
         if missing:
@@ -108,6 +113,12 @@ class CascadeData:
             raise list_problems(
                 f"the cascade needs out-of-fold masks of {FIRST} that are missing:", problems,
                 advice=f"Finish all folds of {FIRST}: the same command with --configurations {FIRST}.",
+            )  # fmt: skip
+        if mixed := self.mixed_folds():
+            raise list_problems(
+                f"the folds of {FIRST} were predicted by different checkpoints:", mixed,
+                advice=f"Predict all of them by one kind: the same command with --configurations {FIRST} and "
+                "--checkpoint last (or best).",
             )  # fmt: skip
         if self.is_current():
             return "already finished"

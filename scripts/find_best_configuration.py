@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.runs import prepare_folder, write_run_record
     from utils.throughput import environment, num_cores
 
-    shards = [options.data / f"{task_name(options.task)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS]
+    shards = {name: options.data / f"{task_name(options.task)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS}
     models = {name: options.model_folder(name) for name in (*folders, *([FIRST_STAGE] if CASCADE in folders else []))}
-    checkpoints = scored_checkpoints(models, allow_unfinished=options.allow_unfinished)
-    data = find_predictions(folders, find_labels(shards, options.labels))
+    checkpoints = scored_checkpoints(models, shards, allow_unfinished=options.allow_unfinished)
+    data = find_predictions(folders, find_labels(list(shards.values()), options.labels))
     prepare_folder(output, "--output")
     candidates = [(name,) for name in folders]
     if options.ensembles:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_preprocessing.shards import read_meta
 from utils.decision import Checkpoint
 from utils.errors import UserError
 from utils.files import read_json, to_dict
@@ -149,25 +148,6 @@ def differences(stored: RunRequest, wanted: RunRequest, *, same_fold: bool = Tru
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             found.append(f"the preprocessed data of {len(changed)} cases have changed since: {names}")
     return found
-
-
-def shard_stamps(shards: Path, cases: Iterable[str]) -> dict[str, str]:
-    """Case -> digest of what its shard was made from and by which plan.
-
-    Raises:
-        UserError: a shard is missing or damaged.
-    """
-    stamps = {}
-    for case in sorted(cases):
-        try:
-            # Without the checks of a schema: there are many, and they are looked at often.
-            meta = json.loads((shards / f"{case}.json").read_text(encoding="utf-8"))
-            facts = [meta["source_stamp"], meta["plan_stamp"]]
-        except (OSError, ValueError, TypeError, KeyError):
-            meta = read_meta(shards, case)
-            facts = [meta.source_stamp, meta.plan_stamp]
-        stamps[case] = digest(facts)
-    return stamps
 
 
 def mean_dice(cases: Iterable[CaseRecord], targets: Sequence[str]) -> DiceSummary | None:

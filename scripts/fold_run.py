@@ -19,8 +19,9 @@ from typing import Any
 
 from data_preprocessing.adapt import adapt_plan, read_folds
 from data_preprocessing.plan_file import read_plan
+from data_preprocessing.shards import shard_stamps
 from scripts.cascade_data import CascadeData
-from scripts.fold_records import FoldRecord, RunRequest, differences, digest, read_record, shard_stamps
+from scripts.fold_records import FoldRecord, RunRequest, differences, digest, read_record
 from scripts.side_by_side import Command, Steps, claim
 from utils.args import GROUPS, Config, parse_config
 from utils.decision import Checkpoint

@@ -19,7 +19,7 @@ from models.model_set import configuration_name
 from scripts.predictor import Predictor
 from utils.decision import PostProcessing
 from utils.errors import UserError
-from utils.files import read_json, to_dict
+from utils.files import file_digest, read_json, to_dict
 from utils.schema import FORMAT_VERSION, check_version
 
 STAMPS = "masks.json"
@@ -63,7 +63,7 @@ class FileStamp:
     def of(cls, path: Path, *, content: bool) -> FileStamp:
         """Of a file that is there."""
         found = path.stat()
-        return cls(size=found.st_size, mtime_ns=found.st_mtime_ns, digest=_file_digest(path) if content else None)
+        return cls(size=found.st_size, mtime_ns=found.st_mtime_ns, digest=file_digest(path) if content else None)
 
     def holds(self, path: Path) -> bool:
         """Whether the file is still that one; a copy of a mask with another time is."""
@@ -71,7 +71,7 @@ class FileStamp:
             found = path.lstat()
             if found.st_size != self.size:
                 return False
-            return found.st_mtime_ns == self.mtime_ns or (self.digest is not None and _file_digest(path) == self.digest)
+            return found.st_mtime_ns == self.mtime_ns or (self.digest is not None and file_digest(path) == self.digest)
         except OSError:
             return False
 
@@ -158,8 +158,3 @@ def _add_weights(digest: hashlib._Hash, bundle: ModelBundle) -> None:
     if bundle.previous is not None:
         digest.update(b"previous")
         _add_weights(digest, bundle.previous)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

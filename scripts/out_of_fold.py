@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_preprocessing.preprocessor import native_label_classes
-from data_preprocessing.shards import read_meta
+from data_preprocessing.shards import label_changes, read_meta
 from scripts.fold_records import OUT_OF_FOLD, CaseRecord, prediction_files
 from utils.errors import UserError, list_problems
 from utils.files import link_or_copy, write_json
@@ -22,8 +22,15 @@ def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Pla
     """Dice of the masks of a folder against the label files that the shards were made from.
 
     Raises:
-        UserError: a mask or label is damaged or does not fit; all are listed.
+        UserError: a mask or label is damaged or does not fit, or a label has changed since the shards were made; all
+            are listed.
     """
+    changed = [problem for case in cases for problem in label_changes(read_meta(shards, case))]
+    if changed:
+        raise list_problems(
+            "predictions cannot be scored against other labels than those that the networks learned from:", changed,
+            advice="Put the labels back, or run preprocess.py again and train anew.",
+        )  # fmt: skip
     records, problems = [], []
     for case in cases:
         try:
@@ -38,7 +45,8 @@ def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Pla
 
 
 def _score(shards: Path, mask: Path, case: str, plan: Plan) -> CaseRecord:
-    volume, source = read_label(mask), read_meta(shards, case).label
+    volume, meta = read_label(mask), read_meta(shards, case)
+    source = meta.label
     found = class_indices(volume.array, plan.labels, mask)
     digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
     if source is None or not Path(source).is_file():

@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts.fold_records import read_record
+from data_preprocessing.shards import shard_paths, shard_stamps
+from scripts.fold_records import RunRequest, read_record
 from utils.decision import Checkpoint
 from utils.errors import UserError, list_problems
+from utils.files import read_json
 from utils.fold_folders import REQUEST, fold_folders, missing_folds
+from utils.training_record import named
 from utils.training_state import require_finished
 
 
-def scored_checkpoints(folders: Mapping[str, Path], *, allow_unfinished: bool) -> dict[str, Checkpoint | None]:
+def scored_checkpoints(
+    folders: Mapping[str, Path], shards: Mapping[str, Path], *, allow_unfinished: bool
+) -> dict[str, Checkpoint | None]:
     """Configuration -> which checkpoint of each of its trainings was scored; None where nothing says, or folds differ.
 
     Args:
         folders: of each configuration, with its folds.
+        shards: of each configuration.
         allow_unfinished: take what is there.
 
     Raises:
-        UserError: folds are missing, interrupted, not scored, or scored with different checkpoints; all are listed.
+        UserError: folds are missing, interrupted, not scored, scored with different checkpoints, or of other data than
+            the shards are made of now; all are listed.
     """
     problems, found = [], {}
     for name, folder in folders.items():
         records = {fold: read_record(path) for fold, path in fold_folders(folder).items()}
         kinds = {fold: record.checkpoint or "best" for fold, record in records.items() if record is not None}
         found[name] = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else None
-        problems += [f"{name}: {problem}" for problem in _problems(folder, kinds)]
+        problems += [f"{name}: {problem}" for problem in _problems(folder, kinds) + _changed(folder, shards[name])]
     if problems and not allow_unfinished:
         raise list_problems(
             "the cross-validation is not finished:", problems,
@@ -35,6 +42,17 @@ def scored_checkpoints(folders: Mapping[str, Path], *, allow_unfinished: bool) -
             "there.",
         )  # fmt: skip
     return found
+
+
+def _changed(folder: Path, shards: Path) -> list[str]:
+    """Cases whose shards were made anew after a fold learned from them or predicted them; shards may be elsewhere."""
+    changed = set()
+    for path in fold_folders(folder).values():
+        if (path / REQUEST).is_file():
+            stored = read_json(RunRequest, path / REQUEST).data or {}
+            there = shard_stamps(shards, (case for case in stored if shard_paths(shards, case).meta.is_file()))
+            changed |= {case for case, stamp in there.items() if stamp != stored[case]}
+    return [f"the preprocessed data of {named(sorted(changed))} have changed since"] if changed else []
 
 
 def _problems(folder: Path, kinds: Mapping[int, Checkpoint]) -> list[str]:

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 from tests.test_main import TINY_NETWORK, run, weights
-from tests.tiny_task import Task, make_task
+from tests.tiny_task import Task, make_task, write_scan
 from utils.training_state import read_training_state
 
 TRAINING = (*TINY_NETWORK, "--nfolds", "3", "--learning_rate", "0.01", "--scheduler", "cosine")
@@ -73,6 +75,18 @@ def test_another_training_is_not_resumed(task, trained, capsys, flags, says):
     assert run(task, trained, "train", "--max_epochs", "4", "--resume_training", *TRAINING, *flags) == 2
     assert says in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(trained.rglob("*")) if path.is_file()} == before
+
+
+def test_training_on_shards_that_have_changed_is_not_resumed_and_the_cases_are_named(tmp_path, capsys):
+    task = make_task(tmp_path, num_cases=4, shape=(14, 18, 16))
+    assert task.run("--nfolds", "2") == 0
+    assert run(task, tmp_path / "run", "train", "--max_epochs", "1", *TINY_NETWORK) == 0
+    path = task.folder / "labelsTr/scan1.nii.gz"
+    write_scan(path, 1 - np.asarray(nib.load(path).dataobj))
+    assert task.run("--nfolds", "2") == 0
+    capsys.readouterr()
+    assert run(task, tmp_path / "run", "train", "--max_epochs", "2", "--resume_training", *TINY_NETWORK) == 2
+    assert "the preprocessed data of 1 case (scan1) have changed since" in capsys.readouterr().err
 
 
 def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(task, trained, capsys):

@@ -183,3 +183,105 @@ def test_second_run_in_a_folder_waits_for_the_first_and_keeps_what_it_made(tmp_p
         assert second.is_alive() and not list(folder.glob("*.npy"))
     second.join()
     assert statuses == [0] and list_cases(folder) == ("scan0", "scan1", "scan2")
+
+
+def spoil(task: Task, case: str) -> None:
+    (task.folder / f"imagesTr/{case}.nii.gz").write_bytes(b"no scan")
+
+
+def add(task: Task, case: str) -> None:
+    entry = {"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"}
+    for part in ("imagesTr", "labelsTr"):
+        shutil.copy(task.folder / f"{part}/scan0.nii.gz", task.folder / f"{part}/{case}.nii.gz")
+    task.describe(training=[*task.description()["training"], entry])
+
+
+def add_spoilt(task: Task) -> None:
+    add(task, "scan9")
+    spoil(task, "scan9")
+
+
+def spoil_and_take_out(task: Task) -> None:
+    spoil(task, "scan0")
+    take_out(task, "scan1")
+
+
+@pytest.mark.parametrize(
+    ("spoiling", "named", "good"),
+    [
+        (add_spoilt, "scan9: it has no shards yet", "scan1"),
+        (lambda task: spoil(task, "scan1"), "scan1: its files have changed since its shards were made", "scan0"),
+        (spoil_and_take_out, "scan1: dataset.json has it no longer", "scan2"),
+        (lambda task: (task.folder / "labelsTr/scan1.nii.gz").unlink(), "scan1: its files are missing", "scan0"),
+        (
+            lambda task: task.describe(labels={"0": "background", "2": "organ"}),
+            "labels: dataset.json has other",
+            "scan0",
+        ),
+    ],
+)
+def test_rerun_that_fails_before_it_writes_leaves_no_ready_folder_of_old_shards(task, capsys, spoiling, named, good):
+    root = task.results / "77_3d"
+    before = {path.name: path.read_bytes() for path in root.glob("scan*")}
+    spoiling(task)
+    assert task.run() == EXIT_USAGE
+    assert {path.name: path.read_bytes() for path in root.glob("scan*")} == before
+    capsys.readouterr()
+    assert use(task) == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert "is not ready" in message and named in message and good not in message
+    assert f"python preprocess.py --task 77 --dim 3 --results {task.results}" in message
+
+
+def test_rerun_that_fails_for_a_flag_leaves_the_folder_ready(task, capsys):
+    before = {path.name: path.read_bytes() for path in (task.results / "77_3d").iterdir() if path.is_file()}
+    assert task.run("--splits", str(task.results / "none.json")) == EXIT_USAGE
+    assert {path.name: path.read_bytes() for path in (task.results / "77_3d").iterdir() if path.is_file()} == before
+
+
+def test_edited_plan_survives_a_rerun_that_fails_before_it_writes(task, capsys):
+    root = task.results / "77_3d"
+    content = json.loads((root / "plan.json").read_text())
+    content["stage"]["batch_size"] = 7
+    (root / "plan.json").write_text(json.dumps(content))
+    add_spoilt(task)
+    assert task.run() == EXIT_USAGE and not (root / "plan.json").exists()
+    shutil.copy(task.folder / "imagesTr/scan0.nii.gz", task.folder / "imagesTr/scan9.nii.gz")
+    assert task.run() == 0
+    assert json.loads((root / "plan.json").read_text())["stage"]["batch_size"] == 7
+    assert not (root / "plan.edited.json").exists() and not (root / ".outdated.json").exists()
+
+
+@pytest.mark.parametrize("mode", ["val", "test"])
+def test_rerun_of_val_or_test_that_fails_before_it_writes_names_what_is_outdated(task, capsys, mode):
+    path = task.folder / ("imagesTr/scan1.nii.gz" if mode == "val" else "imagesTs/unseen.nii.gz")
+    whole = path.read_bytes()
+    path.write_bytes(b"no scan")
+    assert task.run("--exec_mode", mode) == EXIT_USAGE
+    capsys.readouterr()
+    assert use(task, "predict", mode) == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert f"{path.name.split('.')[0]}: its files have changed" in message and f"--exec_mode {mode}" in message
+    path.write_bytes(whole)
+    assert task.run("--exec_mode", mode) == 0
+    assert (task.results / "77_3d" / mode / "cases.json").exists()
+
+
+def test_val_shards_and_a_cascade_of_scans_that_were_preprocessed_again_since_are_refused(task, capsys):
+    masks = shutil.copytree(task.folder / "labelsTr", task.results / "masks")
+    assert task.run("--cascade", str(masks)) == 0
+    [case] = json.loads((task.results / "77_3d/splits.json").read_text())["folds"][0]["val"]
+    change(task, case)
+    assert task.run() == 0
+    capsys.readouterr()
+    assert use(task, "predict", "val") == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert f"{case}: its shards in" in message and "--exec_mode val" in message
+    assert use(task, "train", "../77_3d_cascade_fullres") == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert f"{case}: its shards in" in message and "--cascade MASKS" in message
+    assert task.run("--exec_mode", "val") == 0 and task.run("--cascade", str(masks)) == 0
+    for mode, folder in (("predict", "val"), ("train", "../77_3d_cascade_fullres")):
+        capsys.readouterr()
+        assert use(task, mode, folder) == EXIT_USAGE
+        assert "nothing.ckpt cannot be read" in capsys.readouterr().err

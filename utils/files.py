@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -108,6 +109,12 @@ def write_json(value: Any, path: Path) -> None:
     """Write a schema object (or plain dict) as indented JSON, whole or not at all; see `json_ready` for NaN."""
     data = json_ready(to_dict(value) if dataclasses.is_dataclass(value) else value)
     write_atomically(Path(path), lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()))
+
+
+def file_digest(path: Path) -> str:
+    """Digest of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

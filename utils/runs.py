@@ -16,6 +16,7 @@ from typing import Any
 from utils.config import RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.outdated import outdated_cases
 from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
 
@@ -81,17 +82,32 @@ def _require_ready(folder: Path) -> Path:
     """
     if (folder / "plan.json").is_file():
         return folder
+    outdated = outdated_cases(folder)
     cases: set[str] = set()
     with contextlib.suppress(UserError):
         cases |= set(read_json(Fingerprint, folder / "fingerprint.json").cases)
     with contextlib.suppress(UserError):
         cases |= {case for fold in read_json(Splits, folder / "splits.json").folds for case in (*fold.train, *fold.val)}
-    missing = [f"the shards of {case} are missing" for case in sorted(cases) if not (folder / f"{case}.json").is_file()]
+    missing = [f"{case}: {reason}" for case, reason in outdated.items()]
+    missing += [
+        f"the shards of {case} are missing"
+        for case in sorted(cases - set(outdated))
+        if not (folder / f"{case}.json").is_file()
+    ]
     raise list_problems(
         f"{folder} is not ready: preprocess.py did not come to its end there (plan.json is missing):",
         missing or ["the shards are all there, the plan is not"],
-        advice="Run it again with the same flags as before; what is finished is kept.",
+        advice=f"Run it again with the same flags as before; what is finished is kept: {_command(folder)}",
     )
+
+
+def _command(folder: Path) -> str:
+    """What prepares a folder, as far as its name says; it may have been given more flags."""
+    found = re.fullmatch(r"(\d+)_([23])d(_lowres|_cascade_fullres)?", folder.name)
+    if found is None:
+        return "python preprocess.py"
+    more = {"_lowres": " --lowres", "_cascade_fullres": " --cascade MASKS"}.get(found[3], "")
+    return f"python preprocess.py --task {found[1]} --dim {found[2]}{more} --results {folder.parent}"
 
 
 def prepare_folder(folder: Path, flag: str) -> Path:

@@ -251,6 +251,8 @@ class CaseMeta:
     """Digest of size and modification time of the source files: a changed source makes the shard stale."""
     plan_stamp: str
     """Digest of the parts of the plan that the shard depends on."""
+    label_digest: str | None = None
+    """Digest of the bytes of the label file; None without a label, and in shards of an earlier version."""
 
     def __post_init__(self) -> None:
         check_version(self.version, f"case {self.case}")

@@ -33,6 +33,7 @@ class TrainingRecord:
     earlier: other cases on which weights that this training began from (`--ckpt_path`) were trained.
     options: those that change what is trained, by name, as plain values.
     processes: data-parallel ones; each takes a batch of its own.
+    data: case -> digest of what its shard was made from and by which plan; empty in a checkpoint of an earlier version.
     """
 
     fold: int
@@ -40,6 +41,7 @@ class TrainingRecord:
     earlier: tuple[str, ...] = ()
     options: dict[str, Any]
     processes: int
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def seen(self) -> set[str]:
@@ -88,6 +90,12 @@ def fold_changes(stored: TrainingRecord, fold: int, cases: Fold) -> list[str]:
         if before - now:
             changed.append(f"{named(sorted(before - now))} are no {purpose} cases any more")
     return changed
+
+
+def data_changes(stored: TrainingRecord, data: dict[str, str]) -> list[str]:
+    """Of which cases the preprocessed data are others than those that a resumed training has learned from."""
+    changed = sorted(case for case, stamp in data.items() if stored.data.get(case, stamp) != stamp)
+    return [f"the preprocessed data of {named(changed)} have changed since"] if changed else []
 
 
 def named(cases: Iterable[str], shown: int = 10) -> str:

@@ -113,6 +113,13 @@ def test_other_folds_are_refused_and_leaked_cases_named():
     assert "1 case (c) are new among its training cases" in message
 
 
+def test_changed_shards_are_refused_by_case_and_a_record_that_does_not_say_is_taken():
+    stored, now = record(data={"a": "1", "b": "1", "c": "1"}), record(data={"a": "1", "b": "2", "c": "3"})
+    with pytest.raises(UserError, match=r"preprocessed data of 2 cases \(b, c\) have changed since"):
+        check(stored, now)
+    assert check(stored, stored) == [] and check(record(), now) == []
+
+
 def test_checkpoint_of_an_earlier_version_is_warned_of_and_its_optimiser_compared():
     stored = checkpoint(None)
     [message] = check_resumable(stored, record(), PLAN, MODEL)

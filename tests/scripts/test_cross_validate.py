@@ -382,3 +382,17 @@ def test_without_locks_of_the_file_system_a_file_is_the_lock(study, monkeypatch)
     lock.write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))
     assert study.run() == 0
     assert not list(lock.parent.glob(".fold_*.lock")) and len(study.calls()) == 4
+
+
+def test_label_that_changed_after_preprocessing_is_not_scored_against(study, capsys):
+    meta = json.loads((study.data / "77_3d/scan0.json").read_text())
+    label = study.root / "scan0.nii.gz"
+    # One of its own, as the shards of all tests are those of the same files.
+    shutil.copy(meta["label"], label)
+    (study.data / "77_3d/scan0.json").write_text(json.dumps(meta | {"label": str(label)}))
+    label.touch()
+    assert study.run() == 0
+    shutil.rmtree(study.results)
+    shutil.copy(study.data / "predictions/empty.nii.gz", label)
+    assert study.run() == 1
+    assert "predictions cannot be scored against other labels" in capsys.readouterr().err

@@ -179,3 +179,21 @@ def test_second_stage_masks_are_gathered_apart(study):
     folder = study.results / "77_3d_cascade_fullres/out_of_fold"
     assert json.loads((folder / "plan.json").read_text())["previous_stage"] == "3d_lowres"
     assert np.load(folder / "scan0.npy").dtype == np.float32
+
+
+def test_masks_of_different_checkpoints_make_no_cascade(study, capsys):
+    assert study.run("--configurations", "3d_lowres") == 0
+    assert study.run("--configurations", "3d_lowres", "--checkpoint", "best", "--folds", "0") == 0
+    capsys.readouterr()
+    assert study.run(*CASCADE, "--prepare") == 1
+    log = capsys.readouterr().err
+    assert "were predicted by different checkpoints" in log
+    assert "cascade" not in study.whats()
+    assert study.run("--configurations", "3d_lowres", "--checkpoint", "best") == 0
+    assert study.run(*CASCADE, "--prepare") == 0
+
+
+def test_data_of_a_cascade_made_from_masks_of_different_checkpoints_are_not_current(study, capsys):
+    assert study.run(*CASCADE) == 0
+    assert study.run("--configurations", "3d_lowres", "--checkpoint", "best", "--folds", "0") == 0
+    assert study.run(*CASCADE, "--folds", "0", "--prepare") == 1

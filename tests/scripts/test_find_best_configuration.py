@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data_preprocessing.shards import shard_stamps
 from models.ensemble import mean_planes, saved_classes, saved_member
 from scripts import find_best_configuration
 from scripts.fold_records import FoldRecord, RunRequest
@@ -230,12 +231,28 @@ class TestFolds:
         assert run(root) == EXIT_USAGE
         assert "different checkpoints (fold 0 last, fold 1 best)" in capsys.readouterr().err
 
+    def test_preprocessed_data_that_changed_since_the_folds_were_trained_are_named(self, root, models, capsys):
+        stamps = shard_stamps(root / "results/77_3d", ("scan0", "scan1", "scan2"))
+        (root / "results/77_2d").symlink_to(root / "results/77_3d")
+        write_fold(models / "fold_1", 1, data=stamps)
+        assert run(root) == EXIT_OK
+        write_fold(models / "fold_1", 1, data=stamps | {"scan1": "older"})
+        assert run(root) == EXIT_USAGE
+        assert "2d: the preprocessed data of 1 case (scan1) have changed since" in capsys.readouterr().err
 
-def write_fold(folder: Path, fold: int, checkpoint: str | None = "last") -> None:
+
+def write_fold(folder: Path, fold: int, checkpoint: str | None = "last", data: dict | None = None) -> None:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints/last.ckpt").write_text("weights")
     request = RunRequest(
-        version=1, configuration="2d", fold=fold, num_folds=2, cases=Fold(train=(), val=()), plan="", options={}
+        version=1,
+        configuration="2d",
+        fold=fold,
+        num_folds=2,
+        cases=Fold(train=(), val=()),
+        plan="",
+        options={},
+        data=data,
     )
     write_json(request, folder / "options.json")
     record = FoldRecord(
@@ -243,3 +260,14 @@ def write_fold(folder: Path, fold: int, checkpoint: str | None = "last") -> None
         train_s=1.0, seconds=1.0, cases=(), checkpoint=checkpoint,
     )  # fmt: skip
     write_json(record, folder / "done.json")
+
+
+def test_labels_that_changed_since_the_shards_were_made_are_named(root, capsys):
+    predict(root, "3d_fullres", ORGAN)
+    path = root / "data/Task77_Tiny/labelsTr/scan1.nii.gz"
+    path.touch()
+    assert run(root) == EXIT_OK
+    nib.save(nib.Nifti1Image(without_planes(3).astype(np.uint8), np.eye(4)), path)
+    assert run(root) == EXIT_USAGE
+    assert f"scan1: {path} has changed since" in capsys.readouterr().err
+    assert run(root, "--labels", str(path.parent)) == EXIT_OK
