@@ -62,8 +62,8 @@ class Options:
     splits: Path | None = None
     """JSON file of the folds: a splits.json of this program, or nnU-Net's splits_final.json."""
     group_by: str | None = None
-    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; folds are dealt
-    so that no patient is in two of them."""
+    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; cases are split
+    so that no patient is in two folds."""
     overwrite: bool = False
     """Plan and make everything anew; otherwise an edited plan.json is kept, and so are finished cases."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False

@@ -28,7 +28,7 @@ HEAD = """# Commands
 `nnunet VERB` and `python SCRIPT` are the same program. `--help` shows the flags of each. Flags may be written with
 underscores or hyphens, switches have an opposite (`--amp`, `--no_amp`), and a flag that has no effect in a run is named
 in a warning. Exit status: 0 when all went well, 2 with one message for input that you can fix, 1 where some cases or
-runs failed, 130 after Ctrl-C.
+runs failed, 130 after Ctrl-C, 143 after SIGTERM (128 and the signal's number).
 """
 
 SCRIPTS_ONLY = (

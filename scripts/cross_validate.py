@@ -42,7 +42,7 @@ class CrossValidateOptions:
     folds: tuple[int, ...] | None = None
     """Folds to run (default: all)."""
     nfolds: int | None = None
-    """Number of folds (default: those that preprocess.py dealt)."""
+    """Number of folds (default: those that preprocess.py made)."""
     data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder of the preprocessed data."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("results"))

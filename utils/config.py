@@ -56,13 +56,13 @@ class RunConfig:
     fold: int = 0
     """Cross-validation fold, counted from 0."""
     nfolds: int | None = None
-    """Number of cross-validation folds (default: those that preprocess.py dealt; 5 with --group_by)."""
+    """Number of cross-validation folds (default: those that preprocess.py made; 5 with --group_by)."""
     splits: Path | None = None
-    """JSON file of folds to use in place of those that preprocess.py dealt: this program's splits.json or nnU-Net's
+    """JSON file of folds to use in place of those that preprocess.py made: this program's splits.json or nnU-Net's
     splits_final.json."""
     group_by: str | None = None
-    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; folds are dealt
-    so that no patient is in two of them."""
+    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; cases are split
+    so that no patient is in two folds."""
     seed: int = 1
     """Seed of weights, order of cases, patches and augmentations."""
     ckpt_path: Path | None = None
@@ -225,7 +225,7 @@ class OptimConfig:
     factor: float = 0.3
     """multistep, plateau, loss_plateau: what the learning rate is multiplied by."""
     lr_patience: int = 70
-    """plateau, loss_plateau: epochs without a better Dice or loss that are borne before the learning rate drops."""
+    """plateau, loss_plateau: epochs without a better Dice or loss that are tolerated before the learning rate drops."""
     min_learning_rate: float = 0.0
     """Training ends when the learning rate has fallen below this, after --min_epochs at the earliest (0: never)."""
     gradient_clip_val: float = 0.0
