@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -71,7 +72,9 @@ def run_cli(command: Callable[[], int | None]) -> int:
         if interrupt is None:
             raise
         by = f" by {interrupt}" if isinstance(interrupt, Interrupted) else ""
-        print("\n".join([f"interrupted{by}", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
+        # The other processes of one run would say the same.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\n".join([f"interrupted{by}", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
         return 128 + interrupt.signum if isinstance(interrupt, Interrupted) else EXIT_INTERRUPTED
 
 
