@@ -63,7 +63,8 @@ def run_cli(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
-        if error.errno not in MENDABLE:
+        # One that names a file is the user's: a folder in its place, a name that is too long, a link to itself.
+        if error.errno not in MENDABLE and not (error.errno and error.filename):
             raise
         print(f"error: {describe_fault(error)}", file=sys.stderr)
         return EXIT_USAGE
@@ -121,4 +122,5 @@ def continues_with(advice: str) -> Iterator[None]:
 def describe_fault(error: OSError) -> str:
     """A fault of the operating system in one line: what, where, and how much room is missing where that is known."""
     room = f" ({error.room})" if isinstance(error, DiskFull) else ""
-    return f"{error.strerror}: {error.filename or 'while writing'}{room}"
+    # A copy names where it comes from first.
+    return f"{error.strerror}: {error.filename2 or error.filename or 'while writing'}{room}"
