@@ -159,6 +159,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     from data_preprocessing.folders import TrainingFolder, fill_training
     from data_preprocessing.planner import PlanOptions, make_plan, plan_source
     from data_preprocessing.runner import inspect_cases
+    from data_preprocessing.shard_room import require_shard_room
     from utils.runs import prepare_folder
 
     folder, cases = options.root, dataset.training
@@ -180,6 +181,8 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         splits=splits,
         splits_asked_for=bool(options.splits or options.group_by),
     )
+    if not folder.exists():
+        require_shard_room(folder, fingerprint, content.automatic)
     prepare_folder(folder, "--results")
     return folder, fill_training(folder, content, workers, overwrite=options.overwrite)
 
@@ -209,10 +212,12 @@ def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> t
     """Write shards of the training cases (val) or of the test scans (test) by the stored plan, into a sub-folder.
 
     Raises:
-        UserError: there is no plan, it was made for other data, or cases are missing or faulty.
+        UserError: there is no plan, it was made for other data, cases are missing or faulty, or the shards surely need
+            more room than the disk has.
     """
     from data_preprocessing.folders import fill_inference
     from data_preprocessing.runner import current_cases, inspect_cases
+    from data_preprocessing.shard_room import require_shard_room
     from utils.runs import prepare_folder
 
     plan = _stored_plan(options, dataset)
@@ -223,7 +228,8 @@ def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> t
     folder = options.root / options.exec_mode
     current = set() if options.overwrite else current_cases(cases, plan, folder)
     stale = [case for case in cases if case.case not in current]
-    inspect_cases(dataclasses.replace(dataset, labels=plan.labels), stale, workers)
+    sizes = inspect_cases(dataclasses.replace(dataset, labels=plan.labels), stale, workers)
+    require_shard_room(folder, sizes, plan, labelled=options.exec_mode == "val")
     prepare_folder(folder, "--results")
     return folder, fill_inference(folder, cases, plan, workers, overwrite=options.overwrite)
 

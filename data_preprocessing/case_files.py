@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_preprocessing.findings import Finding
+from utils.files import real_path
 from utils.scan_names import left_out, nifti_ending, nifti_files
 from utils.scan_names import nifti_stem as case_name
 
@@ -119,7 +120,7 @@ def _with_slashes(entry: Any, folder: Path) -> Any:
         path = path.replace("\\", "/")
     if os.path.isabs(path):
         plain = Path(os.path.normpath(path))
-        for root in (folder, folder.resolve()):
+        for root in (folder, real_path(folder)):
             if plain.is_relative_to(root):
                 return plain.relative_to(root).as_posix()
     return path

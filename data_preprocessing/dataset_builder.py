@@ -20,7 +20,7 @@ from data_preprocessing.runner import Workers
 from data_preprocessing.scan_search import Scan, find_files, group_channels
 from data_preprocessing.verification import CaseSurvey, find_duplicates, survey_cases
 from utils.errors import UserError, list_problems
-from utils.files import new_folder, write_json
+from utils.files import new_folder, real_path, write_json
 from utils.scan_names import nifti_ending
 from utils.schema import LabelScheme
 
@@ -178,7 +178,7 @@ def choose_folder(output: Path, sources: Sources) -> Path:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--output {output} exists and is not an empty folder; choose another one")
     for place in (*sources.images, *sources.labels, *sources.test_images):
-        if Path(place).is_dir() and output.resolve().is_relative_to(Path(place).resolve()):
+        if Path(place).is_dir() and real_path(output).is_relative_to(real_path(Path(place))):
             raise UserError(f"--output {output} lies inside {place}, which is only read; choose another folder")
     return output
 
@@ -213,7 +213,7 @@ def _put(source: Path, stem: Path, *, link: bool) -> Path:
     target = stem.with_name(stem.name + nifti_ending(source).lower())
     target.parent.mkdir(exist_ok=True)
     if link:
-        target.symlink_to(source.resolve())
+        target.symlink_to(real_path(source))
     else:
         shutil.copyfile(source, target)
     return target

@@ -20,6 +20,7 @@ from data_preprocessing.checks import check_case, orientation, read_case
 from data_preprocessing.dataset import DESCRIPTION, Dataset, Description
 from data_preprocessing.findings import Finding
 from data_preprocessing.runner import Workers, source_files
+from utils.files import real_path
 from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, forms_difference_mm
 from utils.scan_names import nifti_tree
 
@@ -129,9 +130,9 @@ def check_listing(description: Description) -> list[Finding]:
         stated, found = description.content.get(key), len(getattr(dataset, section))
         if isinstance(stated, int) and stated != found:
             findings.append(_remark("description", f"{DESCRIPTION} says {key} {stated}, and there are {found} cases"))
-    listed = {path.resolve() for case in (*dataset.training, *dataset.test) for path in source_files(case)}
+    listed = {real_path(path) for case in (*dataset.training, *dataset.test) for path in source_files(case)}
     for folder in sorted({path.parent for path in listed}):
-        files = {path for path in nifti_tree(folder) if path.resolve() not in listed}
+        files = {path for path in nifti_tree(folder) if real_path(path) not in listed}
         unlisted = sorted(path.relative_to(folder).as_posix() for path in files)
         if unlisted:
             shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")

@@ -17,10 +17,10 @@ from pytorch_lightning.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from pytorch_lightning.strategies import DDPStrategy
 
 from models.callbacks import AtomicCheckpointIO, OwnSignals, SkipFirstValidations
 from models.finite import EndWhereNotFinite
+from models.launcher import OwnDDP
 from models.profiling import StepProfiler
 from utils.config import OptimConfig, RunConfig
 from utils.launch import slurm_tasks
@@ -127,8 +127,8 @@ def profiler_callbacks(run: RunConfig) -> list[Callback]:
     return [StepProfiler(run.results / "profile")] if run.profile else []
 
 
-def _strategy(runtime: Runtime) -> str | DDPStrategy:
+def _strategy(runtime: Runtime) -> str | OwnDDP:
     if runtime.strategy == "auto":
         return "auto"
     # Gradients live in the communication buckets: one copy of all gradients less.
-    return DDPStrategy(process_group_backend=runtime.backend, gradient_as_bucket_view=True)
+    return OwnDDP(process_group_backend=runtime.backend, gradient_as_bucket_view=True)

@@ -12,6 +12,7 @@ from data_preprocessing.scans import Scan
 from scripts.mask_folder import MASK, PROBABILITIES, listed
 from scripts.mask_stamps import STAMPS
 from utils.errors import UserError, list_problems
+from utils.files import real_path
 
 
 def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
@@ -20,10 +21,10 @@ def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
     Raises:
         UserError: it is such a folder.
     """
-    folder = output.resolve()
+    folder = real_path(output)
     images = [image for scan in scans for image in scan.images]
     # Of a link both count: the folder in which it lies, and that of the file.
-    if any(folder in (image.parent.resolve(), image.resolve().parent) for image in images):
+    if any(folder in (real_path(image.parent), real_path(image).parent) for image in images):
         raise UserError(f"--output {output} is the folder of the scans; choose another one")
     inputs = {_identity(image) for image in images} - {None}
     targets = [output / f"{scan.case}{suffix}" for scan in scans for suffix in (MASK, PROBABILITIES)]

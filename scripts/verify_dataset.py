@@ -94,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _copy_folder(output: Path, source: Path) -> Path:
     """The data set's folder in the copy: `output` itself if it is called like one (TaskNN_Name), else inside it."""
     from data_preprocessing.dataset import task_number
+    from utils.files import real_path
 
     output = output.absolute()
-    if output.resolve().is_relative_to(source.resolve()):
+    if real_path(output).is_relative_to(real_path(source)):
         raise UserError(f"--fix {output} lies inside the data set, which is only read; choose another folder")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--fix {output} exists and is not an empty folder; choose a new one")

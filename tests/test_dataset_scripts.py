@@ -193,3 +193,14 @@ def test_real_scans_make_a_task_from_their_folders(real_data, tmp_path):
     assert init(*words, "--link") == EXIT_OK
     content = description(tmp_path / "Task11_Sarcoma")
     assert content["modality"] == {"0": "CT"} and content["numTraining"] == 9
+
+
+def test_a_link_to_itself_is_a_finding_and_no_traceback(tmp_path, capsys):
+    task = make_task(tmp_path)
+    for name in ("imagesTr/scan0.nii.gz", "imagesTs/unseen.nii.gz"):
+        (task.folder / name).unlink()
+        (task.folder / name).symlink_to(Path(name).name)
+    argv = ["--data", str(task.folder), "--n_jobs", "1"]
+    assert run_cli(lambda: verify_dataset.main(argv)) == 1
+    assert run_cli(lambda: verify_dataset.main([*argv, "--fix", str(tmp_path / "fixed")])) == 1
+    assert "scan0" in capsys.readouterr().out

@@ -131,6 +131,9 @@ def _read_values(path: Path) -> dict[str, Any]:
         if name not in fields:
             problems.append(f"unknown option {key!r}")
             continue
+        if isinstance(value, str) and "\0" in value:
+            problems.append(f"{key}: {value!r} holds a character that no name may have")
+            continue
         try:
             values[name] = from_dict(fields[name][1], _as_flag(name, value), source=f"{key}: {value!r}")
         except UserError as error:

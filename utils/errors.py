@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -62,7 +63,8 @@ def run_cli(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
-        if error.errno not in MENDABLE:
+        # One that names a file is the user's: a folder in its place, a name that is too long, a link to itself.
+        if error.errno not in MENDABLE and not (error.errno and error.filename):
             raise
         print(f"error: {describe_fault(error)}", file=sys.stderr)
         return EXIT_USAGE
@@ -71,7 +73,9 @@ def run_cli(command: Callable[[], int | None]) -> int:
         if interrupt is None:
             raise
         by = f" by {interrupt}" if isinstance(interrupt, Interrupted) else ""
-        print("\n".join([f"interrupted{by}", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
+        # The other processes of one run would say the same.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\n".join([f"interrupted{by}", *getattr(interrupt, "__notes__", ())]), file=sys.stderr)
         return 128 + interrupt.signum if isinstance(interrupt, Interrupted) else EXIT_INTERRUPTED
 
 
@@ -118,4 +122,5 @@ def continues_with(advice: str) -> Iterator[None]:
 def describe_fault(error: OSError) -> str:
     """A fault of the operating system in one line: what, where, and how much room is missing where that is known."""
     room = f" ({error.room})" if isinstance(error, DiskFull) else ""
-    return f"{error.strerror}: {error.filename or 'while writing'}{room}"
+    # A copy names where it comes from first.
+    return f"{error.strerror}: {error.filename2 or error.filename or 'while writing'}{room}"

@@ -154,6 +154,11 @@ def _rename(file: BinaryIO, temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def real_path(path: Path) -> Path:
+    """The path without links; links that lead in a circle stay in it, and whoever opens the file says so."""
+    return Path(os.path.realpath(path))
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy with its times where links are not possible, at once.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils.config import RunConfig
 from utils.errors import UserError, list_problems
-from utils.files import read_json, write_json
+from utils.files import read_json, real_path, write_json
 from utils.outdated import outdated_cases
 from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
@@ -142,7 +142,7 @@ def require_writable(folder: Path, source: Path) -> None:
         UserError: the folder lies inside the data set `source`, or cannot be made.
     """
     require_utf8(folder, "--results")
-    if folder.resolve().is_relative_to(source.resolve()):
+    if real_path(folder).is_relative_to(real_path(source)):
         raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:

@@ -7,6 +7,7 @@ that was there before this process began belongs to nobody, and the next run tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -25,7 +26,13 @@ _swept: set[Path] = set()
 
 
 def temporary_name(target: Path) -> Path:
-    """A name beside `target` that nothing has, with its suffix."""
+    """A name beside `target` that nothing has, with its suffix.
+
+    Raises:
+        OSError: `target` has no name of its own (`.`, `/`).
+    """
+    if not target.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     return target.with_name(f"{PREFIX}{secrets.token_hex(8)}{target.suffix}")
 
 

@@ -43,3 +43,13 @@ def test_preprocessing_says_it_before_it_writes(tmp_path, monkeypatch, capsys):
     assert task.run("--nfolds", "2") == 2
     assert "are free there" in capsys.readouterr().err
     assert not (task.results / "77_3d").exists()
+
+
+@pytest.mark.parametrize("mode", ["val", "test"])
+def test_preprocessing_says_it_of_scans_to_predict_too(tmp_path, monkeypatch, capsys, mode):
+    task = make_task(tmp_path)
+    assert task.run("--nfolds", "2") == 0
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 2000)
+    assert task.run("--exec_mode", mode) == 2
+    assert "are free there" in capsys.readouterr().err
+    assert not (task.results / f"77_3d/{mode}").exists()

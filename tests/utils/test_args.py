@@ -260,3 +260,9 @@ def test_a_task_has_one_name(task, name):
 def test_a_mark_of_the_encoding_does_not_matter(tmp_path, name):
     (tmp_path / name).write_text('{"max_epochs": 3}', encoding="utf-8-sig")
     assert parse_config(["--config", str(tmp_path / name)]).optim.max_epochs == 3
+
+
+def test_a_null_character_in_a_config_file_is_refused_by_name(tmp_path):
+    (tmp_path / "c.json").write_text('{"splits": "a\\u0000b"}')
+    with pytest.raises(UserError, match=r"splits: .* holds a character that no name may have"):
+        parse_config(["--config", str(tmp_path / "c.json")])

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from utils.errors import UserError, list_problems, run_cli
+from utils.errors import UserError, describe_fault, list_problems, run_cli
+from utils.files import write_atomically
 
 
 def fail(error):
@@ -33,9 +38,9 @@ def test_a_full_disk_is_a_message_and_status_2(capsys):
     assert capsys.readouterr().err == "error: No space left on device: /results/last.ckpt\n"
 
 
-def test_other_faults_of_the_system_stay_tracebacks():
+def test_other_faults_that_name_no_file_stay_tracebacks():
     with pytest.raises(FileNotFoundError):
-        run_cli(fail(FileNotFoundError(2, "No such file or directory", "x")))
+        run_cli(fail(FileNotFoundError(2, "No such file or directory")))
 
 
 def test_our_own_mistakes_stay_tracebacks():
@@ -48,3 +53,23 @@ def test_all_problems_are_listed_up_to_a_limit():
     assert str(short) == "2 bad cases:\n  - a\n  - b\nMend them."
     long = list_problems("bad:", [str(i) for i in range(25)], advice="Mend.", shown=3)
     assert str(long).splitlines()[1:] == ["  - 0", "  - 1", "  - 2", "  ... and 22 more", "Mend."]
+
+
+def test_a_copy_that_does_not_fit_names_the_copy():
+    error = OSError(errno.ENOSPC, "No space left on device", "scans/a.nii.gz", None, "copy/a.nii.gz")
+    assert describe_fault(error) == "No space left on device: copy/a.nii.gz"
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EBUSY])
+def test_a_fault_that_names_a_file_is_one_message(number, capsys):
+    def command():
+        raise OSError(number, os.strerror(number), "some/file")
+
+    assert run_cli(command) == 2
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: some/file\n"
+
+
+def test_a_path_without_a_name_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(lambda: write_atomically(Path("."), lambda file: None)) == 2
+    assert capsys.readouterr().err == f"error: {os.strerror(errno.EISDIR)}: .\n"
