@@ -113,7 +113,8 @@ def read_plan(folder: Path) -> Plan:
     other = [case for case, stamp in plan_stamps(folder, list_cases(folder)).items() if stamp != wanted]
     if other:
         raise list_problems(
-            f"{folder / PLAN} asks for other shards than those beside it: it was edited, or these were replaced:",
+            f"{folder / PLAN} asks for other shards than those beside it: it was edited, or these were replaced "
+            "or made by an earlier version of the program:",
             other, advice="Run preprocess.py again with the same flags as before; it keeps an edited plan: "
             f"{preprocess_command(folder, plan)}",
         )  # fmt: skip

@@ -64,8 +64,9 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
     behind. In 2D only H and W are resampled and padded, and no slice is cut down to the patch.
 
     Raises:
-        UserError: an image without any non-zero voxel, with another number of channels than planned, or with
-            intensities that cannot be normalised so; a label of another shape or of values that the plan does not know.
+        UserError: an image without any non-zero voxel, with another number of channels than planned, with intensities
+            that cannot be normalised so, or a single slice that lies across those of a 2D plan; a label of another
+            shape or of values that the plan does not know.
     """
     _check_arrays(files, plan)
     image = files.image.array.transpose(0, *(axis + 1 for axis in plan.axes))
@@ -142,6 +143,14 @@ def _check_arrays(files: CaseInput, plan: Plan) -> None:
     shape = files.image.array.shape
     if shape[0] != len(plan.channels):
         raise UserError(f"{files.image_path} has {shape[0]} channels; the plan was made for {len(plan.channels)}")
+    across, *in_plane = (shape[1 + axis] for axis in plan.axes)
+    if plan.stage.dim == 2 and across > 1 and 1 in in_plane:
+        lone = plan.axes[1 + in_plane.index(1)]
+        raise UserError(
+            f"{files.image_path} is a single slice, one voxel along {'SAR'[lone]}, and the slices of this plan lie "
+            f"across {'SAR'[plan.axes[0]]} (superior, anterior, right): the network would see lines. Leave it out, or "
+            "use a model of such slices"
+        )
     for index, (channel, array) in enumerate(zip(plan.channels, files.image.array)):
         fault = intensity_fault(array, channel.scheme)
         if fault is not None:

@@ -67,14 +67,21 @@ def plan_stage(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float)
     Raises:
         UserError: no patch is small enough for the memory.
     """
+    budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
+    stage, reasons = _fill_memory(name, grid, **budget)
+    # nnU-Net v2: where a patch shows so little of a scan that there is a coarser stage, a single one says too little
+    # about its Dice.
+    batch_dice = name == "3d" and not isinstance(_lowres_stage(grid, stage, **budget), UserError)
+    return dataclasses.replace(stage, batch_dice=batch_dice), reasons
+
+
+def _fill_memory(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float) -> tuple[StagePlan, Reasons]:
     patch, levels, patch_reason = _choose_patch(grid, num_outputs, gpu_memory_gb)
     values = memory.feature_map_values(levels, patch, num_outputs=num_outputs)
     batch, batch_reason = _choose_batch(grid, patch, values, gpu_memory_gb)
     stage = StagePlan(
         name=name, patch_size=patch, spacing_mm=grid.spacing_mm, batch_size=batch,
         strides=levels.strides, kernels=levels.kernels, filters=levels.filters,
-        # nnU-Net v2: where a patch shows little of a scan, a single one says too little about its Dice.
-        batch_dice=name == "3d" and math.prod(patch) < LOWRES_SHARE * math.prod(grid.median_shape),
     )  # fmt: skip
     return stage, {
         "patch_size": patch_reason,
@@ -92,23 +99,34 @@ def plan_lowres_stage(fullres: Grid, *, num_outputs: int, gpu_memory_gb: float) 
         UserError: the full-resolution patch covers that share already, or the scans would hardly get smaller.
     """
     budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
-    stage, _ = plan_stage("3d", fullres, **budget)
+    full_stage, _ = _fill_memory("3d", fullres, **budget)
+    found = _lowres_stage(fullres, full_stage, **budget)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _lowres_stage(
+    fullres: Grid, full_stage: StagePlan, *, num_outputs: int, gpu_memory_gb: float
+) -> tuple[StagePlan, Reasons] | UserError:
+    """The low-resolution stage beside a full-resolution one, or why there is none."""
     full_voxels = math.prod(fullres.median_shape)
-    covered = math.prod(stage.patch_size) / full_voxels
+    covered = math.prod(full_stage.patch_size) / full_voxels
     scans = f"the median scan of {size_text(fullres.median_shape)} voxels"
     if covered >= LOWRES_SHARE:
-        raise UserError(
-            f"this data set needs no low-resolution stage: the full-resolution patch {size_text(stage.patch_size)} "
-            f"covers {covered:.0%} of {scans}; --lowres is for less than {LOWRES_SHARE:.0%}"
+        return UserError(
+            f"this data set needs no low-resolution stage: the full-resolution patch {size_text(full_stage.patch_size)}"
+            f" covers {covered:.0%} of {scans}; --lowres is for less than {LOWRES_SHARE:.0%}"
         )
     grid, share, reasons = fullres, covered, {}
+    stage = full_stage
     while share < LOWRES_SHARE:
         grid = fullres.coarser(_next_coarser(grid.spacing_mm))
-        stage, reasons = plan_stage("3d_lowres", grid, **budget)
+        stage, reasons = _fill_memory("3d_lowres", grid, num_outputs=num_outputs, gpu_memory_gb=gpu_memory_gb)
         share = math.prod(stage.patch_size) / (full_voxels * grid.num_voxels / fullres.num_voxels)
     saving = fullres.num_voxels / grid.num_voxels
     if saving < LOWRES_LEAST_SAVING:
-        raise UserError(
+        return UserError(
             f"this data set needs no low-resolution stage: it would make {scans} only {saving:.1f} times smaller"
         )
     reasons["spacing_mm"] = (

@@ -127,11 +127,14 @@ def check_fits(contents: CheckpointContents, plan: Plan, *, model: ModelConfig |
         if saved[name] != wanted[name]
     ]
     if differences:
-        raise list_problems(
-            f"{contents.path} is a checkpoint of another task or setting:",
-            differences,
-            advice="Use the data (and, to resume, the options) that it was trained with, or another checkpoint.",
-        )
+        advice = "Use the data (and, to resume, the options) that it was trained with, or another checkpoint."
+        if contents.plan.normalize_first != plan.normalize_first:
+            order = str(contents.plan.normalize_first).lower()
+            advice += (
+                f' Data for this one: set "normalize_first": {order} in plan.json of the preprocessed data, and run '
+                "preprocess.py again with the same flags."
+            )
+        raise list_problems(f"{contents.path} is a checkpoint of another task or setting:", differences, advice=advice)
 
 
 def load_weights(network: nn.Module, contents: CheckpointContents) -> None:

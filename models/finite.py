@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +19,11 @@ SKIPPED_BATCHES = 10
 LEAST_SCALE = 2.0**-10
 """Of the losses in fp16. Begun at 65536 and halved with each step that is left out, it falls below this if nearly all
 of them are."""
+
+_ADVICE = (
+    "No checkpoint was made of this epoch. Try a lower --learning_rate, --gradient_clip_val 12, or --precision fp32; "
+    "--resume_training goes on from the last whole epoch."
+)
 
 
 class EndWhereNotFinite(Callback):
@@ -60,6 +66,17 @@ class EndWhereNotFinite(Callback):
         if found.any():
             raise UserError(_message(trainer.current_epoch, batch_idx, batch, in_loss=bool(found[0])))
 
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at the loss of the validation cases: weights may be finite, and all that comes of them not."""
+        if trainer.sanity_checking or trainer.precision == "16-mixed":
+            return
+        # It is that of all processes, so all of them end.
+        if not math.isfinite(module.last_validation.loss):
+            raise UserError(
+                f"training ended in epoch {trainer.current_epoch}: the loss of its validation cases is infinite or not "
+                f"a number (NaN). {_ADVICE}"
+            )
+
 
 def weights_are_finite(module: nn.Module) -> Tensor:
     """Whether all weights and buffers are finite, a bool where they lie."""
@@ -80,7 +97,4 @@ def _message(epoch: int, batch_index: int, batch: Any, *, in_loss: bool) -> str:
             "The images of this batch hold such values already: find them with scripts/verify_dataset.py, "
             "and run preprocess.py again. No checkpoint was made of this epoch."
         )
-    return message + (
-        "No checkpoint was made of this epoch. Try a lower --learning_rate, --gradient_clip_val 12, "
-        "or --precision fp32; --resume_training goes on from the last whole epoch."
-    )
+    return message + _ADVICE

@@ -11,7 +11,7 @@ import numpy as np
 from models.ensemble import SLAB_VALUES
 from models.model_set import ModelSet
 from scripts.predictor import Prediction, Predictor
-from scripts.preparing import as_volume, read_scan
+from scripts.preparing import as_volume, finite_scan, read_scan
 from utils.nifti import Volume
 from utils.pages import give_back_pages
 from utils.postprocessing import keep_largest
@@ -73,5 +73,7 @@ class EnsemblePredictor:
 
     def _add_up(self, total: np.ndarray, volume: Volume, name: str) -> None:
         """Add each member's probabilities to (K, S, A, R), one member after the other."""
+        # Here and not by each member, which would each say so.
+        volume = finite_scan(volume, name)
         for member in self.members:
             member.restore(member.prepare(volume, name), total)

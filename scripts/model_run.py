@@ -129,13 +129,14 @@ class EnsembleRun:
     def _predict(self, scans: Sequence[Scan]) -> dict[str, str]:
         """Masks of some scans; returns what became of those that failed."""
         failed: dict[str, str] = {}
+        told: set[str] = set()
         weights = sum(predictor.weight_bytes for predictors in self.predictors for predictor in predictors)
         for name, predictors in zip(self.models.names, self.predictors):
             print(f"{name}:", flush=True)
             job = dataclasses.replace(self.job, output=self.hidden / name, save_probabilities=True)
             others = weights - sum(predictor.weight_bytes for predictor in predictors)
             left = [scan for scan in scans if scan.case not in failed]
-            failed |= ScanRun(job, predictors, left, others).run()[1]["failed"]
+            failed |= ScanRun(job, predictors, left, others, told).run()[1]["failed"]
         for scan in scans:
             if scan.case in failed:
                 continue

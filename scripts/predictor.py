@@ -170,13 +170,13 @@ class Predictor:
         volume, name = read_scan(paths)
         return Prediction(mask=self._mask(self.prepare(volume, name)), geometry=volume.geometry)
 
-    def prepare(self, volume: Volume, name: str = "the image") -> PreparedScan:
-        """Preprocess a scan; messages call it `name`.
+    def prepare(self, volume: Volume, name: str = "the image", *, quiet: bool = False) -> PreparedScan:
+        """Preprocess a scan; messages call it `name`. With `quiet` nothing is said of odd voxels, once is enough.
 
         Raises:
             UserError: as `predict`.
         """
-        volume = finite_scan(volume, name)
+        volume = finite_scan(volume, name, quiet=quiet)
         previous = None if self.previous is None else self.previous.prepare(volume, name)
         return dataclasses.replace(prepare_scan(volume, self.plan, name), previous=previous)
 

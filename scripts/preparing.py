@@ -55,14 +55,18 @@ def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
     return Volume(array=array, spacing_mm=spacing, geometry=geometry)
 
 
-def finite_scan(volume: Volume, name: str) -> Volume:
-    """The scan with 0 for NaN and infinite intensities, which lie outside of the body; says so on the error output."""
+def finite_scan(volume: Volume, name: str, *, quiet: bool = False) -> Volume:
+    """The scan with 0 for NaN and infinite intensities, which lie outside of the body.
+
+    Unless `quiet`, it says so on the error output.
+    """
     if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
         return volume
     odd = ~np.isfinite(volume.array)
     if odd.all():
         raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
-    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    if not quiet:
+        print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
     return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
 
 

@@ -53,6 +53,7 @@ class ScanRun:
         predictors: one per device, of the same model.
         scans: those to predict; None finds them in the job's input.
         other_bytes: memory that is taken besides, by the weights of other configurations.
+        told: scans of which a run for another configuration said what is odd; this one adds its own.
 
     Raises:
         UserError: no scans, or files in the output folder that would be lost.
@@ -62,7 +63,12 @@ class ScanRun:
     """No folder for what an ensemble keeps in between."""
 
     def __init__(
-        self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None, other_bytes: int = 0
+        self,
+        job: ScanJob,
+        predictors: Sequence[Predictor],
+        scans: Sequence[Scan] | None = None,
+        other_bytes: int = 0,
+        told: set[str] | None = None,
     ) -> None:
         self.job, self.predictors, self._other_bytes = job, predictors, other_bytes
         self.plan, self.settings = predictors[0].plan, predictors[0].settings
@@ -72,6 +78,7 @@ class ScanRun:
         self.masks = MaskFolder(job.output, by, overwrite=job.overwrite)
         self.waiting = self.masks.unfinished(self.scans, save_probabilities=job.save_probabilities)
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
+        self._told = set() if told is None else told
         self._reported = 0
 
     def run(self) -> tuple[int, dict]:
@@ -158,7 +165,9 @@ class ScanRun:
             raise UserError(scan.problem)
         if self.job.save_probabilities:
             require_room(self.job.output / f"{scan.case}{PROBABILITIES}", self._disk_bytes(scan))
-        return self.predictors[0].prepare(read_image(scan.images), str(scan.images[0]))
+        volume, quiet = read_image(scan.images), scan.case in self._told
+        self._told.add(scan.case)
+        return self.predictors[0].prepare(volume, str(scan.images[0]), quiet=quiet)
 
     def _write(self, scan: Scan, prepared: PreparedScan, slabs: Iterator[np.ndarray]) -> Path:
         target, geometry = self.job.output / f"{scan.case}{MASK}", prepared.meta.geometry

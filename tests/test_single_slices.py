@@ -55,3 +55,18 @@ def test_from_slices_to_masks(tmp_path, shape, capsys):
     scan, mask = nib.load(task.folder / "imagesTs/unseen.nii.gz"), nib.load(tmp_path / "masks/unseen.nii.gz")
     assert mask.shape == scan.shape == shape
     np.testing.assert_array_equal(mask.affine, scan.affine)
+
+
+def test_a_slice_across_those_of_the_plan_is_refused_by_name(tmp_path, capsys):
+    task = make_slices(tmp_path, (40, 44, 1))
+    image = np.random.default_rng(1).uniform(1, 9, (1, 40, 44)).astype(np.float32)
+    assert task.run("--dim", "2") == 0
+    write_scan(task.folder / "imagesTs/unseen.nii.gz", image)
+    assert task.run("--dim", "2", "--exec_mode", "test") != 0
+    refused = "is a single slice, one voxel along R, and the slices of this plan lie across S"
+    assert refused in "".join(capsys.readouterr())
+    write_scan(task.folder / "imagesTr/scan5.nii.gz", image)
+    write_scan(task.folder / "labelsTr/scan5.nii.gz", (image > 5).astype(np.uint8))
+    assert task.run("--dim", "2") != 0
+    assert refused in "".join(capsys.readouterr())
+    assert not (task.results / "77_2d/plan.json").exists()

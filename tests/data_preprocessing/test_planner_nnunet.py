@@ -226,10 +226,6 @@ PLANNED = {
 }  # fmt: skip
 """(data set, configuration) -> axes, spacing, patch, batch, features, Dice over the batch, strides, kernels."""
 
-OTHER_DICE = {("104 organs", "3d"), ("spleen, 24 GB", "3d")}
-"""The patch shows less than a quarter of the scan, but a coarser stage would save too little: nnU-Net makes none, and
-takes the Dice sample by sample. Here the share alone decides."""
-
 NO_LOWRES = (
     "brain tumours",
     "prostate",
@@ -257,8 +253,7 @@ def test_plan_is_that_of_nnunet(name, configuration):
     assert (digits(stage.strides), digits(stage.kernels)) == (strides, kernels)
     assert stage.filters == filters
     # 2D stages leave it to --batch_dice auto.
-    expected_dice = (batch_dice and configuration != "2d") or (name, configuration) in OTHER_DICE
-    assert stage.batch_dice == expected_dice
+    assert stage.batch_dice == (batch_dice and configuration != "2d")
 
 
 @pytest.mark.parametrize("name", NO_LOWRES)

@@ -170,3 +170,10 @@ def test_dice_is_over_the_batch_where_a_patch_shows_little_of_a_scan() -> None:
     stages = [plan_stage("3d", grid, num_outputs=2, gpu_memory_gb=8)[0] for grid in (small, large)]
     assert [stage.batch_dice for stage in stages] == [False, True]
     assert not plan_lowres_stage(large, num_outputs=2, gpu_memory_gb=8)[0].batch_dice
+
+
+def test_dice_is_over_each_patch_where_a_coarser_stage_would_save_too_little() -> None:
+    barely = grid((192, 256, 224), (1.0, 1.0, 1.0))
+    stage, _ = plan_stage("3d", barely, num_outputs=2, gpu_memory_gb=8)
+    assert math.prod(stage.patch_size) < 0.25 * math.prod(barely.median_shape)
+    assert not stage.batch_dice

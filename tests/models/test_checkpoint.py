@@ -135,6 +135,12 @@ def test_checkpoint_of_another_task_is_refused(tmp_path, difference):
         check_fits(read_checkpoint(tmp_path / "last.ckpt"), OTHER_DATA[difference])
 
 
+def test_other_order_of_normalisation_comes_with_the_way_out(tmp_path):
+    save_ours(tmp_path / "last.ckpt", make_plan())
+    with pytest.raises(UserError, match=r'set "normalize_first": false in plan\.json.*run preprocess\.py again'):
+        check_fits(read_checkpoint(tmp_path / "last.ckpt"), dataclasses.replace(make_plan(), normalize_first=True))
+
+
 def test_all_differences_are_listed(tmp_path):
     save_ours(tmp_path / "last.ckpt", make_plan())
     ct = ChannelPlan(name="CT", scheme="ct", lower=-1.0, upper=1.0, mean=0.0, std=1.0)

@@ -137,3 +137,14 @@ def test_every_training_is_watched():
     data[1]["image"][:] = NAN
     with pytest.raises(UserError, match="images of this batch hold such values"):
         trainer.fit(module, DataLoader(data, batch_size=None), DataLoader(cases(), batch_size=None))
+
+
+@pytest.mark.parametrize("loss", [NAN, INF])
+def test_a_validation_loss_that_is_not_finite_ends_the_training_before_its_checkpoint(loss):
+    run = Run()
+    run.trainer.sanity_checking = False
+    run.module.last_validation = SimpleNamespace(loss=1.0)
+    run.watch.on_validation_end(run.trainer, run.module)
+    run.module.last_validation = SimpleNamespace(loss=loss)
+    with pytest.raises(UserError, match=r"epoch 4: the loss of its validation cases .* No checkpoint was made"):
+        run.watch.on_validation_end(run.trainer, run.module)

@@ -37,6 +37,7 @@ from tests.scripts.trained import (
     train,
     write_scans,
 )
+from tests.tiny_task import write_scan
 from utils.decision import PostProcessing
 from utils.errors import UserError
 from utils.nifti import Volume
@@ -93,6 +94,20 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     np.testing.assert_allclose(both.predict_probabilities(scan(), SPACING), mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(both.predict(scan(), SPACING), mean.argmax(0))
     assert both.weight_bytes == sum(predictor.weight_bytes for predictor in each)
+
+
+@pytest.mark.slow
+def test_an_ensemble_speaks_of_odd_intensities_once(tmp_path, capsys):
+    train(tmp_path, "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+    best = decide(tmp_path, "2d", "3d_fullres", "3d_cascade_fullres")
+    image = scan().astype(np.float32)
+    image[0, 0, 0] = np.nan
+    for name in "ab":
+        write_scan(tmp_path / f"scans/{name}.nii.gz", image)
+    assert predict("--input", tmp_path / "scans", "--output", tmp_path / "masks", "--model", best) == 0
+    assert capsys.readouterr().err.count("1 NaN or infinite intensities") == 2
+    Predictor.load(best, device="cpu").predict(image, SPACING)
+    assert capsys.readouterr().err.count("1 NaN or infinite intensities") == 1
 
 
 @pytest.mark.slow
