@@ -27,7 +27,7 @@ from data_preprocessing.shards import (
     stamp_sources,
     write_array,
 )
-from utils.decision import FIRST_STAGE
+from utils.configurations import FIRST_STAGE
 from utils.errors import UserError, list_problems
 from utils.files import link_or_copy, write_json
 from utils.nifti import Volume, allowed_mm, grid_difference_mm, read_header, read_label

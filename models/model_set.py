@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.bundle import ModelBundle, checkpoint_bundle
-from utils.decision import CASCADE, DECISION_FILE, FIRST_STAGE, Decision, DecisionMember, PostProcessing
+from utils.configurations import CASCADE, FIRST_STAGE
+from utils.decision import DECISION_FILE, Decision, DecisionMember, PostProcessing
 from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Plan

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ensemble import Member, mean_probabilities
+from models.averaging import Member, mean_probabilities
 from models.inferer import (
     InferenceSettings,
     free_device_bytes,

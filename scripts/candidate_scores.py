@@ -16,7 +16,8 @@ from data_preprocessing.adapt import read_folds
 from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.runner import Workers
 from data_preprocessing.shards import label_changes, list_cases, read_meta
-from models.ensemble import Member, mean_probabilities, member_planes, saved_classes, saved_member
+from models.averaging import Member, mean_probabilities
+from models.ensemble import member_planes, saved_classes, saved_member
 from utils.decision import PostProcessing
 from utils.errors import UserError, list_problems
 from utils.files import read_json

@@ -10,9 +10,9 @@ from pathlib import Path
 from data_preprocessing.shards import list_cases, read_meta
 from scripts.fold_records import OUT_OF_FOLD, digest, finished_records, prediction_files
 from scripts.side_by_side import Command, Steps
-from utils.decision import CASCADE as SECOND
-from utils.decision import CONFIGURATIONS
-from utils.decision import FIRST_STAGE as FIRST
+from utils.configurations import CASCADE as SECOND
+from utils.configurations import CONFIGURATIONS
+from utils.configurations import FIRST_STAGE as FIRST
 from utils.errors import UserError, list_problems
 from utils.files import read_json, to_dict, write_json
 from utils.schema import Plan

@@ -183,7 +183,7 @@ def describe(outcome: Outcome) -> str:
 def write_summary(options: CrossValidateOptions) -> None:
     """The table and its JSON file, of everything that is finished in --results, earlier runs included."""
     from scripts.fold_records import finished_records, summary
-    from utils.decision import CONFIGURATIONS
+    from utils.configurations import CONFIGURATIONS
     from utils.files import write_json
 
     found = {name: finished_records(options.results / f"{options.task}_{name}") for name in CONFIGURATIONS}

@@ -22,16 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse, task_name
 from utils.config import default_root
-from utils.decision import (
-    CASCADE,
-    CONFIGURATIONS,
-    DECISION_FILE,
-    FIRST_STAGE,
-    Checkpoint,
-    Decision,
-    DecisionMember,
-    PostProcessing,
-)
+from utils.configurations import CASCADE, CONFIGURATIONS, FIRST_STAGE
+from utils.decision import DECISION_FILE, Checkpoint, Decision, DecisionMember, PostProcessing
 from utils.errors import EXIT_OK, UserError, run_cli
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from scripts.flag_checks import check_hardware, check_training
 from scripts.fold_run import FoldRun, RunFlags
 from utils.args import ineffective_options
 from utils.config import RunConfig
-from utils.decision import CONFIGURATIONS, Checkpoint
+from utils.configurations import CONFIGURATIONS
+from utils.decision import Checkpoint
 from utils.errors import UserError, list_problems
 from utils.schema import Fold
 

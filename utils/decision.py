@@ -9,17 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from utils.configurations import CONFIGURATIONS
 from utils.schema import check_version
 
-CONFIGURATIONS = {
-    "2d": "2d",
-    "3d_fullres": "3d",
-    "3d_lowres": "3d_lowres",
-    "3d_cascade_fullres": "3d_cascade_fullres",
-}
-"""Configurations by nnU-Net's names, and how the shard folder of each is called after `<task>_`."""
-FIRST_STAGE, CASCADE = "3d_lowres", "3d_cascade_fullres"
-"""The two stages of a cascade."""
 DECISION_FILE = "decision.json"
 Checkpoint = Literal["last", "best"]
 """Of a training: the weights at its end, or those of the epoch with the best Dice on its validation cases."""

@@ -20,7 +20,7 @@ from utils.throughput import environment
 if TYPE_CHECKING:
     from data_preprocessing.dataset import Dataset
     from data_preprocessing.synthetic import NoiseShape
-    from scripts.benchmark import BenchmarkOptions
+    from scripts.benchmarks.options import BenchmarkOptions
     from utils.runtime import Runtime
     from utils.schema import Plan
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.ensemble import Member, mean_probabilities, saved_member
+from models.averaging import Member, mean_probabilities
+from models.ensemble import saved_member
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan
 from utils.errors import UserError
 from utils.files import write_json

@@ -13,7 +13,8 @@ import pytest
 
 import main
 from data_preprocessing.adapt import adapt_plan
-from models.ensemble import mean_probabilities, saved_member
+from models.averaging import mean_probabilities
+from models.ensemble import saved_member
 from scripts import export_model, inference
 from scripts.predictor import Predictor
 from scripts.scan_run import ScanJob, ScanRun
