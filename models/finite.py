@@ -68,10 +68,11 @@ class EndWhereNotFinite(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Look at the loss of the validation cases: weights may be finite, and all that comes of them not."""
-        if trainer.sanity_checking or trainer.precision == "16-mixed":
+        found = module.last_validation
+        if found is None or trainer.sanity_checking or trainer.precision == "16-mixed":
             return
         # It is that of all processes, so all of them end.
-        if not math.isfinite(module.last_validation.loss):
+        if not math.isfinite(found.loss):
             raise UserError(
                 f"training ended in epoch {trainer.current_epoch}: the loss of its validation cases is infinite or not "
                 f"a number (NaN). {_ADVICE}"
