@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_preprocessing.configs import ARCHIVES, MSD_TASKS, MsdTask
+from data_preprocessing.planning.presets import ARCHIVES, MSD_TASKS, MsdTask
 from utils.archives import Patience, Report, fetch, has_md5, unpack
 from utils.args import parse, task_name
 from utils.config import default_root
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_phantom(destination: Path, seed: int) -> Path:
     """Write Task00_Phantom into `destination` unless it is there."""
-    from data_preprocessing.phantom import FOLDER, write_phantom
+    from data_preprocessing.dataset.phantom import FOLDER, write_phantom
 
     target = destination / FOLDER
     if _is_there(target):

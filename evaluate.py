@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
     """The label scheme of `--labels`, of the dataset.json of `--lbls`, or else of the values that the files hold."""
-    from data_preprocessing.labels import parse_labels, with_brats_regions
+    from data_preprocessing.dataset.label_schemes import parse_labels, with_brats_regions
     from utils.files import from_dict
     from utils.predictions import labels_from_files
     from utils.schema import Plan

@@ -54,8 +54,8 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     Raises:
         UserError: anything that does not exist or does not fit.
     """
-    from data_preprocessing.adapt import adapt_plan, read_fold
-    from data_preprocessing.plan_file import read_plan
+    from data_preprocessing.planning.adapt import adapt_plan, read_fold
+    from data_preprocessing.planning.plan_file import read_plan
     from data_preprocessing.readiness import run_cases
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
 

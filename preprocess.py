@@ -21,7 +21,7 @@ from utils.config import DEFAULT_FOLDS, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
 
 if TYPE_CHECKING:
-    from data_preprocessing.dataset import Dataset
+    from data_preprocessing.dataset.description_file import Dataset
     from data_preprocessing.runner import CaseStatus, Workers
     from utils.schema import Plan, Splits
 
@@ -154,10 +154,10 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     Raises:
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
-    from data_preprocessing import resume
-    from data_preprocessing.fingerprint import combine
     from data_preprocessing.folders import TrainingFolder, fill_training
-    from data_preprocessing.planner import PlanOptions, make_plan, plan_source
+    from data_preprocessing.planning import resume
+    from data_preprocessing.planning.fingerprint import combine
+    from data_preprocessing.planning.planner import PlanOptions, make_plan, plan_source
     from data_preprocessing.runner import inspect_cases
     from data_preprocessing.shard_room import require_shard_room
     from utils.runs import prepare_folder
@@ -193,7 +193,7 @@ def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
     Raises:
         UserError: the file or the pattern does not fit the cases.
     """
-    from data_preprocessing.splits import deal_folds, find_groups, read_splits
+    from data_preprocessing.planning.splits import deal_folds, find_groups, read_splits
 
     if options.splits is not None:
         if options.nfolds != DEFAULT_FOLDS:

@@ -18,8 +18,8 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
-from data_loading.order import BatchSpec, CaseShard, Place, Shape, centre_start
-from data_loading.previous_stage import one_hot
+from data_loading.augment.cascade import one_hot
+from data_loading.sampling import BatchSpec, CaseShard, Place, Shape, centre_start
 
 
 def read_patch(files: Sequence[str], start: DataNode, size: DataNode | Shape, dim: int) -> DataNode:

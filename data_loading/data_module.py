@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytorch_lightning as pl
 
-from data_loading.order import BatchSpec, CaseShard, Place
-from data_loading.presets import choose_preset
+from data_loading.augment.presets import choose_preset
+from data_loading.sampling import BatchSpec, CaseShard, Place
 from utils.config import LoaderConfig
 from utils.errors import UserError, list_problems
 from utils.schema import Plan

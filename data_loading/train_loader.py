@@ -21,15 +21,15 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
-from data_loading.augmentations import augment
-from data_loading.boxes import Box, box_batches, columns_for, draw_box
+from data_loading.augment.cascade import degrade, one_hot
+from data_loading.augment.cpu_intensity import change_intensities
+from data_loading.augment.elastic import deform
+from data_loading.augment.gpu_graph import augment
+from data_loading.augment.presets import Preset
+from data_loading.cropping import Box, box_batches, columns_for, draw_box
 from data_loading.dali_loader import read_patch, release, resources
-from data_loading.elastic import deform
 from data_loading.foreground import ForegroundRows
-from data_loading.host_intensity import change_intensities
-from data_loading.order import BatchSpec, CaseShard, Place, num_batches, rank_cases, stream_seed
-from data_loading.presets import Preset
-from data_loading.previous_stage import degrade, one_hot
+from data_loading.sampling import BatchSpec, CaseShard, Place, num_batches, rank_cases, stream_seed
 
 BATCHES_AHEAD = 8
 """Batches before the end of an epoch at which the next one is begun: its building takes 0.01 to 0.3 s."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import mask_bytes
-from data_preprocessing.plan_file import PLAN, read_plan
+from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.planning.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.readiness import drop_metas, gone_cases, remove_gone
 from data_preprocessing.runner import CaseStatus, Workers, describe_error

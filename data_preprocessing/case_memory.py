@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from pathlib import Path
 
-from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from utils.errors import UserError

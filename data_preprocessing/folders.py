@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_preprocessing import plan_file, resume, runner
-from data_preprocessing.case_files import CaseFiles
-from data_preprocessing.plan_table import plan_table
+from data_preprocessing import runner
+from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.planning import plan_file, resume
+from data_preprocessing.planning.plan_table import plan_table
 from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
 from data_preprocessing.runner import CaseStatus, Workers, current_cases
 from data_preprocessing.shard_room import require_shard_room

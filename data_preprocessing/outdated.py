@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_preprocessing.case_files import CaseFiles
-from data_preprocessing.dataset import Dataset, load_dataset, read_description
-from data_preprocessing.plan_file import PLAN, set_plan_aside
+from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.dataset.description_file import Dataset, load_dataset, read_description
+from data_preprocessing.planning.plan_file import PLAN, set_plan_aside
 from data_preprocessing.readiness import READY, gone_cases, withdraw_mark
 from data_preprocessing.runner import source_files
 from data_preprocessing.shards import read_meta, shard_paths, stamp_sources

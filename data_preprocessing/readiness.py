@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_preprocessing.case_files import CaseFiles
+from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, shard_stamps, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json

@@ -21,12 +21,12 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import inspection_bytes, limit_memory, preprocessing_bytes
-from data_preprocessing.checks import check_case, read_case
-from data_preprocessing.dataset import Dataset
-from data_preprocessing.findings import Finding, unusable
-from data_preprocessing.fingerprint import CaseFingerprint, describe_twins, inspect_case
+from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.dataset.checks import check_case, read_case
+from data_preprocessing.dataset.description_file import Dataset
+from data_preprocessing.dataset.findings import Finding, unusable
+from data_preprocessing.planning.fingerprint import CaseFingerprint, describe_twins, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard

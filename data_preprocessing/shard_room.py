@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_preprocessing.fingerprint import CaseFingerprint
+from data_preprocessing.planning.fingerprint import CaseFingerprint
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.shards import shard_paths

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.fused_norm import has_triton
+from models.kernels.instance_norm import has_triton
 from models.norm_check import fused_norm_fault
 from utils.config import CompileMode, HardwareConfig
 from utils.errors import UserError

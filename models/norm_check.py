@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.fused_norm import NormActivation
+from models.kernels.instance_norm import NormActivation
 
 SHAPES = ((2, 32, 3, 7, 6), (1, 96, 4, 5, 3), (2, 32, 17, 9))
 """Maps whose sides fill no block of the kernels, with channels that networks have, so that nothing is compiled for the

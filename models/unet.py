@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.acceleration import Acceleration
 from models.blocks import NUM_GROUPS, BasicBlock, Head, Layers, ResidualBlock, UpBlock
-from models.fused_norm import fuse_norms
-from models.host_conv import replace_convolutions
+from models.kernels.cpu_conv import replace_convolutions
+from models.kernels.instance_norm import fuse_norms
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.benchmarks.options import BenchmarkOptions, ineffective
+from benchmarks.options import BenchmarkOptions, ineffective
 from utils.args import parse
 from utils.errors import run_cli
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in ineffective(options):
         print(f"warning: {message}", file=sys.stderr)
     # After --help.
-    from scripts.benchmarks import stages
+    from benchmarks import stages
 
     return stages.STAGES[options.mode](options)
 

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.peers import harness, records_file
-from scripts.peers.stages import NEEDED, PEERS, Comparison, choose
+from benchmarks.peers import harness, records_file
+from benchmarks.peers.stages import NEEDED, PEERS, Comparison, choose
 from utils.args import parse
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
 from utils.files import json_ready
@@ -69,7 +69,7 @@ class CompareOptions:
     --our_flags="--layout NDHWC"."""
     json: Path | None = None
     """Results, to which other stages may be added later, with a table in the .md file beside (default:
-    scripts/results/compare_peers_cpu.json; with --quick: none)."""
+    benchmarks/results/compare_peers_cpu.json; with --quick: none)."""
 
     def __post_init__(self) -> None:
         for name in ("repetitions", "threads", "batch_size"):
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in (options.data, options.model):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist")
-    target = options.json or (None if options.quick else PROJECT / "scripts/results/compare_peers_cpu.json")
+    target = options.json or (None if options.quick else PROJECT / "benchmarks/results/compare_peers_cpu.json")
     records = records_file.read(target)
     try:
         found = harness.installed(str(options.peers_python), PEERS)
@@ -178,7 +178,7 @@ def absent_sides(sides: Sequence[str], found: dict[str, str]) -> dict[str, str]:
 
 
 def _command(python: str, worker: str, job: dict[str, Any]) -> list[str]:
-    return [python, str(PROJECT / "scripts/peers" / f"{worker}.py"), json.dumps(job)]
+    return [python, str(PROJECT / "benchmarks/peers" / f"{worker}.py"), json.dumps(job)]
 
 
 if __name__ == "__main__":

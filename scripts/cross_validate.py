@@ -24,8 +24,8 @@ from utils.config import default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 
 if TYPE_CHECKING:
-    from scripts.run_planning import JobPlan
-    from scripts.side_by_side import Job, Outcome
+    from cross_validation.jobs import JobPlan
+    from cross_validation.scheduler import Job, Outcome
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = dataclasses.replace(options, task=task_name(options.task))
     passed = tuple(words[cut + 1 :])
 
-    from scripts.fold_run import condemn, refuse_conflicts
-    from scripts.run_planning import RunSelection, check_passed, plan_jobs
+    from cross_validation.fold_run import condemn, refuse_conflicts
+    from cross_validation.jobs import RunSelection, check_passed, plan_jobs
 
     check_passed(passed)
     gpus = (None,) if options.slurm or options.prepare else find_gpus(options.gpus)
@@ -139,7 +139,7 @@ def find_gpus(wanted: int | None) -> tuple[str | None, ...]:
 
 def run_all(jobs: Sequence[Job], gpus: Sequence[str | None], results: Path) -> list[Outcome]:
     """Run everything, with one line for each job that has ended; Ctrl-C and SIGTERM end the commands, too."""
-    from scripts.side_by_side import run_jobs
+    from cross_validation.scheduler import run_jobs
 
     place = "on the CPU" if gpus[0] is None else f"on {len(gpus)} GPU(s)"
     logs = jobs[0].log if len(jobs) == 1 else results / "*" / "fold_*" / jobs[0].log.name
@@ -167,8 +167,8 @@ def run_all(jobs: Sequence[Job], gpus: Sequence[str | None], results: Path) -> l
 
 def describe(outcome: Outcome) -> str:
     """One job as a line: configuration, fold, state, Dice, seconds."""
-    from scripts.fold_records import mean_dice
-    from scripts.fold_run import FoldRun
+    from cross_validation.fold_run import FoldRun
+    from cross_validation.records import mean_dice
 
     parts = [f"{outcome.job.name}: {outcome.state}"]
     record = outcome.job.record() if isinstance(outcome.job, FoldRun) and not outcome.error else None
@@ -182,7 +182,7 @@ def describe(outcome: Outcome) -> str:
 
 def write_summary(options: CrossValidateOptions) -> None:
     """The table and its JSON file, of everything that is finished in --results, earlier runs included."""
-    from scripts.fold_records import finished_records, summary
+    from cross_validation.records import finished_records, summary
     from utils.configurations import CONFIGURATIONS
     from utils.files import write_json
 
@@ -209,8 +209,8 @@ def _row(record: dict[str, Any]) -> str:
 
 def write_jobs(options: CrossValidateOptions, folder: Path, plan: JobPlan, passed: Sequence[str]) -> int:
     """Write the job scripts of all runs that are not finished, and submit.sh."""
-    from scripts.fold_run import FoldRun
-    from scripts.slurm_jobs import SlurmJob, write_job_scripts
+    from cross_validation.fold_run import FoldRun
+    from cross_validation.slurm import SlurmJob, write_job_scripts
 
     values = {"task": options.task, "data": options.data.absolute(), "results": options.results.absolute()}
     values |= {} if options.nfolds is None else {"nfolds": options.nfolds}

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
     note = {} if options.license_note is None else {"license_note": _read_text(options.license_note, "--license_note")}
 
-    from models.export import load_model, write_archive
+    from inference.archive import load_model, write_archive
     from utils.runs import prepare_folder
 
     models = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from inference.decision import DECISION_FILE, Checkpoint, Decision, DecisionMember, PostProcessing
 from utils.args import parse, task_name
 from utils.config import default_root
 from utils.configurations import CASCADE, CONFIGURATIONS, FIRST_STAGE
-from utils.decision import DECISION_FILE, Checkpoint, Decision, DecisionMember, PostProcessing
 from utils.errors import EXIT_OK, UserError, run_cli
 
 if TYPE_CHECKING:
-    from scripts.candidate_scores import Candidate, OutOfFold, Scores
+    from cross_validation.candidates import Candidate, OutOfFold, Scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = options.output or options.results / f"{task_name(options.task)}_best"
     folders = find_configurations(options)
 
+    from cross_validation.candidates import choose_postprocessing, find_labels, find_predictions, score_candidates
+    from cross_validation.scored_folds import scored_checkpoints
     from data_preprocessing.runner import Workers
-    from scripts.candidate_scores import choose_postprocessing, find_labels, find_predictions, score_candidates
-    from scripts.scored_folds import scored_checkpoints
     from utils.files import to_dict, write_json
     from utils.locks import folder_lock
     from utils.runs import prepare_folder, write_run_record

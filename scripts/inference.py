@@ -148,11 +148,11 @@ def _require(group: Any, names: Sequence[str]) -> None:
 def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
     hardware = HardwareConfig(gpus=network.gpus, amp=network.amp, compile=network.compile)
 
+    from inference.predictor import Predictor, amp_type, window_batch
+    from inference.run import predict_scans
+    from inference.scan_run import ScanJob
     from models.acceleration import resolve_acceleration
     from models.inferer import InferenceSettings
-    from scripts.model_run import predict_scans
-    from scripts.predictor import Predictor, amp_type, window_batch
-    from scripts.scan_run import ScanJob
     from utils.runtime import configure_backends, resolve_hardware
 
     runtime = resolve_hardware(hardware)

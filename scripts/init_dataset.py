@@ -51,8 +51,7 @@ class InitOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     options = parse(InitOptions, argv, prog="init_dataset.py")
-    from data_preprocessing.dataset import task_number
-    from data_preprocessing.dataset_builder import (
+    from data_preprocessing.dataset.builder import (
         Sources,
         choose_folder,
         collect,
@@ -62,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         survey,
         write_dataset,
     )
-    from data_preprocessing.findings import findings_table, unusable
+    from data_preprocessing.dataset.description_file import task_number
+    from data_preprocessing.dataset.findings import findings_table, unusable
     from data_preprocessing.runner import Workers
     from utils.throughput import num_cores
 

@@ -19,10 +19,10 @@ from utils.config import default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
 
 if TYPE_CHECKING:
-    from data_preprocessing.dataset import Description
-    from data_preprocessing.findings import Finding
-    from data_preprocessing.repair import CaseRepair
-    from data_preprocessing.verification import CaseSurvey
+    from data_preprocessing.dataset.description_file import Description
+    from data_preprocessing.dataset.findings import Finding
+    from data_preprocessing.dataset.repair import CaseRepair
+    from data_preprocessing.dataset.verification import CaseSurvey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class VerifyOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     options = parse(VerifyOptions, argv, prog="verify_dataset.py")
-    from data_preprocessing.dataset import read_description, task_number
-    from data_preprocessing.findings import findings_table, problems_of
+    from data_preprocessing.dataset.description_file import read_description, task_number
+    from data_preprocessing.dataset.findings import findings_table, problems_of
+    from data_preprocessing.dataset.verification import check_listing, compare_cases, survey_cases
     from data_preprocessing.runner import Workers
-    from data_preprocessing.verification import check_listing, compare_cases, survey_cases
     from utils.throughput import num_cores
 
     number = task_number(options.data.absolute().name)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(findings_table(findings, dataset.folder) if findings else "nothing to complain about")
         print(f"{len(problems)} problems, {len(findings) - len(problems)} remarks")
         if target is not None:
-            from data_preprocessing.repair import write_repaired_copy
+            from data_preprocessing.dataset.repair import write_repaired_copy
 
             repairs = write_repaired_copy(description, surveys, target, workers, tolerance_mm=options.tolerance_mm)
             _print_repairs(repairs, target)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _copy_folder(output: Path, source: Path) -> Path:
     """The data set's folder in the copy: `output` itself if it is called like one (TaskNN_Name), else inside it."""
-    from data_preprocessing.dataset import task_number
+    from data_preprocessing.dataset.description_file import task_number
     from utils.files import real_path
 
     output = output.absolute()
@@ -122,7 +122,7 @@ def _write_report(
     findings: Sequence[Finding],
     repairs: Sequence[CaseRepair],
 ) -> None:
-    from data_preprocessing.findings import problems_of
+    from data_preprocessing.dataset.findings import problems_of
     from utils.files import to_dict, write_json
 
     scans: list[dict[str, Any]] = []

@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("utils", "data_preprocessing", "data_loading", "models")
 ENTRY_FILES = ("main.py", "preprocess.py", "download.py", "evaluate.py")
+FLOORS = (
+    ("utils",),
+    ("data_preprocessing", "data_loading", "models"),
+    ("inference", "main", "preprocess", "download", "evaluate"),
+    ("cross_validation", "benchmarks"),
+    ("scripts",),
+)
+"""Rooms by floor: whoever imports another room goes down; rooms of one floor know nothing of each other."""
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+ROOMS = tuple(room for room in FLOOR if f"{room}.py" not in ENTRY_FILES)
 PRODUCT = sorted(
-    path for root in (*PACKAGES, "scripts", *ENTRY_FILES) for path in
+    path for root in (*ROOMS, *ENTRY_FILES) for path in
     ([PROJECT / root] if root.endswith(".py") else (PROJECT / root).rglob("*.py"))
 )  # fmt: skip
-MAY_IMPORT = {package: {package, "utils"} for package in PACKAGES}
+KNOWN_CIRCLES = {frozenset({"inference.predictor", "inference.ensemble_predictor"})}
+"""`Predictor.load` gives an ensemble for several configurations, whose members are predictors."""
 UNSAFE_MODULES = {"pickle", "dill", "shelve", "joblib", "cloudpickle"}
 UNSAFE_ARGUMENTS = {"shell": True, "allow_pickle": True, "weights_only": False}
 
@@ -29,11 +39,55 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_only_utils_and_themselves(package):
-    ours = {*PACKAGES, "scripts", *(name.removesuffix(".py") for name in ENTRY_FILES)}
-    for path in (PROJECT / package).rglob("*.py"):
-        assert _imports(path) & ours <= MAY_IMPORT[package], path
+def _modules() -> dict[str, Path]:
+    """Our modules by their dotted names."""
+    dotted = {path: ".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in PRODUCT}
+    return {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+
+
+def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Our modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & modules.keys()
+
+
+def test_rooms_import_what_lies_on_lower_floors_only():
+    modules = _modules()
+    for name, path in modules.items():
+        room = name.split(".")[0]
+        others = {other.split(".")[0] for other in _imported_modules(path, modules)} - {room}
+        above = {other for other in others if FLOOR[other] >= FLOOR[room]}
+        assert not above, f"{path} imports {above}"
+
+
+def test_only_scripts_import_benchmarks():
+    modules = _modules()
+    for name, path in modules.items():
+        if name.split(".")[0] not in ("scripts", "benchmarks"):
+            assert not any(other.split(".")[0] == "benchmarks" for other in _imported_modules(path, modules)), path
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = _modules()
+    # A package's own file says nothing of the modules in it.
+    uses = {name: {other for other in _imported_modules(path, modules) if modules[other].name != "__init__.py"} - {name}
+            for name, path in modules.items()}  # fmt: skip
+    reached = {name: set(others) for name, others in uses.items()}
+    changed = True
+    while changed:
+        changed = False
+        for others in reached.values():
+            more = set().union(*(uses[other] for other in others)) - others
+            if more:
+                others |= more
+                changed = True
+    circles = {frozenset(b for b in reached[a] if a in reached[b]) for a in modules if a in reached[a]}
+    assert circles <= KNOWN_CIRCLES, circles
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(PROJECT)))

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import download
-from data_preprocessing import phantom
-from data_preprocessing.configs import MSD_TASKS
+from data_preprocessing.dataset import phantom
+from data_preprocessing.planning.presets import MSD_TASKS
 from utils import archives
 from utils.archives import Patience
 from utils.errors import UserError, run_cli

@@ -332,7 +332,8 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path):
 @pytest.mark.slow
 def test_help_comes_within_a_second_and_neither_torch_nor_monai_is_imported():
     code = (
-        "import sys, preprocess, data_preprocessing.runner, data_preprocessing.resume, data_preprocessing.planner\n"
+        "import sys, preprocess, data_preprocessing.runner\n"
+        "import data_preprocessing.planning.resume, data_preprocessing.planning.planner\n"
         "print(sorted({'torch', 'monai', 'nvidia', 'pytorch_lightning'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout == "[]\n"

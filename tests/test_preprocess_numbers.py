@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_preprocessing.plan_file import read_plan
+from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import read_meta
-from scripts.predictor import Predictor
-from scripts.preparing import prepare_scan, read_scan
+from inference.predictor import Predictor
+from inference.preparing import prepare_scan, read_scan
 from tests.data_preprocessing.test_preprocessor import nearest, stripped, zscore
 from tests.models.test_checkpoint import save_ours
 from tests.tiny_task import Task, make_task, write_scan

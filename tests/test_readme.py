@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_preprocessing.dataset import load_dataset
+from data_preprocessing.dataset.description_file import load_dataset
 from scripts import commands_page, nnunet
 from tests.conftest import PROJECT
 from utils.args import parse, parse_config

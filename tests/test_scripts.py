@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from data_preprocessing.synthetic import benchmark_plan, write_benchmark_shards
+from data_preprocessing.dataset.synthetic import benchmark_plan, write_benchmark_shards
 from scripts import benchmark, inference, overlay, train
 from tests.tiny_task import make_task, write_scan
 from utils.args import parse_config

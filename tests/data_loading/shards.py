@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_loading.augment.presets import UNCHANGED, Change, Preset, choose_preset
 from data_loading.data_module import DataModule, LoadingSettings, ShardCases
-from data_loading.order import CaseShard
-from data_loading.presets import UNCHANGED, Change, Preset, choose_preset
+from data_loading.sampling import CaseShard
 from utils.config import LoaderConfig
 from utils.schema import FORMAT_VERSION, ChannelPlan, LabelScheme, Plan, StagePlan
 

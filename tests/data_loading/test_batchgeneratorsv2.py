@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading import host_intensity, intensity, spatial
-from data_loading.augmentations import augment
-from data_loading.host_intensity import change_intensities
-from data_loading.order import BatchSpec, Place
-from data_loading.presets import NNUNET, UNCHANGED, choose_preset
+from data_loading.augment import cpu_intensity as host_intensity
+from data_loading.augment import gpu_intensity as intensity
+from data_loading.augment import spatial
+from data_loading.augment.cpu_intensity import change_intensities
+from data_loading.augment.gpu_graph import augment
+from data_loading.augment.presets import NNUNET, UNCHANGED, choose_preset
+from data_loading.sampling import BatchSpec, Place
 from data_loading.train_loader import TrainLoader
 from tests.data_loading.graph import run
 from tests.data_loading.record_batchgeneratorsv2 import PATCHES, RECORD, measure

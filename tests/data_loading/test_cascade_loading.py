@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_loading.augment.presets import UNCHANGED, Preset, choose_preset
 from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
 from data_loading.data_module import batch_spec, find_shards
-from data_loading.order import BatchSpec, CaseShard, Place
-from data_loading.presets import UNCHANGED, Preset, choose_preset
+from data_loading.sampling import BatchSpec, CaseShard, Place
 from data_loading.train_loader import TrainLoader
 from tests.data_loading.shards import changes_of, make_module, make_plan, preset_with, write_case
 from utils.config import LoaderConfig

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_loading.augment.presets import REFERENCE, UNCHANGED, Preset, choose_preset
 from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
-from data_loading.order import BatchSpec, CaseShard, Place
-from data_loading.presets import REFERENCE, UNCHANGED, Preset, choose_preset
+from data_loading.sampling import BatchSpec, CaseShard, Place
 from data_loading.train_loader import TrainLoader
 from tests.data_loading.shards import changes_of, constant_cases, preset_with, write_case
 

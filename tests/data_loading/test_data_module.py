@@ -9,9 +9,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from data_loading import data_module, order
+from data_loading import data_module
+from data_loading import sampling as order
+from data_loading.augment.presets import choose_preset
 from data_loading.data_module import DataModule, batch_spec
-from data_loading.presets import choose_preset
 from tests.data_loading.shards import constant_cases, make_module, make_plan, write_case
 from utils.config import LoaderConfig
 from utils.errors import UserError

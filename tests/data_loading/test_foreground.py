@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_loading.boxes import draw_box
+from data_loading.augment.presets import UNCHANGED
+from data_loading.cropping import draw_box
 from data_loading.foreground import ForegroundRows
-from data_loading.order import BatchSpec, Place
-from data_loading.presets import UNCHANGED
+from data_loading.sampling import BatchSpec, Place
 from data_loading.train_loader import TrainLoader
 from data_preprocessing.shards import sample_foreground
 from tests.data_loading.shards import preset_with, write_case

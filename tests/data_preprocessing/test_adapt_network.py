@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from data_preprocessing.adapt import adapt_plan
-from data_preprocessing.configs import MSD_TASKS
-from tests.data_preprocessing.test_planner import dataset, fingerprint, plan
+from data_preprocessing.planning.adapt import adapt_plan
+from data_preprocessing.planning.presets import MSD_TASKS
+from tests.data_preprocessing.planning.test_planner import dataset, fingerprint, plan
 from utils.config import ModelConfig
 from utils.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 
 import main
 from data_preprocessing import cascade
-from data_preprocessing.plan_file import read_plan
+from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import read_meta
 from tests.tiny_task import Task, files_of, make_task
 from utils.errors import EXIT_USAGE, UserError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_preprocessing import case_memory
-from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import inspection_bytes, mask_bytes, preprocessing_bytes
+from data_preprocessing.dataset.case_files import CaseFiles
 from tests.models.builders import make_plan, make_stage, with_spacing
 from tests.tiny_task import make_task
 

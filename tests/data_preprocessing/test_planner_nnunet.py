@@ -10,9 +10,9 @@ import dataclasses
 
 import pytest
 
-from data_preprocessing.dataset import Dataset
-from data_preprocessing.planner import PlanOptions, make_plan
-from tests.data_preprocessing.test_planner import dataset
+from data_preprocessing.dataset.description_file import Dataset
+from data_preprocessing.planning.planner import PlanOptions, make_plan
+from tests.data_preprocessing.planning.test_planner import dataset
 from utils.errors import UserError
 from utils.schema import FORMAT_VERSION, Fingerprint, LabelScheme, Plan
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from data_preprocessing import case_memory
-from data_preprocessing.case_files import CaseFiles
 from data_preprocessing.case_memory import limit_memory
+from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -100,7 +100,7 @@ def test_killed_worker_is_a_user_error():
 def test_workers_end_when_their_parent_is_killed(tmp_path, num_cases):
     code = (
         "import sys; from pathlib import Path\n"
-        "from data_preprocessing.case_files import CaseFiles; from data_preprocessing.runner import Workers\n"
+        "from data_preprocessing.dataset.case_files import CaseFiles; from data_preprocessing.runner import Workers\n"
         "from tests.data_preprocessing.test_runner import pid, stay\n"
         "folder = Path(sys.argv[1])\n"
         "cases = [CaseFiles(case=str(i), images=(folder,), label=None) for i in range(2)]\n"

@@ -187,7 +187,7 @@ class TestPredictionSink:
 
 def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -> tuple[int | None, list[str]]:
     """Epoch after which a training ends, and its best checkpoint, for (Dice, whether there was a target) by epoch."""
-    best, _, stopping = checkpoint_callbacks(folder, patience)
+    best, *_, stopping = checkpoint_callbacks(folder, patience)
     saved: list[str] = []
     strategy = SimpleNamespace(
         reduce_boolean_decision=lambda value, all=True: value, broadcast=lambda value: value, barrier=lambda *_: None,
@@ -234,8 +234,8 @@ def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path):
 
 
 def test_callbacks_keep_lightning_s_names_in_a_checkpoint(tmp_path):
-    keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, 3)]
-    assert keys[0].startswith("ModelCheckpoint{") and keys[2].startswith("EarlyStopping{")
+    [best, _, stopping] = [callback.state_key for callback in checkpoint_callbacks(tmp_path, 3)][-3:]
+    assert best.startswith("ModelCheckpoint{") and stopping.startswith("EarlyStopping{")
 
 
 def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_preprocessing.synthetic import benchmark_plan
+from data_preprocessing.dataset.synthetic import benchmark_plan
 from models.flop_count import network_flops
 from tests.models.builders import make_network, make_plan, make_stage
 from utils.config import ModelConfig

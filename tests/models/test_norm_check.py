@@ -9,7 +9,7 @@ import torch
 
 from models import acceleration, norm_check
 from models.acceleration import Acceleration, default_acceleration, resolve_acceleration
-from models.fused_norm import NormActivation
+from models.kernels.instance_norm import NormActivation
 from models.norm_check import find_fault, fused_norm_fault
 from utils.config import HardwareConfig
 from utils.errors import UserError

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts import cascade_data, fold_run
+from cross_validation import cascade_job as cascade_data
+from cross_validation import fold_run
 from tests.scripts.cross_validation import FAKE, Study
 from tests.tiny_task import make_task, write_scan
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts import cascade_data, cross_validate, fold_run
+from cross_validation import cascade_job as cascade_data
+from cross_validation import fold_run
+from scripts import cross_validate
 from tests.conftest import PROJECT
 from utils.errors import run_cli
 

@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from models.bundle import FoldWeights, ModelBundle
+from inference.model import FoldWeights, ModelBundle
+from inference.predictor import Predictor, window_batch
+from inference.scan_run import ScanJob, ScanRun
 from models.inferer import InferenceSettings
-from scripts.predictor import Predictor, window_batch
-from scripts.scan_run import ScanJob, ScanRun
 from tests.models.builders import make_network, make_plan, make_stage, with_spacing
 from utils.config import HardwareConfig
 from utils.config import ModelConfig as Model

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from benchmarks import growth
 from scripts import benchmark
-from scripts.benchmarks import growth
 from tests.tiny_task import make_task
 from utils.errors import run_cli
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from benchmarks.peers import harness
+from benchmarks.peers.stages import COMPARISONS, choose
 from scripts import compare_peers
-from scripts.peers import harness
-from scripts.peers.stages import COMPARISONS, choose
 from utils.errors import run_cli
 
 COSTS = {"prepare": 0.0, "ours": 1.0, "nnunet": 3.0, "nnunet_sequential": 2.0}

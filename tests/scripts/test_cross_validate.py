@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.ensemble import saved_member
-from scripts import cross_validate, fold_run
+from cross_validation import fold_run
+from inference.saved import saved_member
+from scripts import cross_validate
 from tests.models.builders import make_plan
 from tests.models.test_checkpoint import save_ours
 

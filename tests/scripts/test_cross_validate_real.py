@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.bundle import checkpoint_bundle
-from models.ensemble import saved_member
+from inference.model import checkpoint_bundle
+from inference.saved import saved_member
 from tests.scripts.cross_validation import Study
 from tests.tiny_task import make_task
 from utils.nifti import read_label

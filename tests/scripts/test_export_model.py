@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from models.export import read_archive
+from inference.archive import read_archive
 from scripts import export_model
 from tests.models.builders import make_plan
 from tests.models.test_checkpoint import save_ours

@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cross_validation.records import FoldRecord, RunRequest
 from data_preprocessing.shards import shard_stamps
-from models.ensemble import mean_planes, saved_classes, saved_member
+from inference.decision import Decision, DecisionMember
+from inference.saved import mean_planes, saved_classes, saved_member
 from scripts import find_best_configuration
-from scripts.fold_records import FoldRecord, RunRequest
 from tests.tiny_task import make_task
-from utils.decision import Decision, DecisionMember
 from utils.errors import EXIT_OK, EXIT_USAGE, UserError, run_cli
 from utils.files import read_json, write_json
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Plan, Splits
@@ -177,7 +177,7 @@ def test_different_label_schemes_are_refused(root, capsys):
 
 
 def test_planes_of_saved_members_are_the_mean_and_other_grids_are_refused(root, monkeypatch):
-    monkeypatch.setattr("models.ensemble.SLAB_VALUES", 2 * 14 * 10 * 5)
+    monkeypatch.setattr("inference.saved.SLAB_VALUES", 2 * 14 * 10 * 5)
     first = predict(root, "2d", ORGAN, sure=0.8)
     second = predict(root, "3d_fullres", without_planes(3), sure=0.9)
     members = [saved_member(folder, "scan0") for folder in (first, second)]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import main
-from data_preprocessing.adapt import adapt_plan
+from data_preprocessing.planning.adapt import adapt_plan
+from inference.predictor import Predictor
+from inference.saved import saved_member
+from inference.scan_run import ScanJob, ScanRun
 from models.averaging import mean_probabilities
-from models.ensemble import saved_member
 from scripts import export_model, inference
-from scripts.predictor import Predictor
-from scripts.scan_run import ScanJob, ScanRun
 from tests.conftest import PROJECT
 from tests.models.builders import TWO_CLASSES, make_plan, make_stage, with_spacing
 from tests.models.test_checkpoint import save_ours

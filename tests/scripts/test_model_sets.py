@@ -13,14 +13,17 @@ import torch
 
 from data_preprocessing.cascade import previous_classes
 from data_preprocessing.restoration import restore_mask
-from models.bundle import build_networks, checkpoint_bundle
-from models.export import read_archive
+from inference import ensemble_predictor
+from inference.archive import read_archive
+from inference.decision import PostProcessing
+from inference.ensemble_predictor import EnsemblePredictor
+from inference.model import build_networks, checkpoint_bundle
+from inference.model_set import folder_model_set
+from inference.postprocessing import keep_largest
+from inference.predictor import Predictor
+from inference.preparing import as_volume
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
-from models.model_set import folder_model_set
-from scripts import ensemble_predictor, export_model
-from scripts.ensemble_predictor import EnsemblePredictor
-from scripts.predictor import Predictor
-from scripts.preparing import as_volume
+from scripts import export_model
 from tests.models.builders import TWO_CLASSES, make_network, make_plan
 from tests.models.test_checkpoint import save_ours
 from tests.scripts.trained import (
@@ -38,10 +41,8 @@ from tests.scripts.trained import (
     write_scans,
 )
 from tests.tiny_task import write_scan
-from utils.decision import PostProcessing
 from utils.errors import UserError
 from utils.nifti import Volume
-from utils.postprocessing import keep_largest
 from utils.schema import ChannelPlan, LabelScheme, Plan
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from scripts.forecast import PROGRAM_BYTES
+from inference.memory import PROGRAM_BYTES
 from tests.conftest import PROJECT
 
 JOBS = {

@@ -1,0 +1,73 @@
+"""Whether the folds of a configuration are all trained to their end and scored, and with which checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cross_validation.records import RunRequest, read_record
+from data_preprocessing.shards import shard_paths, shard_stamps
+from inference.decision import Checkpoint
+from inference.fold_folders import REQUEST, fold_folders, missing_folds
+from utils.errors import UserError, list_problems
+from utils.files import read_json
+from utils.training_record import named
+from utils.training_state import require_finished
+
+
+def scored_checkpoints(
+    folders: Mapping[str, Path], shards: Mapping[str, Path], *, allow_unfinished: bool
+) -> dict[str, Checkpoint | None]:
+    """Configuration -> which checkpoint of each of its trainings was scored; None where nothing says, or folds differ.
+
+    Args:
+        folders: of each configuration, with its folds.
+        shards: of each configuration.
+        allow_unfinished: take what is there.
+
+    Raises:
+        UserError: folds are missing, interrupted, not scored, scored with different checkpoints, or of other data than
+            the shards are made of now; all are listed.
+    """
+    problems, found = [], {}
+    for name, folder in folders.items():
+        records = {fold: read_record(path) for fold, path in fold_folders(folder).items()}
+        kinds = {fold: record.checkpoint or "best" for fold, record in records.items() if record is not None}
+        found[name] = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else None
+        problems += [f"{name}: {problem}" for problem in _problems(folder, kinds) + _changed(folder, shards[name])]
+    if problems and not allow_unfinished:
+        raise list_problems(
+            "the cross-validation is not finished:", problems,
+            advice="Give the command of scripts/cross_validate.py again, or add --allow_unfinished to compare what is "
+            "there.",
+        )  # fmt: skip
+    return found
+
+
+def _changed(folder: Path, shards: Path) -> list[str]:
+    """Cases whose shards were made anew after a fold learned from them or predicted them; shards may be elsewhere."""
+    changed = set()
+    for path in fold_folders(folder).values():
+        if (path / REQUEST).is_file():
+            stored = read_json(RunRequest, path / REQUEST).data or {}
+            there = shard_stamps(shards, (case for case in stored if shard_paths(shards, case).meta.is_file()))
+            changed |= {case for case, stamp in there.items() if stamp != stored[case]}
+    return [f"the preprocessed data of {named(sorted(changed))} have changed since"] if changed else []
+
+
+def _problems(folder: Path, kinds: Mapping[int, Checkpoint]) -> list[str]:
+    missing = missing_folds(folder)
+    problems = [f"fold {fold} is missing, or has no checkpoint" for fold in missing]
+    for fold, path in fold_folders(folder).items():
+        try:
+            for place in (path, path / "checkpoints"):
+                require_finished(place, allow_unfinished=False)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            if fold not in kinds and fold not in missing and (path / REQUEST).is_file():
+                problems.append(f"fold {fold} is trained, but its cases are not predicted or not scored")
+    if len(set(kinds.values())) > 1:
+        each = ", ".join(f"fold {fold} {kind}" for fold, kind in kinds.items())
+        problems.append(f"its folds were predicted by different checkpoints ({each}); see --checkpoint")
+    return problems

@@ -1,0 +1,287 @@
+"""One file for another machine: a zip of weights (safetensors), plans, network options, decision and licence note.
+
+Nothing in it can run: JSON and plain tensors. Reading trusts nothing either: no member is written to disk, names and
+sizes are checked before anything is unpacked, and weights must fit the plan.
+
+| member | what |
+|---|---|
+| `model.json` | format version, network options, the folds and their files, program versions |
+| `plan.json` | the plan: channels, spacing, patch, network levels, label scheme |
+| `fold_<n>.safetensors`, or `weights.safetensors` | float32 weights of one network, not compressed |
+| `decision.json` | several models, a cascade or post-processing: how they are used; then the four above are in |
+| `members/<configuration>/` | each model of the ensemble |
+| `members/<configuration>/previous/` | the first stage of a cascade |
+| `LICENSE_NOTE.txt` | what the weights may be used for |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from inference.decision import DECISION_FILE, Decision, DecisionMember
+from inference.model import FoldWeights, ModelBundle, build_networks
+from inference.model_set import ModelSet, check_fit, folder_model_set, single_model
+from utils.config import ModelConfig
+from utils.errors import UserError
+from utils.files import from_dict, to_dict, write_atomically
+from utils.schema import FORMAT_VERSION, Plan, check_version
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION, PLAN, NOTE = "model.json", "plan.json", "LICENSE_NOTE.txt"
+KIND = "segmentation model"
+MAX_TEXT_BYTES = 16 << 20
+"""Largest JSON or text in the archive; a plan has some kilobytes."""
+MAX_WEIGHT_BYTES = 16 << 30
+"""Largest weights of one fold; the largest networks of the field have a few gigabytes."""
+MAX_FOLDS = 100
+LICENSE_NOTE = (
+    "The program that reads this file is under the Apache License 2.0. The weights were learned from a data set whose\n"
+    "licence may restrict what they may be used for: ask whoever gave you this file. Not a medical device; not for\n"
+    "diagnosis or treatment.\n"
+)
+MEMBERS, PREVIOUS = "members", "previous"
+_NAME = re.compile(
+    r"decision\.json|LICENSE_NOTE\.txt|"
+    rf"({MEMBERS}/\w+/({PREVIOUS}/)?)?(model\.json|plan\.json|weights\.safetensors|fold_\d+\.safetensors)"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Fold:
+    name: str
+    fold: int | None
+    file: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Description:
+    version: int
+    kind: str
+    model: ModelConfig
+    folds: tuple[_Fold, ...]
+    versions: dict[str, str]
+    mirrored: bool = True
+
+
+def write_archive(path: Path, models: ModelSet, *, license_note: str = LICENSE_NOTE) -> None:
+    """Write models, whole or not at all; the same models and versions give the same bytes.
+
+    Raises:
+        UserError: the weights do not fit the plan.
+    """
+    parts, decision = _parts(models)
+    for bundle in parts.values():
+        build_networks(bundle, torch.device("cpu"))
+
+    def write(file) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            if decision is not None:
+                _add_json(archive, DECISION_FILE, to_dict(decision))
+            for prefix, bundle in parts.items():
+                _add_bundle(archive, prefix, bundle)
+            _add(archive, NOTE, license_note.encode())
+
+    write_atomically(path, write)
+
+
+def _parts(models: ModelSet) -> tuple[dict[str, ModelBundle], Decision | None]:
+    """Where in the archive each model lies, and how they belong together; None for a single model without more."""
+    if models.is_plain:
+        return {"": models.members[0]}, None
+    parts, members = {}, []
+    for name, bundle in zip(models.names, models.members):
+        folder = f"{MEMBERS}/{name}"
+        parts[f"{folder}/"] = bundle
+        if bundle.previous is not None:
+            parts[f"{folder}/{PREVIOUS}/"] = bundle.previous
+        previous = None if bundle.previous is None else f"{folder}/{PREVIOUS}"
+        members.append(DecisionMember(configuration=name, folder=folder, previous=previous))
+    plan, known = models.members[0].plan, models.decision
+    return parts, Decision(
+        version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset, members=tuple(members),
+        post_processing=models.post_processing, scores={} if known is None else known.scores,
+        command="python scripts/inference.py --input FOLDER --output FOLDER --model THIS_FILE",
+    )  # fmt: skip
+
+
+def _add_bundle(archive: zipfile.ZipFile, prefix: str, bundle: ModelBundle) -> None:
+    folds = tuple(
+        _Fold(name=each.name, fold=each.fold, file=_weights_file(each.fold)) for each in bundle.folds
+    )  # fmt: skip
+    description = _Description(
+        version=FORMAT_VERSION, kind=KIND, model=bundle.model, folds=folds, mirrored=bundle.mirrored,
+        versions={"python": platform.python_version(), **{name: version(name) for name in ("torch", "monai", "numpy")}},
+    )  # fmt: skip
+    _add_json(archive, prefix + DESCRIPTION, to_dict(description))
+    _add_json(archive, prefix + PLAN, to_dict(bundle.plan))
+    for fold, each in zip(folds, bundle.folds):
+        _add(archive, prefix + fold.file, save(_plain(each.state_dict)))
+
+
+def read_archive(path: Path) -> ModelSet:
+    """Read models that `write_archive` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, of another kind or version, or not safe to read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path)
+            return _read_set(archive, path)
+    except FileNotFoundError:
+        raise UserError(f"--model {path} does not exist") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, struct.error) as error:
+        raise UserError(f"--model {path} is damaged or no exported model: {error}; export or copy it again") from None
+
+
+def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> ModelSet:
+    """The models of a checkpoint, a folder of checkpoints or of folds, a decision, or an exported zip.
+
+    With `allow_unfinished` trainings may have been interrupted, and folds of a cross-validation may be missing.
+
+    Raises:
+        UserError: as `folder_model_set` and `read_archive`.
+    """
+    if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
+        return read_archive(path).select(folds)
+    return folder_model_set(path, folds, allow_unfinished=allow_unfinished)
+
+
+def _read_set(archive: zipfile.ZipFile, path: Path) -> ModelSet:
+    names = set(archive.namelist())
+    if DESCRIPTION in names:
+        if DECISION_FILE in names:
+            # Earlier versions packed any JSON beside a single model, and applied none of it.
+            logger.warning("%s: its %s is not applied; export the model again with its decision", path, DECISION_FILE)
+        _require_all_used(archive, [""], path)
+        return single_model(_read_bundle(archive, "", path))
+    decision = from_dict(Decision, _read_json(archive, DECISION_FILE, path), source=f"{DECISION_FILE} in {path}")
+    folders = [folder for member in decision.members for folder in (member.folder, member.previous)]
+    _require_all_used(archive, folders, path)
+    members = []
+    for member in decision.members:
+        bundle = _read_bundle(archive, f"{member.folder}/", path)
+        if member.previous is not None:
+            bundle = dataclasses.replace(bundle, previous=_read_bundle(archive, f"{member.previous}/", path))
+        members.append(bundle)
+    models = ModelSet(
+        source=path, names=tuple(member.configuration for member in decision.members), members=tuple(members),
+        post_processing=decision.post_processing, decision=decision,
+    )  # fmt: skip
+    check_fit(models)
+    return models
+
+
+def _require_all_used(archive: zipfile.ZipFile, folders: Sequence[str | None], path: Path) -> None:
+    names = set(archive.namelist()) - {DECISION_FILE, NOTE}
+    rest = sorted(name for name in names if name.rpartition("/")[0] not in folders)
+    if rest:
+        raise UserError(f"--model {path} holds what belongs to none of its models: {', '.join(rest[:10])}")
+
+
+def _read_bundle(archive: zipfile.ZipFile, prefix: str, path: Path) -> ModelBundle:
+    source = f"{DESCRIPTION} in {path}"
+    description = from_dict(_Description, _read_json(archive, prefix + DESCRIPTION, path), source=source)
+    _check_description(description, prefix, archive, path)
+    plan = from_dict(Plan, _read_json(archive, prefix + PLAN, path), source=f"{PLAN} in {path}")
+    folds = tuple(
+        FoldWeights(name=f.name, fold=f.fold, state_dict=_read_weights(archive, prefix + f.file, path))
+        for f in description.folds
+    )
+    return ModelBundle(source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file of any name is an exported model; checkpoints are zip files, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not {DESCRIPTION, DECISION_FILE}.isdisjoint(archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _weights_file(fold: int | None) -> str:
+    return "weights.safetensors" if fold is None else f"fold_{fold}.safetensors"
+
+
+def _plain(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Copies: tensors of a checkpoint are windows into its file.
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    # A fixed time, so that bytes do not depend on the clock. Weights hardly shrink.
+    archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
+
+
+def _add_json(archive: zipfile.ZipFile, name: str, value: Any) -> None:
+    _add(archive, name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse strange or repeated names, links, encryption, and sizes that do not fit the file."""
+    members = archive.infolist()
+    names = [member.filename for member in members]
+    faults = [f"{name!r} does not belong into a model" for name in names if not _NAME.fullmatch(name)]
+    faults += [f"{name} occurs twice" for name in sorted(set(names)) if names.count(name) > 1]
+    file_bytes = path.stat().st_size
+    for member in members:
+        limit = MAX_WEIGHT_BYTES if member.filename.endswith(".safetensors") else MAX_TEXT_BYTES
+        if member.flag_bits & 1:
+            faults.append(f"{member.filename} is encrypted")
+        elif member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            faults.append(f"{member.filename} is compressed")
+        elif member.file_size > min(limit, file_bytes):
+            faults.append(f"{member.filename} claims {member.file_size} bytes")
+    prefixes = {name.rpartition("/")[0] for name in names if name.endswith(".safetensors")}
+    prefixes = {f"{prefix}/" if prefix else "" for prefix in prefixes or {""}}
+    faults += [
+        f"{p}{name} is missing" for p in sorted(prefixes) for name in (DESCRIPTION, PLAN) if p + name not in names
+    ]
+    if faults:
+        raise UserError(f"--model {path} is no exported model, or not safe to read: {'; '.join(faults[:10])}")
+
+
+def _check_description(description: _Description, prefix: str, archive: zipfile.ZipFile, path: Path) -> None:
+    try:
+        check_version(description.version, "model")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    files = [fold.file for fold in description.folds]
+    names = (name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix))
+    weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+    if description.kind != KIND or not 0 < len(files) <= MAX_FOLDS or sorted(files) != sorted(weights):
+        raise UserError(f"{path}: {DESCRIPTION} lists {files} for weights, the archive has {weights}; export it again")
+
+
+def _read_json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+    try:
+        return json.loads(archive.read(name).decode())
+    except KeyError:
+        raise UserError(f"{name} is missing in {path}; export it again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} in {path} cannot be read as JSON: {error}; export it again") from None
+
+
+def _read_weights(archive: zipfile.ZipFile, name: str, path: Path) -> dict[str, Tensor]:
+    try:
+        return load(archive.read(name))
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{name} in {path} holds no readable weights: {error}; export it again") from None

@@ -1,0 +1,221 @@
+"""A folder of masks: which of them still hold, which are predicted again and why, and how new ones take their places.
+
+A kill at any moment leaves no mask whose stamp says more than is true: files are written under temporary names, the old
+ones go, the new stamp is written, and only then the new ones get their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp, StampFile, read_stamps, scan_stamp
+from inference.scans import Scan
+from utils.errors import UserError, list_problems
+from utils.files import to_dict, write_json
+from utils.nifti import write_mask
+from utils.reserved import create_array
+from utils.schema import Geometry
+
+MASK, PROBABILITIES = ".nii.gz", ".npy"
+_SHOWN = 10
+
+
+class MaskFolder:
+    """The masks of one folder, for one model and its settings. One run at a time works in it (`utils.locks`).
+
+    Args:
+        folder: where masks lie.
+        made_by: what predicts now.
+        overwrite: whether masks are replaced, whoever made them.
+
+    Raises:
+        UserError: the stamps are damaged, and `overwrite` is not given.
+    """
+
+    def __init__(self, folder: Path, made_by: MadeBy, *, overwrite: bool = False) -> None:
+        self.folder, self._made_by, self._overwrite = folder, made_by, overwrite
+        self._lock, self._sources = threading.Lock(), {}
+        try:
+            self._stamps = read_stamps(folder)
+        except UserError:
+            if not overwrite:
+                raise
+            self._stamps = {}
+
+    def begin(self) -> None:
+        """Mark the folder as one of masks, before anything else is written into it."""
+        if not (self.folder / STAMPS).is_file() or self._overwrite:
+            write_json(StampFile(masks=self._stamps), self.folder / STAMPS)
+
+    def unfinished(self, scans: Sequence[Scan], *, save_probabilities: bool) -> list[Scan]:
+        """Those to predict; why masks that are there do not count is printed.
+
+        Raises:
+            UserError: files of other origin, or edited ones, would be lost; all are named.
+        """
+        waiting, reasons, edited, foreign = [], {}, [], []
+        for scan in scans:
+            # Taken before the scan is read: one that is replaced meanwhile is another one.
+            self._sources[scan.case] = scan_stamp(scan)
+            why = self._reasons(scan, save_probabilities)
+            changed = self._is_edited(scan.case)
+            if not why and not self._overwrite:
+                edited += [scan.case] if changed else []
+                continue
+            waiting.append(scan)
+            foreign += [str(path) for path in self._foreign(scan.case, save_probabilities)]
+            if scan.case in self._stamps and self._path(scan.case, MASK).is_file():
+                for reason in why:
+                    reasons.setdefault(reason, []).append(scan.case)
+        if foreign and not self._overwrite:
+            raise list_problems(
+                f"{self.folder} holds files that this program did not write, or that were changed since:", foreign,
+                advice="Choose another --output, move them away, or give --overwrite to replace them.",
+            )  # fmt: skip
+        if foreign:
+            print(f"{self.folder}: files of other origin or edited ones are replaced: {listed(foreign)}", flush=True)
+        for reason, cases in reasons.items():
+            print(f"{self.folder}: {len(cases)} predicted again ({reason}): {listed(cases)}", flush=True)
+        if edited:
+            print(f"{self.folder}: kept as they were edited after prediction: {listed(edited)}", flush=True)
+        return waiting
+
+    def others(self) -> dict[str, str]:
+        """Masks of the folder that what predicts now has not made -> what has."""
+        found = {}
+        for path in sorted(self.folder.glob(f"*{MASK}")):
+            case = path.name.removesuffix(MASK)
+            stamp = self._stamps.get(case)
+            if path.name.startswith("."):
+                continue
+            if stamp is None:
+                found[case] = "unknown"
+            elif why := stamp.made_by.differences(self._made_by):
+                found[case] = "; ".join(why)
+            elif self._is_edited(case):
+                found[case] = "edited since"
+        return found
+
+    @contextlib.contextmanager
+    def writing(self, scan: Scan, shape: Sequence[int] | None = None) -> Iterator[NewFiles]:
+        """Files to fill, which take the places of a scan's old ones at the end; after an error nothing has changed.
+
+        Args:
+            scan: of which mask and probabilities are.
+            shape: (K, z, y, x) of the probabilities; None for the mask alone.
+
+        Raises:
+            UserError: there is no room for the probabilities.
+        """
+        target = self._path(scan.case, PROBABILITIES)
+        temporary = {end: self.folder / f".tmp-{secrets.token_hex(8)}{end}" for end in (MASK, PROBABILITIES)}
+        try:
+            stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
+            new = NewFiles(path=temporary[MASK], target=self._path(scan.case, MASK), probabilities=stored)
+            yield new
+            if stored is not None:
+                stored.flush()
+            self._place(scan.case, temporary)
+        finally:
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
+
+    def _place(self, case: str, temporary: Mapping[str, Path]) -> None:
+        """Let new files take the places of the old ones, with their stamp."""
+        array = temporary[PROBABILITIES]
+        stamp = MaskStamp(
+            scan=self._sources[case], made_by=self._made_by, mask=FileStamp.of(temporary[MASK], content=True),
+            probabilities=FileStamp.of(array, content=False) if array.is_file() else None,
+        )  # fmt: skip
+        with self._lock:
+            before = self._stamps.get(case)
+            stamps = self._stamps | {case: stamp}
+            staged = self.folder / f".tmp-{secrets.token_hex(8)}.json"
+            try:
+                self._write_stamps(stamps, staged)
+                # Of old probabilities only those that would lie beside a mask they do not belong to.
+                old = self._path(case, PROBABILITIES)
+                ours = before is not None and before.probabilities is not None and before.probabilities.holds(old)
+                if stamp.probabilities is not None or ours:
+                    old.unlink(missing_ok=True)
+                self._path(case, MASK).unlink(missing_ok=True)
+                os.replace(staged, self.folder / STAMPS)
+            finally:
+                staged.unlink(missing_ok=True)
+            self._stamps = stamps
+        if stamp.probabilities is not None:
+            os.replace(array, self._path(case, PROBABILITIES))
+        # The mask comes last: where it is, the case is done.
+        os.replace(temporary[MASK], self._path(case, MASK))
+
+    def _write_stamps(self, stamps: dict[str, MaskStamp], path: Path) -> None:
+        content = json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n"
+        try:
+            path.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / STAMPS)) from error
+
+    def _path(self, case: str, suffix: str) -> Path:
+        return self.folder / f"{case}{suffix}"
+
+    def _reasons(self, scan: Scan, save_probabilities: bool) -> list[str]:
+        """Why a scan is predicted; none if its files hold."""
+        stamp = self._stamps.get(scan.case)
+        if stamp is None or not self._path(scan.case, MASK).is_file():
+            return ["not predicted yet"]
+        found = stamp.made_by.differences(self._made_by)
+        if stamp.scan != self._sources[scan.case]:
+            found.append("the scan of that name is another one now")
+        if save_probabilities and stamp.probabilities is None:
+            found.append("its probabilities were not saved")
+        elif save_probabilities and not stamp.probabilities.holds(self._path(scan.case, PROBABILITIES)):
+            found.append("its probabilities are missing or were changed since")
+        return found
+
+    def _is_edited(self, case: str) -> bool:
+        mask, stamp = self._path(case, MASK), self._stamps.get(case)
+        return stamp is not None and os.path.lexists(mask) and not stamp.mask.holds(mask)
+
+    def _foreign(self, case: str, save_probabilities: bool) -> list[Path]:
+        """Files in the places of a scan's own that would be lost, and that nobody can make again."""
+        stamp = self._stamps.get(case)
+        mask, array = self._path(case, MASK), self._path(case, PROBABILITIES)
+        found = [mask] if os.path.lexists(mask) and (stamp is None or self._is_edited(case)) else []
+        if save_probabilities and os.path.lexists(array) and (stamp is None or stamp.probabilities is None):
+            found.append(array)
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class NewFiles:
+    """Files of a scan that have no name yet; `probabilities` (K, z, y, x) are zeros to be filled, in their file."""
+
+    path: Path
+    target: Path
+    probabilities: np.ndarray | None
+
+    def write(self, mask: np.ndarray, geometry: Geometry) -> None:
+        """Write the mask (S, A, R).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            write_mask(self.path, mask, geometry)
+        except UserError as error:
+            raise UserError(str(error).replace(str(self.path), str(self.target))) from None
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,160 @@
+"""What each mask of a folder was made from: `masks.json`, so that no mask of another model or scan is taken for one.
+
+Cases -> the scan, the model, the settings, and how the files looked when they were written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from inference.decision import PostProcessing
+from inference.model import ModelBundle
+from inference.model_set import configuration_name
+from inference.predictor import Predictor
+from inference.scans import Scan
+from utils.errors import UserError
+from utils.files import file_digest, read_json, to_dict
+from utils.schema import FORMAT_VERSION, check_version
+
+STAMPS = "masks.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MadeBy:
+    """What predicts.
+
+    Attributes:
+        model: digest of weights, plans and network options.
+        name: configurations and folds, for people.
+        settings: what else changes a mask, by the names that people know.
+    """
+
+    model: str
+    name: str
+    settings: dict[str, str]
+
+    def differences(self, now: MadeBy) -> list[str]:
+        """In what it differs from what predicts now."""
+        found = []
+        if self.name != now.name:
+            found.append(f"made by {self.name}, now it is {now.name}")
+        elif self.model != now.model:
+            found.append(f"made by other weights of {self.name}")
+        names = dict.fromkeys([*self.settings, *now.settings])
+        each = ((name, self.settings.get(name, "unknown"), now.settings.get(name, "unknown")) for name in names)
+        return found + [f"{name} was {old}, now it is {new}" for name, old, new in each if old != new]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileStamp:
+    """How a file looked when it was written; `digest` of the content is there for masks, which are small."""
+
+    size: int
+    mtime_ns: int
+    digest: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, *, content: bool) -> FileStamp:
+        """Of a file that is there."""
+        found = path.stat()
+        return cls(size=found.st_size, mtime_ns=found.st_mtime_ns, digest=file_digest(path) if content else None)
+
+    def holds(self, path: Path) -> bool:
+        """Whether the file is still that one; a copy of a mask with another time is."""
+        try:
+            found = path.lstat()
+            if found.st_size != self.size:
+                return False
+            return found.st_mtime_ns == self.mtime_ns or (self.digest is not None and file_digest(path) == self.digest)
+        except OSError:
+            return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskStamp:
+    """What a mask, and perhaps its probabilities, were made from. `scan` is a digest; see `scan_stamp`."""
+
+    scan: str
+    made_by: MadeBy
+    mask: FileStamp
+    probabilities: FileStamp | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StampFile:
+    """All masks of a folder. Written to `masks.json` before a mask gets its name."""
+
+    version: int = FORMAT_VERSION
+    masks: dict[str, MaskStamp] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_version(self.version, STAMPS)
+
+
+def read_stamps(folder: Path) -> dict[str, MaskStamp]:
+    """Case -> stamp of the masks of a folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / STAMPS
+    if not path.is_file():
+        return {}
+    try:
+        return dict(read_json(StampFile, path).masks)
+    except UserError as error:
+        raise UserError(
+            f"{error}; it says what the masks of that folder were made from: choose another folder, or --overwrite to "
+            "predict all of them again"
+        ) from None
+
+
+def scan_stamp(scan: Scan) -> str:
+    """Digest of names, sizes and times of a scan's files, wherever they lie; a missing file is reported in its turn."""
+    facts = []
+    for image in scan.images:
+        try:
+            found = image.stat()
+        except OSError:
+            facts.append((image.name, 0, 0))
+        else:
+            facts.append((image.name, found.st_size, found.st_mtime_ns))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def made_by(predictors: Sequence[Predictor], post_processing: PostProcessing) -> MadeBy:
+    """What predicts: one predictor for each configuration, and what is done to their mask."""
+    digest = hashlib.sha256()
+    for predictor in predictors:
+        _add_weights(digest, predictor.bundle)
+    first = predictors[0]
+    kept = [*(["all foreground"] if post_processing.foreground else []), *post_processing.classes]
+    settings = {
+        "--tta": "on" if first.settings.tta else "off",
+        "--overlap": f"{first.settings.overlap:g}",
+        "--blend": first.settings.blend,
+        "the precision": str(first.ensemble.amp or torch.float32).removeprefix("torch."),
+        "the post-processing": f"largest component of {', '.join(kept)}" if kept else "none",
+    }
+    names = (f"{configuration_name(p.plan)} ({', '.join(fold.name for fold in p.bundle.folds)})" for p in predictors)
+    return MadeBy(model=digest.hexdigest()[:16], name=" + ".join(names), settings=settings)
+
+
+def _add_weights(digest: hashlib._Hash, bundle: ModelBundle) -> None:
+    """Add what a model and its first stage compute with: a model that was trained again is another one."""
+    # Heads that only training uses are no part of a model that predicts.
+    network = dataclasses.replace(bundle.model, deep_supervision=False, deep_supr_num=0)
+    digest.update(json.dumps([to_dict(bundle.plan), to_dict(network)]).encode())
+    for fold in bundle.folds:
+        for name, value in sorted(fold.state_dict.items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if bundle.previous is not None:
+        digest.update(b"previous")
+        _add_weights(digest, bundle.previous)

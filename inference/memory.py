@@ -1,0 +1,117 @@
+"""How much host memory predicting a scan takes, as a function of its size, the plan and the settings.
+
+Python and torch themselves, and the networks' weights, are not in it: they are there once, whatever the scans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from data_preprocessing.preprocessor import padding, target_grid_mm
+from data_preprocessing.resampling import resampled_shape
+from data_preprocessing.restoration import restoring_bytes
+from models.inferer import InferenceSettings
+from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from utils.limits import free_memory_bytes as free_memory_bytes
+from utils.pipeline import AHEAD
+from utils.schema import Plan
+
+if TYPE_CHECKING:
+    from inference.predictor import Predictor
+
+FLOAT_BYTES = 4
+GAPS = 1.1
+"""The C library keeps freed memory for the next blocks, and not every block fits into a gap: measured."""
+POSTPROCESSING_BYTES = 7
+"""Of each voxel while components are numbered, the mask included: measured, rounded up."""
+PROGRAM_BYTES = 500_000_000
+"""Python, torch and MONAI, loaded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Bytes of one scan in its three phases; a phase gives its memory back before the next one needs it."""
+
+    prepare_bytes: int
+    """Reading and preprocessing: the file's content, the scan, and its copy on the plan's grid."""
+    predict_bytes: int
+    """Network and restoring: the prepared scan, held planes, feature maps, slabs on their way, the mask."""
+    write_bytes: int
+    """The prepared scan, the mask, and three copies of it while it is packed; or what post-processing takes."""
+    prepared_bytes: int
+    """The prepared scan alone, which is held through all phases."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest of the three."""
+        return max(self.prepare_bytes, self.predict_bytes, self.write_bytes)
+
+
+def forecast_memory(
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    *,
+    plan: Plan,
+    settings: InferenceSettings,
+    num_networks: int,
+    on_gpu: bool = False,
+) -> Forecast:
+    """What a scan of `shape` (S, A, R) voxels of `spacing_mm` takes on the host at most.
+
+    It is taken as uncropped, stored in four bytes a voxel, and scaled when it is read.
+    """
+    stage, labels = plan.stage, plan.labels
+    spacing = tuple(spacing_mm[axis] for axis in plan.axes)
+    grid = resampled_shape([shape[axis] for axis in plan.axes], spacing, target_grid_mm(stage, spacing))
+    padded, _ = padding(grid, stage.patch_size)
+    scan_voxels, plane_voxels = math.prod(shape), padded[1] * padded[2]
+    scan = FLOAT_BYTES * len(plan.channels) * scan_voxels
+    prepared = FLOAT_BYTES * plan.image_channels * math.prod(padded)
+    # The second stage of a cascade sees a copy that has the first stage's channels as well.
+    seen = FLOAT_BYTES * plan.in_channels * math.prod(padded) if plan.previous_channels else 0
+    layout = window_layout(padded, stage, settings)
+    slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
+    # Those on their way, the one that the writer is at and its copy; the one being made: weighted, as probabilities,
+    # and as the sum of several networks.
+    making = 2 if num_networks == 1 else 3
+    working = (AHEAD + 2 + making) * slab
+    working += restoring_bytes(grid, [shape[axis] for axis in plan.axes], num_outputs=labels.num_outputs)
+    if not on_gpu:
+        working += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
+        working += activation_bytes(
+            stage, num_windows=settings.window_batch, num_outputs=labels.num_outputs, tta=settings.tta
+        )
+    predict = prepared + seen + scan_voxels + int(GAPS * working)
+    # The file's content, the scan as it is read and as it is scaled; then the scan, one channel of it normalised, and
+    # the copy on the plan's grid.
+    normalized = FLOAT_BYTES * scan_voxels * plan.normalize_first
+    return Forecast(
+        prepare_bytes=max(3 * scan, scan + normalized + prepared), predict_bytes=predict,
+        write_bytes=prepared + seen + 4 * scan_voxels, prepared_bytes=prepared,
+    )  # fmt: skip
+
+
+def forecast_stages(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
+    """The same for a predictor, post-processing included.
+
+    With a cascade each stage's prepared scan is held while the other one is at work.
+    """
+    own = forecast_memory(
+        shape, spacing_mm, plan=predictor.plan, settings=predictor.settings,
+        num_networks=len(predictor.ensemble.networks), on_gpu=predictor.ensemble.device.type != "cpu",
+    )  # fmt: skip
+    if not predictor.post_processing.does_nothing:
+        cleaned = own.prepared_bytes + POSTPROCESSING_BYTES * math.prod(shape)
+        own = dataclasses.replace(own, write_bytes=max(own.write_bytes, cleaned))
+    if predictor.previous is None:
+        return own
+    first = forecast_stages(predictor.previous, shape, spacing_mm)
+    return Forecast(
+        prepare_bytes=max(first.prepare_bytes, own.prepare_bytes + first.prepared_bytes),
+        predict_bytes=max(first.predict_bytes + own.prepared_bytes, own.predict_bytes + first.prepared_bytes),
+        write_bytes=own.write_bytes + first.prepared_bytes,
+        prepared_bytes=own.prepared_bytes + first.prepared_bytes,
+    )

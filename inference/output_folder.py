@@ -1,0 +1,93 @@
+"""Which folders masks may be written into, and what killed runs have left there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from inference.mask_folder import MASK, PROBABILITIES, listed
+from inference.mask_stamps import STAMPS
+from inference.scans import Scan
+from utils.errors import UserError, list_problems
+from utils.files import real_path
+
+
+def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
+    """Refuse an output folder in which masks would take the place of scans, be they links or the files themselves.
+
+    Raises:
+        UserError: it is such a folder.
+    """
+    folder = real_path(output)
+    images = [image for scan in scans for image in scan.images]
+    # Of a link both count: the folder in which it lies, and that of the file.
+    if any(folder in (real_path(image.parent), real_path(image).parent) for image in images):
+        raise UserError(f"--output {output} is the folder of the scans; choose another one")
+    inputs = {_identity(image) for image in images} - {None}
+    targets = [output / f"{scan.case}{suffix}" for scan in scans for suffix in (MASK, PROBABILITIES)]
+    lost = [str(target) for target in targets if _identity(target) in inputs]
+    if lost:
+        raise list_problems(
+            f"--output {output} holds links to the scans, which masks would replace:", lost,
+            advice="Choose another folder.",
+        )  # fmt: skip
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refuse_other_programs(output: Path, *, save_probabilities: bool) -> None:
+    """Refuse a folder in which the record of another program, such as a training, would be replaced.
+
+    Raises:
+        UserError: it is such a folder.
+    """
+    record, plan = output / "run.json", output / "plan.json"
+    if (output / STAMPS).is_file():
+        return
+    lost = [record] if record.is_file() and not _is_own(record) else []
+    lost += [plan] if save_probabilities and plan.is_file() and not record.is_file() else []
+    if lost:
+        raise UserError(
+            f"--output {output} holds {', '.join(path.name for path in lost)} of something else (a training, "
+            "preprocessed data), which would be replaced; choose another folder"
+        )
+
+
+def _is_own(record: Path) -> bool:
+    try:
+        options = json.loads(record.read_text(encoding="utf-8"))["options"]
+        return {"input", "output", "model", "settings"} <= options.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def remove_strays(output: Path, *, keep: Path | None = None) -> None:
+    """Delete what killed runs left in a folder that this run alone writes to; checkpoints on their way are not ours.
+
+    Of the hidden folders of ensembles `keep` stays, from which this run goes on.
+    """
+    for folder in output.glob(".ensemble-*"):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    for path in (*output.glob(".tmp-*"), *output.glob(".ensemble-*/*/.tmp-*")):
+        if path.is_file() and path.suffix != ".ckpt":
+            path.unlink(missing_ok=True)
+
+
+def warn_of_others(others: Mapping[str, str], output: Path) -> None:
+    """Say which masks of a folder come from elsewhere than what its run.json names."""
+    if others:
+        print(
+            f"warning: {output} also holds masks that this run has not made, nor one like it: {listed(list(others))}; "
+            f"{STAMPS} and run.json say so",
+            file=sys.stderr,
+        )

@@ -1,0 +1,59 @@
+"""A stored plan and stored folds, adapted to the flags."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from data_preprocessing.dataset.description_file import make_splits
+from data_preprocessing.planning.adapt import adapt_plan, read_fold
+from tests.models.builders import BRATS, make_plan, make_stage
+from utils.config import ModelConfig
+from utils.errors import UserError
+from utils.files import write_json
+from utils.schema import Fold, Splits
+
+PLAN = make_plan(make_stage((16, 16, 16), filters=(32, 64, 128)))
+
+
+def test_without_flags_the_plan_stays():
+    assert adapt_plan(PLAN, ModelConfig(), batch_size=None, brats=False) == PLAN
+
+
+def test_depth_and_filters_change_the_levels():
+    stage = adapt_plan(PLAN, ModelConfig(depth=1, filters=(8, 16)), batch_size=None, brats=False).stage
+    assert stage.strides == ((1, 1, 1), (2, 2, 2)) and stage.filters == (8, 16)
+
+
+def test_min_fmap_ends_pooling_earlier():
+    stage = adapt_plan(PLAN, ModelConfig(min_fmap=8), batch_size=None, brats=False).stage
+    assert stage.total_strides == (2, 2, 2)
+
+
+def test_too_few_filters_are_refused():
+    with pytest.raises(UserError, match="--filters has 1"):
+        adapt_plan(PLAN, ModelConfig(filters=(8,)), batch_size=None, brats=False)
+
+
+def test_batch_size_of_the_flag_wins():
+    assert adapt_plan(PLAN, ModelConfig(), batch_size=5, brats=False).stage.batch_size == 5
+
+
+def test_brats_gives_regions_to_a_plan_without():
+    plan = dataclasses.replace(PLAN, labels=dataclasses.replace(BRATS, regions=()))
+    assert adapt_plan(plan, ModelConfig(), batch_size=None, brats=True).labels.regions == BRATS.regions
+    with pytest.raises(UserError, match="--brats"):
+        adapt_plan(PLAN, ModelConfig(), batch_size=None, brats=True)
+
+
+def test_stored_folds_are_used_as_they_are_edited(tmp_path):
+    fold = Fold(train=("c",), val=("a", "b"))
+    write_json(Splits(version=1, folds=(fold, Fold(train=("a", "b"), val=("c",)))), tmp_path / "splits.json")
+    assert read_fold(tmp_path, 0, nfolds=2) == fold
+
+
+def test_another_number_of_folds_is_dealt_from_the_same_cases(tmp_path):
+    cases = [f"case{i}" for i in range(7)]
+    write_json(make_splits(cases, 5), tmp_path / "splits.json")
+    assert read_fold(tmp_path, 1, nfolds=3) == make_splits(cases, 3).folds[1]

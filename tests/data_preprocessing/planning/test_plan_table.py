@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from data_preprocessing.planning.plan_table import LINE_WIDTH, plan_table
+from tests.data_preprocessing.planning.test_planner import dataset, plan
+
+
+def test_table_gives_every_number_with_its_reason():
+    text = plan_table(plan(dataset(channels=("CT",))))
+    for word in ("40x40x40", "median over the training cases", "clip to -50 .. 150", "0 background, 1 organ", "3 3 3"):
+        assert word in text
+    assert "(the least;" in text
+
+
+def test_table_fits_a_terminal():
+    assert max(map(len, plan_table(plan()).splitlines())) <= LINE_WIDTH
+
+
+def test_table_tells_the_memory_of_a_batch():
+    # 64000 voxels: 1 image, 2 * 160 feature maps, 2 logits; /8: 2 * 320; /64: 2 * 640; /512: 2 * 512; twice, 4 bytes.
+    assert "0.22 GB of activations" in plan_table(plan())
+
+
+def test_table_says_how_each_channel_is_normalised():
+    names = ("noNorm", "rescale_to_0_1", "rgb_to_0_1", "zscore", "T1")
+    text = plan_table(plan(dataset(channels=names)))
+    for line in (
+        "noNorm: not normalised", "rescale_to_0_1: rescaled to 0 .. 1", "rgb_to_0_1: divided by 255", "zscore: z-score",
+        "T1: z-score",
+    ):  # fmt: skip
+        assert line in text
+    assert text.count("as for every name but CT, noNorm") == 1

@@ -1,0 +1,86 @@
+"""Averaging: the mean, and a refusal with both names where members do not fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from inference.saved import saved_member
+from models.averaging import Member, mean_probabilities
+from tests.models.builders import BRATS, TWO_CLASSES, make_plan
+from utils.errors import UserError
+from utils.files import write_json
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def member(name, value=0.0, labels=TWO_CLASSES, shape=(3, 4, 3, 2), affine=AFFINE):
+    return Member(name=name, labels=labels, probabilities=np.full(shape, value, np.float32), affine=affine)
+
+
+def test_mean_of_three():
+    result = mean_probabilities([member("a", 0.0), member("b", 0.3), member("c", 0.6)])
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, 0.3, rtol=1e-6)
+
+
+def test_one_member_is_untouched_and_two_are_not_written_to():
+    first, second = member("a", 0.25), member("b", 0.75)
+    assert mean_probabilities([first]) is first.probabilities
+    mean_probabilities([first, second])
+    assert first.probabilities.max() == 0.25
+
+
+def test_tensors_in_memory_need_no_affine():
+    parts = [Member(name=n, labels=TWO_CLASSES, probabilities=torch.full((3, 2), v)) for n, v in (("a", 0), ("b", 1.0))]
+    torch.testing.assert_close(mean_probabilities(parts), torch.full((3, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"shape": (3, 4, 3, 5)}, r"shapes are \(3, 4, 3, 2\) and \(3, 4, 3, 5\)"),
+        ({"affine": AFFINE + np.eye(4, k=3)}, "1 mm apart"),
+        ({"labels": BRATS}, "label schemes differ"),
+    ],
+    ids=["shape", "affine", "labels"],
+)
+def test_members_that_differ_are_refused_with_both_names(changes, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        mean_probabilities([member("first"), member("second", **changes)])
+    assert "first and second" in str(caught.value)
+
+
+def write_saved(folder, shape=(2, 3, 4)):
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros(shape[::-1], np.uint8), AFFINE), folder / "a.nii.gz")
+    np.save(folder / "a.npy", np.full((3, *shape), 0.5, np.float32))
+    write_json(make_plan(labels=TWO_CLASSES), folder / "plan.json")
+
+
+def test_saved_probabilities_of_two_folders_are_averaged(tmp_path):
+    for name in "xy":
+        write_saved(tmp_path / name)
+    members = [saved_member(tmp_path / name, "a") for name in "xy"]
+    np.testing.assert_array_equal(mean_probabilities(members), np.full((3, 2, 3, 4), 0.5))
+    elsewhere = dataclasses.replace(members[1], affine=AFFINE + np.eye(4, k=3))
+    with pytest.raises(UserError, match=r"x/a\.npy and .*y/a\.npy"):
+        mean_probabilities([members[0], elsewhere])
+
+
+def test_saved_probabilities_of_another_shape_than_their_mask_are_refused(tmp_path):
+    write_saved(tmp_path / "x")
+    np.save(tmp_path / "x/a.npy", np.zeros((3, 2, 3, 5), np.float32))
+    with pytest.raises(UserError, match="predict it again"):
+        saved_member(tmp_path / "x", "a")
+
+
+def test_damaged_probabilities_are_refused(tmp_path):
+    write_saved(tmp_path / "x")
+    (tmp_path / "x/a.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"a\.npy cannot be read"):
+        saved_member(tmp_path / "x", "a")
