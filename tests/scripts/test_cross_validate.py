@@ -318,10 +318,16 @@ class TestChangedData:
         path = study.data / f"77_3d/{case}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0123456789abcdef"}))
 
-    @pytest.mark.parametrize("key", ["source_stamp", "plan_stamp"])
-    def test_a_shard_that_was_made_anew_is_noticed_in_all_folds(self, study, capsys, key):
+    def test_a_shard_of_another_plan_is_refused(self, study, capsys):
         assert study.run() == 0
-        self.change(study, "scan2", key)
+        self.change(study, "scan2", "plan_stamp")
+        assert study.run() == 2
+        message = capsys.readouterr().err
+        assert "asks for other shards" in message and "scan2" in message and len(study.calls()) == 4
+
+    def test_a_shard_that_was_made_anew_is_noticed_in_all_folds(self, study, capsys):
+        assert study.run() == 0
+        self.change(study, "scan2", "source_stamp")
         assert study.run() == 2
         message = capsys.readouterr().err
         assert "3d_fullres fold 0: the preprocessed data of 1 cases have changed since: scan2" in message
