@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.errors import UserError
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmark.py"
+BENCHMARK = Path(__file__).resolve().parents[1] / "scripts/benchmark.py"
 SCALES = (1, 2, 4, 8)
 Measure = Callable[[str, int], dict[str, Any]]
 """(mode, scale) -> outcome of the benchmark."""

@@ -35,7 +35,7 @@ from utils.runtime import Runtime, configure_backends, resolve_hardware, seed_ev
 from utils.schema import Plan
 from utils.throughput import host_peak_memory_bytes, reset_peak_memory
 
-INFERENCE = Path(__file__).resolve().parents[1] / "inference.py"
+INFERENCE = Path(__file__).resolve().parents[1] / "scripts/inference.py"
 
 
 class TimedPredictor(Predictor):
