@@ -187,7 +187,7 @@ class TestPredictionSink:
 
 def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -> tuple[int | None, list[str]]:
     """Epoch after which a training ends, and its best checkpoint, for (Dice, whether there was a target) by epoch."""
-    best, *_, stopping = checkpoint_callbacks(folder, patience)
+    best, _, stopping = checkpoint_callbacks(folder, patience)[1:]
     saved: list[str] = []
     strategy = SimpleNamespace(
         reduce_boolean_decision=lambda value, all=True: value, broadcast=lambda value: value, barrier=lambda *_: None,
