@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in ineffective(options):
         print(f"warning: {message}", file=sys.stderr)
     # After --help.
-    from benchmarks import stages
+    from benchmarks import modes
 
-    return stages.STAGES[options.mode](options)
+    return modes.STAGES[options.mode](options)
 
 
 if __name__ == "__main__":
