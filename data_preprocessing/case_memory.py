@@ -6,11 +6,14 @@ Python and its libraries, which each process loads once, are not in it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from pathlib import Path
+
+import numpy as np
 
 from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.preprocessor import padding, target_grid_mm
@@ -153,10 +156,17 @@ def _label_bytes(files: CaseFiles, voxels: int) -> int:
     return 0 if files.label is None else LABEL_BYTES * voxels
 
 
+@functools.lru_cache(maxsize=4096)
+def _header(path: Path, size: int, mtime_ns: int) -> tuple[tuple[int, ...], np.ndarray]:
+    """The header of a file as it is now: both passes over a data set ask for it."""
+    return read_header(path)
+
+
 def _grid(images: Sequence[Path]) -> tuple[int, tuple[int, int, int], tuple[float, float, float]] | None:
     """Channels, voxels along S, A, R and their size in mm."""
     try:
-        shape, affine = read_header(images[0])
+        found = images[0].stat()
+        shape, affine = _header(images[0], found.st_size, found.st_mtime_ns)
     except (UserError, OSError, ValueError):
         return None
     if len(shape) not in (3, 4) or min(shape) < 1:

@@ -5,6 +5,7 @@ Everything that a header can get wrong is refused by the file's name; nothing is
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import math
@@ -90,11 +91,23 @@ def parse_header(content: bytes, path: Path) -> nib.Nifti1Header:
         if kind.may_contain_header(content[: kind.sizeof_hdr]):
             try:
                 header = kind.from_fileobj(io.BytesIO(content[: kind.sizeof_hdr]), check=False)
-                header.copy().check_fix(logger=_SILENT)
+                _fixed(kind, header.binaryblock)
                 return header
             except (HeaderDataError, ValueError, OSError) as error:
                 raise UserError(f"{path} has a damaged NIfTI header: {error}") from None
     raise UserError(f"{path} is not a NIfTI file (.nii or .nii.gz)")
+
+
+@functools.lru_cache(maxsize=4096)
+def _fixed(kind: type[nib.Nifti1Header], block: bytes) -> nib.Nifti1Header:
+    """The header of these bytes as nibabel would set it right; not to be changed.
+
+    Files are opened several times (to plan the memory, to look for faults, to work), and each time takes longer than
+    unpacking a small label.
+    """
+    header = kind.from_fileobj(io.BytesIO(block), check=False)
+    header.check_fix(logger=_SILENT)
+    return header
 
 
 def scan_shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
@@ -137,8 +150,7 @@ def header_affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
     Raises:
         UserError: the matrix has no inverse, or it needs voxel sizes and they are 0.
     """
-    fixed = header.copy()
-    fixed.check_fix(logger=_SILENT)
+    fixed = _fixed(type(header), header.binaryblock)
     num_axes = min(3, len(header.get_data_shape()))
     sizes = np.asarray(header["pixdim"], float)[1 : 1 + num_axes]
     if not int(fixed["sform_code"]) and not (np.isfinite(sizes).all() and sizes.all()):
