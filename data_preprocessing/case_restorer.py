@@ -6,8 +6,6 @@ Shapes: K classes or regions, D H W the preprocessed grid, S A R the axes of the
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ from data_preprocessing.restoration import SlabRestorer, native_shape
 from data_preprocessing.shards import read_meta
 from utils.errors import UserError, list_problems
 from utils.nifti import read_header, read_label, to_working, working_grid, write_mask
-from utils.reserved import create_array
+from utils.reserved import new_array
 from utils.schema import CaseMeta, Plan
 from utils.scores import label_counts
 
@@ -115,14 +113,6 @@ class CaseRestorer:
         if self.output is None or not self.save_probabilities:
             yield None
             return
-        target = self.output / f"{case}.npy"
-        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}.npy")
         shape = (self.plan.labels.num_outputs, *reversed(meta.geometry.shape_xyz))
-        try:
-            stored = create_array(temporary, shape, target=target)
+        with new_array(self.output / f"{case}.npy", shape) as stored:
             yield to_working(stored.swapaxes(-1, -3), meta.geometry.affine)
-            stored.flush()
-            del stored
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -24,11 +24,12 @@ from inference.predictor import Predictor, warn_of_flips
 from inference.saved import mean_planes, saved_classes, saved_member
 from inference.scan_run import ScanJob, ScanRun, list_scans
 from inference.scans import Scan
+from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
 from utils.locks import folder_lock
 from utils.nifti import read_header, read_label, to_working
-from utils.reserved import array_bytes, describe_bytes
+from utils.reserved import array_bytes
 from utils.runs import prepare_folder, write_run_record
 from utils.runtime import Runtime
 
@@ -114,8 +115,8 @@ class EnsembleRun:
             [first, *others] = portion
             if not others and self._disk_bytes(first) > free_bytes:
                 failed[first.case] = (
-                    f"its probabilities need {describe_bytes(self._disk_bytes(first))} of disk, "
-                    f"{describe_bytes(free_bytes)} are free in {self.job.output}"
+                    f"its probabilities need {size_text(self._disk_bytes(first))} of disk, "
+                    f"{size_text(free_bytes)} are free in {self.job.output}"
                 )
                 print(f"{first.case}: failed: {failed[first.case]}", file=sys.stderr)
             else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.restoration import SlabRestorer
-from inference.mask_folder import MASK, PROBABILITIES, MaskFolder
+from inference.mask_folder import MASK, MaskFolder
 from inference.mask_stamps import made_by
 from inference.memory import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
 from inference.output_folder import refuse_scans_as_output
@@ -19,11 +19,13 @@ from inference.postprocessing import keep_largest
 from inference.predictor import Predictor
 from inference.preparing import PreparedScan
 from inference.scans import Scan, find_scans, unread_scans
+from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
 from utils.nifti import read_header, read_image, to_working, working_grid
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
-from utils.reserved import array_bytes, describe_bytes, require_room
+from utils.reserved import array_bytes
+from utils.room import require_room
 from utils.runs import prepare_folder
 
 
@@ -147,8 +149,8 @@ class ScanRun:
         needed, free = sum(map(self._disk_bytes, self.waiting)), shutil.disk_usage(self.job.output).free
         if needed > free:
             print(
-                f"warning: the probabilities of {len(self.waiting)} scans need {describe_bytes(needed)} of disk, "
-                f"{describe_bytes(free)} are free in {self.job.output}; make room, or some scans will fail",
+                f"warning: the probabilities of {len(self.waiting)} scans need {size_text(needed)} of disk, "
+                f"{size_text(free)} are free in {self.job.output}; make room, or some scans will fail",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
 
@@ -164,7 +166,7 @@ class ScanRun:
         if scan.problem is not None:
             raise UserError(scan.problem)
         if self.job.save_probabilities:
-            require_room(self.job.output / f"{scan.case}{PROBABILITIES}", self._disk_bytes(scan))
+            require_room(self.job.output, self._disk_bytes(scan), f"the probabilities of {scan.case}")
         volume, quiet = read_image(scan.images), scan.case in self._told
         self._told.add(scan.case)
         return self.predictors[0].prepare(volume, str(scan.images[0]), quiet=quiet)

@@ -127,13 +127,13 @@ def test_test_scans_are_predicted_whole_with_probabilities(task, trained, tmp_pa
 @pytest.mark.slow
 def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_path, capsys, monkeypatch):
     flags = ("--save_preds", "--save_probabilities", "--nfolds", "3", "--ckpt_path", str(trained / "checkpoints"))
-    create = case_restorer.create_array
+    create = case_restorer.new_array
 
-    def full_once(path, shape, *, target):
-        monkeypatch.setattr(case_restorer, "create_array", create)
+    def full_once(target, shape):
+        monkeypatch.setattr(case_restorer, "new_array", create)
         raise UserError(f"{target} needs 9.0 GB of disk")
 
-    monkeypatch.setattr(case_restorer, "create_array", full_once)
+    monkeypatch.setattr(case_restorer, "new_array", full_once)
     assert run(task, tmp_path, "predict", *flags, data=task.results / "77_3d/val") == 1
     folder = tmp_path / "preds_task_77_dim_3_fold_0"
     assert len(list(folder.glob("*.npy"))) == len(list(folder.glob("*.nii.gz"))) == 1

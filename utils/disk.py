@@ -23,8 +23,10 @@ class DiskFull(OSError):
 
 
 def size_text(num_bytes: float) -> str:
-    """A size that a person reads: megabytes below a gigabyte."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    """A size that a person reads: megabytes below a gigabyte, with more digits where there are few."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.{1 if num_bytes >= 1e7 else 2}f} MB"
 
 
 def free_bytes(path: Path) -> int | None:

@@ -24,6 +24,7 @@ FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs"
 """Where nnU-Net v2 looks for the images and labels of a section."""
 RESERVED_NAMES = (
     "plan", "plan.auto", "plan.edited", "plan.old", "splits", "splits.old", "fingerprint", "inspection", "run",
+    "cases",
 )  # fmt: skip
 """Files `<name>.json` in a folder of shards that are no case; a case of that name would overwrite one."""
 

@@ -32,7 +32,7 @@ def test_the_forecast_is_the_size_of_the_voxels(shards):
 def test_shards_that_do_not_fit_are_refused_with_both_numbers(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.room.free_bytes", lambda folder: 2000)
     fingerprint, plan = read(shards)
-    with pytest.raises(UserError, match=r"the shards of 3 cases need .* MB and 0.0 MB are free"):
+    with pytest.raises(UserError, match=r"the shards of 3 cases need .* MB and 0\.00 MB are free"):
         require_shard_room(tmp_path / "new", fingerprint, plan)
     require_shard_room(shards, fingerprint, plan)  # They are there.
 

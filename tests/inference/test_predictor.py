@@ -142,3 +142,10 @@ def test_large_feature_maps_and_logits_go_through_one_window_at_a_time(monkeypat
 def test_settings_are_the_callers(tmp_path):
     settings = InferenceSettings(tta=True, window_batch=3)
     assert predictor_of(tmp_path, make_plan(), settings=settings).settings == settings
+
+
+def test_programs_that_import_it_from_its_old_place_go_on_working():
+    import inference
+    from scripts import predictor
+
+    assert predictor.Predictor is inference.Predictor is Predictor and predictor.as_volume is as_volume

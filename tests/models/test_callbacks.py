@@ -245,7 +245,7 @@ def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path,
     monkeypatch.setattr("utils.room.free_bytes", lambda folder: 36_000)
     CheckpointRoom(tmp_path).on_fit_start(trainer, module)
     monkeypatch.setattr("utils.room.free_bytes", lambda folder: 35_999)
-    with pytest.raises(UserError, match=r"checkpoints need 0\.0 MB"):
+    with pytest.raises(UserError, match=r"checkpoints need 0\.04 MB"):
         CheckpointRoom(tmp_path).on_fit_start(trainer, module)
     # A resumed training has two of them already.
     (tmp_path / "last.ckpt").touch()

@@ -137,5 +137,5 @@ CHECKPOINT = LIMITED.replace("import numpy as np", "import torch").replace(
 def test_a_file_that_cannot_grow_is_one_message_with_its_path(tmp_path, body):
     done = run_program(body, tmp_path, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: File too large: ") and "(more than 1.0 MB needed, " in done.stderr
+    assert done.stderr.startswith("error: File too large: ") and "(more than 1.00 MB needed, " in done.stderr
     assert os.listdir(tmp_path) == []
