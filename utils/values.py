@@ -25,7 +25,9 @@ def distinct_values(array: np.ndarray) -> np.ndarray:
 def _of_part(part: np.ndarray) -> np.ndarray:
     if part.dtype.kind == "b":
         return np.unique(part)
-    low = part.min()
+    low, kind = part.min(), part.dtype.kind
+    if kind in "iu" and part.dtype.itemsize < 8 and low >= 0 and part.max() < _TABLE_SIZE:
+        return np.flatnonzero(np.bincount(part.ravel())).astype(part.dtype)
     if part.dtype.kind in "iu" and int(part.max()) - int(low) < _TABLE_SIZE:
         # In Python's numbers and 64 bits: the distance of two values may be more than their own type holds.
         counts = np.bincount((part.astype(np.int64) - int(low)).ravel()) if int(low) < 1 << 62 else None

@@ -22,6 +22,8 @@ from tests.data_loading.strengths import MEASURES, Patch, movement, ramps, summa
 RECORD = Path(__file__).with_name("batchgeneratorsv2.json")
 PATCHES = {"cube": (16, 16, 16), "flat": (4, 16, 16), "square": (16, 16), "oblong": (16, 10)}
 """Patches of every kind for which nnU-Net v2 turns differently."""
+COUNT = 6000
+"""Patches of each measurement: of those that are changed, a tenth at the least."""
 DEGREES = {"cube": 30, "flat": 180, "square": 180, "oblong": 15}
 
 
@@ -110,7 +112,7 @@ def measure(count: int) -> dict[str, object]:
 def main() -> None:
     """Write the file."""
     versions = {name: importlib.metadata.version(name) for name in ("batchgeneratorsv2", "torch")}
-    RECORD.write_text(json.dumps({"versions": versions, **measure(6000)}, indent=1) + "\n")
+    RECORD.write_text(json.dumps({"versions": versions, **measure(COUNT)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

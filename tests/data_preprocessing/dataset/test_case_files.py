@@ -182,7 +182,7 @@ def test_whole_paths_to_elsewhere_say_what_to_write(tmp_path, path):
         load_dataset(tmp_path, "501")
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "splits", "fingerprint", "inspection", "Plan"])
+@pytest.mark.parametrize("name", ["plan", "run", "splits", "fingerprint", "inspection", "cases", "Plan"])
 def test_cases_cannot_be_called_like_the_programs_files(tmp_path, name):
     entry = {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"}
     files = [*entry.values(), *V2_FILES]
