@@ -29,6 +29,7 @@ from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
 from utils.locks import folder_lock
 from utils.nifti import read_header, read_label, to_working
+from utils.pages import give_back_pages
 from utils.reserved import array_bytes
 from utils.runs import prepare_folder, write_run_record
 from utils.runtime import Runtime
@@ -178,6 +179,7 @@ class EnsembleRun:
             for planes in mean_planes(members) if shape is not None else ():
                 files.probabilities[:, first : first + planes.shape[1]] = planes
                 first += planes.shape[1]
+                give_back_pages(files.probabilities)
             values = np.array(labels.values, dtype=np.uint8)[saved_classes(members)]
             mask = to_working(values.swapaxes(-1, -3), members[0].affine)
             mask = keep_largest(mask, labels, self.models.post_processing)

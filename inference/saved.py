@@ -16,6 +16,7 @@ from models.averaging import Member, mean_probabilities, require_same
 from utils.errors import UserError
 from utils.files import read_json
 from utils.nifti import read_header
+from utils.pages import give_back_pages
 from utils.predictions import most_probable
 from utils.schema import Plan
 
@@ -56,7 +57,12 @@ def member_planes(members: Sequence[Member]) -> Iterator[list[Member]]:
     for start in range(0, depth, step):
         part = slice(start, start + step)
         # Without the affines, which have been compared and hold for the whole scans.
-        yield [dataclasses.replace(m, probabilities=np.array(m.probabilities[:, part]), affine=None) for m in members]
+        planes = [
+            dataclasses.replace(m, probabilities=np.array(m.probabilities[:, part]), affine=None) for m in members
+        ]
+        for member in members:
+            give_back_pages(member.probabilities)
+        yield planes
 
 
 def mean_planes(members: Sequence[Member]) -> Iterator[np.ndarray]:

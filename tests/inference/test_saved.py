@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from inference import saved
 from inference.saved import saved_member
 from models.averaging import Member, mean_probabilities
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan
@@ -84,3 +86,28 @@ def test_damaged_probabilities_are_refused(tmp_path):
     (tmp_path / "x/a.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match=r"a\.npy cannot be read"):
         saved_member(tmp_path / "x", "a")
+
+
+def resident_bytes(path) -> int:
+    """Of a file's pages that this process has mapped, those that count as its memory."""
+    found, total = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            found = line.endswith(str(path))
+        elif found and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux says how much of a mapped file is in memory")
+def test_saved_members_that_have_been_read_take_no_memory(tmp_path, monkeypatch):
+    shape = (3, 64, 128, 128)
+    for name in ("one", "two"):
+        write_saved(tmp_path / name, shape[1:])
+        np.save(tmp_path / name / "a.npy", np.full(shape, 0.5, np.float32))
+    monkeypatch.setattr(saved, "SLAB_VALUES", 3 * 128 * 128)
+    members = [saved_member(tmp_path / name, "a") for name in ("one", "two")]
+    files = [tmp_path / name / "a.npy" for name in ("one", "two")]
+    held = [max(map(resident_bytes, files)) for _ in saved.mean_planes(members)]
+    # 12.6 MB each; of one plane the system may map a few megabytes around what is read.
+    assert len(held) == 64 and max(held) < files[0].stat().st_size / 2
