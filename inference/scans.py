@@ -7,7 +7,6 @@ A case is one file (a 4D file holds the channels in its last axis), or one 3D fi
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from data_preprocessing.dataset.case_files import case_name
 from data_preprocessing.dataset.description_file import DESCRIPTION
 from utils.errors import UserError, list_problems
 from utils.nifti import read_header
-from utils.scan_names import left_out, nifti_ending, nifti_files
+from utils.scan_names import group_channels, left_out, nifti_ending, nifti_files, split_channel
 
 TEST_IMAGES = "imagesTs"
-_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,26 +72,21 @@ def _images_folder(path: Path) -> Path:
 
 def _siblings(path: Path) -> list[Path]:
     """All channels of the case that one file belongs to."""
-    match = _CHANNEL.fullmatch(case_name(path))
-    if match is None:
+    found = split_channel(case_name(path))
+    if found is None:
         return [path]
-    files = nifti_files(path.parent)
-    names = (_CHANNEL.fullmatch(case_name(file)) for file in files)
-    same = [file for file, name in zip(files, names) if name and name.group(1) == match.group(1)]
+    channels = group_channels(nifti_files(path.parent), case_name).cases.get(found[0], {})
+    same = [file for files in channels.values() for file in files]
     return [file for file in same if file == path or _is_3d(file)] if _is_3d(path) else [path]
 
 
 def _single_channel(files: list[Path]) -> list[Scan]:
     """Each file a case, unless `_0000` stands beside further channels of its name."""
-    numbers: dict[str, dict[str, list[Path]]] = {}
-    for file in files:
-        match = _CHANNEL.fullmatch(case_name(file))
-        if match:
-            numbers.setdefault(match[1], {}).setdefault(match[2], []).append(file)
-    scans, several = [], {case: found for case, found in numbers.items() if len(found) > 1 and "0000" in found}
+    numbers = group_channels(files, case_name).cases
+    scans, several = [], {case: found for case, found in numbers.items() if len(found) > 1 and 0 in found}
     for case, found in several.items():
         images = tuple(file for same in found.values() for file in same)
-        shown = ", ".join(f"_{number}" for number in list(found)[:5]) + (", ..." if len(found) > 5 else "")
+        shown = ", ".join(f"_{number:04d}" for number in list(found)[:5]) + (", ..." if len(found) > 5 else "")
         problem = (
             f"{images[0].parent} has the channels {shown} of {case}, and the model takes one; leave only the right one "
             "there, or rename the files if each is a scan of its own"
@@ -101,8 +94,8 @@ def _single_channel(files: list[Path]) -> list[Scan]:
         scans.append(Scan(case=case, images=images, problem=problem))
     for file in files:
         name = case_name(file)
-        match = _CHANNEL.fullmatch(name)
-        if match is None or match[1] not in several:
+        numbered = split_channel(name)
+        if numbered is None or numbered[0] not in several:
             # nnU-Net's way to name the images of a single channel; its labels lack the ending.
             scans.append(Scan(case=name.removesuffix("_0000") or name, images=(file,)))
     return scans
@@ -111,16 +104,10 @@ def _single_channel(files: list[Path]) -> list[Scan]:
 def _group(files: list[Path], num_channels: int) -> list[Scan]:
     if num_channels == 1:
         return _single_channel(files)
-    scans, groups = [], {}
-    for file in files:
-        name = case_name(file)
-        match = _CHANNEL.fullmatch(name)
-        if match is None or not _is_3d(file):
-            scans.append(Scan(case=name, images=(file,)))
-        else:
-            groups.setdefault(match.group(1), []).append((int(match.group(2)), file))
-    for case, channels in groups.items():
-        numbers, images = zip(*sorted(channels))
+    numbered = {file for file in files if split_channel(case_name(file)) and _is_3d(file)}
+    scans = [Scan(case=case_name(file), images=(file,)) for file in files if file not in numbered]
+    for case, channels in group_channels([file for file in files if file in numbered], case_name).cases.items():
+        numbers, images = zip(*((number, file) for number in sorted(channels) for file in channels[number]))
         problem = None
         if numbers != tuple(range(num_channels)):
             found = ", ".join(f"_{number:04d}" for number in numbers)

@@ -6,15 +6,32 @@ character that the file system allows, line breaks too.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 _NIFTI = re.compile(r"(?s:.+?)(\.nii(?:\.gz)?)\Z", re.IGNORECASE)
 _OTHER_SCAN = re.compile(
     r"(?s:.+)\.(?:nii\.(?:bz2|xz|zst|zip|tar|tgz)|hdr|img|img\.gz|mha|mhd|nrrd|nhdr|mgz|mgh|mnc|dcm|ima)\Z",
     re.IGNORECASE,
 )
+_CHANNEL = re.compile(r"(.+)_([0-9]{4})", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelGroups(Generic[T]):
+    """Files put together by nnU-Net's names `<case>_0000`, `<case>_0001`, ...: one file for each channel of a case."""
+
+    cases: dict[str, dict[int, list[T]]]
+    """Case -> channel -> files; more than one where endings differ (`.nii`, `.nii.gz`)."""
+    others: list[T]
+    """Files whose names have no number of a channel."""
 
 
 def nifti_ending(path: str | Path) -> str:
@@ -27,6 +44,30 @@ def nifti_stem(path: str | Path) -> str:
     """File name without `.nii` or `.nii.gz`."""
     name = Path(path).name
     return name.removesuffix(nifti_ending(name))
+
+
+def split_channel(name: str) -> tuple[str, int] | None:
+    """Case and channel of a name without ending: `case` and 1 of `case_0001`. None where it has no such number."""
+    match = _CHANNEL.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def group_channels(files: Iterable[T], name: Callable[[T], str]) -> ChannelGroups[T]:
+    """Files by case and channel, each in the order in which they come.
+
+    Args:
+        files: in any order.
+        name: of a file, without its ending.
+    """
+    groups: ChannelGroups[T] = ChannelGroups(cases=defaultdict(lambda: defaultdict(list)), others=[])
+    for file in files:
+        found = split_channel(name(file))
+        if found is None:
+            groups.others.append(file)
+        else:
+            case, channel = found
+            groups.cases[case][channel].append(file)
+    return groups
 
 
 def nifti_files(folder: Path, *endings: str) -> list[Path]:

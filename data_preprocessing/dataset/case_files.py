@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_preprocessing.dataset.findings import Finding
 from utils.files import real_path
-from utils.scan_names import left_out, nifti_ending, nifti_files
+from utils.scan_names import group_channels, left_out, nifti_ending, nifti_files, split_channel
 from utils.scan_names import nifti_stem as case_name
 
 FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
@@ -36,6 +36,9 @@ class CaseFiles:
     case: str
     images: tuple[Path, ...]
     label: Path | None
+
+    def __str__(self) -> str:
+        return self.case
 
 
 def parse_cases(
@@ -93,7 +96,7 @@ def _parse_entry(
         return None, faults or ["no image"]
     name, paths = case_name(images[0]), [folder / path for path in images]
     if len(paths) > 1:
-        name = re.sub(r"_\d{4}$", "", name)
+        name, _ = split_channel(name) or (name, 0)
     elif isinstance(listed, list):
         name = name.removesuffix("_0000")
     elif not paths[0].exists() and channel_file(paths[0], 0).is_file():
@@ -147,26 +150,20 @@ def _discover(
         message = f"file_ending {ending} is not read; convert the files to .nii.gz"
         return [], [Finding(kind="file", message=message, case=section)] if section == "training" else []
     images, labels = (folder / name for name in FOLDERS[section])
-    channels: dict[str, dict[int, Path]] = defaultdict(dict)
-    messages = []
-    for path in nifti_files(images, ending):
-        match = re.fullmatch(r"(.+)_(\d{4})", case_name(path), re.DOTALL)
-        if match is None:
-            messages.append(f"{path} has no channel number such as _0000 at the end of its name")
-        elif int(match[2]) in channels[match[1]]:
-            messages.append(f"{path} and {channels[match[1]][int(match[2])].name} are one channel of one case")
-        else:
-            channels[match[1]][int(match[2])] = path
+    groups = group_channels(nifti_files(images, ending), case_name)
+    messages = {path: f"{path} has no channel number such as _0000 at the end of its name" for path in groups.others}
+    for first, *twins in (files for channels in groups.cases.values() for files in channels.values()):
+        messages |= {path: f"{path} and {first.name} are one channel of one case" for path in twins}
     named = {case_name(path): path for path in nifti_files(labels, ending)}
     cases = []
-    for case, found in sorted(channels.items()):
+    for case, found in sorted(groups.cases.items()):
         numbers = range(max(num_channels, max(found) + 1))
         label = named.get(case)
         if label is None and section == "training":
             label = labels / f"{case}{ending}"
-        files = tuple(found.get(c, images / f"{case}_{c:04d}{ending}") for c in numbers)
-        cases.append(CaseFiles(case=case, images=files, label=label))
-    findings = [Finding(kind="file", message=message, case=section) for message in messages]
+        paths = tuple(found[c][0] if c in found else images / f"{case}_{c:04d}{ending}" for c in numbers)
+        cases.append(CaseFiles(case=case, images=paths, label=label))
+    findings = [Finding(kind="file", message=message, case=section) for _, message in sorted(messages.items())]
     other = [path.name for path in nifti_files(images) if nifti_ending(path).lower() != ending]
     for name in [*left_out(images), *other]:
         message = f"{images}/{name} is left out: cases are the files <case>_0000{ending} directly in {images.name}"

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from utils import scan_names
 from utils.scan_names import nifti_ending, nifti_tree
 
 
@@ -24,6 +25,15 @@ class File:
     key: str
     path: Path
     channel: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelFile:
+    """A file of one channel, and the scan's key, which all its channels share."""
+
+    key: str
+    path: Path
+    channel: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +83,7 @@ def group_channels(
     words are the channels' `names`.
     """
     wanted = [name.lower() for name in names]
-    split = [file for file in files if file.channel is not None]
+    split = [ChannelFile(key=f.key, path=f.path, channel=f.channel) for f in files if f.channel is not None]
     if len(split) < len(files):
         split = _split_numbers(files) or _split_words(files, wanted, num_cases)
     if not split:
@@ -124,22 +134,25 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def _split_numbers(files: Iterable[File]) -> list[File]:
+def _split_numbers(files: Iterable[File]) -> list[ChannelFile]:
     """Files `<case>_0000`, `<case>_0001`, ...; none unless every file and every case fits."""
-    matches = [(file, re.fullmatch(r"(.+)_(\d{4})", file.key, re.DOTALL)) for file in files]
-    if not all(match for _, match in matches):
+    groups = scan_names.group_channels(files, lambda file: file.key)
+    if groups.others or any(0 not in channels for channels in groups.cases.values()):
         return []
-    split = [File(key=match[1], path=file.path, channel=match[2]) for file, match in matches]
-    starts = {file.key for file in split if file.channel == "0000"}
-    return split if starts == {file.key for file in split} else []
+    return [
+        ChannelFile(key=key, path=file.path, channel=f"{number:04d}")
+        for key, channels in groups.cases.items() for number, same in channels.items() for file in same
+    ]  # fmt: skip
 
 
-def _split_words(files: Iterable[File], wanted: Sequence[str], num_cases: int | None) -> list[File]:
+def _split_words(files: Iterable[File], wanted: Sequence[str], num_cases: int | None) -> list[ChannelFile]:
     """Files whose last words are the `wanted` ones, or the same two or more for every case; none unless all fit."""
-    matches = [(file, re.fullmatch(r"(.*?)[_./-]?([^\W\d_][^\W_]*)", file.key, re.DOTALL)) for file in files]
-    if not all(match for _, match in matches):
-        return []
-    split = [File(key=match[1], path=file.path, channel=match[2]) for file, match in matches]
+    split = []
+    for file in files:
+        match = re.fullmatch(r"(.*?)[_./-]?([^\W\d_][^\W_]*)", file.key, re.DOTALL)
+        if match is None:
+            return []
+        split.append(ChannelFile(key=match[1], path=file.path, channel=match[2]))
     words, cases = Counter(file.channel for file in split), Counter(file.key for file in split)
     if set(wanted) == {word.lower() for word in words}:
         return split

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem, nifti_tree
+from utils.scan_names import (
+    group_channels,
+    left_out,
+    nifti_ending,
+    nifti_files,
+    nifti_stem,
+    nifti_tree,
+    split_channel,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,21 @@ def test_a_tree_follows_links_and_ends_where_they_go_in_circles(tmp_path):
     (tmp_path / "in/sub/again").symlink_to(tmp_path / "in")
     found = [path.relative_to(tmp_path).as_posix() for path in nifti_tree(tmp_path / "in")]
     assert found == ["in/other/b.nii", "in/sub/a.nii"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("a_0001", ("a", 1)), ("a_b_2019", ("a_b", 2019)), ("a\nb_0000", ("a\nb", 0)), ("a_0001_0002", ("a_0001", 2)),
+        ("a_001", None), ("a_00001", None), ("_0000", None), ("a0000", None), ("a", None), ("a_0000\n", None),
+    ],
+)  # fmt: skip
+def test_four_digits_at_the_end_are_a_channel(name, found):
+    assert split_channel(name) == found
+
+
+def test_files_are_grouped_by_case_and_channel():
+    names = ["b_0001.nii", "a_0000.nii.gz", "notes.nii", "b_0000.nii", "a_0000.nii", "years_20201.nii"]
+    groups = group_channels(names, nifti_stem)
+    assert groups.cases == {"b": {1: ["b_0001.nii"], 0: ["b_0000.nii"]}, "a": {0: ["a_0000.nii.gz", "a_0000.nii"]}}
+    assert groups.others == ["notes.nii", "years_20201.nii"]
