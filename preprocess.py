@@ -22,8 +22,9 @@ from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset.description_file import Dataset
-    from data_preprocessing.runner import CaseStatus, Workers
+    from data_preprocessing.runner import CaseStatus
     from utils.schema import Plan, Splits
+    from utils.workers import Workers
 
 DEFAULT_GPU_MEMORY_GB = 8.0
 
@@ -105,9 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return prepare_cascade(options)
     # Heavy imports wait until the options are known to be good.
     from data_preprocessing.outdated import load_current
-    from data_preprocessing.runner import Workers
     from utils.runs import require_writable
     from utils.throughput import num_cores
+    from utils.workers import Workers
 
     shards = options.root if options.exec_mode == "training" else options.root / options.exec_mode
     dataset = load_current(shards, options.data, options.task, brats=options.brats)
@@ -129,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare_cascade(options: Options) -> int:
     """Make the folder of a cascade's second stage from shards and masks."""
     from data_preprocessing.cascade import prepare_second_stage
-    from data_preprocessing.runner import Workers
     from utils.locks import folder_lock
     from utils.runs import prepare_folder
     from utils.throughput import num_cores
+    from utils.workers import Workers
 
     start_s = time.monotonic()
     default = Options(task=options.task)

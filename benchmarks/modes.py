@@ -68,7 +68,8 @@ def run_inference(options: BenchmarkOptions) -> int:
     from benchmarks.predicting import measure_inference
     from data_preprocessing.planning.fingerprint import combine
     from data_preprocessing.planning.planner import make_plan
-    from data_preprocessing.runner import Workers, inspect_cases
+    from data_preprocessing.runner import inspect_cases
+    from utils.workers import Workers
 
     with scan_data(options) as (dataset, plan):
         if plan is None:

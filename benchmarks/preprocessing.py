@@ -17,11 +17,12 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.dataset.description_file import Dataset
 from data_preprocessing.planning.fingerprint import combine
 from data_preprocessing.planning.planner import make_plan
-from data_preprocessing.runner import Workers, inspect_cases, write_cases
+from data_preprocessing.runner import inspect_cases, write_cases
 from utils.errors import UserError
 from utils.nifti import read_header
 from utils.schema import Plan
 from utils.throughput import host_peak_memory_bytes, reset_peak_memory
+from utils.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ import numpy as np
 
 from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.planning.adapt import read_folds
-from data_preprocessing.runner import Workers
 from data_preprocessing.shards import label_changes, list_cases, read_meta
 from inference.decision import PostProcessing
 from inference.postprocessing import keep_largest
@@ -26,6 +25,7 @@ from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, re
 from utils.predictions import class_indices, most_probable
 from utils.schema import Geometry, LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
+from utils.workers import Workers
 
 Candidate = tuple[str, ...]
 """Configurations whose probabilities are averaged."""

@@ -18,7 +18,7 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.planning.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.readiness import drop_metas, gone_cases, remove_gone
-from data_preprocessing.runner import CaseStatus, Workers, describe_error
+from data_preprocessing.runner import CaseStatus
 from data_preprocessing.shards import (
     PREVIOUS_STAMP,
     list_cases,
@@ -28,10 +28,11 @@ from data_preprocessing.shards import (
     write_array,
 )
 from utils.configurations import FIRST_STAGE
-from utils.errors import UserError, list_problems
+from utils.errors import UserError, describe_error, list_problems
 from utils.files import link_or_copy, write_json
 from utils.nifti import Volume, allowed_mm, grid_difference_mm, read_header, read_label
 from utils.schema import CaseMeta, Plan
+from utils.workers import Workers
 
 SPLITS = "splits.json"
 REASON = f"the network also sees the mask of {FIRST_STAGE}, one channel for each foreground class"

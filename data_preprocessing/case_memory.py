@@ -5,12 +5,9 @@ Python and its libraries, which each process loads once, are not in it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from utils.errors import UserError
-from utils.limits import free_memory_bytes
 from utils.nifti import read_header, working_grid
 from utils.schema import Plan
 
@@ -28,8 +24,6 @@ LABEL_BYTES = 4
 """Of a voxel of a label: the file's content and the values, in two bytes each."""
 POSITION_BYTES = 9
 """Of a voxel of the foreground while some are drawn, at most: whether it is foreground, and its place."""
-PROCESS_BYTES = 150_000_000
-"""Python and the libraries of preprocessing, in each process."""
 
 
 def inspection_bytes(files: CaseFiles) -> int:
@@ -65,86 +59,6 @@ def mask_bytes(files: CaseFiles) -> int:
     """Memory of bringing a mask to the grid of its shard, roughly; 0 as in `inspection_bytes`."""
     grid = _grid(files.images)
     return 0 if grid is None else (LABEL_BYTES + 2 * FLOAT_BYTES) * math.prod(grid[1])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MemoryLimits:
-    """Forecast of each case by its name, and what those that are worked on together may take, all in bytes."""
-
-    sizes: dict[str, int]
-    budget_bytes: int
-    all_fit: bool
-    """Whether as many as there are processes fit at any time."""
-
-    def submit(
-        self,
-        submit: Callable[[Sequence[CaseFiles]], Future],
-        chunks: Sequence[Sequence[CaseFiles]],
-        needs: Sequence[int],
-        advance: Callable[[int], None],
-    ) -> list:
-        """The results of all chunks in their order; what is submitted at a time fits, or is a single chunk.
-
-        Args:
-            submit: gives a chunk to a pool of processes; the future is a list of results.
-            chunks: cases that one process works on one after the other.
-            needs: of each chunk, in bytes.
-            advance: called with the number of results as they come.
-        """
-        futures: list[Future] = []
-        running: dict[Future, int] = {}
-        for chunk, needed in zip(chunks, needs):
-            while not self.all_fit and running and sum(running.values()) + needed > self.budget_bytes:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    advance(len(future.result()))
-                    del running[future]
-            futures.append(submit(chunk))
-            running[futures[-1]] = needed
-        for future in as_completed(running):
-            advance(len(future.result()))
-        return [future.result() for future in futures]
-
-
-def limit_memory(
-    cases: Sequence[CaseFiles], size: Callable[[CaseFiles], int], num_processes: int, title: str
-) -> MemoryLimits:
-    """How many cases may be worked on at a time; says so where that is fewer than there are processes.
-
-    Args:
-        cases: those to come.
-        size: forecast of a case in bytes, without the process's own memory.
-        num_processes: how many there are.
-        title: what is done, for messages.
-    """
-    sizes = {case.case: size(case) + PROCESS_BYTES for case in cases}
-    budget = free_memory_bytes()
-    largest = sorted(sizes.values(), reverse=True)[:num_processes]
-    if sum(largest) <= budget:
-        return MemoryLimits(sizes=sizes, budget_bytes=budget, all_fit=True)
-    alone = [case for case, needed in sizes.items() if needed > budget]
-    free = f"{budget / 1e9:.1f} GB are free"
-    if alone:
-        worst = max(alone, key=sizes.__getitem__)
-        print(
-            f"warning: {title}: {_names(alone)} may not fit into memory ({worst} needs up to {sizes[worst] / 1e9:.1f} "
-            f"GB, {free}); each is worked on alone. Close other programs",
-            file=sys.stderr,
-        )
-    if num_processes > 1:
-        together, total = 0, 0
-        while together < len(largest) and total + largest[together] <= budget:
-            total, together = total + largest[together], together + 1
-        print(
-            f"{title}: {max(together, 1)} of {num_processes} processes at a time for the largest cases (up to "
-            f"{largest[0] / 1e9:.1f} GB each, {free})",
-            flush=True,
-        )
-    return MemoryLimits(sizes=sizes, budget_bytes=budget, all_fit=False)
-
-
-def _names(cases: Sequence[str]) -> str:
-    shown = ", ".join(cases[:3])
-    return shown if len(cases) <= 3 else f"{shown} and {len(cases) - 3} others"
 
 
 def _reading_bytes(channels: int, voxels: int) -> int:

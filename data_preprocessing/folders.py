@@ -11,11 +11,12 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.planning import plan_file, resume
 from data_preprocessing.planning.plan_table import plan_table
 from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
-from data_preprocessing.runner import CaseStatus, Workers, current_cases
+from data_preprocessing.runner import CaseStatus, current_cases
 from data_preprocessing.shard_room import require_shard_room
 from data_preprocessing.shards import remove_strays
 from utils.locks import folder_lock
 from utils.schema import Fingerprint, Plan, Splits
+from utils.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

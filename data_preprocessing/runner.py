@@ -9,19 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from data_preprocessing.case_memory import inspection_bytes, limit_memory, preprocessing_bytes
+from data_preprocessing.case_memory import inspection_bytes, preprocessing_bytes
 from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.dataset.checks import check_case, read_case
 from data_preprocessing.dataset.description_file import Dataset
@@ -30,18 +23,12 @@ from data_preprocessing.planning.fingerprint import CaseFingerprint, describe_tw
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
-from utils.errors import Interrupted, UserError, interrupt_run
+from utils.errors import describe_error
 from utils.files import file_digest
 from utils.nifti import Volume, read_image, read_label
 from utils.outdated import forget_outdated
-from utils.output import steady_output
 from utils.schema import Plan
-
-R = TypeVar("R")
-
-CHUNK = 4
-"""Largest number of cases that a worker is handed at once; small scans take a few milliseconds."""
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from utils.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,72 +47,6 @@ class CaseInspection:
     case: str
     problems: tuple[Finding, ...] = ()
     fingerprint: CaseFingerprint | None = None
-
-
-class Workers:
-    """Applies a function to cases, in `n_jobs` processes or, with one job, in this one. Use as a context manager.
-
-    Processes are spawned and not forked: the caller may have threads (DALI, torch), and a fork would copy their locks.
-    They compute with one thread each, ignore Ctrl-C (the parent lets them finish the files they are at), and end
-    when the parent is killed; SIGTERM ends them without half-written files.
-    """
-
-    def __init__(self, n_jobs: int) -> None:
-        self.n_jobs = n_jobs
-        self._pool: ProcessPoolExecutor | None = None
-        self._environment: dict[str, str | None] = {}
-
-    def __enter__(self) -> Workers:
-        if self.n_jobs > 1:
-            # Read by the numeric libraries when a worker imports them, so they are set until the pool is gone.
-            self._environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-            os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-            self._pool = ProcessPoolExecutor(self.n_jobs, get_context("spawn"), initializer=_prepare_worker)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in self._environment.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-    def map(
-        self,
-        function: Callable[[CaseFiles], R],
-        cases: Sequence[CaseFiles],
-        *,
-        title: str,
-        size: Callable[[CaseFiles], int] | None = None,
-    ) -> list[R]:
-        """`function` of every case, in the order of the cases.
-
-        Args:
-            function: what is done to a case, in another process.
-            cases: all of them.
-            title: how the progress and messages call it.
-            size: forecast of a case's memory in bytes; fewer processes work at a time where all would not fit.
-
-        Raises:
-            UserError: a worker process was killed, as happens when memory runs out.
-        """
-        if not cases:
-            return []
-        limits = limit_memory(cases, size or (lambda _: 0), self.n_jobs, title)
-        with progress(title, len(cases)) as advance:
-            if self._pool is None:
-                return [_advanced(function(case), advance) for case in cases]
-            count = max(1, min(CHUNK, len(cases) // (8 * self.n_jobs)))
-            chunks = [cases[i : i + count] for i in range(0, len(cases), count)]
-            try:
-                # A worker is at one case of its chunk at a time.
-                needs = [max(limits.sizes[case.case] for case in chunk) for chunk in chunks]
-                done = limits.submit(functools.partial(self._pool.submit, _apply, function), chunks, needs, advance)
-            except BrokenProcessPool:
-                raise UserError(
-                    f"a worker process was killed during '{title}', most likely because memory ran out. "
-                    f"Use fewer --n_jobs (now {self.n_jobs}); finished cases are kept."
-                ) from None
-            return [result for results in done for result in results]
 
 
 def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers) -> list[CaseFingerprint]:
@@ -182,56 +103,6 @@ def source_files(files: CaseFiles) -> tuple[Path, ...]:
     return (*files.images, *([] if files.label is None else [files.label]))
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, a line for each tenth elsewhere; yields the function that counts finished cases."""
-    if sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        tenth_before, done = 10 * done // total, done + count
-        if 10 * done // total > tenth_before:
-            print(f"{title}: {done} of {total}", flush=True)
-
-    yield advance
-
-
-def _advanced(result: R, advance: Callable[[int], None]) -> R:
-    advance(1)
-    return result
-
-
-def _apply(function: Callable[[CaseFiles], R], cases: Sequence[CaseFiles]) -> list[R]:
-    try:
-        return [function(case) for case in cases]
-    except Interrupted as error:
-        # The pool would hand the interrupt to the parent as a result, and go on with this process.
-        os._exit(128 + error.signum)
-
-
-def _prepare_worker() -> None:
-    steady_output()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not the default: a killed process leaves the file that it is at.
-    signal.signal(signal.SIGTERM, interrupt_run)
-    parent = parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 def _read(files: CaseFiles) -> tuple[Volume, Volume | None]:
     image = read_image(files.images)
     return image, None if files.label is None else read_label(files.label, image.geometry)
@@ -284,12 +155,3 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
     return CaseStatus(
         case=files.case, status="written", detail=" -> ".join("x".join(map(str, shape)) for shape in shapes)
     )
-
-
-def describe_error(error: Exception) -> str:
-    """What a failed case says of itself."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error})"
-    return f"{type(error).__name__}: {error}"

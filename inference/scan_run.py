@@ -20,7 +20,7 @@ from inference.predictor import Predictor
 from inference.preparing import PreparedScan
 from inference.scans import Scan, find_scans, unread_scans
 from utils.disk import size_text
-from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
 from utils.nifti import read_header, read_image, to_working, working_grid
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
@@ -100,7 +100,7 @@ class ScanRun:
             gate=MemoryGate(self._budget_bytes()),
             report=self._report,
         )
-        failed = {outcome.case.case: _describe(outcome.error) for outcome in outcomes if outcome.error is not None}
+        failed = {outcome.case.case: describe_error(outcome.error) for outcome in outcomes if outcome.error is not None}
         written = len(outcomes) - len(failed)
         print(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}", flush=True)
         if failed:
@@ -191,7 +191,7 @@ class ScanRun:
         if outcome.error is None:
             print(f"{where}: {outcome.seconds:.1f} s", flush=True)
         else:
-            print(f"{where}: failed: {_describe(outcome.error)}", flush=True)
+            print(f"{where}: failed: {describe_error(outcome.error)}", flush=True)
 
 
 def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
@@ -205,11 +205,3 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
     for line in unread_scans(job.input):
         print(f"warning: left out of {job.input}: {line}", file=sys.stderr)
     return list(scans)
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error})"
-    return f"{type(error).__name__}: {error}"

@@ -72,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cross_validation.candidates import choose_postprocessing, find_labels, find_predictions, score_candidates
     from cross_validation.scored_folds import scored_checkpoints
-    from data_preprocessing.runner import Workers
     from utils.files import to_dict, write_json
     from utils.locks import folder_lock
     from utils.runs import prepare_folder, write_run_record
     from utils.throughput import environment, num_cores
+    from utils.workers import Workers
 
     shards = {name: options.data / f"{task_name(options.task)}_{CONFIGURATIONS[name]}" for name in CONFIGURATIONS}
     models = {name: options.model_folder(name) for name in (*folders, *([FIRST_STAGE] if CASCADE in folders else []))}

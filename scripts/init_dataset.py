@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from data_preprocessing.dataset.description_file import task_number
     from data_preprocessing.dataset.findings import findings_table, unusable
-    from data_preprocessing.runner import Workers
     from utils.throughput import num_cores
+    from utils.workers import Workers
 
     sources = Sources(images=options.images, labels=options.labels, test_images=options.test_images)
     target = choose_folder(options.output, sources)

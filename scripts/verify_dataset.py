@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_preprocessing.dataset.description_file import read_description, task_number
     from data_preprocessing.dataset.findings import findings_table, problems_of
     from data_preprocessing.dataset.verification import check_listing, compare_cases, survey_cases
-    from data_preprocessing.runner import Workers
     from utils.throughput import num_cores
+    from utils.workers import Workers
 
     number = task_number(options.data.absolute().name)
     if options.task is None and number is None:

@@ -124,3 +124,12 @@ def describe_fault(error: OSError) -> str:
     room = f" ({error.room})" if isinstance(error, DiskFull) else ""
     # A copy names where it comes from first.
     return f"{error.strerror}: {error.filename2 or error.filename or 'while writing'}{room}"
+
+
+def describe_error(error: Exception) -> str:
+    """What a case says of itself that failed while the others go on: one line, or the whole of our own messages."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})"
+    return f"{type(error).__name__}: {error}"

@@ -31,9 +31,10 @@ def ours(job: Job) -> Outcome:
     import numpy as np
 
     from data_preprocessing.dataset.case_files import CaseFiles
-    from data_preprocessing.runner import Workers, write_cases
+    from data_preprocessing.runner import write_cases
     from utils.files import read_json
     from utils.schema import Plan
+    from utils.workers import Workers
 
     plan = read_json(Plan, Path(job["folder"]) / "plan.json")
     image, label = _scan(job)

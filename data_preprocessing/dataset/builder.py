@@ -18,11 +18,11 @@ from data_preprocessing.dataset.scan_search import Scan, find_files, group_chann
 from data_preprocessing.dataset.verification import CaseSurvey, find_duplicates, survey_cases
 from data_preprocessing.dataset.writing import list_cases
 from data_preprocessing.normalization import scheme_of
-from data_preprocessing.runner import Workers
 from utils.errors import UserError, list_problems
 from utils.files import new_folder, real_path, write_json
 from utils.scan_names import nifti_ending
 from utils.schema import LabelScheme
+from utils.workers import Workers
 
 CT_MINIMUM_HU = -200
 """Whole numbers below this are Hounsfield units: air has -1000, and no other modality goes there."""

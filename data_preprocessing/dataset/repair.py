@@ -20,7 +20,7 @@ from data_preprocessing.dataset.description_file import DESCRIPTION, Dataset, De
 from data_preprocessing.dataset.findings import problems_of
 from data_preprocessing.dataset.verification import CaseSurvey, find_duplicates
 from data_preprocessing.dataset.writing import list_cases, name_labels
-from data_preprocessing.runner import Workers, source_files
+from data_preprocessing.runner import source_files
 from utils.errors import UserError
 from utils.files import new_folder, write_json
 from utils.nifti import (
@@ -35,6 +35,7 @@ from utils.nifti import (
     write_volume,
 )
 from utils.schema import LabelScheme
+from utils.workers import Workers
 
 WHOLE_TOLERANCE = 1e-3
 """Label values this close to a whole number are that number, spoiled by a conversion."""

@@ -19,10 +19,11 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.dataset.checks import check_case, orientation, read_case
 from data_preprocessing.dataset.description_file import DESCRIPTION, Dataset, Description
 from data_preprocessing.dataset.findings import Finding
-from data_preprocessing.runner import Workers, source_files
+from data_preprocessing.runner import source_files
 from utils.files import real_path
 from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, forms_difference_mm
 from utils.scan_names import nifti_tree
+from utils.workers import Workers
 
 OUTLIER_RATIO = 4.0
 """A voxel size this many times the median of the data set, or this small a part of it, is remarked on."""

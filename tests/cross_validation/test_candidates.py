@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cross_validation.candidates import OutOfFold, choose_postprocessing, score_candidates
-from data_preprocessing.runner import Workers
 from inference.decision import PostProcessing
 from tests.models.builders import make_plan
 from tests.tilted import NOISE, PLANES, tilted
 from utils.errors import UserError
 from utils.files import write_json
 from utils.schema import LabelScheme, Region
+from utils.workers import Workers
 
 PLAIN = LabelScheme(names=("background", "a", "b"), values=(0, 1, 2))
 REGIONS = LabelScheme(

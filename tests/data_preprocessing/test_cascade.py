@@ -17,6 +17,7 @@ from tests.tiny_task import Task, files_of, make_task
 from utils.errors import EXIT_USAGE, UserError
 from utils.files import write_json
 from utils.nifti import read_label
+from utils.workers import Workers
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_killed_run_has_no_plan_and_goes_on(task, monkeypatch):
 
 def arguments(task: Task) -> tuple:
     folder(task).mkdir()
-    return task.results / "77_3d", task.data.parent / "masks", folder(task), cascade.Workers(1)
+    return task.results / "77_3d", task.data.parent / "masks", folder(task), Workers(1)
 
 
 def test_all_missing_and_misplaced_masks_are_named_and_nothing_is_written(task, capsys):

@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_preprocessing import case_memory
 from data_preprocessing.case_memory import inspection_bytes, mask_bytes, preprocessing_bytes
 from data_preprocessing.dataset.case_files import CaseFiles
 from tests.models.builders import make_plan, make_stage, with_spacing
 from tests.tiny_task import make_task
+from utils import memory_limits
 
 VOXELS = 10 * 12 * 14
 
@@ -48,7 +48,7 @@ def test_files_that_cannot_be_read_take_nothing(tmp_path):
 
 
 def test_both_passes_of_preprocessing_ask_what_their_cases_take(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: 1)
+    monkeypatch.setattr(memory_limits, "free_memory_bytes", lambda: 1)
     assert make_task(tmp_path).run("--nfolds", "2", "--n_jobs", "1") == 0
     said = capsys.readouterr().err
     assert "warning: inspect: " in said and "warning: preprocess: " in said and "0.2 GB, 0.0 GB are free" in said

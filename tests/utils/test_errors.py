@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError, describe_fault, list_problems, run_cli
+from utils.errors import UserError, describe_error, describe_fault, list_problems, run_cli
 from utils.files import write_atomically
 
 
@@ -73,3 +73,15 @@ def test_a_path_without_a_name_is_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli(lambda: write_atomically(Path("."), lambda file: None)) == 2
     assert capsys.readouterr().err == f"error: {os.strerror(errno.EISDIR)}: .\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UserError("scan.nii is empty"), "scan.nii is empty"),
+        (MemoryError("2.1 GiB"), "not enough memory (2.1 GiB)"),
+        (ValueError("shapes differ"), "ValueError: shapes differ"),
+    ],
+)
+def test_a_failed_case_says_why(error, text):
+    assert describe_error(error) == text

@@ -11,32 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from data_preprocessing import case_memory
-from data_preprocessing.case_memory import limit_memory
-from data_preprocessing.dataset.case_files import CaseFiles
-from data_preprocessing.runner import THREAD_VARIABLES, Workers, progress, source_files
+from utils import memory_limits
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.memory_limits import limit_memory
+from utils.workers import THREAD_VARIABLES, Workers, progress
 
 PROJECT = Path(__file__).resolve().parents[2]
-CASES = tuple(CaseFiles(case=f"case{i}", images=(Path(f"{i}.nii"),), label=None) for i in range(11))
+CASES = tuple(f"case{i}" for i in range(11))
 
 
-def name_of(files: CaseFiles) -> str:
-    return files.case
+def name_of(case: str) -> str:
+    return f"name of {case}"
 
 
-def threads_of(files: CaseFiles) -> tuple[str | None, ...]:
+def threads_of(case: str) -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in THREAD_VARIABLES)
 
 
-def die(files: CaseFiles) -> str:
+def die(case: str) -> str:
     os._exit(9)
 
 
-def stay(files: CaseFiles) -> None:
+def stay(folder: Path) -> None:
     """Note this process, then work for longer than any test."""
-    [folder] = files.images
     note = folder / f".tmp-{os.getpid()}"
     note.touch()
     note.rename(folder / str(os.getpid()))
@@ -60,12 +58,11 @@ def wait_until(condition, timeout_s: float = 60) -> bool:
     return True
 
 
-def end_at_a_file(files: CaseFiles) -> str:
-    write_atomically(files.images[0], lambda file: os.kill(os.getpid(), signal.SIGTERM))
-    return files.case
+def end_at_a_file(path: Path) -> None:
+    write_atomically(path, lambda file: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def pid(files: CaseFiles) -> int:
+def pid(case: object) -> int:
     return os.getpid()
 
 
@@ -73,7 +70,7 @@ def pid(files: CaseFiles) -> int:
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_results_come_in_the_order_of_the_cases(n_jobs):
     with Workers(n_jobs) as workers:
-        assert workers.map(name_of, CASES, title="test") == [case.case for case in CASES]
+        assert workers.map(name_of, CASES, title="test") == [f"name of {case}" for case in CASES]
 
 
 def test_one_job_stays_in_this_process():
@@ -100,15 +97,14 @@ def test_killed_worker_is_a_user_error():
 def test_workers_end_when_their_parent_is_killed(tmp_path, num_cases):
     code = (
         "import sys; from pathlib import Path\n"
-        "from data_preprocessing.dataset.case_files import CaseFiles; from data_preprocessing.runner import Workers\n"
-        "from tests.data_preprocessing.test_runner import pid, stay\n"
+        "from utils.workers import Workers\n"
+        "from tests.utils.test_workers import pid, stay\n"
         "folder = Path(sys.argv[1])\n"
-        "cases = [CaseFiles(case=str(i), images=(folder,), label=None) for i in range(2)]\n"
         "with Workers(2) as workers:\n"
         # Both have started before the long work begins.
-        "    workers.map(pid, cases, title='start')\n"
+        "    workers.map(pid, range(2), title='start')\n"
         "    Path(folder / 'children').write_text(' '.join(map(str, workers._pool._processes)))\n"
-        "    workers.map(stay, cases[: int(sys.argv[2])], title='stay')\n"
+        "    workers.map(stay, [folder] * int(sys.argv[2]), title='stay')\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(num_cases)]
     parent = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
@@ -141,21 +137,16 @@ def test_progress_prints_a_line_for_each_tenth(capsys):
     assert lines == [f"inspect: {n} of 200" for n in range(20, 201, 20)]
 
 
-def test_sources_are_all_images_and_the_label():
-    files = CaseFiles(case="a", images=(Path("a_0.nii"), Path("a_1.nii")), label=Path("l.nii"))
-    assert source_files(files) == (Path("a_0.nii"), Path("a_1.nii"), Path("l.nii"))
+SIZES = {case: 10**9 * (1 + number % 3) for number, case in enumerate(CASES)}
 
 
-SIZES = {case.case: 10**9 * (1 + number % 3) for number, case in enumerate(CASES)}
+def size_of(case: str) -> int:
+    return SIZES[case]
 
 
-def size_of(files: CaseFiles) -> int:
-    return SIZES[files.case]
-
-
-def mark(files: CaseFiles, folder: Path) -> list[str]:
+def mark(case: str, folder: Path) -> list[str]:
     """Names of the cases that are worked on at this time; all processes write theirs into one folder."""
-    mine = folder / files.case
+    mine = folder / case
     mine.touch()
     time.sleep(0.02)
     together = sorted(path.name for path in folder.iterdir())
@@ -165,8 +156,8 @@ def mark(files: CaseFiles, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("free_gb", [1, 4, 7])
 def test_cases_that_are_worked_on_together_fit_into_the_free_memory(tmp_path, monkeypatch, capsys, free_gb):
-    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: free_gb * 10**9)
-    monkeypatch.setattr(case_memory, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(memory_limits, "free_memory_bytes", lambda: free_gb * 10**9)
+    monkeypatch.setattr(memory_limits, "PROCESS_BYTES", 0)
     with Workers(3) as workers:
         found = workers.map(functools.partial(mark, folder=tmp_path), CASES, title="test", size=size_of)
     assert len(found) == len(CASES)
@@ -178,17 +169,17 @@ def test_cases_that_are_worked_on_together_fit_into_the_free_memory(tmp_path, mo
 
 
 def test_nothing_is_said_where_all_processes_fit(monkeypatch, capsys):
-    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: 9 * 10**9)
-    monkeypatch.setattr(case_memory, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(memory_limits, "free_memory_bytes", lambda: 9 * 10**9)
+    monkeypatch.setattr(memory_limits, "PROCESS_BYTES", 0)
     with Workers(1) as workers:
-        assert workers.map(name_of, CASES, title="test", size=size_of) == [case.case for case in CASES]
+        assert workers.map(name_of, CASES, title="test", size=size_of) == [f"name of {case}" for case in CASES]
     assert limit_memory(CASES, size_of, 3, "test").all_fit
     said = capsys.readouterr()
     assert "processes" not in said.out and not said.err
 
 
 def test_a_single_process_warns_of_a_case_that_does_not_fit(monkeypatch, capsys):
-    monkeypatch.setattr(case_memory, "free_memory_bytes", lambda: 10**9)
+    monkeypatch.setattr(memory_limits, "free_memory_bytes", lambda: 10**9)
     with Workers(1) as workers:
         workers.map(name_of, CASES[:3], title="test", size=size_of)
     said = capsys.readouterr()
@@ -197,7 +188,6 @@ def test_a_single_process_warns_of_a_case_that_does_not_fit(monkeypatch, capsys)
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
-    cases = [CaseFiles(case=name, images=(tmp_path / f"{name}.nii",), label=None) for name in "abc"]
     with pytest.raises(UserError, match="a worker process was killed"), Workers(2) as workers:
-        workers.map(end_at_a_file, cases, title="test")
+        workers.map(end_at_a_file, [tmp_path / f"{name}.nii" for name in "abc"], title="test")
     assert os.listdir(tmp_path) == []

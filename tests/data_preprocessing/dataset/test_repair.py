@@ -13,11 +13,11 @@ from data_preprocessing.dataset.description_file import load_dataset, read_descr
 from data_preprocessing.dataset.findings import problems_of
 from data_preprocessing.dataset.repair import CaseRepair, write_repaired_copy
 from data_preprocessing.dataset.verification import compare_cases, survey_cases
-from data_preprocessing.runner import Workers
 from tests.tilted import NOISE, save_tilted, tilted
 from tests.tiny_task import SHAPE_XYZ, Task, make_task, write_scan
 from utils.errors import UserError
 from utils.nifti import read_image, read_label
+from utils.workers import Workers
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from data_preprocessing.dataset.verification import (
     label_counts,
     survey_cases,
 )
-from data_preprocessing.runner import Workers
 from tests.tiny_task import SHAPE_XYZ, Task, make_task, write_scan
+from utils.workers import Workers
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from data_preprocessing.dataset.description_file import Dataset, load_dataset
 from data_preprocessing.planning.fingerprint import combine
 from data_preprocessing.planning.planner import PlanOptions, make_plan
 from data_preprocessing.planning.presets import MSD_TASKS
-from data_preprocessing.runner import Workers, inspect_cases
+from data_preprocessing.runner import inspect_cases
 from utils.errors import UserError
 from utils.files import from_dict, to_dict
 from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme, Plan
+from utils.workers import Workers
 
 STATISTICS = ChannelStatistics(
     mean=40.0, std=20.0, percentile_00_5=-50.0, median=41.0, percentile_99_5=150.0, minimum=-90.0, maximum=300.0
