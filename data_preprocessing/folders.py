@@ -13,9 +13,9 @@ from data_preprocessing.planning.plan_table import plan_table
 from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
 from data_preprocessing.runner import CaseStatus, current_cases
 from data_preprocessing.shard_room import require_shard_room
-from data_preprocessing.shards import remove_strays
 from utils.locks import folder_lock
 from utils.schema import Fingerprint, Plan, Splits
+from utils.temporary import sweep
 from utils.workers import Workers
 
 
@@ -51,7 +51,7 @@ def fill_training(folder: Path, content: TrainingFolder, workers: Workers, *, ov
         chosen = plan_file.choose_plan(folder, content.automatic, overwrite=overwrite)
         print(plan_table(chosen.plan))
         require_shard_room(folder, content.fingerprint, chosen.plan)
-        remove_strays(folder)
+        sweep(folder, alone=True)
         gone = gone_cases(folder, (case.case for case in content.cases))
         if gone or overwrite or _outdated(content.cases, chosen.plan, folder):
             plan_file.withdraw_plan(folder, chosen)
@@ -69,7 +69,7 @@ def fill_inference(
 ) -> list[CaseStatus]:
     """Write the shards of a `val` or `test` folder that exists; cases.json comes last: with it, all is there."""
     with folder_lock(folder):
-        remove_strays(folder)
+        sweep(folder, alone=True)
         gone = gone_cases(folder, (case.case for case in cases))
         if gone or overwrite or _outdated(cases, plan, folder):
             withdraw_mark(folder)

@@ -251,9 +251,3 @@ def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) 
             facts.append(mask.read_text(encoding="utf-8"))
         stamps[case] = _digest(facts)
     return stamps
-
-
-def remove_strays(folder: Path) -> None:
-    """Delete temporary files that a killed run left; call it only while no other run writes into the folder."""
-    for path in folder.glob(".tmp-*"):
-        path.unlink(missing_ok=True)

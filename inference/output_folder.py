@@ -13,6 +13,7 @@ from inference.mask_stamps import STAMPS
 from inference.scans import Scan
 from utils.errors import UserError, list_problems
 from utils.files import real_path
+from utils.temporary import sweep
 
 
 def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
@@ -78,9 +79,8 @@ def remove_strays(output: Path, *, keep: Path | None = None) -> None:
     for folder in output.glob(".ensemble-*"):
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
-    for path in (*output.glob(".tmp-*"), *output.glob(".ensemble-*/*/.tmp-*")):
-        if path.is_file() and path.suffix != ".ckpt":
-            path.unlink(missing_ok=True)
+    for folder in (output, *output.glob(".ensemble-*/*")):
+        sweep(folder, alone=True)
 
 
 def warn_of_others(others: Mapping[str, str], output: Path) -> None:

@@ -71,17 +71,24 @@ def temporary_folder(target: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def sweep(folder: Path, pattern: re.Pattern[str] = OURS) -> None:
-    """Remove what killed runs left in a folder: names of `pattern` that no process holds and that are older than this.
+def sweep(folder: Path, *, alone: bool = False) -> None:
+    """Remove what killed runs left in a folder: temporary names that no process holds and that are older than this one.
 
     Where the file system has no locks nothing is removed, as nothing says whether the writer lives. Faults are not
     reported: what cannot be removed harms nobody.
+
+    Args:
+        folder: to look into; a missing one is an empty one.
+        alone: this process has the folder's lock, so that every temporary file is left over, whatever its age and
+            where there are no locks, too; but checkpoints, which trainings write without that lock.
     """
     with contextlib.suppress(OSError):
-        for entry in list(os.scandir(folder)):
-            if pattern.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    _remove_abandoned(Path(entry.path))
+        for path in [Path(entry.path) for entry in os.scandir(folder)]:
+            with contextlib.suppress(OSError):
+                if alone and path.name.startswith(PREFIX) and path.suffix != ".ckpt" and path.is_file():
+                    path.unlink()
+                elif OURS.fullmatch(path.name):
+                    _remove_abandoned(path)
 
 
 def _sweep_once(folder: Path) -> None:

@@ -14,7 +14,6 @@ from data_preprocessing.shards import (
     is_current,
     list_cases,
     read_meta,
-    remove_strays,
     sample_foreground,
     shard_paths,
     stamp_plan,
@@ -223,10 +222,3 @@ def test_shards_of_another_format_are_stale(monkeypatch):
     before = stamp_plan(make_plan())
     monkeypatch.setattr(shards, "FORMAT", shards.FORMAT + 1)
     assert stamp_plan(make_plan()) != before
-
-
-def test_strays_of_a_killed_run_are_removed(tmp_path, case):
-    write_shard(tmp_path, case)
-    (tmp_path / ".tmp-abc.npy").write_bytes(b"half")
-    remove_strays(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4

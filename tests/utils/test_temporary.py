@@ -71,3 +71,12 @@ def test_a_young_file_stays_as_not_every_writer_locks(tmp_path):
     path.touch()
     sweep(tmp_path)
     assert path.exists()
+
+
+def test_whoever_has_the_folders_lock_removes_all_but_checkpoints(tmp_path):
+    for name in (".tmp-abc.npy", STRAY, "a.npy"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmp-folder").mkdir()
+    sweep(tmp_path, alone=True)
+    assert sorted(os.listdir(tmp_path)) == [STRAY, ".tmp-folder", "a.npy"]
+    sweep(tmp_path / "missing", alone=True)
