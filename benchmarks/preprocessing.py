@@ -105,7 +105,7 @@ def _inspect(case: CaseFiles, *, dataset: Dataset) -> CaseCost:
 
 
 def _write(case: CaseFiles, *, plan: Plan, folder: Path) -> CaseCost:
-    return _costs(lambda workers: write_cases([case], plan, folder, workers, overwrite=True))
+    return _costs(lambda workers: write_cases([case], plan, folder, workers))
 
 
 def _costs(work: Callable[[Workers], Any]) -> CaseCost:

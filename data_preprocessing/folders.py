@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_preprocessing import runner
@@ -53,11 +53,12 @@ def fill_training(folder: Path, content: TrainingFolder, workers: Workers, *, ov
         require_shard_room(folder, content.fingerprint, chosen.plan)
         sweep(folder, alone=True)
         gone = gone_cases(folder, (case.case for case in content.cases))
-        if gone or overwrite or _outdated(content.cases, chosen.plan, folder):
+        current = set() if overwrite else current_cases(content.cases, chosen.plan, folder)
+        if gone or len(current) < len(content.cases):
             plan_file.withdraw_plan(folder, chosen)
         remove_gone(folder, gone)
         resume.store_fingerprint(folder, content.fingerprint, content.inspection)
-        statuses = _write(content.cases, chosen.plan, folder, workers, overwrite=overwrite)
+        statuses = _write(content.cases, chosen.plan, folder, workers, current)
         if not any(status.status == "failed" for status in statuses):
             resume.write_splits(folder, content.splits, asked_for=content.splits_asked_for)
             plan_file.store_plan(folder, chosen)
@@ -71,22 +72,19 @@ def fill_inference(
     with folder_lock(folder):
         sweep(folder, alone=True)
         gone = gone_cases(folder, (case.case for case in cases))
-        if gone or overwrite or _outdated(cases, plan, folder):
+        current = set() if overwrite else current_cases(cases, plan, folder)
+        if gone or len(current) < len(cases):
             withdraw_mark(folder)
         remove_gone(folder, gone)
-        statuses = _write(cases, plan, folder, workers, overwrite=overwrite)
+        statuses = _write(cases, plan, folder, workers, current)
         if not any(status.status == "failed" for status in statuses):
             mark_ready(folder, (case.case for case in cases))
     return statuses
 
 
-def _outdated(cases: Sequence[CaseFiles], plan: Plan, folder: Path) -> bool:
-    return len(current_cases(cases, plan, folder)) < len(cases)
-
-
 def _write(
-    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, overwrite: bool
+    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, current: Collection[str]
 ) -> list[CaseStatus]:
-    statuses = runner.write_cases(cases, plan, folder, workers, overwrite=overwrite)
+    statuses = runner.write_cases(cases, plan, folder, workers, current=current)
     update_sources(folder, [case for case, status in zip(cases, statuses) if status.status == "kept"])
     return statuses

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from data_preprocessing.dataset.findings import Finding, unusable
 from data_preprocessing.planning.fingerprint import CaseFingerprint, describe_twins, inspect_case
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
-from data_preprocessing.shards import is_current, stamp_plan, stamp_sources, write_shard
+from data_preprocessing.shards import is_current, shard_paths, stamp_plan, stamp_sources, write_shard
 from utils.errors import describe_error
 from utils.files import file_digest
 from utils.nifti import Volume, read_image, read_label
@@ -75,13 +75,12 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
 
 
 def write_cases(
-    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, overwrite: bool
+    cases: Sequence[CaseFiles], plan: Plan, folder: Path, workers: Workers, *, current: Collection[str] = ()
 ) -> list[CaseStatus]:
-    """Pass 2: write the shards of the cases into an existing folder; current ones are kept unless `overwrite`.
+    """Pass 2: write the shards of the cases into an existing folder, but keep those of the `current` ones.
 
     Those that are not kept are incomplete from the start, so that whatever ends this run leaves no old ones among them.
     """
-    current = set() if overwrite else current_cases(cases, plan, folder)
     stale = [case for case in cases if case.case not in current]
     drop_metas(folder, [case.case for case in stale])
     # From here on, what is missing says what is outdated.
@@ -95,7 +94,9 @@ def write_cases(
 def current_cases(cases: Sequence[CaseFiles], plan: Plan, folder: Path) -> set[str]:
     """Names of the cases whose shards are complete and made from these files by this plan."""
     stamp = stamp_plan(plan)
-    return {c.case for c in cases if is_current(folder, c.case, stamp_sources(source_files(c)), stamp)}
+    # Most often none or all are there; the files of a case without shards need not be asked.
+    there = [case for case in cases if shard_paths(folder, case.case).meta.is_file()]
+    return {c.case for c in there if is_current(folder, c.case, stamp_sources(source_files(c)), stamp)}
 
 
 def source_files(files: CaseFiles) -> tuple[Path, ...]:

@@ -39,9 +39,7 @@ def ours(job: Job) -> Outcome:
     plan = read_json(Plan, Path(job["folder"]) / "plan.json")
     image, label = _scan(job)
     with Stopwatch() as watch, Workers(1) as workers:
-        statuses = write_cases(
-            [CaseFiles(case="ct", images=(image,), label=label)], plan, scratch, workers, overwrite=True
-        )
+        statuses = write_cases([CaseFiles(case="ct", images=(image,), label=label)], plan, scratch, workers)
     assert statuses[0].status == "written", statuses
     return _outcome(job, watch, np.load(scratch / "ct_y.npy"))
 
