@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cross_validation.records import RunRequest, read_record
@@ -42,6 +43,22 @@ def scored_checkpoints(
             "there.",
         )  # fmt: skip
     return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredWith:
+    """How scored predictions were made; None where nothing says, or folds differ."""
+
+    tta: bool | None
+    overlap: float | None
+
+
+def scored_with(folders: Sequence[Path]) -> ScoredWith:
+    """The settings with which the folds of some configurations predicted their unseen cases."""
+    requests = [path / REQUEST for folder in folders for path in fold_folders(folder).values()]
+    options = [read_json(RunRequest, path).options for path in requests if path.is_file()]
+    tta, overlap = ({each.get(name) for each in options} for name in ("tta", "overlap"))
+    return ScoredWith(tta=tta.pop() if len(tta) == 1 else None, overlap=overlap.pop() if len(overlap) == 1 else None)
 
 
 def _changed(folder: Path, shards: Path) -> list[str]:

@@ -103,7 +103,8 @@ def write_archive(path: Path, models: ModelSet, *, license_note: str = LICENSE_N
 
 def _parts(models: ModelSet) -> tuple[dict[str, ModelBundle], Decision | None]:
     """Where in the archive each model lies, and how they belong together; None for a single model without more."""
-    if models.is_plain:
+    known = models.decision
+    if models.is_plain and (known is None or (known.tta, known.overlap) in ((None, None), (False, 0.5))):
         return {"": models.members[0]}, None
     parts, members = {}, []
     for name, bundle in zip(models.names, models.members):
@@ -113,11 +114,12 @@ def _parts(models: ModelSet) -> tuple[dict[str, ModelBundle], Decision | None]:
             parts[f"{folder}/{PREVIOUS}/"] = bundle.previous
         previous = None if bundle.previous is None else f"{folder}/{PREVIOUS}"
         members.append(DecisionMember(configuration=name, folder=folder, previous=previous))
-    plan, known = models.members[0].plan, models.decision
+    plan = models.members[0].plan
     return parts, Decision(
         version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset, members=tuple(members),
         post_processing=models.post_processing, scores={} if known is None else known.scores,
         command="python scripts/inference.py --input FOLDER --output FOLDER --model THIS_FILE",
+        tta=None if known is None else known.tta, overlap=None if known is None else known.overlap,
     )  # fmt: skip
 
 

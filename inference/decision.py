@@ -57,7 +57,8 @@ class Decision:
     """The chosen model or ensemble, its post-processing, and on which scores that rests.
 
     `scores` has the mean Dice of each candidate over classes and out-of-fold cases; `command` is what predicts new
-    scans.
+    scans. `tta` and `overlap` are those of the predictions that were scored, and new scans are predicted with them
+    unless flags say otherwise; None where nothing says, or the members differ.
     """
 
     version: int
@@ -67,6 +68,8 @@ class Decision:
     post_processing: PostProcessing
     scores: dict[str, float]
     command: str
+    tta: bool | None = None
+    overlap: float | None = None
 
     def __post_init__(self) -> None:
         check_version(self.version, "decision")

@@ -51,52 +51,18 @@ class InitOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     options = parse(InitOptions, argv, prog="init_dataset.py")
-    from data_preprocessing.dataset.builder import (
-        Sources,
-        choose_folder,
-        collect,
-        faults_of,
-        name_channels,
-        name_values,
-        survey,
-        write_dataset,
-    )
-    from data_preprocessing.dataset.description_file import task_number
-    from data_preprocessing.dataset.findings import findings_table, unusable
-    from utils.throughput import num_cores
-    from utils.workers import Workers
+    # After --help.
+    from data_preprocessing.dataset.builder import Sources
+    from data_preprocessing.dataset.make import Wanted, make_dataset
 
-    sources = Sources(images=options.images, labels=options.labels, test_images=options.test_images)
-    target = choose_folder(options.output, sources)
-    collection = collect(sources, options.channels)
-    num_cases = len(collection.training) + len(collection.test)
-    with Workers(min(options.n_jobs or num_cores(), num_cases)) as workers:
-        surveys = survey(collection, workers)
-    faults, mistakes, channels, remarks, labels = faults_of(surveys), [], (), [], {}
-    if any(found.scan is not None for found in surveys):
-        channels, remarks = name_channels(surveys, collection.channels, mistakes)
-        labels = name_values(surveys, options.label_names, mistakes)
-    if mistakes or not channels or (faults and not options.allow_problems):
-        advice = "Mend or move the files and run again."
-        if faults:
-            advice += (
-                " --allow_problems writes the data set all the same, and scripts/verify_dataset.py --fix then "
-                "a repaired copy of it."
-            )
-        raise unusable(
-            f"no data set can be made of these {num_cases} cases; nothing was written:",
-            [*mistakes, *faults], Path.cwd(), advice=advice,
-        )  # fmt: skip
-    write_dataset(target, collection, channels, labels, link=options.link)
-    if faults:
-        print(findings_table(faults, Path.cwd()))
-    for remark in remarks:
-        print(remark)
-    print(f"channels: {', '.join(channels)}; labels: {', '.join(f'{v} {name}' for v, name in labels.items())}")
-    print(f"{target}: {len(collection.training)} training cases, {len(collection.test)} test scans")
-    number = f"{task_number(target.name):02d}"
-    next_step = "scripts/verify_dataset.py --fix FOLDER" if faults else "preprocess.py"
-    print(f"next: python {next_step} --task {number} --data {target.parent}")
+    make_dataset(
+        Sources(images=options.images, labels=options.labels, test_images=options.test_images),
+        Wanted(
+            output=options.output, channels=options.channels, label_names=options.label_names, link=options.link,
+            allow_problems=options.allow_problems,
+        ),
+        n_jobs=options.n_jobs,
+    )  # fmt: skip
     return EXIT_OK
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.peers import harness
+from benchmarks.peers import comparing, harness
 from benchmarks.peers.stages import COMPARISONS, choose
 from scripts import compare_peers
 from utils.errors import run_cli
@@ -96,7 +96,7 @@ def test_folders_are_recorded_by_name(pretended, tmp_path):
 
 
 def test_quick_run_writes_no_results(pretended, monkeypatch, tmp_path):
-    monkeypatch.setattr(compare_peers, "PROJECT", tmp_path)
+    monkeypatch.setattr(comparing, "PROJECT", tmp_path)
     assert compare_peers.main(["--stages", "step", "--quick", "--repetitions", "1"]) == 0
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +118,7 @@ def test_masks_of_every_side_are_scored_alike(pretended, monkeypatch, tmp_path):
     monkeypatch.setattr(
         harness, "run_worker", lambda *words: pretending(*words) | {"predictions": str(tmp_path / "masks")}
     )
-    monkeypatch.setattr(compare_peers, "mean_dice", dice)
+    monkeypatch.setattr(comparing, "mean_dice", dice)
     words = ["--stages", "accuracy", "--repetitions", "1", "--json", str(tmp_path / "r.json")]
     assert compare_peers.main(words) == 0
     assert scored == [("masks", "labels")] * 2

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cross_validation import fold_run
+from cross_validation import fold_run, report, run
 from inference.saved import saved_member
-from scripts import cross_validate
 from tests.models.builders import make_plan
 from tests.models.test_checkpoint import save_ours
 
@@ -106,7 +105,7 @@ def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch)
     with (folder / ".fold_0.lock").open("a") as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        real, released = cross_validate.describe, []
+        real, released = report.describe, []
 
         def describe(outcome):
             # Fold 1 has been run in the meantime.
@@ -115,7 +114,7 @@ def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch)
                 pipe.write_text("go on")
             return real(outcome)
 
-        monkeypatch.setattr(cross_validate, "describe", describe)
+        monkeypatch.setattr(report, "describe", describe)
         assert study.run() == 0
     assert released == ["3d_fullres fold 1"]
     assert capsys.readouterr().out.count("3d_fullres fold 0: another process works on it") == 1
@@ -241,7 +240,7 @@ def test_a_failed_run_does_not_stop_the_others(study, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_runs_on_two_gpus_see_one_each(study, monkeypatch):
-    monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("GPU-a", "GPU-b"))
+    monkeypatch.setattr(run, "find_gpus", lambda wanted: ("GPU-a", "GPU-b"))
     assert study.run("--gpus", "2") == 0
     calls = study.calls()
     assert {call["gpu"] for call in calls} == {"GPU-a", "GPU-b"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts import cross_validate
+from cross_validation import run
 
 LOWRES = ["train 77_3d_lowres 0", "predict 77_3d_lowres 0", "train 77_3d_lowres 1", "predict 77_3d_lowres 1"]
 SECOND = [what.replace("lowres", "cascade_fullres") for what in LOWRES]
@@ -76,7 +76,7 @@ def test_new_masks_of_the_first_stage_make_new_data_and_refuse_the_old_second_st
 
 @pytest.mark.slow
 def test_second_stage_waits_for_the_first_also_on_two_gpus(study, monkeypatch):
-    monkeypatch.setattr(cross_validate, "find_gpus", lambda wanted: ("0", "1"))
+    monkeypatch.setattr(run, "find_gpus", lambda wanted: ("0", "1"))
     assert study.run(*CASCADE, "--gpus", "2") == 0
     whats = study.whats()
     assert sorted(whats[:4]) == sorted(LOWRES) and whats[4] == "cascade" and sorted(whats[5:]) == sorted(SECOND)

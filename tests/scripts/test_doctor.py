@@ -10,16 +10,16 @@ import pytest
 
 from scripts import doctor
 from tests.conftest import PROJECT
-from utils import machine
+from utils import machine, self_check
 
 
 @pytest.fixture
 def without_checks(monkeypatch):
     """Every part works, at no cost."""
     for name in ("try_network", "try_dali"):
-        monkeypatch.setattr(doctor, name, lambda device: "works")
-    monkeypatch.setattr(doctor, "torch_text", lambda: "works")
-    monkeypatch.setattr(doctor, "gpu_facts", lambda: [])
+        monkeypatch.setattr(self_check, name, lambda device: "works")
+    monkeypatch.setattr(self_check, "torch_text", lambda: "works")
+    monkeypatch.setattr(self_check, "gpu_facts", lambda: [])
 
 
 def test_where_all_works_the_status_is_0_and_the_report_fits_a_screen(without_checks, capsys):
@@ -33,7 +33,7 @@ def test_a_part_that_fails_is_named_and_the_status_is_1(without_checks, monkeypa
     def fail(device):
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(doctor, "try_dali", fail)
+    monkeypatch.setattr(self_check, "try_dali", fail)
     assert doctor.main([]) == 1
     output = capsys.readouterr().out
     assert "NOT OK  DALI on the CPU" in output and "RuntimeError: no such operator\n" in output
@@ -41,7 +41,7 @@ def test_a_part_that_fails_is_named_and_the_status_is_1(without_checks, monkeypa
 
 
 def test_a_gpu_brings_its_own_checks(without_checks, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "gpu_facts", lambda: ["H100, 80 GB, capability 9.0"])
+    monkeypatch.setattr(self_check, "gpu_facts", lambda: ["H100, 80 GB, capability 9.0"])
     assert doctor.main(["--json"]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["GPUs"]["text"] == "H100, 80 GB, capability 9.0"
@@ -66,20 +66,20 @@ def test_without_a_temporary_folder_there_is_a_report_too(without_checks, monkey
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     for name in ("gettempdir", "TemporaryDirectory"):
-        monkeypatch.setattr(doctor.tempfile, name, fail)
+        monkeypatch.setattr(self_check.tempfile, name, fail)
     assert doctor.main([]) == 1
     assert capsys.readouterr().out.endswith("NOT OK: NIfTI files\n")
 
 
 def test_parts_work_here():
-    assert "float32" in doctor.try_network("cpu")
-    assert doctor.try_dali("cpu") and doctor.try_nifti() == "written and read"
-    assert doctor.torch_text().startswith("2")
+    assert "float32" in self_check.try_network("cpu")
+    assert self_check.try_dali("cpu") and self_check.try_nifti() == "written and read"
+    assert self_check.torch_text().startswith("2")
 
 
 @pytest.mark.gpu
 def test_parts_work_on_a_gpu():
-    assert "float16" in doctor.try_network("cuda") and doctor.try_dali("gpu") and doctor.gpu_facts()
+    assert "float16" in self_check.try_network("cuda") and self_check.try_dali("gpu") and self_check.gpu_facts()
 
 
 def test_a_network_whose_gradients_are_not_finite_is_found(monkeypatch):
@@ -87,7 +87,7 @@ def test_a_network_whose_gradients_are_not_finite_is_found(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda logits, target: logits.sum() * float("nan"))
     with pytest.raises(ArithmeticError, match="float32"):
-        doctor.try_network("cpu")
+        self_check.try_network("cpu")
 
 
 def test_vector_units_are_read_from_the_first_processor(tmp_path):

@@ -1,0 +1,48 @@
+"""The unfinished runs of a cross-validation as jobs for Slurm: each is scripts/cross_validate.py for one of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cross_validation.fold_run import FoldRun
+from cross_validation.jobs import JobPlan, RunSelection
+from cross_validation.slurm import SlurmJob, write_job_scripts
+from utils.configurations import CASCADE
+
+CROSS_VALIDATE = Path(__file__).resolve().parents[1] / "scripts/cross_validate.py"
+
+
+def write_jobs(
+    folder: Path, plan: JobPlan, selection: RunSelection, passed: Sequence[str], *, nfolds: int | None, on_gpu: bool
+) -> None:
+    """Write the job scripts of all runs that are not finished, and submit.sh, and say so.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    values = {"task": selection.task, "data": selection.data.absolute(), "results": selection.results.absolute()}
+    values |= {} if nfolds is None else {"nfolds": nfolds}
+    values |= {"checkpoint": selection.checkpoint}
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    program = (sys.executable, str(CROSS_VALIDATE), *words, "--configurations")
+    tail = ("--", *passed) if passed else ()
+    jobs: dict[str, SlurmJob] = {}
+    for job in plan.jobs:
+        what: tuple[str, ...]
+        if isinstance(job, FoldRun):
+            if job.record() is not None:
+                continue
+            what = (job.configuration, "--folds", str(job.fold), "--gpus", "1" if on_gpu else "0")
+        elif not any(run.cascade and run.record() is None for run in plan.runs):
+            continue
+        else:
+            what = (CASCADE, "--prepare")
+        name = f"{selection.task}_{job.name.replace(' ', '_')}"
+        # What is finished needs no job, and nobody waits for it.
+        after = tuple(jobs[each].name for each in job.after if each in jobs)
+        use_gpu = on_gpu and isinstance(job, FoldRun)
+        jobs[job.name] = SlurmJob(name=name, words=(*program, *what, *tail), use_gpu=use_gpu, after=after)
+    submit = write_job_scripts(folder, list(jobs.values()))
+    print(f"{len(jobs)} job scripts in {folder} (finished runs have none); submit them: {submit}")
