@@ -167,7 +167,7 @@ def test_killed_training_resumes_to_the_same_weights(task, tmp_path, kill_after)
             time.sleep(0.01)
     else:
         lines = iter(victim.stdout.readline, "")
-        next(line for line in lines if line.startswith("epoch 1"))
+        next(line for line in lines if line.startswith("epoch 2 of"))
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert run(task, tmp_path / "cut", "train", "--resume_training", *flags) == 0
