@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import models.finite
 from models.finite import EndWhereNotFinite, weights_are_finite
 from models.trainer import build_trainer
-from tests.models.test_nn_unet import OPTIM, batches, cases, fit, make_module
+from tests.models.training import OPTIM, batches, cases, fit, make_module
 from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.runtime import Machine, choose_runtime
