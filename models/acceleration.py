@@ -27,7 +27,7 @@ class Acceleration:
     fused_norm: bool = False
     """Instance norm and LeakyReLU are one operator."""
     winograd: bool = False
-    """3x3x3 convolutions are those of host_conv.py."""
+    """3x3x3 convolutions are those of kernels/cpu_conv.py."""
     compile_mode: CompileMode | None = None
     """Mode of torch.compile; None: not compiled."""
     backend: str = "inductor"
@@ -69,9 +69,9 @@ def resolve_acceleration(hardware: HardwareConfig, runtime: Runtime, *, norm: st
             f"GPUs ({runtime.world_size} here); use --compile_mode default"
         )
     half_precision = runtime.precision != "32-true"
-    place = {"on_gpu": runtime.use_gpu, "half_precision": half_precision, "norm": norm}
+    place: dict[str, Any] = {"on_gpu": runtime.use_gpu, "half_precision": half_precision, "norm": norm}
     chosen = choose_acceleration(hardware, **place)
-    messages = []
+    messages: list[str] = []
     if runtime.use_gpu:
         chosen, messages = check_fused_norm(chosen, hardware, place, device=runtime.device, dtype=runtime_type(runtime))
     if runtime.is_first_process:
@@ -83,7 +83,7 @@ def resolve_acceleration(hardware: HardwareConfig, runtime: Runtime, *, norm: st
 def default_acceleration(device: torch.device, amp: torch.dtype | None, *, norm: str) -> Acceleration:
     """What suits a device without any flags; `amp` is the type under autocast, None for float32."""
     hardware = HardwareConfig()
-    place = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": norm}
+    place: dict[str, Any] = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": norm}
     chosen = choose_acceleration(hardware, **place)
     if place["on_gpu"]:
         chosen, messages = check_fused_norm(chosen, hardware, place, device=device, dtype=amp or torch.float32)

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -14,10 +14,12 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from models.nn_unet import NNUnet
+from models.progress import describe_epoch
 from utils.errors import interrupt_run
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
 from utils.logger import RunLogger
+from utils.pace import Pace
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
 from utils.throughput import LatencyRecorder, synchronize
@@ -32,13 +34,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict:
-        """Read tensors and plain values to the host; code in the file is refused."""
+        """Read tensors and plain values into the CPU's memory; code in the file is refused."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
     """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice."""
-    shared = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    shared: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = BestCheckpoint(
         filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice", mode="max", **shared
     )
@@ -70,7 +72,7 @@ def early_stopping(patience: int) -> list[Callback]:
 
     Patience counts validations of cases that have a target: others, and epochs that skip validation, use none of it.
     """
-    shared = {"strict": False, "check_on_train_epoch_end": False}
+    shared: dict[str, Any] = {"strict": False, "check_on_train_epoch_end": False}
     return [DiceStopping(monitor="dice", mode="max", patience=patience, **shared)] if patience else []
 
 
@@ -82,7 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Lightning's own, so that a resumed training finds what was best."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save the epoch where its Dice is the best so far."""
         if _can_be_judged(module):
             super().on_train_epoch_end(trainer, module)
@@ -96,37 +98,49 @@ class DiceStopping(EarlyStopping):
         """Lightning's own, so that a resumed training finds how patient it was."""
         return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Judge the validation's Dice."""
         if _can_be_judged(module):
             super().on_validation_end(trainer, module)
 
 
-def _can_be_judged(module: NNUnet) -> bool:
-    return module.last_validation is None or module.last_validation.has_target
+def as_ours(module: pl.LightningModule) -> NNUnet:
+    """The module as what it is; Lightning hands any module to a callback, and its types know no other."""
+    return cast(NNUnet, module)
+
+
+def _can_be_judged(module: pl.LightningModule) -> bool:
+    validation = as_ours(module).last_validation
+    return validation is None or validation.has_target
 
 
 class EpochReport(Callback):
-    """One line, one logger record and one `progress.png` per epoch; the history survives a resume."""
+    """One line, one logger record and one `progress.png` per epoch; the history survives a resume.
+
+    The line counts epochs from 1 and says how long the rest takes; records and names of checkpoints count from 0.
+    """
 
     def __init__(self, logger: RunLogger, figure: Path, target_names: tuple[str, ...]) -> None:
         self.logger, self.figure, self.target_names = logger, figure, target_names
         self.history: list[EpochRecord] = []
         self._epoch_start_s = time.perf_counter()
         self._learning_rate = 0.0
+        # Of this process: an earlier one may have run on another machine.
+        self._pace = Pace()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the epoch's clock and note its learning rate, which schedules change before the epoch's end."""
         self._epoch_start_s = time.perf_counter()
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
-        module.last_validation = None
+        as_ours(module).last_validation = None
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the epoch in every process (checkpoints hold the history); only the first one writes."""
-        validation = module.last_validation
+        ours = as_ours(module)
+        validation = ours.last_validation
         record = EpochRecord(
             epoch=trainer.current_epoch,
-            train_loss=module.mean_train_loss(),
+            train_loss=ours.mean_train_loss(),
             val_loss=validation.loss if validation else None,
             val_dice=validation.dice if validation else (),
             mean_dice=validation.mean_dice if validation else None,
@@ -134,10 +148,12 @@ class EpochReport(Callback):
             seconds=time.perf_counter() - self._epoch_start_s,
         )
         self.history.append(record)
+        self._pace.add(record.seconds)
         if not trainer.is_global_zero:
             return
-        print(_line(record, self.target_names), flush=True)
-        data = {"train_loss": record.train_loss, "learning_rate": record.learning_rate, "epoch_s": record.seconds}
+        print(self._line(record, trainer.max_epochs or 0), flush=True)
+        data: dict[str, float | None] = {"train_loss": record.train_loss, "learning_rate": record.learning_rate}
+        data["epoch_s"] = record.seconds
         if validation:
             data |= {"val_loss": record.val_loss, "dice": record.mean_dice}
             data |= {f"dice_{name}": value for name, value in zip(self.target_names, record.val_dice)}
@@ -147,12 +163,20 @@ class EpochReport(Callback):
     def summary(self) -> dict[str, Any]:
         """Epochs, seconds of all of them (those before a resume included), and the best validation."""
         outcome: dict[str, Any] = {"epochs": len(self.history), "train_s": sum(r.seconds for r in self.history)}
-        validated = [r for r in self.history if r.mean_dice is not None and math.isfinite(r.mean_dice)]
+        validated = [(r.mean_dice, r) for r in self.history if r.mean_dice is not None and math.isfinite(r.mean_dice)]
         if validated:
-            best = max(validated, key=lambda record: record.mean_dice)
-            outcome |= {"best_dice": best.mean_dice, "best_epoch": best.epoch}
+            best_dice, best = max(validated, key=lambda scored: scored[0])
+            outcome |= {"best_dice": best_dice, "best_epoch": best.epoch}
             outcome |= {f"best_dice_{name}": value for name, value in zip(self.target_names, best.val_dice)}
         return outcome
+
+    def _line(self, record: EpochRecord, max_epochs: int) -> str:
+        parts = [describe_epoch(record.epoch, max_epochs), f"train loss {record.train_loss:.4f}"]
+        if record.mean_dice is not None:
+            each = ", ".join(f"{name} {value:.4f}" for name, value in zip(self.target_names, record.val_dice))
+            parts += [f"val loss {record.val_loss:.4f}", f"dice {record.mean_dice:.4f} ({each})"]
+        parts += [f"lr {record.learning_rate:.2e}", f"{record.seconds:.1f} s"]
+        return "  ".join([*parts, *filter(None, [self._pace.left(max_epochs - record.epoch - 1)])])
 
     def state_dict(self) -> dict[str, Any]:
         """The history as plain values."""
@@ -161,14 +185,6 @@ class EpochReport(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the history of a checkpoint."""
         self.history = [from_dict(EpochRecord, record, source="checkpoint") for record in state["history"]]
-
-
-def _line(record: EpochRecord, target_names: tuple[str, ...]) -> str:
-    parts = [f"epoch {record.epoch}", f"train loss {record.train_loss:.4f}"]
-    if record.mean_dice is not None:
-        each = ", ".join(f"{name} {value:.4f}" for name, value in zip(target_names, record.val_dice))
-        parts += [f"val loss {record.val_loss:.4f}", f"dice {record.mean_dice:.4f} ({each})"]
-    return "  ".join([*parts, f"lr {record.learning_rate:.2e}", f"{record.seconds:.1f} s"])
 
 
 class SkipFirstValidations(Callback):

@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> CheckpointContents:
 def load_for_inference(
     path: Path, *, plan: Plan | None = None, model: ModelConfig | None = None
 ) -> tuple[DynamicUNet, Plan, ModelConfig]:
-    """A network in evaluation mode on the host, and the plan and options that it was trained with.
+    """A network in evaluation mode on the CPU, and the plan and options that it was trained with.
 
     Args:
         path: checkpoint of this program, or of the reference.
@@ -96,7 +96,7 @@ def load_for_inference(
         UserError: unreadable, made for other data, or a reference checkpoint without plan and options.
     """
     contents = read_checkpoint(path)
-    if contents.plan is not None:
+    if contents.plan is not None and contents.model is not None:
         if plan is not None:
             check_fits(contents, plan)
         plan, model = contents.plan, contents.model
@@ -118,7 +118,7 @@ def check_fits(contents: CheckpointContents, plan: Plan, *, model: ModelConfig |
     if contents.plan is None:
         return
     saved, wanted = _data_facts(contents.plan), _data_facts(plan)
-    if model is not None:
+    if model is not None and contents.model is not None:
         saved |= _network_facts(contents.plan, contents.model)
         wanted |= _network_facts(plan, model)
     differences = [
@@ -176,7 +176,7 @@ def warm_start(network: nn.Module, contents: CheckpointContents) -> list[str]:
         UserError: anything else is missing, left over or of another shape; the message lists the names.
     """
     own = network.state_dict()
-    heads = {_head(name) for name in own} - {None}
+    heads = {head for name in own if (head := _head(name)) is not None}
     renewed = {
         head
         for head in heads

@@ -80,6 +80,7 @@ def gradient_error(size: int, channels: int, stride: tuple[int, int, int], order
         maps, kernel, above = tensors
         kernel = kernel.clone().requires_grad_()
         F.conv3d(maps, kernel, stride=stride, padding=1).backward(above)
+        assert kernel.grad is not None
         return kernel.grad.float()
 
     exact = gradient(features, weight, upper)

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from models.callbacks import as_ours
 from utils.errors import UserError
 
 CHECK_BATCHES = 10
@@ -62,20 +63,20 @@ class EndWhereNotFinite(Callback):
         if skips and _scale(trainer) < LEAST_SCALE:
             bad_loss = torch.ones_like(bad_loss)
         # Together, so that no process waits for one that has ended.
-        found = module.reduce_sum(torch.stack([bad_loss, bad_weights]).float())
+        found = as_ours(module).reduce_sum(torch.stack([bad_loss, bad_weights]).float())
         if found.any():
             raise UserError(_message(trainer.current_epoch, batch_idx, batch, in_loss=bool(found[0])))
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Look at the loss of the validation cases: weights may be finite, and all that comes of them not."""
-        found = module.last_validation
+        found = as_ours(module).last_validation
         if found is None or trainer.sanity_checking or trainer.precision == "16-mixed":
             return
         # It is that of all processes, so all of them end.
         if not math.isfinite(found.loss):
             raise UserError(
-                f"training ended in epoch {trainer.current_epoch}: the loss of its validation cases is infinite or not "
-                f"a number (NaN). {_ADVICE}"
+                f"training ended in epoch {trainer.current_epoch + 1}: the loss of its validation cases is infinite or "
+                f"not a number (NaN). {_ADVICE}"
             )
 
 
@@ -92,7 +93,8 @@ def _scale(trainer: pl.Trainer) -> float:
 
 def _message(epoch: int, batch_index: int, batch: Any, *, in_loss: bool) -> str:
     what = "the loss or its gradients are" if in_loss else "weights of the network are"
-    message = f"training ended in epoch {epoch}, at batch {batch_index + 1}: {what} infinite or not a number (NaN). "
+    place = f"epoch {epoch + 1}, at batch {batch_index + 1}"
+    message = f"training ended in {place}: {what} infinite or not a number (NaN). "
     if not batch["image"].isfinite().all():
         return message + (
             "The images of this batch hold such values already: find them with scripts/verify_dataset.py, "

@@ -27,7 +27,7 @@ def network_flops(plan: Plan, model: ModelConfig, *, batch_size: int, training: 
         if training:
             heads = (outputs,) if isinstance(outputs, Tensor) else outputs
             # In place of the loss, which has no products: a gradient for every head.
-            sum(head.sum() for head in heads).backward()
+            torch.stack([head.sum() for head in heads]).sum().backward()
 
     with torch.set_grad_enabled(training):
         return count_flops(step)

@@ -47,7 +47,8 @@ class SegmentationLoss(nn.Module):
         heads = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         with torch.autocast(heads[0].device.type, enabled=False):
             losses = [self._head_loss(head, shrink_label(label, head.shape[2:])) for head in heads]
-        return sum(weight * loss for weight, loss in zip(head_weights(len(heads)), losses))
+        weighted = [weight * loss for weight, loss in zip(head_weights(len(heads)), losses)]
+        return sum(weighted[1:], start=weighted[0])
 
     def _head_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         label = label.to(logits.device)
@@ -106,7 +107,7 @@ def shrink_label(label: Tensor, size: Sequence[int]) -> Tensor:
     """
     steps = [full // small for full, small in zip(label.shape[2:], size)]
     assert [small * step for small, step in zip(size, steps)] == list(label.shape[2:]), (label.shape, size)
-    return label[(..., *(slice(None, None, step) for step in steps))]
+    return label[(slice(None), slice(None), *(slice(None, None, step) for step in steps))]
 
 
 def output_classes(labels: LabelScheme) -> tuple[tuple[int, ...], ...]:

@@ -26,7 +26,7 @@ def measured(
         batch_size: patches that go through the network together in each process.
     """
     stage, mode = plan.stage, config.run.exec_mode
-    outcome = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
+    outcome: dict[str, Any] = {"mode": mode, "unit": "volumes/s" if stage.dim == 3 else "slices/s"}
     outcome |= {"batch_size": batch_size, "processes": runtime.world_size, "patch_size": list(stage.patch_size)}
     outcome |= to_dict(speed) | {"peak_memory_bytes": runtime.peak_memory_bytes()}
     flops = network_flops(plan, config.model, batch_size=1, training=mode == "train")

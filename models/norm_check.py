@@ -69,9 +69,11 @@ def _random_maps(shape: tuple[int, ...], device: torch.device, dtype: torch.dtyp
 
 def _compare(fused: FusedNorm, maps: list[Tensor], slope: float) -> str | None:
     *inputs, upper = maps
-    leaves = [each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in inputs]
+    features, weight, bias = leaves = [
+        each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in inputs
+    ]
     exact = [each.detach().float().requires_grad_() for each in inputs]
-    output = fused(*leaves, EPS, slope)
+    output = fused(features, weight, bias, EPS, slope)
     expected = F.leaky_relu(F.instance_norm(exact[0], weight=exact[1], bias=exact[2], eps=EPS), slope)
     order = torch.channels_last_3d if output.dim() == 5 else torch.channels_last
     if output.dtype != inputs[0].dtype or not output.is_contiguous(memory_format=order):

@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from models.checkpoint import CheckpointContents, check_fits, read_checkpoint
-from models.nn_unet import NNUnet
 from models.schedules import build_scheduler
 from utils.args import Config
 from utils.config import ModelConfig, OptimConfig
@@ -159,17 +158,19 @@ class TrainingNotes(Callback):
         before = None if resumed is None else resumed.options.get("max_epochs")
         self._is_longer = before is not None and before != optim.max_epochs
 
-    def on_train_start(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Say that the training goes on."""
         if self._is_longer:
             restart_schedule(trainer, self._optim)
         self._write(trainer, trainer.current_epoch, finished=False)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Say how far it is."""
         self._write(trainer, trainer.current_epoch + 1, finished=False)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: NNUnet, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:  # fmt: skip
         """Note cases and options, as plain values."""
         checkpoint["training"] = to_dict(self._record)
 
@@ -195,6 +196,7 @@ def restart_schedule(trainer: pl.Trainer, optim: OptimConfig) -> None:
     # Stepped from the beginning, so that the rates are those of an uninterrupted training to the last bit.
     rehearsal = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=optim.learning_rate)
     fresh = build_scheduler(rehearsal, optim)
+    assert fresh is not None
     for _ in range(scheduler.last_epoch):
         rehearsal.step()
         fresh.step()

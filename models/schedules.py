@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import SupportsFloat
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -39,8 +40,10 @@ class LossPlateau(ReduceLROnPlateau):
         )
         self.average: float | None = None
 
-    def step(self, loss: float) -> None:
+    # As its parent does, it takes a score where other schedules take an epoch.
+    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take in the mean training loss of an epoch."""
+        loss = float(metrics)
         before = loss if self.average is None else self.average
         self.average = LOSS_MEMORY * before + (1 - LOSS_MEMORY) * loss
         super().step(self.average)
@@ -48,16 +51,20 @@ class LossPlateau(ReduceLROnPlateau):
 
 def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig, *, fused: bool) -> Optimizer:
     """The optimiser over the parameters, at the initial learning rate."""
-    shared = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, "fused": fused}
+    rate, decay = optim.learning_rate, optim.weight_decay
     if optim.optimizer == "sgd":
-        return SGD(parameters, momentum=optim.momentum, nesterov=optim.momentum > 0, **shared)
-    return (AdamW if optim.optimizer == "adam" else Adam)(parameters, **shared)
+        nesterov = optim.momentum > 0
+        return SGD(
+            parameters, lr=rate, momentum=optim.momentum, nesterov=nesterov, weight_decay=decay, fused=fused
+        )  # fmt: skip
+    kind = AdamW if optim.optimizer == "adam" else Adam
+    return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
 
 
 def build_scheduler(optimizer: Optimizer, optim: OptimConfig) -> LRScheduler | None:
     """The schedule, or None where the learning rate stays as it is."""
     if optim.scheduler == "multistep":
-        return MultiStepLR(optimizer, milestones=list(optim.steps), gamma=optim.factor)
+        return MultiStepLR(optimizer, milestones=list(optim.steps or ()), gamma=optim.factor)
     if optim.scheduler == "cosine":
         return CosineAnnealingLR(optimizer, T_max=optim.max_epochs)
     if optim.scheduler == "poly":

@@ -7,9 +7,10 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
@@ -22,6 +23,7 @@ from models.callbacks import AtomicCheckpointIO, OwnSignals, SkipFirstValidation
 from models.finite import EndWhereNotFinite
 from models.launcher import OwnDDP
 from models.profiling import StepProfiler
+from models.progress import EpochBar
 from utils.config import OptimConfig, RunConfig
 from utils.launch import slurm_tasks
 from utils.runtime import Runtime
@@ -57,7 +59,7 @@ def build_trainer(
         tensorboard: folder for training curves; None writes none.
         sync_batchnorm: batch normalisation over all processes.
     """
-    training = {}
+    training: dict[str, Any] = {}
     if optim is not None:
         training = {
             "max_epochs": optim.max_epochs,
@@ -79,7 +81,7 @@ def build_trainer(
         num_nodes=runtime.num_nodes,
         strategy=_strategy(runtime),
         precision=runtime.precision,
-        callbacks=[*callbacks, OwnSignals(), *([RichProgressBar()] if on_terminal else [])],
+        callbacks=[*callbacks, OwnSignals(), *([EpochBar()] if on_terminal else [])],
         enable_progress_bar=on_terminal,
         logger=TensorBoardLogger(tensorboard, name=None, version="tensorboard") if tensorboard else False,
         plugins=[AtomicCheckpointIO(), cluster_environment()],
@@ -88,7 +90,7 @@ def build_trainer(
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         sync_batchnorm=sync_batchnorm,
-        # The loaders deal the cases to the processes themselves.
+        # The loaders hand the cases to the processes themselves.
         use_distributed_sampler=False,
         # One validation case before the first epoch: a mistake there shows at once and not after hours.
         num_sanity_val_steps=1,

@@ -1,8 +1,9 @@
-"""The laws that hold the project together: who imports whom, file sizes, no unsafe loading."""
+"""The laws that hold the project together: who imports whom, sizes, docstrings, no unsafe loading."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,54 @@ def test_file_is_small_and_safe(path):
 def test_no_folder_shadows_an_importable_package():
     folders = {path.name for path in PROJECT.iterdir() if path.is_dir()}
     assert not folders & {"triton", "onnx", "lightning", "torch", "monai", "nvidia", "nibabel"}
+
+
+def _functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions and methods of a file with their dotted names, nested ones included."""
+    waiting: list[tuple[str, ast.AST]] = [("", ast.parse(path.read_text(encoding="utf-8")))]
+    while waiting:
+        prefix, parent = waiting.pop()
+        for node in ast.iter_child_nodes(parent):
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            waiting.append((f"{prefix}{node.name}." if named else prefix, node))
+            if isinstance(node, ast.FunctionDef):
+                yield f"{prefix}{node.name}", node
+
+
+def test_functions_fit_a_screen():
+    long = [
+        f"{path.relative_to(PROJECT)}: {name}"
+        for path in PRODUCT
+        for name, node in _functions(path)
+        if node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long
+
+
+def _without_docstring(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
+    """Public functions, classes and methods that say nothing."""
+    for child in node.body:
+        if isinstance(child, ast.If | ast.Try):
+            yield from _without_docstring(child, prefix)
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef) or child.name.startswith("_"):
+            continue
+        # An overload says no more than types; what it overloads says the rest.
+        if not ast.get_docstring(child) and "overload" not in map(ast.unparse, child.decorator_list):
+            yield f"{prefix}{child.name}"
+        # What a protocol asks for, its own docstring says.
+        if isinstance(child, ast.ClassDef) and "Protocol" not in map(ast.unparse, child.bases):
+            yield from _without_docstring(child, f"{prefix}{child.name}.")
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_public_names_have_docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or not tree.body, "the module says nothing"
+    assert not list(_without_docstring(tree))
+
+
+def test_no_test_imports_another():
+    for path in (PROJECT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not node.module.rpartition(".")[2].startswith("test_"), f"{path} imports {node.module}"

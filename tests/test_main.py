@@ -18,29 +18,12 @@ import torch
 import evaluate
 import main
 from data_preprocessing import case_restorer
+from tests.main_runs import TINY_NETWORK, command, outcome, run, weights
 from tests.tiny_task import Task, make_task
 from utils.errors import UserError, run_cli
 
 PROJECT = Path(main.__file__).resolve().parent
-TINY_NETWORK = ("--depth", "2", "--filters", "4", "8", "8")
 TRAINING = (*TINY_NETWORK, "--nfolds", "3", "--learning_rate", "0.01")
-
-
-def run(task: Task, results: Path, mode: str, *flags: str, data: Path | None = None) -> int:
-    return run_cli(lambda: main.main(command(task, results, mode, *flags, data=data)))
-
-
-def command(task: Task, results: Path, mode: str, *flags: str, data: Path | None = None) -> list[str]:
-    words = ["--exec_mode", mode, "--task", "77", "--data", str(data or task.results), "--results", str(results)]
-    return [*words, "--accelerator", "cpu", "--num_workers", "1", *flags]
-
-
-def outcome(results: Path) -> dict:
-    return json.loads((results / "run.json").read_text())["outcome"]
-
-
-def weights(results: Path) -> dict[str, torch.Tensor]:
-    return torch.load(results / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +150,7 @@ def test_killed_training_resumes_to_the_same_weights(task, tmp_path, kill_after)
             time.sleep(0.01)
     else:
         lines = iter(victim.stdout.readline, "")
-        next(line for line in lines if line.startswith("epoch 1"))
+        next(line for line in lines if line.startswith("epoch 2 of"))
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert run(task, tmp_path / "cut", "train", "--resume_training", *flags) == 0

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-import main
 from models.callbacks import EpochReport
+from tests.main_runs import TINY, checkpoint, history, train
 from tests.tiny_task import Task, make_task
-from utils.errors import run_cli
-
-TINY = ("--depth", "2", "--filters", "4", "8", "8", "--batches_per_epoch", "2")
-
-
-def train(task: Task, results: Path, *flags: str) -> int:
-    words = ["--task", "77", "--data", str(task.results), "--results", str(results), "--accelerator", "cpu"]
-    return run_cli(lambda: main.main([*words, "--num_workers", "1", *flags]))
-
-
-def checkpoint(results: Path) -> dict:
-    return torch.load(results / "checkpoints/last.ckpt", weights_only=True)
-
-
-def history(results: Path) -> list[dict]:
-    return checkpoint(results)["callbacks"]["EpochReport"]["history"]
 
 
 def stop_in_epoch_2(report, trainer, module) -> None:
@@ -71,7 +54,7 @@ def test_the_recipe_and_its_values_are_in_the_parameter_line(task, tmp_path):
 
 @pytest.mark.slow
 def test_training_ends_when_the_learning_rate_has_fallen(task, tmp_path):
-    # A loss that stands still: one epoch is borne, the next one drops the rate below its least.
+    # A loss that stands still: one epoch is tolerated, the next one drops the rate below its least.
     flags = ("--recipe", "paper", *TINY, "--lr_patience", "1", "--learning_rate", "4e-6", "--min_epochs", "1")
     assert train(task, tmp_path, *flags) == 0
     assert len(history(tmp_path)) == 3

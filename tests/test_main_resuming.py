@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_main import TINY_NETWORK, run, weights
+from tests.main_runs import TINY_NETWORK, history, run, weights
 from tests.tiny_task import Task, make_task, write_scan
 from utils.training_state import read_training_state
 
@@ -40,10 +40,6 @@ def trained(two_epochs, tmp_path) -> Iterator[Path]:
     yield two_epochs
     shutil.rmtree(two_epochs)
     shutil.copytree(tmp_path / "as it was", two_epochs)
-
-
-def history(results: Path) -> list[dict]:
-    return torch.load(results / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["EpochReport"]["history"]
 
 
 def test_resumed_training_takes_more_epochs_by_the_longer_schedule(task, trained, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import main
-from tests.test_main_recipes import TINY, checkpoint, history, train
+from tests.main_runs import TINY, checkpoint, history, train
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import run_cli
 

@@ -12,8 +12,8 @@ from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import read_meta
 from inference.predictor import Predictor
 from inference.preparing import prepare_scan, read_scan
-from tests.data_preprocessing.test_preprocessor import nearest, stripped, zscore
-from tests.models.test_checkpoint import save_ours
+from tests.data_preprocessing.builders import nearest, stripped, zscore
+from tests.models.checkpoints import save_ours
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import EXIT_USAGE
 from utils.files import read_json

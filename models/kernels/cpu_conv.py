@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class WinogradConv3d(nn.Conv3d):
         return _Convolution.apply(features, self.weight)
 
 
-def is_suited(layer: nn.Module) -> bool:
+def is_suited(layer: nn.Module) -> TypeGuard[nn.Conv3d]:
     """Whether WinogradConv3d can take its place: 3x3x3 at stride 1 and padding 1, and wide enough to gain."""
     if type(layer) is not nn.Conv3d or layer.bias is not None or min(layer.weight.shape[:2]) < LEAST_CHANNELS:
         return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -44,7 +44,7 @@ def normalise_and_activate(features: Tensor, weight: Tensor, bias: Tensor, *, ep
 
 class _NormActivation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
         out = torch.empty_like(features)
         statistics = []
         for sample, target in zip(features.split(1), out.split(1)):

@@ -114,9 +114,9 @@ def _grid(features: Tensor) -> _Grid:
 
 def _statistics(features: Tensor, grid: _Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Room for partial sums (N, P, 2, C) and for two statistics (N, C)."""
-    place = {"dtype": torch.float32, "device": features.device}
-    partial = torch.empty(grid.batch, grid.sharing, 2, grid.channels, **place)
-    return partial, *(torch.empty(grid.batch, grid.channels, **place) for _ in range(2))
+    partial = features.new_empty(grid.batch, grid.sharing, 2, grid.channels, dtype=torch.float32)
+    mean, rstd = features.new_empty(2, grid.batch, grid.channels, dtype=torch.float32).unbind()
+    return partial, mean, rstd
 
 
 @triton.jit

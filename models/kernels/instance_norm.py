@@ -1,8 +1,8 @@
 """Instance normalisation and LeakyReLU as one operator that keeps channels-last order.
 
 torch's own instance normalisation copies a channels-last input to contiguous order and leaves its output there, so that
-each convolution has to turn it back. On a GPU this operator runs the kernels of norm_kernels.py, on a CPU the operators
-of host_norm.py; elsewhere, and inside torch.compile (which fuses them), the same formulas in torch.
+each convolution has to turn it back. On a GPU this operator runs the kernels of gpu_norm.py, on a CPU the operators
+of cpu_norm.py; elsewhere, and inside torch.compile (which fuses them), the same formulas in torch.
 
 Shapes: N batch, C channels, D H W space (2D has no D).
 """
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from models.blocks import BasicBlock, ResidualBlock
 from models.kernels.cpu_norm import is_channels_last, normalise_and_activate
@@ -31,7 +32,7 @@ class NormLeakyReLU(nn.Module):
 
     def __init__(self, norm: nn.Module, negative_slope: float) -> None:
         super().__init__()
-        assert norm.affine and not norm.track_running_stats, norm
+        assert isinstance(norm, _InstanceNorm) and norm.affine and not norm.track_running_stats, norm
         self.weight, self.bias = norm.weight, norm.bias
         self.eps, self.negative_slope = norm.eps, negative_slope
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from data_loading import data_module
 from data_loading import sampling as order
 from data_loading.augment.presets import choose_preset
 from data_loading.data_module import DataModule, batch_spec
+from tests.data_loading.recorder import Recorder, trainer
 from tests.data_loading.shards import constant_cases, make_module, make_plan, write_case
 from utils.config import LoaderConfig
 from utils.errors import UserError
@@ -22,36 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
 PATCH = (4, 4, 4)
 NAMES = tuple(f"case{n}" for n in range(5))
-
-
-class Recorder(pl.LightningModule):
-    """Keeps what it is given; learns nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches: dict[int, list[torch.Tensor]] = {}
-        self.cases: list[str] = []
-
-    def training_step(self, batch: dict, index: int) -> torch.Tensor:
-        self.batches.setdefault(self.current_epoch, []).append(batch["image"].clone())
-        return self.weight * 1
-
-    def validation_step(self, batch: dict, index: int) -> None:
-        self.cases.append(batch["case"])
-
-    def predict_step(self, batch: dict, index: int) -> str:
-        return batch["case"]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(max_epochs: int) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=max_epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from data_loading import train_loader
 from data_loading.augment.presets import choose_preset
 from data_loading.sampling import BatchSpec, CaseShard, Place
 from data_loading.train_loader import TrainLoader
+from tests.data_loading.recorder import Recorder, trainer
 from tests.data_loading.shards import make_module, write_case
-from tests.data_loading.test_data_module import Recorder, trainer
 from utils.config import LoaderConfig
 
 PATCH = (6, 6, 8)

@@ -6,7 +6,7 @@ import pytest
 
 from data_preprocessing.planning.adapt import adapt_plan
 from data_preprocessing.planning.presets import MSD_TASKS
-from tests.data_preprocessing.planning.test_planner import dataset, fingerprint, plan
+from tests.data_preprocessing.planning.builders import dataset, fingerprint, plan
 from utils.config import ModelConfig
 from utils.errors import UserError
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_preprocessing.dataset.description_file import Dataset
 from data_preprocessing.planning.planner import PlanOptions, make_plan
-from tests.data_preprocessing.planning.test_planner import dataset
+from tests.data_preprocessing.planning.builders import dataset
 from utils.errors import UserError
 from utils.schema import FORMAT_VERSION, Fingerprint, LabelScheme, Plan
 

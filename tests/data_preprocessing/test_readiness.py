@@ -21,7 +21,7 @@ from data_preprocessing.readiness import (
     withdraw_mark,
 )
 from data_preprocessing.shards import list_cases, stamp_plan, stamp_sources, write_shard
-from tests.data_preprocessing.test_preprocessor import make_case, make_plan, random_image
+from tests.data_preprocessing.builders import make_case, make_plan, random_image
 from utils.errors import UserError
 
 PLAN = make_plan()

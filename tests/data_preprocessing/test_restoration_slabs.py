@@ -9,7 +9,7 @@ from data_preprocessing import resampling, restoration
 from data_preprocessing.preprocessor import preprocess_case
 from data_preprocessing.resampling import make_maps
 from data_preprocessing.restoration import SlabRestorer, restore_mask, restore_probabilities
-from tests.data_preprocessing.test_preprocessor import LABELS, make_case, make_plan
+from tests.data_preprocessing.builders import LABELS, make_case, make_plan
 from utils.schema import LabelScheme, Region
 
 REGIONS = LabelScheme(

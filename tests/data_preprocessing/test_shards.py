@@ -20,7 +20,7 @@ from data_preprocessing.shards import (
     stamp_sources,
     write_shard,
 )
-from tests.data_preprocessing.test_preprocessor import LABELS, make_case, make_plan, random_image
+from tests.data_preprocessing.builders import LABELS, make_case, make_plan, random_image
 from utils.errors import UserError
 from utils.schema import LabelScheme
 

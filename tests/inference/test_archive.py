@@ -16,7 +16,7 @@ from inference.decision import PostProcessing
 from inference.model import build_networks, checkpoint_bundle
 from inference.model_set import single_model
 from tests.models.builders import make_plan
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from utils.errors import UserError
 
 

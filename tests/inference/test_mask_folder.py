@@ -20,7 +20,7 @@ from inference.mask_stamps import MadeBy
 from inference.preparing import as_volume
 from inference.scans import Scan
 from tests.conftest import PROJECT
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from tests.scripts.trained import ORGAN_ONLY, PLANS, decide, masks, predict, train, write_scans
 from tests.tiny_task import write_scan
 from utils import locks, reserved

@@ -8,7 +8,7 @@ import torch
 from inference.model import build_networks, checkpoint_bundle, weight_bytes
 from models.acceleration import Acceleration
 from tests.models.builders import BRATS, make_plan, make_stage
-from tests.models.test_checkpoint import save_ours, save_reference
+from tests.models.checkpoints import save_ours, save_reference
 from utils.errors import UserError
 from utils.training_state import TrainingState, write_training_state
 

@@ -15,7 +15,7 @@ from inference.predictor import Predictor, window_batch
 from inference.preparing import as_volume
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage, with_spacing
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from utils.errors import UserError
 
 SPACING = (1.5, 1.0, 0.7)

@@ -11,7 +11,7 @@ import pytest
 from inference.decision import PostProcessing
 from inference.predictor import Predictor
 from inference.run import in_portions
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from tests.scripts.trained import PLANS, decide, masks, predict, train, write_scans
 from tests.tiny_task import write_scan
 

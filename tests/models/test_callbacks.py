@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 
+from models import callbacks
 from models.callbacks import (
     AtomicCheckpointIO,
     BenchmarkTimer,
@@ -24,6 +26,7 @@ from models.callbacks import (
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from models.prediction_sink import PredictionSink
+from models.progress import EpochBar
 from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError
 from utils.logger import NullLogger
@@ -34,7 +37,7 @@ TARGETS = ("anterior", "posterior")
 
 def fake_trainer(epoch: int) -> SimpleNamespace:
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
-    return SimpleNamespace(current_epoch=epoch, is_global_zero=True, optimizers=[optimizer])
+    return SimpleNamespace(current_epoch=epoch, max_epochs=4, is_global_zero=True, optimizers=[optimizer])
 
 
 def fake_module(loss: float, validation: ValidationResult | None) -> SimpleNamespace:
@@ -55,6 +58,31 @@ def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path
     assert again.history == report.history
     summary = again.summary()
     assert (summary["epochs"], summary["best_epoch"], summary["best_dice_posterior"]) == (3, 1, 0.7)
+
+
+def test_lines_say_which_epoch_of_how_many_and_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks, "write_progress", lambda *_: None)
+    # Epochs of 60, 100 and 60 s: one that is odd changes nothing.
+    monkeypatch.setattr(time, "perf_counter", iter((0.0, 0.0, 60.0, 60.0, 160.0, 160.0, 220.0, 220.0, 280.0)).__next__)
+    report, module = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS), fake_module(1.0, None)
+    for epoch in range(4):
+        report.on_train_epoch_start(fake_trainer(epoch), module)
+        report.on_train_epoch_end(fake_trainer(epoch), module)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:12] for line in lines] == [f"epoch {number} of 4" for number in (1, 2, 3, 4)]
+    assert [line.split("  ")[-1] for line in lines] == ["3 min left", "3 min left", "60 s left", "60.0 s"]
+
+
+def test_the_bar_says_the_same(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", iter((0.0, 0.0, 120.0, 120.0)).__next__)
+    monkeypatch.setattr(RichProgressBar, "on_train_epoch_start", lambda *_: None)
+    monkeypatch.setattr(RichProgressBar, "on_train_epoch_end", lambda *_: None)
+    bar = EpochBar()
+    bar._trainer = SimpleNamespace(max_epochs=30)
+    assert bar._get_train_description(0) == "epoch 1 of 30"
+    bar.on_train_epoch_start(None, None)
+    bar.on_train_epoch_end(None, None)
+    assert bar._get_train_description(1) == "epoch 2 of 30, 58 min left"
 
 
 def test_half_written_checkpoint_does_not_replace_a_whole_one(tmp_path, monkeypatch):
@@ -170,15 +198,17 @@ class TestPredictionSink:
         def slabs():
             for number in range(9):
                 made.append(number)
-                if number == 3:
-                    # Two wait and one is at hand; the fourth is made without any being taken.
+                if number == 2:
+                    # Two wait and one is at hand, without any being taken.
                     allowed.set()
                 yield torch.ones(1)
 
         def consume(case, slabs):
-            allowed.wait(10)
+            assert allowed.wait(10)
+            # Time for a maker that does not wait.
+            time.sleep(0.05)
+            assert len(made) == 3
             begun.set()
-            assert len(made) <= 4
             return None if len(list(slabs)) == 9 else 1 / 0
 
         self.run(consume, ["a"], slabs)

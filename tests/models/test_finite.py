@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import models.finite
 from models.finite import EndWhereNotFinite, weights_are_finite
 from models.trainer import build_trainer
-from tests.models.test_nn_unet import OPTIM, batches, cases, fit, make_module
+from tests.models.training import OPTIM, batches, cases, fit, make_module
 from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.runtime import Machine, choose_runtime
@@ -50,7 +50,7 @@ class Run:
 def test_a_loss_that_is_not_finite_ends_the_training_at_its_batch(value, place):
     losses = [1.0] * 8
     losses[place] = value
-    with pytest.raises(UserError, match=rf"epoch 4, at batch {place + 1}: the loss or its gradients are infinite"):
+    with pytest.raises(UserError, match=rf"epoch 5, at batch {place + 1}: the loss or its gradients are infinite"):
         Run().epoch(losses)
 
 
@@ -120,7 +120,7 @@ def test_last_ckpt_never_holds_them(tmp_path, monkeypatch, where):
     watch = EndWhereNotFinite()
     look = watch.on_train_batch_end
     monkeypatch.setattr(watch, "on_train_batch_end", lambda t, m, o, d, i: (spoil(o, d, i), look(t, m, o, d, i)))
-    with pytest.raises(UserError, match=f"epoch {epoch}, at batch {min(batch + 2, 3)}"):
+    with pytest.raises(UserError, match=f"epoch {epoch + 1}, at batch {min(batch + 2, 3)}"):
         fit(module, tmp_path, watch)
     assert (tmp_path / "last.ckpt").is_file() == (epoch > 0)
     if epoch:
@@ -146,5 +146,5 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training_before_its_check
     run.module.last_validation = SimpleNamespace(loss=1.0)
     run.watch.on_validation_end(run.trainer, run.module)
     run.module.last_validation = SimpleNamespace(loss=loss)
-    with pytest.raises(UserError, match=r"epoch 4: the loss of its validation cases .* No checkpoint was made"):
+    with pytest.raises(UserError, match=r"epoch 5: the loss of its validation cases .* No checkpoint was made"):
         run.watch.on_validation_end(run.trainer, run.module)

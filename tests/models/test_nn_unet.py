@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from torch.utils.data import DataLoader
+from pytorch_lightning.callbacks import Callback
 
 from models import inferer, streaming
 from models.callbacks import EpochReport
@@ -19,6 +16,7 @@ from models.checkpoint import load_for_inference
 from models.inferer import InferenceSettings, to_probabilities
 from models.nn_unet import NNUnet, uses_batch_dice
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
+from tests.models.training import OPTIM, cases, fit, make_module
 from utils.config import ModelConfig, OptimConfig
 
 # Lightning's advice about loaders, folders that exist and its own use of torch is not about this code.
@@ -26,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
 ]
-OPTIM = OptimConfig(max_epochs=3, min_epochs=1)
 FALLING = OptimConfig(
     max_epochs=9, min_epochs=1, scheduler="multistep", steps=(2,), factor=0.1, learning_rate=1e-6,
     min_learning_rate=5e-7,
@@ -55,53 +52,6 @@ class NullLogger:
 
 def rate_of(module: NNUnet) -> float:
     return module.trainer.optimizers[0].param_groups[0]["lr"]
-
-
-def make_module(optim: OptimConfig = OPTIM, dim: int = 3) -> NNUnet:
-    torch.manual_seed(0)
-    plan = make_plan(make_stage((8,) * dim))
-    model = ModelConfig(deep_supervision=True, deep_supr_num=1)
-    return NNUnet(plan=plan, model=model, optim=optim, inference=InferenceSettings())
-
-
-def batches(dim: int = 3) -> list[dict]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "image": torch.randn(2, 1, *(8,) * dim, generator=generator),
-            "label": torch.randint(0, 3, (2, 1, *(8,) * dim), generator=generator).to(torch.uint8),
-        }
-        for _ in range(3)
-    ]
-
-
-def cases() -> list[dict]:
-    generator = torch.Generator().manual_seed(2)
-    return [
-        {
-            "image": torch.randn(1, 1, 9, 8, 10, generator=generator),
-            "label": torch.randint(0, 3, (1, 1, 9, 8, 10), generator=generator).to(torch.uint8),
-            "case": f"case_{number}",
-        }
-        for number in range(2)
-    ]
-
-
-def fit(
-    module: NNUnet, folder: Path, *callbacks: Callback, epochs: int = 3, resume: Path | None = None, min_epochs: int = 1
-) -> None:
-    last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=epochs, min_epochs=min_epochs, logger=False,
-        callbacks=[*callbacks, last], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
-    )  # fmt: skip
-    trainer.fit(
-        module,
-        DataLoader(batches(module.plan.stage.dim), batch_size=None),
-        DataLoader(cases(), batch_size=None),
-        ckpt_path=resume,
-        weights_only=True,
-    )
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from cross_validation import fold_run, report, run
 from inference.saved import saved_member
 from tests.models.builders import make_plan
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 
 CASES = {"scan0", "scan1", "scan2", "scan3"}
 FILES = {f"{case}{suffix}" for case in CASES for suffix in (".nii.gz", ".npy")} | {"plan.json"}

@@ -9,7 +9,7 @@ import pytest
 from inference.archive import read_archive
 from scripts import export_model
 from tests.models.builders import make_plan
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from utils.errors import run_cli
 
 

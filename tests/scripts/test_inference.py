@@ -20,7 +20,7 @@ from models.averaging import mean_probabilities
 from scripts import export_model, inference
 from tests.conftest import PROJECT
 from tests.models.builders import TWO_CLASSES, make_plan, make_stage, with_spacing
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from tests.tiny_task import make_task, write_scan
 from utils.config import ModelConfig
 from utils.errors import run_cli

@@ -25,7 +25,7 @@ from inference.preparing import as_volume
 from models.inferer import InferenceSettings, predict_volume, to_probabilities
 from scripts import export_model
 from tests.models.builders import TWO_CLASSES, make_network, make_plan
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from tests.scripts.trained import (
     FULL,
     LOW,

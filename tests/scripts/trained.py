@@ -10,7 +10,7 @@ import numpy as np
 from inference.decision import Decision, DecisionMember, PostProcessing
 from scripts import inference
 from tests.models.builders import make_plan, make_stage, with_spacing
-from tests.models.test_checkpoint import save_ours
+from tests.models.checkpoints import save_ours
 from tests.tiny_task import write_scan
 from utils.errors import run_cli
 from utils.files import write_json

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_preprocessing.planning.plan_file import choose_plan, store_plan, withdraw_plan
-from tests.data_preprocessing.planning.test_planner import dataset, fingerprint, plan
+from tests.data_preprocessing.planning.builders import dataset, fingerprint, plan
 from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Plan

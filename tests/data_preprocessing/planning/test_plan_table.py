@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from data_preprocessing.planning.plan_table import LINE_WIDTH, plan_table
-from tests.data_preprocessing.planning.test_planner import dataset, plan
+from tests.data_preprocessing.planning.builders import dataset, plan
 
 
 def test_table_gives_every_number_with_its_reason():
