@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
 
 import cattrs
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from utils.disk import find_write_fault, name_fault
 from utils.errors import UserError
@@ -51,6 +51,14 @@ _converter.register_structure_hook_factory(
     dataclasses.is_dataclass,
     lambda cls: make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True),
 )
+
+
+def _dict_writer(cls: type) -> Callable[[Any], dict[str, Any]]:
+    later = (field.name for field in dataclasses.fields(cls) if field.metadata.get("omit_default"))
+    return make_dict_unstructure_fn(cls, _converter, **{name: override(omit_if_default=True) for name in later})
+
+
+_converter.register_unstructure_hook_factory(dataclasses.is_dataclass, _dict_writer)
 
 
 def to_dict(value: Any) -> dict:

@@ -9,12 +9,18 @@ tuples are in D, H, W order (depth first) of the working axes: the scan brought 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from utils.geometry import Geometry
+from utils.stage_plan import UNSAID, StagePlan
+
+__all__ = [
+    "FORMAT_VERSION", "PLANNERS", "SCHEMES", "CaseMeta", "ChannelPlan", "ChannelStatistics", "Fingerprint", "Fold",
+    "Geometry", "LabelScheme", "Plan", "Region", "Splits", "StagePlan", "check_version",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
-SCHEMES = ("ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1")
+SCHEMES = ("ct", "zscore", "zscore_crop", "zscore_mask", "none", "rescale_to_0_1", "rgb_to_0_1")
+PLANNERS = ("", "resenc_m", "resenc_l", "resenc_xl")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +83,13 @@ class LabelScheme:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChannelPlan:
-    """How one image channel is normalised: `ct` clips to [lower, upper] and uses mean and std of the data set's
-    foreground; `zscore` uses the case's own non-zero voxels, `rescale_to_0_1` its range, `rgb_to_0_1` divides by 255
-    and `none` changes nothing. These ignore the four numbers."""
+    """How one image channel is normalised.
+
+    `ct` clips to [lower, upper] and uses mean and std of the data set's foreground. The others ignore the four numbers.
+    Z-scores use a case's own voxels: `zscore` those of the channel that are not zero, `zscore_crop` all within the crop
+    and `zscore_mask` those where any channel is not zero, holes filled; outside of the mask is 0 then.
+    `rescale_to_0_1` uses the case's range, `rgb_to_0_1` divides by 255 and `none` changes nothing.
+    """
 
     name: str
     scheme: str
@@ -94,54 +104,6 @@ class ChannelPlan:
         statistics = (self.lower, self.upper, self.mean, self.std)
         if self.scheme == "ct" and (None in statistics or not self.std > 0 or not self.lower < self.upper):
             raise ValueError(f"channel {self.name!r}: ct needs lower < upper, mean and std > 0, got {statistics}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """One network and the grid that it works on.
-
-    `patch_size` has 3 entries (D, H, W) or 2 (H, W); every other per-axis tuple has as many. `spacing_mm` is the
-    target spacing; a 2D stage keeps each case's own spacing across slices. `strides[0]` is all ones; level i of the
-    U-Net has `filters[i]` features, is entered with `strides[i]` and convolves with `kernels[i]`.
-    """
-
-    name: str
-    patch_size: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    batch_size: int
-    strides: tuple[tuple[int, ...], ...]
-    kernels: tuple[tuple[int, ...], ...]
-    filters: tuple[int, ...]
-    batch_dice: bool = False
-    """3D: whether a patch shows so little of a scan that the data have a coarser stage too (for --batch_dice auto)."""
-
-    def __post_init__(self) -> None:
-        dim = len(self.patch_size)
-        if dim not in (2, 3) or len(self.spacing_mm) != dim or any(len(t) != dim for t in self.strides + self.kernels):
-            raise ValueError(f"stage {self.name!r}: patch, spacing, strides and kernels must all have 2 or 3 axes")
-        if not len(self.strides) == len(self.kernels) == len(self.filters) >= 2:
-            raise ValueError(f"stage {self.name!r}: strides, kernels and filters must have one entry per level (>= 2)")
-        if any(s != 1 for s in self.strides[0]):
-            raise ValueError(f"stage {self.name!r}: the first level is not strided, got {self.strides[0]}")
-        numbers = (*self.patch_size, *self.spacing_mm, *self.total_strides, *self.filters, self.batch_size)
-        if not all(number > 0 for number in numbers):
-            raise ValueError(f"stage {self.name!r}: sizes must be positive")
-        if not all(size > 0 and size % 2 for kernel in self.kernels for size in kernel):
-            raise ValueError(f"stage {self.name!r}: kernel sizes must be odd, got {self.kernels}")
-        if any(size % total for size, total in zip(self.patch_size, self.total_strides)):
-            raise ValueError(
-                f"stage {self.name!r}: patch {self.patch_size} is not divisible by its strides {self.total_strides}"
-            )
-
-    @property
-    def dim(self) -> int:
-        """2 or 3."""
-        return len(self.patch_size)
-
-    @property
-    def total_strides(self) -> tuple[int, ...]:
-        """Product of the strides per axis: input sizes must be divisible by it."""
-        return tuple(math.prod(axis) for axis in zip(*self.strides))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +129,10 @@ class Plan:
     class (`<case>_p.npy` holds its class indices)."""
     normalize_first: bool = False
     """Intensities are normalised before a scan is resampled (nnU-Net); false in plans from before this was a choice."""
+    planner: str = dataclasses.field(default="", metadata=UNSAID)
+    """Which of nnU-Net's planners for residual encoders chose patch, batch and network; empty for the default one."""
+    mirror_axes: tuple[int, ...] | None = dataclasses.field(default=None, metadata=UNSAID)
+    """Axes of the patch (0 is its first) that training flips and test-time augmentation may flip; None: all of them."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "plan")
@@ -176,6 +142,11 @@ class Plan:
             raise ValueError("a plan needs at least one channel")
         if self.origin not in ("preset", "auto"):
             raise ValueError(f"origin must be 'preset' or 'auto', got {self.origin!r}")
+        if self.planner not in PLANNERS:
+            raise ValueError(f"planner must be one of {', '.join(PLANNERS[1:])} or empty, got {self.planner!r}")
+        mirrored = self.mirror_axes or ()
+        if len(set(mirrored)) != len(mirrored) or not all(0 <= axis < self.stage.dim for axis in mirrored):
+            raise ValueError(f"mirror_axes must be different axes 0..{self.stage.dim - 1}, got {mirrored}")
 
     @property
     def image_channels(self) -> int:

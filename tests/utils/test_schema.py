@@ -195,3 +195,56 @@ def test_an_impossible_plan_is_refused(change):
 def test_a_fingerprint_describes_every_case():
     with pytest.raises(ValueError, match="per case"):
         dataclasses.replace(FINGERPRINT, cases=("a", "b"))
+
+
+def test_numbers_that_came_later_are_left_out_of_a_plan_that_has_none_of_them():
+    data = to_dict(PLAN)
+    assert not {"planner", "mirror_axes"} & set(data)
+    assert not {"decoder_kernels", "encoder_convs", "decoder_convs", "block"} & set(data["stage"])
+    assert from_dict(Plan, data, source="plan.json") == PLAN
+
+
+def test_numbers_that_came_later_are_kept():
+    stage = dataclasses.replace(
+        STAGE, decoder_kernels=((1, 3, 3), (3, 3, 3)), encoder_convs=(1, 3, 4), decoder_convs=(1, 1), block="residual"
+    )
+    plan = dataclasses.replace(PLAN, stage=stage, planner="resenc_m", mirror_axes=(1, 2))
+    data = to_dict(plan)
+    assert list(data["stage"]["encoder_convs"]) == [1, 3, 4] and list(data["mirror_axes"]) == [1, 2]
+    assert from_dict(Plan, data, source="plan.json") == plan
+    no_flips = dataclasses.replace(PLAN, mirror_axes=())
+    assert from_dict(Plan, to_dict(no_flips), source="plan.json") == no_flips
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"decoder_kernels": ((1, 3, 3),)}, "decoder_kernels must have 2 entries"),
+        ({"decoder_kernels": ((1, 2, 3), (3, 3, 3))}, "odd"),
+        ({"decoder_kernels": ((3, 3), (3, 3))}, "2 or 3 axes"),
+        ({"encoder_convs": (2, 2)}, "encoder_convs must have 3 entries"),
+        ({"decoder_convs": (2, 2, 2)}, "decoder_convs must have 2 entries"),
+        ({"decoder_convs": (0, 1)}, "positive"),
+        ({"block": "dense"}, "plain, residual"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        dataclasses.replace(STAGE, **changes)
+
+
+def test_a_decoder_step_convolves_with_the_kernel_of_the_level_below_unless_told():
+    assert STAGE.step_kernels == ((3, 3, 3),) * 2
+    kernels = ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+    assert dataclasses.replace(STAGE, kernels=kernels).step_kernels == kernels[1:]
+    assert dataclasses.replace(STAGE, kernels=kernels, decoder_kernels=kernels[:-1]).step_kernels == kernels[:-1]
+    assert (STAGE.level_convs, STAGE.step_convs) == ((2, 2, 2), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"planner": "big"}, "planner"), ({"mirror_axes": (3,)}, "0..2"), ({"mirror_axes": (1, 1)}, "0..2")],
+)
+def test_a_plan_names_planners_and_axes_that_there_are(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        dataclasses.replace(PLAN, **changes)
