@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problems:
         raise list_problems(
             f"{len(problems)} of {len(pairs)} predictions cannot be scored:", problems,
-            advice="Mend or remove them; nothing was written.",
+            advice="Correct or remove them; nothing was written.",
         )  # fmt: skip
     summary = summarise(scores, labels.target_names)
     write_results(config, csv_path, json_path, scores, summary)
@@ -108,9 +108,10 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
             raise UserError(f"{source} must be a dataset.json or plan.json")
         problems: list[str] = []
         is_plan = "stage" in content
-        labels = from_dict(Plan, content, source=str(source)).labels if is_plan else parse_labels(content, problems)
-        if labels is None:
-            raise list_problems(f"{source} does not name the labels:", problems, advice="Mend it or use --labels.")
+        named = from_dict(Plan, content, source=str(source)).labels if is_plan else parse_labels(content, problems)
+        if named is None:
+            raise list_problems(f"{source} does not name the labels:", problems, advice="Correct it or use --labels.")
+        labels = named
     return with_brats_regions(labels) if config.brats and not labels.regions else labels
 
 
@@ -173,11 +174,11 @@ def write_results(
 
 def table(summary: ScoreSummary) -> str:
     """The means as text: Dice and NSD in 0..1, HD95 in mm with the cases in which one mask is empty beside it."""
-    columns = {"Dice": [*summary.dice, summary.mean_dice]}
-    if summary.hd95_mm:
+    columns: dict[str, list[float] | list[int]] = {"Dice": [*summary.dice, summary.mean_dice]}
+    if summary.mean_hd95_mm is not None:
         columns["HD95 mm"] = [*summary.hd95_mm, summary.mean_hd95_mm]
         columns["missed"] = [*summary.unbounded, sum(summary.unbounded)]
-    if summary.nsd:
+    if summary.mean_nsd is not None:
         columns["NSD"] = [*summary.nsd, summary.mean_nsd]
     names = [*summary.targets, "mean"]
     width = max(len(name) for name in ("target", *names))

@@ -84,7 +84,7 @@ class Options:
         if self.cascade is not None and (self.dim == 2 or self.lowres or self.exec_mode != "training"):
             raise UserError("--cascade is for --dim 3 and --exec_mode training, without --lowres")
         if self.splits is not None and self.group_by is not None:
-            raise UserError("--splits and --group_by both deal the folds; give one of them")
+            raise UserError("--splits and --group_by both make the folds; give one of them")
 
     @property
     def root(self) -> Path:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_s = time.monotonic()
     options = parse(Options, argv, prog="preprocess.py")
     if options.cascade is not None:
-        return prepare_cascade(options)
+        return prepare_cascade(options, options.cascade)
     # Heavy imports wait until the options are known to be good.
     from data_preprocessing.outdated import load_current
     from utils.runs import require_writable
@@ -127,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _report(folder, options, statuses)
 
 
-def prepare_cascade(options: Options) -> int:
-    """Make the folder of a cascade's second stage from shards and masks."""
+def prepare_cascade(options: Options, masks: Path) -> int:
+    """Make the folder of a cascade's second stage from shards and the masks of its first stage."""
     from data_preprocessing.cascade import prepare_second_stage
     from utils.locks import folder_lock
     from utils.runs import prepare_folder
@@ -144,13 +144,13 @@ def prepare_cascade(options: Options) -> int:
         raise UserError(f"{options.root} holds no full-resolution shards; run first: {options.command}")
     folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
     with folder_lock(folder), Workers(options.n_jobs or num_cores()) as workers:
-        statuses = prepare_second_stage(options.root, options.cascade, folder, workers, overwrite=options.overwrite)
+        statuses = prepare_second_stage(options.root, masks, folder, workers, overwrite=options.overwrite)
     _write_record(folder, options, statuses, time.monotonic() - start_s)
     return _report(folder, options, statuses)
 
 
 def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
-    """Inspect, plan, deal the folds and write the training shards.
+    """Inspect, plan, split the cases into folds and write the training shards.
 
     Raises:
         UserError: there are no training cases, or some are faulty; nothing is written then.
@@ -194,7 +194,7 @@ def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
     Raises:
         UserError: the file or the pattern does not fit the cases.
     """
-    from data_preprocessing.planning.splits import deal_folds, find_groups, read_splits
+    from data_preprocessing.planning.splits import find_groups, read_splits, split_folds
 
     if options.splits is not None:
         if options.nfolds != DEFAULT_FOLDS:
@@ -205,8 +205,8 @@ def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
         units, name = len(find_groups(cases, options.group_by)), "patients"
     nfolds = min(options.nfolds, max(units, 2))
     if 2 <= units < options.nfolds:
-        _warn(f"{units} {name} make {nfolds} folds at most; dealt as with --nfolds {nfolds}")
-    return deal_folds(cases, nfolds, options.group_by)
+        _warn(f"{units} {name} make {nfolds} folds at most; split as with --nfolds {nfolds}")
+    return split_folds(cases, nfolds, options.group_by)
 
 
 def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -286,7 +286,7 @@ def _report(folder: Path, options: Options, statuses: Sequence[CaseStatus]) -> i
     failed = [f"{s.case}: {s.detail}" for s in statuses if s.status == "failed"]
     if failed:
         title = f"{len(failed)} of {len(statuses)} cases failed:"
-        advice = "Mend the cause and run the same command again; finished cases are kept."
+        advice = "Remove the cause and run the same command again; finished cases are kept."
         print(f"error: {list_problems(title, failed, advice=advice)}", file=sys.stderr)
     return EXIT_PARTIAL if failed else EXIT_OK
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from nvidia.dali.types import DALIDataType
 from torch import Tensor
 
 from data_loading.augment.cascade import one_hot
@@ -34,20 +35,20 @@ def read_patch(files: Sequence[str], start: DataNode, size: DataNode | Shape, di
 @pipeline_def
 def patch_pipeline(images: Sequence[str], starts: Iterator, *, spec: BatchSpec, device: str) -> DataNode:
     """Image patches (C, *patch) as they are stored; `starts` yields (N, 3) for each batch of files."""
-    start = fn.external_source(source=starts, batch=True, dtype=types.INT32, ndim=1)
+    start = fn.external_source(source=starts, batch=True, dtype=DALIDataType.INT32, ndim=1)
     image = read_patch(images, start, spec.box, len(spec.patch))
     return image.gpu() if device == "gpu" else image
 
 
 @pipeline_def
 def volume_pipeline(images: Sequence[str], *others: Sequence[str]) -> tuple[DataNode, ...]:
-    """File name, image (C, D, H, W) and the files of `others`, such as labels (1, D, H, W), on the host."""
+    """File name, image (C, D, H, W) and the files of `others`, such as labels (1, D, H, W), on the CPU."""
     image = fn.readers.numpy(files=images, name="image")
     return (fn.get_property(image, key="source_info"), image, *(fn.readers.numpy(files=files) for files in others))
 
 
 class VolumeLoader:
-    """Whole cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name} on the host.
+    """Whole cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name} on the CPU.
 
     Each process gets its share, nothing twice and nothing to fill up, so shares may differ by one case. The label
     is there when every shard has one.

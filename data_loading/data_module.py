@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 
 from data_loading.augment.presets import choose_preset
 from data_loading.sampling import BatchSpec, CaseShard, Place
+from utils.axes import triple
 from utils.config import LoaderConfig
 from utils.errors import UserError, list_problems
 from utils.schema import Plan
@@ -179,6 +180,7 @@ def find_shards(cases: ShardCases, *, channels: int, single_slice: bool, cascade
     for case in dict.fromkeys((*cases.train, *cases.val, *cases.predict)):
         image, label, foreground, previous = (cases.folder / f"{case}_{part}.npy" for part in ("x", "y", "fg", "p"))
         size = (None, None, None)
+        expected: dict[Path, tuple[type[np.generic], tuple[int | None, ...]]]
         expected = {image: (np.float32, (channels, *size))}
         if cascade:
             expected[previous] = (np.uint8, (1, *size))
@@ -196,7 +198,7 @@ def find_shards(cases: ShardCases, *, channels: int, single_slice: bool, cascade
         if volumes:
             shards[case] = CaseShard(
                 case=case, image=image, label=label if label in expected else None,
-                foreground=foreground if foreground in expected else None, shape=volumes.pop(),
+                foreground=foreground if foreground in expected else None, shape=triple(volumes.pop()),
                 previous=previous if cascade else None,
             )  # fmt: skip
     if problems:

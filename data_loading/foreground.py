@@ -41,7 +41,7 @@ class ForegroundRows:
         """n."""
         return self._length
 
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
+    def __getitem__(self, index: int | np.integer) -> NDArray[np.int32]:
         """Row `index`, (3,)."""
         with open(self._path, "rb", buffering=0) as file:
             file.seek(self._offset + int(index) * self._row_bytes)

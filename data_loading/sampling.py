@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.axes import triple
+
 Shape = tuple[int, int, int]
 
 
@@ -39,7 +41,7 @@ class Place:
     world_size: int = 1
     epoch: int = 0
     device_id: int | None = None
-    """Index of a CUDA device; None loads to the host."""
+    """Index of a CUDA device; None loads to the CPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class BatchSpec:
     @property
     def box(self) -> Shape:
         """The patch as a box of a volume: a 2D patch is one slice, (1, H, W)."""
-        return (1, *self.patch) if len(self.patch) == 2 else self.patch
+        return triple((1, *self.patch) if len(self.patch) == 2 else self.patch)
 
     @property
     def batch_size(self) -> int:

@@ -1,6 +1,6 @@
 """Training patches: the DALI pipeline of an epoch and the loader that goes from epoch to epoch.
 
-Order comes from order.py and boxes from boxes.py. A pipeline is built anew for each epoch, so that an epoch is a
+Order comes from sampling.py and boxes from cropping.py. A pipeline is built anew for each epoch, so that an epoch is a
 function of (seed, rank, epoch) and nothing else; the next one is built while the last batches of an epoch are used, so
 that nobody waits for it.
 
@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from nvidia.dali.types import DALIDataType
 from torch import Tensor
 
 from data_loading.augment.cascade import degrade, one_hot
@@ -52,11 +53,11 @@ def training_pipeline(
 
     The first of the classes is the label. Then come, as they move along with it, the previous stage's classes and the
     image's mask channels, which are not in the image any more (see `join_channels`).
-    `boxes` yields the columns of each batch of files (boxes.py, `box_batches`).
+    `boxes` yields the columns of each batch of files (cropping.py, `box_batches`).
     """
     names = columns_for(preset)
-    kinds = {"start": (types.INT32, 1), "size": (types.INT32, 1), "zoomed": (types.BOOL, 0)}
-    kinds |= {"rotated": (types.BOOL, 0), "matrix": (types.FLOAT, 2)}
+    kinds = {"start": (DALIDataType.INT32, 1), "size": (DALIDataType.INT32, 1), "zoomed": (DALIDataType.BOOL, 0)}
+    kinds |= {"rotated": (DALIDataType.BOOL, 0), "matrix": (DALIDataType.FLOAT, 2)}
     dtypes, ndims = zip(*(kinds[name] for name in names))
     nodes = fn.external_source(source=boxes, num_outputs=len(names), batch=True, dtype=list(dtypes), ndim=list(ndims))
     drawn = dict(zip(names, nodes))
@@ -67,7 +68,7 @@ def training_pipeline(
     num_intensities = spec.channels - spec.mask_channels
     if spec.mask_channels:
         masks = fn.slice(image, start=[num_intensities], shape=[spec.mask_channels], axes=[0])
-        classes.append(fn.cast(masks, dtype=types.UINT8))
+        classes.append(fn.cast(masks, dtype=DALIDataType.UINT8))
         image = fn.slice(image, start=[0], shape=[num_intensities], axes=[0])
     label = fn.cat(*classes, axis=0) if len(classes) > 1 else classes[0]
     if device == "gpu":
@@ -103,7 +104,7 @@ class TrainLoader:
     ) -> None:  # fmt: skip
         self.shards, self.spec, self.preset = tuple(shards), spec, preset
         self._place, self._num_threads, self._benchmark_batches = place, num_threads, benchmark_batches
-        self._foreground = [ForegroundRows(shard.foreground) for shard in self.shards]
+        self._foreground = [_foreground_of(shard) for shard in self.shards]
         self._last_epoch = last_epoch
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="next_epoch")
         self._next: tuple[Place, Future[_Epoch]] | None = None
@@ -165,8 +166,8 @@ class TrainLoader:
 
     def _begin(self, place: Place, length: int) -> _Epoch:
         """Build the pipeline of the epoch of `length` batches and let it begin."""
-        on_host, spec = place.device_id is None, self.spec
-        if not on_host:
+        on_cpu, spec = place.device_id is None, self.spec
+        if not on_cpu:
             # A thread of its own would take the first GPU.
             torch.cuda.set_device(place.device_id)
         cases = rank_cases(len(self.shards), spec.cases_per_batch, place, spec.per_epoch)
@@ -182,7 +183,7 @@ class TrainLoader:
                 previous=[str(shard.previous) for shard in files] if spec.previous_classes else (),
             ),
             box_batches(batches, self._box_drawer(np.random.default_rng(stream)), spec.box, self.preset),
-            spec=spec, preset=self.preset.geometry() if on_host else self.preset,
+            spec=spec, preset=self.preset.geometry() if on_cpu else self.preset,
             batch_size=spec.batch_size, seed=stream, **resources(place, self._num_threads),
         )  # fmt: skip
         return _Epoch(
@@ -216,3 +217,8 @@ def join_channels(image: Tensor, classes: Tensor, spec: BatchSpec, worsen: np.ra
             previous = degrade(previous, spec.previous_classes, worsen)
         parts.append(one_hot(previous, spec.previous_classes))
     return torch.cat(parts, dim=1) if len(parts) > 1 else image
+
+
+def _foreground_of(shard: CaseShard) -> ForegroundRows:
+    assert shard.foreground is not None, f"{shard.case} is no training case"
+    return ForegroundRows(shard.foreground)

@@ -16,6 +16,7 @@ import numpy as np
 from data_preprocessing.normalization import chunks, intensity_fault, normalize_channel
 from data_preprocessing.resampling import (
     Maps,
+    Shape,
     coarse_axis,
     make_maps,
     nearest_map,
@@ -24,6 +25,7 @@ from data_preprocessing.resampling import (
     resample_label,
     resampled_shape,
 )
+from utils.axes import triple
 from utils.errors import UserError
 from utils.nifti import Volume
 from utils.schema import FORMAT_VERSION, CaseMeta, ChannelPlan, Plan, StagePlan
@@ -75,7 +77,7 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         raise UserError(f"{files.image_path}: every voxel is zero; replace the file or leave the case out")
     crop = tuple(slice(*side) for side in box)
     image = image[(slice(None), *crop)]
-    spacing_mm = tuple(float(files.image.spacing_mm[axis]) for axis in plan.axes)
+    spacing_mm = triple(float(files.image.spacing_mm[axis]) for axis in plan.axes)
     target_mm = target_grid_mm(plan.stage, spacing_mm)
     shape = resampled_shape(image.shape[1:], spacing_mm, target_mm)
     coarse = coarse_axis(spacing_mm, target_mm)
@@ -95,7 +97,7 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
     meta = CaseMeta(
         version=FORMAT_VERSION, case=files.case, image=files.image_path, label=files.label_path,
         geometry=files.image.geometry, axes=plan.axes, spacing_mm=spacing_mm,
-        original_shape=tuple(files.image.array.shape[1 + axis] for axis in plan.axes), crop_box=box,
+        original_shape=triple(files.image.array.shape[1 + axis] for axis in plan.axes), crop_box=box,
         resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
         source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
         label_digest=files.label_digest,
@@ -167,11 +169,11 @@ def target_grid_mm(stage: StagePlan, spacing_mm: Sequence[float]) -> tuple[float
     return (*spacing_mm[: 3 - stage.dim], *stage.spacing_mm)
 
 
-def padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[Shape, Shape]:
     """Shape after padding to at least the patch, and how many voxels of it lie in front."""
     smallest = (1,) * (3 - len(patch_size)) + tuple(patch_size)
-    padded = tuple(max(n, least) for n, least in zip(shape, smallest))
-    return padded, tuple((total - n) // 2 for total, n in zip(padded, shape))
+    padded = triple(max(n, least) for n, least in zip(shape, smallest))
+    return padded, triple((total - n) // 2 for total, n in zip(padded, shape))
 
 
 def _nonzero_mask(image: np.ndarray, out: np.ndarray) -> None:
@@ -196,7 +198,7 @@ def native_label_classes(label: Volume, plan: Plan, *, source: str = "label") ->
     values, scheme = label.array, plan.labels
     classes = {value: k for k, value in enumerate(scheme.values)}
     if scheme.ignore_value is not None:
-        classes[scheme.ignore_value] = scheme.ignore_index
+        classes[scheme.ignore_value] = scheme.num_classes
     table = np.zeros(256, dtype=np.uint8)
     table[list(classes)] = list(classes.values())
     # Files mostly number their classes 0, 1, 2, ...: such parts are copied as they are.
@@ -212,6 +214,6 @@ def native_label_classes(label: Volume, plan: Plan, *, source: str = "label") ->
     if unknown:
         raise UserError(
             f"{source} holds the values {sorted(unknown)}; dataset.json knows {sorted(classes)}: "
-            "add them to its labels or mend the file"
+            "add them to its labels or correct the file"
         )
     return out

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from utils.axes import triple
+
 ANISOTROPY = 3.0
 """A grid is anisotropic when its largest spacing is more than this many times its smallest (nnU-Net)."""
 
@@ -74,6 +76,9 @@ class AxisMap:
 
 
 Maps = tuple[AxisMap, AxisMap, AxisMap]
+Shape = tuple[int, int, int]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""(start, stop) for each axis."""
 
 
 def nearest_map(n: int, m: int) -> AxisMap:
@@ -137,15 +142,15 @@ def coarse_axis(spacing_mm: Sequence[float], target_mm: Sequence[float]) -> int 
     return None
 
 
-def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, ...]:
+def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Shape:
     """Voxels at the target spacing: rounded to the nearest, at least one."""
-    return tuple(max(1, round(n * mm / target)) for n, mm, target in zip(shape, spacing_mm, target_mm))
+    return triple(max(1, round(n * mm / target)) for n, mm, target in zip(shape, spacing_mm, target_mm))
 
 
 def make_maps(shape: Sequence[int], new_shape: Sequence[int], *, cubic: bool, coarse: int | None) -> Maps:
     """The maps of the three axes: nearest across `coarse`, cubic or linear along the others, none where n == m."""
     smooth = cubic_map if cubic else linear_map
-    return tuple(
+    return triple(
         nearest_map(n, m) if axis == coarse or n == m else smooth(n, m)
         for axis, (n, m) in enumerate(zip(shape, new_shape))
     )
@@ -192,6 +197,7 @@ def resample_axis(array: np.ndarray, axis_map: AxisMap, axis: int) -> np.ndarray
     for start in range(0, axis_map.size_out, _BLOCK):
         stop = min(start + _BLOCK, axis_map.size_out)
         block, inputs = axis_map.restrict(start, stop)
+        assert block.weights is not None, "a part of a map with weights has some"
         if axis == 2:
             flat, flat_out = source.reshape(-1, source.shape[2]), target.reshape(-1, target.shape[2])
             np.matmul(flat[:, inputs], block.weights.T, out=flat_out[:, start:stop])
@@ -249,18 +255,17 @@ def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray) -> None
     in_plane = [axis_map.restrict(side.start, side.stop) for axis_map, side in zip(maps[1:], reached)]
     part = label[:, in_plane[0][1], in_plane[1][1]]
     part_maps = (maps[0], in_plane[0][0], in_plane[1][0])
-    best, winner = None, None
-    for k in np.flatnonzero(counts).tolist():
+    first, *others = np.flatnonzero(counts).tolist()
+    best = resample_slab(part == first, part_maps, slice(0, maps[0].size_out))
+    winner = np.full(best.shape, first, dtype=np.uint8)
+    for k in others:
         share = resample_slab(part == k, part_maps, slice(0, maps[0].size_out))
-        if best is None:
-            best, winner = share, np.full(share.shape, k, dtype=np.uint8)
-        else:
-            np.copyto(winner, k, where=share > best - _TIE)
-            np.maximum(best, share, out=best)
+        np.copyto(winner, k, where=share > best - _TIE)
+        np.maximum(best, share, out=best)
     out[:, reached[0], reached[1]] = winner
 
 
-def nonzero_box(mask: np.ndarray) -> tuple[tuple[int, int], ...] | None:
+def nonzero_box(mask: np.ndarray) -> Box | None:
     """(start, stop) per axis of the smallest box around non-zero voxels; None when every voxel is zero.
 
     `mask` is (D, H, W), or (C, D, H, W), where a voxel is non-zero if it is so in any channel.
@@ -277,4 +282,4 @@ def nonzero_box(mask: np.ndarray) -> tuple[tuple[int, int], ...] | None:
             used[2][:] |= plane.any(axis=0)
     if not used[0].any():
         return None
-    return tuple((int(axis.argmax()), int(len(axis) - axis[::-1].argmax())) for axis in used)
+    return triple((int(axis.argmax()), int(len(axis) - axis[::-1].argmax())) for axis in used)

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
+from utils.axes import triple
 from utils.pages import give_back_pages
 from utils.schema import CaseMeta, LabelScheme, Plan
 
@@ -50,7 +51,7 @@ def restore_probabilities(probabilities: np.ndarray, meta: CaseMeta, plan: Plan)
 
 def native_shape(meta: CaseMeta) -> tuple[int, int, int]:
     """Voxels of the scan along S, A, R."""
-    return tuple(meta.original_shape[meta.axes.index(axis)] for axis in range(3))
+    return triple(meta.original_shape[meta.axes.index(axis)] for axis in range(3))
 
 
 def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outputs: int) -> int:
@@ -82,7 +83,7 @@ class SlabRestorer:
         self._labels = plan.labels
         self._values = np.array(plan.labels.values, dtype=np.uint8)
         self._mask = np.full(native_shape(meta), self._values[0], dtype=np.uint8)
-        crop = tuple(slice(*side) for side in meta.crop_box)
+        crop = triple(slice(*side) for side in meta.crop_box)
         self._crop = self._mask.transpose(meta.axes)[crop]
         self._native = None
         if probabilities is not None:
@@ -143,7 +144,7 @@ class SlabRestorer:
         across, inputs = self._maps[0].restrict(slab.start, slab.stop)
         maps, part = (across, *self._maps[1:]), slice(inputs.start - self._first, inputs.stop - self._first)
         channels = (self._channel(k, part) for k in range(self._labels.num_outputs))
-        shares = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
+        shares: Iterator[np.ndarray] = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
         if self._native is not None:
             shares = _recorded(shares, self._native[:, slab])
         decide = _region_classes if self._labels.regions else _most_probable
@@ -189,8 +190,9 @@ def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndar
 
 def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
     """Class indices from the regions' probabilities, later regions over earlier ones."""
-    winner = None
+    winner: np.ndarray | None = None
     for region, share in zip(labels.regions, shares):
         winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
         np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
+    assert winner is not None, "there are regions"
     return winner

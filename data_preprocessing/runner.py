@@ -65,7 +65,7 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
             f"{faulty} of {len(cases)} cases of {dataset.folder} cannot be used; nothing was written:",
             problems,
             dataset.folder,
-            advice="Mend these files, or take the cases out of dataset.json, and run again; a repaired copy of what "
+            advice="Correct these files, or take the cases out of dataset.json, and run again; a repaired copy of what "
             f"can be repaired: python scripts/verify_dataset.py --data {dataset.folder} --fix FOLDER",
         )
     fingerprints = [i.fingerprint for i in inspections if i.fingerprint is not None]

@@ -92,7 +92,7 @@ def test_changed_plan_makes_all_shards_anew(task, capsys):
     assert np.load(task.results / "77_3d" / "scan0_x.npy").shape[0] == 2
 
 
-def test_added_case_is_planned_and_dealt_with_the_others(task):
+def test_added_case_is_planned_and_split_with_the_others(task):
     task.run()
     write_scan(task.folder / "imagesTr/new.nii.gz", np.ones(SHAPE_XYZ, np.float32))
     write_scan(task.folder / "labelsTr/new.nii.gz", np.ones(SHAPE_XYZ, np.uint8))

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from utils.config import Affinity
 
@@ -34,7 +35,7 @@ def choose_cores(mode: Affinity, topology: CpuTopology, local_rank: int, local_w
 
     `socket`: all of its GPU's socket. `single`: the first one of it. `single_unique`: one thread of a core
     that is no other process's. `socket_unique_interleaved` and `socket_unique_continuous`: an equal share of
-    the socket's cores with their siblings, dealt out in turn or in blocks. `disabled`: all there are. Shares
+    the socket's cores with their siblings, shared out in turn or in blocks. `disabled`: all there are. Shares
     are disjoint as long as a socket has as many cores as processes.
     """
     assert 0 <= local_rank < local_world_size
@@ -136,10 +137,11 @@ def read_topology(allowed: set[int], gpus: list[str], *, system: Path = SYSTEM) 
     numbers = sorted(node for node, cpus in nodes.items() if cpus)
     groups = [nodes[number] for number in numbers] or [allowed]
     homes = [_number(system / "bus/pci/devices" / gpu / "numa_node") for gpu in gpus]
-    known = bool(homes) and all(home in numbers for home in homes)
+    known = [numbers.index(home) for home in homes if home in numbers]
     return CpuTopology(
         sockets=tuple(_cores(cpus, system) for cpus in groups),
-        gpu_sockets=tuple(numbers.index(home) for home in homes) if known else (),
+        # Half an answer is none.
+        gpu_sockets=tuple(known) if len(known) == len(homes) else (),
     )
 
 
@@ -149,7 +151,8 @@ def gpu_addresses(count: int) -> list[str]:
 
     if not torch.cuda.is_available() or torch.cuda.device_count() < count:
         return []
-    cards = [torch.cuda.get_device_properties(index) for index in range(count)]
+    # torch's annotations do not know the addresses.
+    cards: list[Any] = [torch.cuda.get_device_properties(index) for index in range(count)]
     if not all(hasattr(card, "pci_bus_id") for card in cards):
         return []
     return [f"{card.pci_domain_id:04x}:{card.pci_bus_id:02x}:{card.pci_device_id:02x}.0" for card in cards]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.axes import triple
 from utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -89,9 +91,9 @@ def write_overlay(
     values = sorted({int(value) for mask in masks for value in np.unique(mask)} - {0})
     window = _window(image)
     for axes, axis, title in zip(figure.subplots(1, 3), range(3), ("axial", "coronal", "sagittal")):
-        volumes = (image, label, prediction)
-        planes = [None if volume is None else np.take(volume, cuts[axis], axis) for volume in volumes]
-        _draw_slice(axes, planes, values, window)
+        cut = functools.partial(np.take, indices=cuts[axis], axis=axis)
+        outlined = None if label is None else cut(label)
+        _draw_slice(axes, cut(image), outlined, cut(prediction), values=values, window=window)
         row_mm, column_mm = (spacing_mm[other] for other in range(3) if other != axis)
         axes.set_aspect(row_mm / column_mm)
         axes.set_title(f"{title}, slice {cuts[axis]}")
@@ -106,11 +108,13 @@ def foreground_slices(mask: np.ndarray) -> tuple[int, int, int]:
     for axis in range(3):
         counts = (mask > 0).sum(axis=tuple(a for a in range(3) if a != axis))
         cuts.append(int(counts.argmax()) if counts.any() else mask.shape[axis] // 2)
-    return tuple(cuts)
+    return triple(cuts)
 
 
-def _draw_slice(axes: Axes, planes: list[np.ndarray | None], values: list[int], window: tuple[float, float]) -> None:
-    image, label, prediction = planes
+def _draw_slice(
+    axes: Axes, image: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, *, values: list[int],
+    window: tuple[float, float],
+) -> None:  # fmt: skip
     # Rows run from inferior (or posterior) upwards, as in (S, A, R) order: the origin is below.
     axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", interpolation="nearest")
     filled = np.zeros((*prediction.shape, 4))

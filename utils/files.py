@@ -40,7 +40,7 @@ def _one_of(value: Any, kind: Any) -> Any:
     raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
 
 
-# cattrs would call int(2.7), bool("false") and str(None); a file with such a value is wrong and must not be mended.
+# cattrs would call int(2.7), bool("false") and str(None); a file with such a value is wrong and is refused.
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _converter.register_structure_hook(int, _strict((int,), "a whole number"))
 _converter.register_structure_hook(float, _strict((int, float), "a number"))
@@ -145,7 +145,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
                 os.close(os.dup(file.fileno()))
             except (OSError, RuntimeError) as error:
                 # numpy and torch say only that a write failed; the file itself says why.
-                fault = error if getattr(error, "errno", None) else find_write_fault(file)
+                fault = error if isinstance(error, OSError) and error.errno else find_write_fault(file)
                 if fault is None:
                     raise
                 raise name_fault(fault, file.fileno(), path) from error

@@ -15,12 +15,14 @@ import gzip
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
+from utils.axes import triple
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.nifti_header import (
@@ -76,7 +78,8 @@ def read_image(paths: Sequence[Path], *, tolerance_mm: float = GRID_TOLERANCE_MM
     Raises:
         UserError: a file is missing, truncated, no NIfTI, not 3D or 4D, or on another grid than the first.
     """
-    floats, first = [], None
+    floats: list[np.ndarray] = []
+    first: Geometry | None = None
     for path in map(Path, paths):
         stored = _read(path, first, tolerance_mm)
         geometry = stored.geometry
@@ -89,6 +92,7 @@ def read_image(paths: Sequence[Path], *, tolerance_mm: float = GRID_TOLERANCE_MM
         if distance_mm > allowed_mm(first.affine, tolerance_mm):
             raise UserError(f"{path} lies {distance_mm:.3g} mm off {paths[0]}; resample it to the same grid")
         floats.append(contiguous(scaled(stored) if stored.is_scaled else stored.array, np.dtype(np.float32)))
+    assert first is not None, "a case has at least one file"
     array = floats[0] if len(floats) == 1 else np.concatenate(floats)
     return Volume(array=array, spacing_mm=_spacing(first.affine), geometry=first)
 
@@ -123,21 +127,21 @@ def read_label(path: Path, like: Geometry | None = None, *, tolerance_mm: float 
 def working_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """Voxels and voxel size in mm along S, A, R of a file with this shape (x, y, z, ...) and matrix."""
     order, _ = _orientation(affine)
-    return tuple(int(shape[axis]) for axis in order), _spacing(affine)
+    return triple(int(shape[axis]) for axis in order), _spacing(affine)
 
 
 def to_working(array: np.ndarray, affine: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
     """View of (..., x, y, z) as (..., S, A, R) of the nearest RAS+ orientation: axes swapped and flipped."""
     order, flips = _orientation(affine)
     lead = tuple(range(array.ndim - 3))
-    return array.transpose(*lead, *(len(lead) + axis for axis in order))[(..., *flips)]
+    return array.transpose(*lead, *(len(lead) + axis for axis in order))[flips]
 
 
 def from_working(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """View of (..., S, A, R) as the (..., x, y, z) that is stored: the inverse of `to_working`."""
     order, flips = _orientation(geometry.affine)
     lead = tuple(range(array.ndim - 3))
-    return array[(..., *flips)].transpose(*lead, *(len(lead) + order.index(axis) for axis in range(3)))
+    return array[flips].transpose(*lead, *(len(lead) + order.index(axis) for axis in range(3)))
 
 
 def write_mask(path: Path, mask: np.ndarray, geometry: Geometry) -> None:
@@ -226,20 +230,20 @@ def _read(path: Path, like: Geometry | None = None, tolerance_mm: float = GRID_T
     return Stored(array=to_working(channels, geometry.affine), slope=slope, intercept=intercept, geometry=geometry)
 
 
-def _orientation(affine) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """For S, A, R: which stored axis runs along it, and whether that axis is read backwards."""
+def _orientation(affine) -> tuple[tuple[int, int, int], tuple[Any, ...]]:
+    """For S, A, R: which stored axis runs along it; and an index that reads those axes backwards which have to be."""
     return _orientation_of(np.ascontiguousarray(affine, float).tobytes())
 
 
 @functools.lru_cache(maxsize=1024)
-def _orientation_of(affine_bytes: bytes) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+def _orientation_of(affine_bytes: bytes) -> tuple[tuple[int, int, int], tuple[Any, ...]]:
     # A scan asks several times, its label again, and most scans of a data set lie alike.
     nearest = io_orientation(np.frombuffer(affine_bytes).reshape(4, 4))
-    order = tuple(int(np.flatnonzero(nearest[:, 0] == world)[0]) for world in (2, 1, 0))
-    return order, tuple(slice(None, None, int(nearest[axis, 1])) for axis in order)
+    order = triple(int(np.flatnonzero(nearest[:, 0] == world)[0]) for world in (2, 1, 0))
+    return order, (..., *(slice(None, None, int(nearest[axis, 1])) for axis in order))
 
 
 def _spacing(affine) -> tuple[float, float, float]:
     order, _ = _orientation(affine)
     sizes_mm = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
-    return tuple(float(sizes_mm[axis]) for axis in order)
+    return triple(float(sizes_mm[axis]) for axis in order)

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
+from utils.axes import triple
 from utils.errors import UserError
 from utils.geometry import Geometry, HeaderForms
 
@@ -182,16 +183,16 @@ def header_geometry(header: nib.Nifti1Header, path: Path) -> Geometry:
     # A form that is not made of numbers cannot be kept in JSON, and says nothing: it loses its code.
     is_whole = None not in (quaternion, offset, pixdim)
     return Geometry(
-        shape_xyz=scan_shape(header, path)[:3],
+        shape_xyz=triple(scan_shape(header, path)[:3]),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         qform_code=int(header["qform_code"]) if is_whole else 0,
         sform_code=int(header["sform_code"]) if None not in rows else 0,
         xyzt_units=int(header["xyzt_units"]),
         forms=HeaderForms(
-            pixdim=pixdim or (1.0, *np.linalg.norm(affine[:3, :3], axis=0).tolist()),
-            quaternion=quaternion or (0.0,) * 3,
-            offset=offset or (0.0,) * 3,
-            srow=tuple(row or (0.0,) * 4 for row in rows),
+            pixdim=_four(pixdim or (1.0, *np.linalg.norm(affine[:3, :3], axis=0).tolist())),
+            quaternion=triple(quaternion or (0.0,) * 3),
+            offset=triple(offset or (0.0,) * 3),
+            srow=tuple(_four(row or (0.0,) * 4) for row in rows),
         ),
     )
 
@@ -228,7 +229,7 @@ def both_affines(geometry: Geometry) -> tuple[np.ndarray, np.ndarray] | None:
     set_geometry(header, geometry)
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    return tuple(_in_mm(form, geometry.xyzt_units) for form in (header.get_qform(), header.get_sform()))
+    return _in_mm(header.get_qform(), geometry.xyzt_units), _in_mm(header.get_sform(), geometry.xyzt_units)
 
 
 def _mm_per_unit(xyzt_units: int) -> float:
@@ -242,6 +243,11 @@ def _in_mm(affine: np.ndarray, xyzt_units: int) -> np.ndarray:
 
 def _in_units(affine, xyzt_units: int) -> np.ndarray:
     return np.concatenate([np.asarray(affine, float)[:3] / _mm_per_unit(xyzt_units), [[0.0, 0, 0, 1]]])
+
+
+def _four(values: tuple[float, ...]) -> tuple[float, float, float, float]:
+    a, b, c, d = values
+    return a, b, c, d
 
 
 def _finite(values) -> tuple[float, ...] | None:

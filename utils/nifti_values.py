@@ -44,7 +44,7 @@ def read_scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
 
 def scaled(stored: Stored) -> np.ndarray:
     """float32(array * slope + intercept), computed in double precision one plane at a time to save memory."""
-    result = np.empty(stored.array.shape, np.float32)
+    result: np.ndarray = np.empty(stored.array.shape, np.float32)
     slope, intercept = np.float64(stored.slope), np.float64(stored.intercept)
     with np.errstate(over="ignore", invalid="ignore"):
         for plane in range(result.shape[1]):

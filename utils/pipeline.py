@@ -13,9 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-Case, Input, Slab, Result = TypeVar("Case"), TypeVar("Input"), TypeVar("Slab"), TypeVar("Result")
+Case = TypeVar("Case")
+Input = TypeVar("Input")
+Slab = TypeVar("Slab")
+Result = TypeVar("Result")
 
 AHEAD = 2
 """Cases that are read ahead, and slabs that wait for the writer."""
@@ -121,7 +124,7 @@ def run_pipeline(
 
 
 def _run_lane(pending: deque, stages: Stages, admit: Callable, finish: Callable[[int, Outcome], None]) -> None:
-    ahead: deque[tuple[int, Case, Future]] = deque()
+    ahead: deque[tuple[int, Any, Future]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
             while True:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from utils import runs
 from utils.config import RunConfig
 from utils.logger import open_logger
 from utils.runtime import Runtime
 
-METRICS = {
+METRICS: dict[str, tuple[str | None, Literal["MINIMIZE", "MAXIMIZE"] | None]] = {
     "train_loss": (None, "MINIMIZE"),
     "val_loss": (None, "MINIMIZE"),
     "dice": (None, "MAXIMIZE"),

@@ -18,6 +18,8 @@ from utils.throughput import environment, num_cores, peak_memory_bytes
 if TYPE_CHECKING:
     import torch
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""As Lightning calls it."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
 KEPT_BLOCK_BYTES = 1 << 30
@@ -48,7 +50,7 @@ class Runtime:
     strategy: Literal["auto", "ddp"]
     backend: Literal["nccl", "gloo"] | None
     """How processes talk to each other; None where there is only one."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Precision
     use_gpu: bool
     reason: str
     """Why this precision."""
@@ -149,7 +151,7 @@ def _use_gpu(hardware: HardwareConfig, machine: Machine) -> bool:
     return True
 
 
-def _precision(hardware: HardwareConfig, machine: Machine, use_gpu: bool) -> tuple[str, str, str | None]:
+def _precision(hardware: HardwareConfig, machine: Machine, use_gpu: bool) -> tuple[Precision, str, str | None]:
     """(Lightning's name, why, warning or None)."""
     fast_bf16 = (machine.capability or (0, 0)) >= BF16_CAPABILITY if use_gpu else machine.cpu_bf16
     if hardware.precision == "fp16":

@@ -101,8 +101,11 @@ class ChannelPlan:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(f"channel {self.name!r}: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
-        statistics = (self.lower, self.upper, self.mean, self.std)
-        if self.scheme == "ct" and (None in statistics or not self.std > 0 or not self.lower < self.upper):
+        if self.scheme == "ct" and (
+            self.lower is None or self.upper is None or self.mean is None or self.std is None
+            or not self.std > 0 or not self.lower < self.upper
+        ):  # fmt: skip
+            statistics = (self.lower, self.upper, self.mean, self.std)
             raise ValueError(f"channel {self.name!r}: ct needs lower < upper, mean and std > 0, got {statistics}")
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from utils.schema import LabelScheme
 
@@ -24,7 +25,7 @@ def dice_from_counts(counts: np.ndarray) -> np.ndarray:
     return np.divide(2 * true_positive, size, out=np.full_like(size, np.nan), where=size > 0)
 
 
-def finite_mean(values: Sequence[float] | np.ndarray, axis: int | None = None) -> np.ndarray:
+def finite_mean(values: ArrayLike, axis: int | None = None) -> np.ndarray:
     """Mean over the finite values (NaN: undefined, infinite: one mask empty); NaN where there is none."""
     array = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(array)
@@ -131,13 +132,18 @@ class ScoreSummary:
 def summarise(cases: Sequence[CaseScores], targets: Sequence[str]) -> ScoreSummary:
     """Pool the scores of at least one case; all cases carry the same kinds of scores."""
     dice = finite_mean([case.dice for case in cases], axis=0)
-    summary = {"dice": tuple(dice.tolist()), "mean_dice": float(finite_mean(dice))}
+    summary = ScoreSummary(
+        targets=tuple(targets), num_cases=len(cases), dice=tuple(dice.tolist()), mean_dice=float(finite_mean(dice))
+    )
     if cases[0].hd95_mm:
         distances = np.array([case.hd95_mm for case in cases])
         means = finite_mean(distances, axis=0)
-        summary |= {"hd95_mm": tuple(means.tolist()), "mean_hd95_mm": float(finite_mean(means))}
-        summary["unbounded"] = tuple(np.isinf(distances).sum(axis=0).tolist())
+        summary = dataclasses.replace(
+            summary,
+            hd95_mm=tuple(means.tolist()), mean_hd95_mm=float(finite_mean(means)),
+            unbounded=tuple(np.isinf(distances).sum(axis=0).tolist()),
+        )  # fmt: skip
     if cases[0].nsd:
         means = finite_mean([case.nsd for case in cases], axis=0)
-        summary |= {"nsd": tuple(means.tolist()), "mean_nsd": float(finite_mean(means))}
-    return ScoreSummary(targets=tuple(targets), num_cases=len(cases), **summary)
+        summary = dataclasses.replace(summary, nsd=tuple(means.tolist()), mean_nsd=float(finite_mean(means)))
+    return summary

@@ -77,7 +77,7 @@ def change_class(classes: Tensor, k: int, operator: str, radius: int) -> Tensor:
 
 def remove_component(classes: Tensor, k: int, rng: np.random.Generator, *, largest_share: float) -> Tensor:
     """(D, H, W) class indices without one connected component of class k (corners touch), if any is small enough."""
-    # Components are counted on the host: scipy's labelling has no counterpart in torch.
+    # Components are counted on the CPU: scipy's labelling has no counterpart in torch.
     components, count = ndimage.label((classes == k).cpu().numpy(), structure=np.ones((3,) * classes.ndim))
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     small = 1 + np.flatnonzero(sizes < largest_share * components.size)

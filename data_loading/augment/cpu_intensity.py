@@ -1,6 +1,6 @@
-"""Changes of intensities on the host, in torch and in place: what intensity.py does in DALI's graph on a GPU.
+"""Changes of intensities on the CPU, in torch and in place: what gpu_intensity.py does in DALI's graph on a GPU.
 
-Same numbers of the preset, same distributions, same order; a test holds both to the same rules. On the host DALI takes
+Same numbers of the preset, same distributions, same order; a test holds both to the same rules. On the CPU DALI takes
 ten times as long for noise and three to five times for gamma and contrast.
 
 Shapes: a patch is (C, D, H, W) or (C, H, W) float32, a channel is one of its (D, H, W) or (H, W).
@@ -14,14 +14,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from data_loading.augment.presets import SMALLEST_RANGE, Change, Preset
+from data_loading.augment.presets import SMALLEST_RANGE, Preset, RandomChange
 
 
 def change_intensities(image: Tensor, preset: Preset, generator: Generator) -> None:
-    """Change the patches of a batch (N, C, ...) as the preset says, in place.
+    """RandomChange the patches of a batch (N, C, ...) as the preset says, in place.
 
     Args:
-        image: float32 on the host.
+        image: float32 on the CPU.
         preset: what is done how often; its changes of geometry are left out.
         generator: source of all random numbers.
     """
@@ -42,7 +42,7 @@ def change_intensities(image: Tensor, preset: Preset, generator: Generator) -> N
             gamma(patch, preset.gamma, generator, inverted=False)
 
 
-def noise(patch: Tensor, change: Change, generator: Generator) -> None:
+def noise(patch: Tensor, change: RandomChange, generator: Generator) -> None:
     """Add normal noise of one standard deviation; every voxel of every channel has its own."""
     [deviation] = _strengths(change, 1, generator)
     drawn = torch.empty_like(patch[0])
@@ -50,7 +50,7 @@ def noise(patch: Tensor, change: Change, generator: Generator) -> None:
         channel.add_(drawn.normal_(generator=generator), alpha=deviation)
 
 
-def blur(patch: Tensor, change: Change, generator: Generator) -> None:
+def blur(patch: Tensor, change: RandomChange, generator: Generator) -> None:
     """Smooth with a Gaussian, of one width for all or of its own for each channel and axis; borders are mirrored."""
     if change.shared:
         widths = _strengths(change, 1, generator) * (patch.ndim - 1)
@@ -63,13 +63,13 @@ def blur(patch: Tensor, change: Change, generator: Generator) -> None:
             channel.copy_(smoothed)
 
 
-def brightness(patch: Tensor, change: Change, generator: Generator) -> None:
+def brightness(patch: Tensor, change: RandomChange, generator: Generator) -> None:
     """Multiply each channel by its own factor."""
     for channel, factor in zip(patch, _strengths(change, len(patch), generator)):
         channel.mul_(factor)
 
 
-def contrast(patch: Tensor, change: Change, generator: Generator) -> None:
+def contrast(patch: Tensor, change: RandomChange, generator: Generator) -> None:
     """Stretch each channel about its mean by its own factor, within the values that it had."""
     for channel, factor in zip(patch, _strengths(change, len(patch), generator)):
         low, high = torch.aminmax(channel)
@@ -77,7 +77,7 @@ def contrast(patch: Tensor, change: Change, generator: Generator) -> None:
         channel.mul_(factor).add_(offset).clamp_(low, high)
 
 
-def low_resolution(patch: Tensor, change: Change, generator: Generator, *, in_plane: bool) -> None:
+def low_resolution(patch: Tensor, change: RandomChange, generator: Generator, *, in_plane: bool) -> None:
     """Keep a share of a channel's voxels along each axis (in plane: not the first of three), and interpolate the rest.
 
     Every channel has its own coin and share; nearest voxels are kept, and interpolation is linear.
@@ -94,7 +94,7 @@ def low_resolution(patch: Tensor, change: Change, generator: Generator, *, in_pl
             channel.copy_(interpolate(small, size, mode=linear)[0, 0])
 
 
-def gamma(patch: Tensor, change: Change, generator: Generator, *, inverted: bool) -> None:
+def gamma(patch: Tensor, change: RandomChange, generator: Generator, *, inverted: bool) -> None:
     """Raise each channel to a power of its own, counted from its least value; mean and deviation stay as they were.
 
     `inverted` counts from the brightest voxel down, so that an exponent stretches the bright end in place of the dark.
@@ -141,8 +141,8 @@ def _drawn(probability: float, generator: Generator) -> bool:
     return torch.rand((), generator=generator).item() < probability
 
 
-def _strengths(change: Change, count: int, generator: Generator) -> list[float]:
-    """Drawn numbers, as `Change.draw` says."""
+def _strengths(change: RandomChange, count: int, generator: Generator) -> list[float]:
+    """Drawn numbers, as `RandomChange.draw` says."""
     low, high = change.bounds
     shares = torch.rand(count, generator=generator).tolist()
     if change.draw == "about_one":

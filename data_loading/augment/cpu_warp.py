@@ -1,4 +1,4 @@
-"""Looking up the voxels of rotated patches on the host, in torch: DALI's `warp_affine` takes four times as long there.
+"""Looking up the voxels of rotated patches on the CPU, in torch: DALI's `warp_affine` takes four times as long there.
 
 Shapes: C channels, D H W space; A axes that are mixed, the last two or three.
 """
@@ -60,7 +60,7 @@ def _positions(matrix: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def _look_up_nearest(padded: Tensor, positions: Tensor, *, out: Tensor) -> None:
     """Values at positions (A, ...), W first, of (C, ...) around which there is one voxel of padding on each side."""
-    index, stride = 0, 1
+    index, stride = torch.zeros((), dtype=torch.int32), 1
     for position, length in zip(positions, padded.shape[:0:-1]):
         voxel = position.floor_().add_(1).clamp_(0, length - 1).to(torch.int32)
         index, stride = index + voxel.mul_(stride), stride * length

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from data_loading.augment.presets import Change
+from data_loading.augment.presets import RandomChange
 
 SMOOTHNESS_VOXELS = (9.0, 13.0)
 """Standard deviation of the Gaussian that smooths the displacements. Source: nnU-Net v1."""
 
 
 def deform(
-    image: Tensor, label: Tensor, change: Change, *, in_plane: bool, generator: torch.Generator
+    image: Tensor, label: Tensor, change: RandomChange, *, in_plane: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Displace the voxels of some patches smoothly, image and label alike.
 
@@ -30,7 +30,7 @@ def deform(
         label: (N, 1, D, H, W) or (N, 1, H, W) uint8.
         change: how often, and the standard deviation of the displacement in voxels.
         in_plane: move all slices of a 3D patch alike, and not along D.
-        generator: source of the random numbers, on the host, so that CPU and GPU batches of one seed agree.
+        generator: source of the random numbers, on the CPU, so that CPU and GPU batches of one seed agree.
     """
     images, labels = list(image), list(label)
     for n, patch in enumerate(images):

@@ -1,11 +1,11 @@
 """The random changes of a training patch as one DALI graph, for every preset.
 
-On a GPU all of them are in the graph. On the host the graph has the geometry (`Preset.geometry`), and intensities are
-changed in the finished batch (host_intensity.py), where torch does it in place and several times faster.
+On a GPU all of them are in the graph. On the CPU the graph has the geometry (`Preset.geometry`), and intensities are
+changed in the finished batch (cpu_intensity.py), where torch does it in place and several times faster.
 
-The functions that do the work are in spatial.py and intensity.py. They are traced inside a pipeline with
+The functions that do the work are in spatial.py and gpu_intensity.py. They are traced inside a pipeline with
 `enable_conditionals=True`: an `if` on a drawn coin splits the batch, so what is not drawn is not computed, and what a
-preset never does is not in the graph. Coins and drawn numbers live on the host, because DALI takes conditions and
+preset never does is not in the graph. Coins and drawn numbers live on the CPU, because DALI takes conditions and
 named arguments from there; the voxels are where the image is.
 
 Shapes of one sample: image (C, D, H, W) float32, label (1, D, H, W) uint8; in 2D without D.
@@ -30,7 +30,7 @@ def augment(
     Args:
         image: what was read, of any size where it is zoomed or rotated.
         label: the same part of the label.
-        drawn: which samples are zoomed or rotated, and how: columns of boxes.py, which come with the preset's changes.
+        drawn: which samples are zoomed or rotated, and how: columns of cropping.py, as the preset changes.
         shape: (C, D, H, W) or (C, H, W) of the image's patch.
         preset: what is done how often.
     """

@@ -1,6 +1,6 @@
 """How often and how strongly training patches are changed: the choices of `--augment`, as plain numbers.
 
-A preset holds no code. What the numbers do is in boxes.py (place, zoom, rotation), spatial.py, intensity.py and
+A preset holds no code. What the numbers do is in cropping.py (place, zoom, rotation), spatial.py, gpu_intensity.py and
 elastic.py; all presets go through the same functions in the same order.
 """
 
@@ -18,7 +18,7 @@ SMALLEST_RANGE = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Change:
+class RandomChange:
     """One kind of random change: how often it happens to a patch, and how its strength is drawn from `bounds`.
 
     `draw` is one of
@@ -46,50 +46,54 @@ class Preset:
     """Probability that a patch is centred on a foreground voxel."""
     in_plane: bool = False
     """Zoom, rotation, elastic deformation and loss of resolution leave the first of three axes alone."""
-    zoom: Change = Change(bounds=(1.0, 1.0))
+    zoom: RandomChange = RandomChange(bounds=(1.0, 1.0))
     """Extent of what a patch shows, as a share of the patch: less than 1 magnifies."""
     cubic_zoom: bool = False
     """Cubic interpolation of a zoomed image, else linear."""
-    rotation: Change = Change()
+    rotation: RandomChange = RandomChange()
     """Degrees about each axis."""
     flip: float = 0.0
     """Probability of mirroring along each axis."""
-    noise: Change = Change()
+    noise: RandomChange = RandomChange()
     """Standard deviation of the noise."""
-    blur: Change = Change()
+    blur: RandomChange = RandomChange()
     """Standard deviation of the Gaussian, in voxels."""
-    brightness: Change = Change()
+    brightness: RandomChange = RandomChange()
     """Factor of the intensities."""
-    contrast: Change = Change()
+    contrast: RandomChange = RandomChange()
     """Factor of the intensities' distance from their mean."""
-    low_resolution: Change = Change()
+    low_resolution: RandomChange = RandomChange()
     """Share of the voxels that are kept along an axis, before the patch is brought back to its size."""
-    inverted_gamma: Change = Change()
+    inverted_gamma: RandomChange = RandomChange()
     """Exponent of the intensities, counted from the brightest voxel down."""
-    gamma: Change = Change()
+    gamma: RandomChange = RandomChange()
     """Exponent of the intensities, counted from the darkest voxel up."""
-    elastic: Change = Change()
+    elastic: RandomChange = RandomChange()
     """Standard deviation of the displacement, in voxels."""
     degraded: bool = True
-    """Whether the masks of a cascade's first stage are made worse (previous_stage.py)."""
+    """Whether the masks of a cascade's first stage are made worse (cascade.py)."""
 
     def geometry(self) -> Preset:
         """Without the changes of intensities."""
-        changes = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
-        return dataclasses.replace(self, **{name: Change() for name in changes})
+        never = RandomChange()
+        return dataclasses.replace(
+            self,
+            noise=never, blur=never, brightness=never, contrast=never, low_resolution=never, inverted_gamma=never,
+            gamma=never,
+        )  # fmt: skip
 
 
 UNCHANGED = Preset(degraded=False)
 """Exact parts of the volumes."""
 
 REFERENCE = Preset(
-    zoom=Change(probability=0.15, bounds=(0.7, 1.0)),
+    zoom=RandomChange(probability=0.15, bounds=(0.7, 1.0)),
     cubic_zoom=True,
     flip=0.5,
-    noise=Change(probability=0.15, bounds=(0.0, 0.33)),
-    blur=Change(probability=0.15, bounds=(0.5, 1.5), shared=True),
-    brightness=Change(probability=0.15, bounds=(0.7, 1.3)),
-    contrast=Change(probability=0.15, bounds=(0.65, 1.5)),
+    noise=RandomChange(probability=0.15, bounds=(0.0, 0.33)),
+    blur=RandomChange(probability=0.15, bounds=(0.5, 1.5), shared=True),
+    brightness=RandomChange(probability=0.15, bounds=(0.7, 1.3)),
+    contrast=RandomChange(probability=0.15, bounds=(0.65, 1.5)),
 )
 """Source: the NVIDIA reference, PyTorch/Segmentation/nnUNet, data_loading/dali_loader.py.
 
@@ -97,17 +101,17 @@ It draws one factor of brightness and contrast for all channels; here each chann
 """
 
 NNUNET = Preset(
-    zoom=Change(probability=0.2, bounds=(0.7, 1.4)),
-    rotation=Change(probability=0.2, bounds=(-30.0, 30.0)),
+    zoom=RandomChange(probability=0.2, bounds=(0.7, 1.4)),
+    rotation=RandomChange(probability=0.2, bounds=(-30.0, 30.0)),
     flip=0.5,
     # Called a variance in nnU-Net, and used as the deviation there.
-    noise=Change(probability=0.1, bounds=(0.0, 0.1)),
-    blur=Change(probability=0.2, bounds=(0.5, 1.0), channel_probability=0.5),
-    brightness=Change(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
-    contrast=Change(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
-    low_resolution=Change(probability=0.25, bounds=(0.5, 1.0), channel_probability=0.5),
-    inverted_gamma=Change(probability=0.1, bounds=(0.7, 1.5), draw="about_one"),
-    gamma=Change(probability=0.3, bounds=(0.7, 1.5), draw="about_one"),
+    noise=RandomChange(probability=0.1, bounds=(0.0, 0.1)),
+    blur=RandomChange(probability=0.2, bounds=(0.5, 1.0), channel_probability=0.5),
+    brightness=RandomChange(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
+    contrast=RandomChange(probability=0.15, bounds=(0.75, 1.25), draw="about_one"),
+    low_resolution=RandomChange(probability=0.25, bounds=(0.5, 1.0), channel_probability=0.5),
+    inverted_gamma=RandomChange(probability=0.1, bounds=(0.7, 1.5), draw="about_one"),
+    gamma=RandomChange(probability=0.3, bounds=(0.7, 1.5), draw="about_one"),
 )
 """Source: nnU-Net v2 (2.8.1), the default trainer's training transforms, for a 3D patch that is not anisotropic.
 
@@ -146,7 +150,7 @@ def choose_preset(
         preset,
         foreground=foreground,
         in_plane=preset.in_plane or len(patch) == 2,
-        elastic=Change(
+        elastic=RandomChange(
             probability=elastic_probability if name != "none" else 0.0, bounds=ELASTIC_STD_VOXELS, shared=True
         ),
     )

@@ -1,15 +1,17 @@
 """Changes of a patch's geometry as DALI graph functions: zoom, rotation, mirroring.
 
 Image and label are moved together. The image is interpolated; the label takes the nearest voxel's value, so no value
-is invented. Where a patch sticks out of the volume both are 0. Shapes as in augmentations.py.
+is invented. Where a patch sticks out of the volume both are 0. Shapes as in gpu_intensity.py.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
-from nvidia.dali import fn, types
+from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.types import DALIInterpType
 
 from data_loading.augment.cpu_warp import warp
 
@@ -19,10 +21,10 @@ def zoom(
 ) -> tuple[DataNode, DataNode]:
     """Enlarge or shrink to `size` where `zoomed`; other samples have that size already, or are rotated."""
     if zoomed:
-        kind = types.INTERP_CUBIC if cubic else types.INTERP_LINEAR
+        kind = DALIInterpType.INTERP_CUBIC if cubic else DALIInterpType.INTERP_LINEAR
         # As in a rotation: nothing is smoothed before it is shrunk.
-        image = fn.resize(image, size=size, interp_type=kind, antialias=False)
-        label = fn.resize(label, size=size, interp_type=types.INTERP_NN)
+        image = resize(image, size, kind, antialias=False)
+        label = resize(label, size, DALIInterpType.INTERP_NN)
     return image, label
 
 
@@ -31,32 +33,34 @@ def rotate(
 ) -> tuple[DataNode, DataNode]:
     """Rotate, and zoom in the same step, where `rotated`: linear for the image, nearest for the label.
 
-    `shape` is (C, D, H, W) or (C, H, W) of the patch; `matrix` is (2, 3) in plane, else (3, 4) (boxes.py).
+    `shape` is (C, D, H, W) or (C, H, W) of the patch; `matrix` is (2, 3) in plane, else (3, 4) (cropping.py).
     """
-    look_up = look_up_on_gpu if image.device == "gpu" else look_up_on_host
+    look_up = look_up_on_gpu if image.device == "gpu" else look_up_on_cpu
     if rotated:
         image, label = look_up(image, label, matrix=matrix, shape=shape, in_plane=in_plane)
     return image, label
 
 
-def look_up_on_host(
+def look_up_on_cpu(
     image: DataNode, label: DataNode, *, matrix: DataNode, shape: tuple[int, ...], in_plane: bool
 ) -> tuple[DataNode, DataNode]:
     """Patches from the positions of the box that the matrix gives, by torch."""
     layout = "CDHW" if len(shape) == 4 else "CHW"
-    image, label = fn.python_function(
+    # It is typed as if it might return a single node, or none.
+    looked_up: Any = fn.python_function(
         image, label, matrix,
         function=functools.partial(warp, size=shape[1:]), num_outputs=2, output_layouts=[layout, layout],
     )  # fmt: skip
+    image, label = looked_up
     return image, label
 
 
 def look_up_on_gpu(
     image: DataNode, label: DataNode, *, matrix: DataNode, shape: tuple[int, ...], in_plane: bool
 ) -> tuple[DataNode, DataNode]:
-    """Patches from the positions of the box that the matrix gives, by DALI, which can do it on the host too."""
-    image = _look_up(image, matrix, shape, in_plane, types.INTERP_LINEAR)
-    label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, types.INTERP_NN)
+    """Patches from the positions of the box that the matrix gives, by DALI, which can do it on the CPU too."""
+    image = _look_up(image, matrix, shape, in_plane, DALIInterpType.INTERP_LINEAR)
+    label = _look_up(label, matrix, (-1, *shape[1:]), in_plane, DALIInterpType.INTERP_NN)
     return image, label
 
 
@@ -66,12 +70,22 @@ def flip(image: DataNode, label: DataNode, *, dim: int, probability: float) -> t
     Patches without a flip are copied: they are one in eight, and parting the batch would cost more.
     """
     axes = ("horizontal", "vertical", "depthwise")[:dim]
-    flags = {axis: fn.random.coin_flip(probability=probability) for axis in axes}
+    flags: dict[str, Any] = {axis: fn.random.coin_flip(probability=probability) for axis in axes}
     return fn.flip(image, **flags), fn.flip(label, **flags)
 
 
+def resize(
+    voxels: DataNode, size: tuple[int, ...] | DataNode, interpolation: DALIInterpType, *, antialias: bool = True
+) -> DataNode:
+    """Voxels (C, D, H, W) or (C, H, W) brought to `size`."""
+    # It is typed as if it might return several nodes, or none.
+    resized: Any = fn.resize(voxels, size=size, interp_type=interpolation, antialias=antialias)
+    node: DataNode = resized
+    return node
+
+
 def _look_up(
-    voxels: DataNode, matrix: DataNode, shape: tuple[int, ...], in_plane: bool, interpolation: types.DALIInterpType
+    voxels: DataNode, matrix: DataNode, shape: tuple[int, ...], in_plane: bool, interpolation: DALIInterpType
 ) -> DataNode:
     """Patch voxels from the positions of the box that the matrix gives.
 

@@ -25,11 +25,11 @@ def read_case(
     files: CaseFiles, *, tolerance_mm: float = GRID_TOLERANCE_MM
 ) -> tuple[Volume | None, Volume | None, list[Finding]]:
     """Image, label, and what kept either from being read (None then; the label is also None where there is none)."""
-    findings = [_finding(files, "file", f"{path} does not exist") for path in missing_files([files])]
-    missing = set(missing_files([files]))
+    missing = missing_files([files])
+    findings = [_finding(files, "file", f"{path} does not exist") for path in missing]
 
     def attempt(read: Callable[[], R], paths: set[Path]) -> R | None:
-        if missing & paths:
+        if paths.intersection(missing):
             return None
         try:
             return read()
@@ -43,9 +43,10 @@ def read_case(
 
     image = attempt(lambda: read_image(files.images, tolerance_mm=tolerance_mm), set(files.images))
     label = None
-    if files.label is not None:
+    path = files.label
+    if path is not None:
         like = None if image is None else image.geometry
-        label = attempt(lambda: read_label(files.label, like, tolerance_mm=tolerance_mm), {files.label})
+        label = attempt(lambda: read_label(path, like, tolerance_mm=tolerance_mm), {path})
     return image, label, findings
 
 
@@ -72,7 +73,8 @@ def check_case(
     if image is not None and label is not None:
         messages += [("grid", f"{files.label} {text}") for text in _grid_faults(image, label, tolerance_mm)]
     if label is not None:
-        known = sorted({*dataset.labels.values, dataset.labels.ignore_value} - {None})
+        ignored = dataset.labels.ignore_value
+        known = sorted({*dataset.labels.values, *(() if ignored is None else (ignored,))})
         unknown = np.setdiff1d(distinct_values(label.array), known)
         if unknown.size:
             shown = ", ".join(map(str, unknown[:10]))
@@ -89,8 +91,8 @@ def is_reoriented(label: Volume, image: Volume, tolerance_mm: float = GRID_TOLER
     """Whether two scans cover the same voxel positions, perhaps with their axes stored in another order."""
     if label.array.shape[-3:] != image.array.shape[-3:]:
         return False
-    grids = [_ras_affine(volume.geometry) for volume in (label, image)]
-    return grid_difference_mm(*grids, label.array.shape[:-4:-1]) <= allowed_mm(grids[1], tolerance_mm)
+    here, there = (_ras_affine(volume.geometry) for volume in (label, image))
+    return grid_difference_mm(here, there, label.array.shape[:-4:-1]) <= allowed_mm(there, tolerance_mm)
 
 
 def _ras_affine(geometry: Geometry) -> np.ndarray:

@@ -97,7 +97,7 @@ def _parse_description(folder: Path, *, tolerate: bool) -> Description:
     problems: list[str] = []
     channels = _parse_channels(content, problems)
     labels = parse_labels(content, problems)
-    sections = {}
+    sections: dict[str, tuple[CaseFiles, ...]] = {}
     entries: list[Finding] = []
     for section in ("training", "test"):
         sections[section] = ()

@@ -38,14 +38,15 @@ def pair(images: Sequence[Scan], labels: Sequence[Scan], problems: list[str]) ->
         rule = _rule_of(images[0].key, labels[0].key)
         name = plain_name(PurePosixPath(_core(images[0].key, *rule.image) or images[0].key).name)
         return [CaseFiles(case=name, images=images[0].paths, label=labels[0].paths[0])], rule
-    rule = _best_rule([scan.key for scan in images], [scan.key for scan in labels])
-    if rule is None:
+    best = _best_rule([scan.key for scan in images], [scan.key for scan in labels])
+    if best is None:
         if images and labels:
             problems.append(
                 f"images ({images[0].key}, ...) and labels ({labels[0].key}, ...) cannot be paired by their names "
                 "without doubt; give patterns with {case}, such as --images 'scans/{case}_img.nii.gz'"
             )
         return [], Rule()
+    rule = best
     by_case = {_core(scan.key, *rule.label) or scan.key: scan for scan in labels}
     cases = [(_core(scan.key, *rule.image) or scan.key, scan) for scan in images]
     problems += [f"{scan.paths[0]} has no label" for case, scan in cases if case not in by_case]

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
+from utils.axes import triple
 from utils.errors import UserError
 from utils.nifti import write_volume
 from utils.schema import Geometry
@@ -173,7 +174,7 @@ def _geometry(shape: np.ndarray, spacing_mm: np.ndarray, orientation: str, *, or
     affine = (ras @ inv_ornt_aff(change, shape_ras)).astype(np.float32)
     qform_code, sform_code, units = _SCANNER_UNITS
     return Geometry(
-        shape_xyz=tuple(stored),
+        shape_xyz=triple(stored),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         qform_code=qform_code,
         sform_code=sform_code,

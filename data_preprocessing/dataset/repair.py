@@ -21,7 +21,7 @@ from data_preprocessing.dataset.findings import problems_of
 from data_preprocessing.dataset.verification import CaseSurvey, find_duplicates
 from data_preprocessing.dataset.writing import list_cases, name_labels
 from data_preprocessing.runner import source_files
-from utils.errors import UserError
+from utils.errors import UserError, describe_error
 from utils.files import new_folder, write_json
 from utils.nifti import (
     GRID_TOLERANCE_MM,
@@ -67,7 +67,7 @@ def write_repaired_copy(
     *,
     tolerance_mm: float = GRID_TOLERANCE_MM,
 ) -> list[CaseRepair]:
-    """Write the data set with its faulty cases mended or left out, and a dataset.json of what is there.
+    """Write the data set with its faulty cases repaired or left out, and a dataset.json of what is there.
 
     Of cases with the same name or the same voxels the first is kept.
 
@@ -75,13 +75,38 @@ def write_repaired_copy(
         description: of the source.
         surveys: of all its cases, training before test, as `survey_cases` gives them.
         target: the new data set's folder; it appears when all is written.
-        workers: the processes that mend.
+        workers: the processes that repair.
         tolerance_mm: as the surveys were made with.
 
     Raises:
         UserError: no case can be used, or the disk is full.
     """
     dataset = description.dataset
+    cases, split = (*dataset.training, *dataset.test), len(dataset.training)
+    repairs, faulty = _sort_out(dataset, surveys)
+    with new_folder(target) as folder:
+        repair = functools.partial(
+            repair_case, dataset=dataclasses.replace(dataset, training=(), test=()), output=folder,
+            tolerance_mm=tolerance_mm,
+        )  # fmt: skip
+        repairs |= dict(zip(faulty, workers.map(repair, [cases[index] for index in faulty], title="repair")))
+        for index, files in enumerate(cases):
+            if index not in repairs:
+                repairs[index] = copy_case(files, dataset.folder, folder)
+        ordered = [repairs[index] for index in range(len(cases))]
+        if all(case.left_out for case in ordered):
+            raise UserError(f"none of the {len(cases)} cases of {dataset.folder} can be repaired; nothing was written")
+        training, test = ([r.files for r in part if not r.left_out] for part in (ordered[:split], ordered[split:]))
+        content = name_labels(description.content, sorted({value for case in ordered for value in case.label_values}))
+        write_json(list_cases(content, dataset.folder, training=training, test=test), folder / DESCRIPTION)
+    return ordered
+
+
+def _sort_out(dataset: Dataset, surveys: Sequence[CaseSurvey]) -> tuple[dict[int, CaseRepair], list[int]]:
+    """Cases that are left out as an earlier one has their name or voxels, and the faulty ones of the others.
+
+    Cases are counted through training and test.
+    """
     sections = ("training",) * len(dataset.training) + ("test",) * len(dataset.test)
     repairs: dict[int, CaseRepair] = {}
     named: dict[tuple[str, str], int] = {}
@@ -93,41 +118,22 @@ def write_repaired_copy(
     for twin in find_duplicates([surveys[index] for index in sorted(named.values(), key=lambda i: (i in faulty, i))]):
         index = named[twin.section, twin.case]
         repairs[index] = CaseRepair(files=cases[index], left_out=twin.message)
-    with new_folder(target) as folder:
-        mend = functools.partial(
-            repair_case, dataset=dataclasses.replace(dataset, training=(), test=()), output=folder,
-            tolerance_mm=tolerance_mm,
-        )  # fmt: skip
-        mended = sorted(faulty - set(repairs))
-        repairs |= dict(zip(mended, workers.map(mend, [cases[index] for index in mended], title="repair")))
-        for index, files in enumerate(cases):
-            if index not in repairs:
-                repairs[index] = copy_case(files, dataset.folder, folder)
-        ordered = [repairs[index] for index in range(len(cases))]
-        if all(repair.left_out for repair in ordered):
-            raise UserError(f"none of the {len(cases)} cases of {dataset.folder} can be repaired; nothing was written")
-        split = len(dataset.training)
-        kept = [[r.files for r in part if not r.left_out] for part in (ordered[:split], ordered[split:])]
-        values = sorted({value for repair in ordered for value in repair.label_values})
-        named = name_labels(description.content, values)
-        write_json(list_cases(named, dataset.folder, training=kept[0], test=kept[1]), folder / DESCRIPTION)
-    return ordered
+    return repairs, sorted(faulty - set(repairs))
 
 
 def repair_case(files: CaseFiles, *, dataset: Dataset, output: Path, tolerance_mm: float) -> CaseRepair:
-    """Mend one case and write its files below `output`, at the places that they have in the data set's folder."""
+    """Repair one case and write its files below `output`, at the places that they have in the data set's folder."""
     changes: list[str] = []
     try:
-        image = _mend_image(read_image(files.images, tolerance_mm=tolerance_mm), changes)
+        image = _repair_image(read_image(files.images, tolerance_mm=tolerance_mm), changes)
         image_changes = len(changes)
-        label = None if files.label is None else _mend_label(files.label, image, changes, tolerance_mm)
+        label = None if files.label is None else _repair_label(files.label, image, changes, tolerance_mm)
         label_changes = len(changes) - image_changes
         unknown = () if label is None else _unnamed(label.array, dataset.labels)
         named = dataclasses.replace(dataset, labels=_with_values(dataset.labels, unknown))
         faults = check_case(files, image, label, named, tolerance_mm=tolerance_mm)
     except Exception as error:  # A file that cannot be read leaves its case out, and the others go on.
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return CaseRepair(files=files, left_out=message)
+        return CaseRepair(files=files, left_out=describe_error(error))
     if faults:
         return CaseRepair(files=files, left_out="; ".join(fault.message for fault in faults))
     for path in files.images if not image_changes else ():
@@ -135,10 +141,11 @@ def repair_case(files: CaseFiles, *, dataset: Dataset, output: Path, tolerance_m
     for index, path in enumerate(files.images if image_changes else ()):
         array = image.array[index] if len(files.images) > 1 or len(image.array) == 1 else image.array
         write_volume(_place(path, dataset.folder, output), array, image.geometry)
-    if label is not None and label_changes:
-        write_volume(_place(files.label, dataset.folder, output), label.array.astype(np.uint8), label.geometry)
-    elif label is not None:
-        copy_file(files.label, dataset.folder, output)
+    if label is not None and files.label is not None:
+        if label_changes:
+            write_volume(_place(files.label, dataset.folder, output), label.array.astype(np.uint8), label.geometry)
+        else:
+            copy_file(files.label, dataset.folder, output)
     if unknown:
         changes.append(f"label: values {_listed(unknown)} named in {DESCRIPTION}")
     return CaseRepair(files=files, changes=tuple(changes), label_values=unknown)
@@ -156,7 +163,7 @@ def copy_file(path: Path, folder: Path, output: Path) -> None:
     shutil.copyfile(path, _place(path, folder, output))
 
 
-def _mend_image(image: Volume, changes: list[str]) -> Volume:
+def _repair_image(image: Volume, changes: list[str]) -> Volume:
     odd = ~np.isfinite(image.array)
     if not odd.any():
         return image
@@ -164,7 +171,7 @@ def _mend_image(image: Volume, changes: list[str]) -> Volume:
     return dataclasses.replace(image, array=np.where(odd, np.float32(0), image.array))
 
 
-def _mend_label(path: Path, image: Volume, changes: list[str], tolerance_mm: float) -> Volume:
+def _repair_label(path: Path, image: Volume, changes: list[str], tolerance_mm: float) -> Volume:
     try:
         label = read_label(path, image.geometry, tolerance_mm=tolerance_mm)
     except UserError as fault:

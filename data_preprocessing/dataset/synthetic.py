@@ -13,6 +13,7 @@ from data_preprocessing.planning.presets import MSD_TASKS
 from data_preprocessing.planning.topology import plan_topology
 from data_preprocessing.preprocessor import PreprocessedCase
 from data_preprocessing.shards import stamp_plan, write_shard
+from utils.axes import triple
 from utils.errors import UserError
 from utils.files import write_json
 from utils.schema import FORMAT_VERSION, CaseMeta, Fingerprint, Geometry, LabelScheme, Plan
@@ -117,7 +118,7 @@ def volume_shape(plan: Plan, scale: int = 1) -> tuple[int, int, int]:
     shape = list(in_plane if plan.stage.dim == 3 else (SLICES, *in_plane))
     for doubling in range(scale.bit_length() - 1):
         shape[doubling % 3] *= 2
-    return tuple(shape)
+    return triple(shape)
 
 
 def _noise_case(case: str, plan: Plan, shape: tuple[int, int, int], rng: np.random.Generator) -> PreprocessedCase:
@@ -130,7 +131,7 @@ def _noise_case(case: str, plan: Plan, shape: tuple[int, int, int], rng: np.rand
             shape_xyz=shape[::-1], affine=tuple(map(tuple, np.diag([*spacing[::-1], 1.0]).tolist())),
             qform_code=1, sform_code=1, xyzt_units=2,
         ),
-        axes=(0, 1, 2), spacing_mm=tuple(spacing), original_shape=shape, crop_box=tuple((0, n) for n in shape),
+        axes=(0, 1, 2), spacing_mm=triple(spacing), original_shape=shape, crop_box=triple((0, n) for n in shape),
         resampled_shape=shape, pad_low=(0, 0, 0), padded_shape=shape, stage=plan.stage.name,
         source_stamp="noise", plan_stamp=stamp_plan(plan),
     )  # fmt: skip

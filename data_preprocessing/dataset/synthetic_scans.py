@@ -14,6 +14,7 @@ import numpy as np
 
 from data_preprocessing.dataset.synthetic import boxes, volume_shape
 from data_preprocessing.normalization import RGB_MAXIMUM
+from utils.axes import triple
 from utils.nifti import write_volume
 from utils.schema import Geometry, Plan
 
@@ -66,7 +67,7 @@ def scan_shape(plan: Plan, scale: int = 1) -> tuple[int, int, int]:
     """
     ratios = [VOXEL_RATIO] * 3 if plan.stage.dim == 3 else [1.0, VOXEL_RATIO, VOXEL_RATIO]
     small, large = volume_shape(plan), volume_shape(plan, scale)
-    return tuple(math.floor(n / ratio) * (grown // n) for n, grown, ratio in zip(small, large, ratios))
+    return triple(math.floor(n / ratio) * (grown // n) for n, grown, ratio in zip(small, large, ratios))
 
 
 def _image(plan: Plan, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

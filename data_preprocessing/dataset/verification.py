@@ -20,6 +20,7 @@ from data_preprocessing.dataset.checks import check_case, orientation, read_case
 from data_preprocessing.dataset.description_file import DESCRIPTION, Dataset, Description
 from data_preprocessing.dataset.findings import Finding
 from data_preprocessing.runner import source_files
+from utils.axes import triple
 from utils.files import real_path
 from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, forms_difference_mm
 from utils.scan_names import nifti_tree
@@ -153,7 +154,7 @@ def label_counts(array: np.ndarray) -> dict[int, int]:
 def _scan_facts(image: Volume) -> ScanFacts:
     minima, is_whole = zip(*map(_intensity_facts, image.array))
     return ScanFacts(
-        shape=tuple(int(n) for n in image.array.shape[1:]),
+        shape=triple(int(n) for n in image.array.shape[1:]),
         spacing_mm=image.spacing_mm,
         orientation=orientation(image.geometry),
         minima=minima,
@@ -216,8 +217,8 @@ def _without_foreground(surveys: Sequence[CaseSurvey], dataset: Dataset) -> list
 
 
 def _unused_labels(surveys: Sequence[CaseSurvey], dataset: Dataset) -> list[Finding]:
-    labelled = [survey for survey in surveys if survey.label_counts is not None]
-    used = {value for survey in labelled for value in survey.label_counts}
+    labelled = [survey.label_counts for survey in surveys if survey.label_counts is not None]
+    used = {value for counts in labelled for value in counts}
     named = dict(zip(dataset.labels.values, dataset.labels.names)) | {dataset.labels.ignore_value: "ignore"}
     unused = [f"{value} ({name})" for value, name in named.items() if value is not None and value not in used]
     if not unused or not labelled:
@@ -234,10 +235,10 @@ def _mixed_orientations(surveys: Sequence[CaseSurvey]) -> list[Finding]:
 
 
 def _odd_spacings(surveys: Sequence[CaseSurvey]) -> list[Finding]:
-    scans = [survey for survey in surveys if survey.scan is not None]
+    scans = [(survey, survey.scan) for survey in surveys if survey.scan is not None]
     if len(scans) < 3:
         return []
-    spacings = np.array([survey.scan.spacing_mm for survey in scans])
+    spacings = np.array([scan.spacing_mm for _, scan in scans])
     median = np.median(spacings, axis=0)
     odd: dict[int, list[str]] = defaultdict(list)
     for index, axis in np.argwhere(np.abs(np.log(spacings / median)) > np.log(OUTLIER_RATIO)):
@@ -245,7 +246,7 @@ def _odd_spacings(surveys: Sequence[CaseSurvey]) -> list[Finding]:
     return [
         dataclasses.replace(
             _remark("spacing", f"its voxels are unlike those of the other scans: {', '.join(texts)}"),
-            case=scans[index].case, section=scans[index].section,
+            case=scans[index][0].case, section=scans[index][0].section,
         ) for index, texts in odd.items()
     ]  # fmt: skip
 

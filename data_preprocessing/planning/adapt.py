@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_preprocessing.dataset.description_file import make_splits
 from data_preprocessing.dataset.label_schemes import with_brats_regions
-from data_preprocessing.planning.splits import check_folds, deal_folds, read_splits
+from data_preprocessing.planning.splits import check_folds, read_splits, split_folds
 from data_preprocessing.planning.topology import DEFAULT_MIN_FMAP, level_filters, plan_topology
 from data_preprocessing.shards import list_cases
 from utils.config import DEFAULT_FOLDS, ModelConfig
@@ -50,7 +50,7 @@ def read_fold(
     """The cases of one fold of a shard folder; see `read_folds`.
 
     Raises:
-        UserError: there is no such fold, or the folds are faulty or cannot be dealt.
+        UserError: there is no such fold, or the folds are faulty or cannot be made.
     """
     folds = read_folds(folder, nfolds=nfolds, splits=splits, group_by=group_by)
     if fold >= len(folds):
@@ -63,11 +63,11 @@ def read_folds(
 ) -> tuple[Fold, ...]:
     """All folds of a shard folder.
 
-    These are the folds of `splits`, or those that `group_by` deals, or those of `splits.json`. Another number of folds
-    than there is dealt anew by the plain rule, but only if `splits.json` was.
+    These are the folds of `splits`, or those that `group_by` makes, or those of `splits.json`. Another number of folds
+    than there is made anew by the plain rule, but only if `splits.json` was.
 
     Raises:
-        UserError: the folds are faulty or cannot be dealt.
+        UserError: the folds are faulty or cannot be made.
     """
     stored = read_json(Splits, folder / "splits.json")
     cases = sorted({case for each in stored.folds for case in (*each.train, *each.val)})
@@ -75,13 +75,13 @@ def read_folds(
         # The stored folds may leave cases out.
         chosen = read_splits(splits, {*cases, *list_cases(folder)})
     elif group_by is not None:
-        chosen = deal_folds(cases, nfolds or DEFAULT_FOLDS, group_by)
+        chosen = split_folds(cases, nfolds or DEFAULT_FOLDS, group_by)
     elif nfolds in (None, len(stored.folds)):
         check_folds(stored, cases, source=str(folder / "splits.json"))
         chosen = stored
     elif stored != make_splits(cases, len(stored.folds)):
         raise UserError(
-            f"{folder / 'splits.json'} holds {len(stored.folds)} folds that are not dealt by the plain rule; leave out "
+            f"{folder / 'splits.json'} holds {len(stored.folds)} folds that are not split by the plain rule; leave out "
             f"--nfolds {nfolds}, or say with --group_by or --splits how {nfolds} are made"
         )
     else:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_preprocessing.resampling import nonzero_box
+from utils.axes import triple
 from utils.errors import UserError
 from utils.schema import FORMAT_VERSION, ChannelStatistics, Fingerprint, LabelScheme
 
@@ -59,7 +60,7 @@ def inspect_case(
     """
     return CaseFingerprint(
         case=case,
-        spacing_mm=tuple(float(s) for s in spacing_mm),
+        spacing_mm=triple(float(s) for s in spacing_mm),
         shape_after_crop=_nonzero_shape(image),
         intensities=_sample_foreground(case, image, label, labels),
         digest=_digest(image),
@@ -110,7 +111,7 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
 def _nonzero_shape(image: np.ndarray) -> tuple[int, int, int]:
     """Shape after the crop that preprocessing makes; that of the image where every voxel is zero."""
     box = nonzero_box(image)
-    return tuple(image.shape[1:]) if box is None else tuple(stop - start for start, stop in box)
+    return triple(image.shape[1:] if box is None else (stop - start for start, stop in box))
 
 
 def _sample_foreground(case: str, image: np.ndarray, label: np.ndarray | None, labels: LabelScheme) -> np.ndarray:

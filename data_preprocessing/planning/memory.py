@@ -31,10 +31,14 @@ class Levels(Protocol):
     """Strides and features of the levels, level 0 first: a `Topology` or a `StagePlan`."""
 
     @property
-    def strides(self) -> tuple[tuple[int, ...], ...]: ...
+    def strides(self) -> tuple[tuple[int, ...], ...]:
+        """By how much each level is smaller than the one above it, axis by axis; 1 at level 0."""
+        ...
 
     @property
-    def filters(self) -> tuple[int, ...]: ...
+    def filters(self) -> tuple[int, ...]:
+        """Channels of each level's feature maps."""
+        ...
 
 
 def feature_map_values(levels: Levels, patch_size: Sequence[int], *, num_outputs: int, num_heads: int = 0) -> int:

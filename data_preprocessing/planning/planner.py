@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from data_preprocessing.planning.memory import REFERENCE_GB
 from data_preprocessing.planning.presets import MSD_TASKS, MsdTask
 from data_preprocessing.planning.stages import Grid, plan_lowres_stage, plan_stage
 from data_preprocessing.planning.topology import DEFAULT_DEPTH, DEFAULT_MIN_FMAP, SAME_SCALE_RATIO, plan_topology
+from utils.axes import triple
 from utils.errors import UserError
 from utils.schema import FORMAT_VERSION, ChannelPlan, Fingerprint, Plan, StagePlan
 
@@ -149,7 +150,7 @@ def _auto_stage(
 ) -> tuple[StagePlan, dict[str, str]]:
     spacing_sar, spacing_reason = _target_spacing(fingerprint)
     grid = _grid(fingerprint, tuple(spacing_sar[axis] for axis in axes), axes)
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": options.gpu_memory_gb}
+    budget: dict[str, Any] = {"num_outputs": num_outputs, "gpu_memory_gb": options.gpu_memory_gb}
     if options.lowres:
         return plan_lowres_stage(grid, **budget)
     if dim == 2:
@@ -175,13 +176,14 @@ def _choose_axes(fingerprint: Fingerprint, least_ratio: float) -> tuple[Axes, st
     single = _slice_axis(fingerprint)
     if single is not None:
         others = tuple(axis for axis in range(3) if axis != single)
-        return (single, *others), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
+        return triple((single, *others)), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
     median_mm = np.median(np.array(fingerprint.spacings_mm), axis=0)
     coarse = int(np.argmax(median_mm))
     others = tuple(axis for axis in range(3) if axis != coarse)
     ratio = median_mm[coarse] / max(median_mm[axis] for axis in others)
     if ratio > least_ratio:
-        return (coarse, *others), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
+        reason = f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
+        return triple((coarse, *others)), reason
     return (0, 1, 2), f"no axis is more than {least_ratio:g} times as coarse as the others: axial slices"
 
 

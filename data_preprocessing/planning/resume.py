@@ -56,7 +56,7 @@ def store_fingerprint(folder: Path, fingerprint: Fingerprint, inspection: Inspec
 
 
 def write_splits(folder: Path, splits: Splits, *, asked_for: bool = False) -> None:
-    """Write the folds; ones that are there stay (a person may have edited them) if they deal the same cases.
+    """Write the folds; ones that are there stay (a person may have edited them) if they split the same cases.
 
     Folds of other cases, or another number of folds, are kept as `splits.old.json`; so are any others when these were
     `asked_for` by --splits or --group_by.

@@ -16,7 +16,7 @@ from utils.files import from_dict
 from utils.schema import FORMAT_VERSION, Fold, Splits
 
 
-def deal_folds(cases: Sequence[str], nfolds: int, group_by: str | None = None) -> Splits:
+def split_folds(cases: Sequence[str], nfolds: int, group_by: str | None = None) -> Splits:
     """Folds of the cases; with `group_by` those of one patient stay together.
 
     Raises:
@@ -24,7 +24,7 @@ def deal_folds(cases: Sequence[str], nfolds: int, group_by: str | None = None) -
     """
     if group_by is None:
         return make_splits(cases, nfolds)
-    return deal_groups(find_groups(cases, group_by), nfolds)
+    return split_groups(find_groups(cases, group_by), nfolds)
 
 
 def find_groups(cases: Iterable[str], pattern: str) -> dict[str, list[str]]:
@@ -56,7 +56,7 @@ def find_groups(cases: Iterable[str], pattern: str) -> dict[str, list[str]]:
     return dict(sorted(groups.items()))
 
 
-def deal_groups(groups: dict[str, list[str]], nfolds: int) -> Splits:
+def split_groups(groups: dict[str, list[str]], nfolds: int) -> Splits:
     """Folds in which no group is torn apart, as even in cases as that allows; the same on every machine.
 
     The largest group goes first, each to the fold with the fewest cases. Groups of one size come in an order that is

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def plan_stage(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float)
     Raises:
         UserError: no patch is small enough for the memory.
     """
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
+    budget: dict[str, Any] = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
     stage, reasons = _fill_memory(name, grid, **budget)
     # nnU-Net v2: where a patch shows so little of a scan that there is a coarser stage, a single one says too little
     # about its Dice.
@@ -104,7 +105,7 @@ def plan_lowres_stage(fullres: Grid, *, num_outputs: int, gpu_memory_gb: float) 
     Raises:
         UserError: the full-resolution patch covers that share already, or the scans would hardly get smaller.
     """
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
+    budget: dict[str, Any] = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
     full_stage, _ = _fill_memory("3d", fullres, **budget)
     found = _lowres_stage(fullres, full_stage, **budget)
     if isinstance(found, UserError):
@@ -124,7 +125,8 @@ def _lowres_stage(
             f"this data set needs no low-resolution stage: the full-resolution patch {size_text(full_stage.patch_size)}"
             f" covers {covered:.0%} of {scans}; --lowres is for less than {LOWRES_SHARE:.0%}"
         )
-    grid, share, reasons = fullres, covered, {}
+    grid, share = fullres, covered
+    reasons: Reasons = {}
     stage = full_stage
     while share < LOWRES_SHARE:
         grid = fullres.coarser(_next_coarser(grid.spacing_mm))

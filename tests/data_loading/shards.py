@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_loading.augment.presets import UNCHANGED, Change, Preset, choose_preset
+from data_loading.augment.presets import UNCHANGED, Preset, RandomChange, choose_preset
 from data_loading.data_module import DataModule, LoadingSettings, ShardCases
 from data_loading.sampling import CaseShard
 from utils.config import LoaderConfig
@@ -20,7 +20,7 @@ def preset_with(base: Preset = UNCHANGED, **values: float) -> Preset:
     fields = {}
     for name, value in values.items():
         change = getattr(base, name)
-        if isinstance(change, Change):
+        if isinstance(change, RandomChange):
             known = change if change.probability else getattr(choose_preset("nnunet", (8, 8, 8)), name)
             value = dataclasses.replace(known, probability=value)
         fields[name] = value
@@ -30,7 +30,7 @@ def preset_with(base: Preset = UNCHANGED, **values: float) -> Preset:
 def changes_of(preset: Preset, probability: float) -> dict[str, float]:
     """That probability for each change that the preset makes, by name."""
     values = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    return {n: probability for n, v in values.items() if n == "flip" or (isinstance(v, Change) and v.probability)}
+    return {n: probability for n, v in values.items() if n == "flip" or (isinstance(v, RandomChange) and v.probability)}
 
 
 def make_plan(patch: tuple[int, ...], *, channels: int = 1, batch_size: int = 2) -> Plan:
@@ -70,7 +70,7 @@ def make_module(
     folder: Path, patch: tuple[int, ...], *, train: tuple[str, ...] = (), val: tuple[str, ...] = (),
     predict: tuple[str, ...] = (), channels: int = 1, loader: LoaderConfig | None = None, **settings: object,
 ) -> DataModule:  # fmt: skip
-    """A data module on the host with seed 1 unless told otherwise."""
+    """A data module on the CPU with seed 1 unless told otherwise."""
     return DataModule(
         cases=ShardCases(folder=folder, train=train, val=val, predict=predict),
         plan=make_plan(patch, channels=channels),

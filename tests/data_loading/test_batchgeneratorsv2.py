@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading.augment import cpu_intensity as host_intensity
+from data_loading.augment import cpu_intensity, spatial
 from data_loading.augment import gpu_intensity as intensity
-from data_loading.augment import spatial
 from data_loading.augment.cpu_intensity import change_intensities
 from data_loading.augment.gpu_graph import augment
 from data_loading.augment.presets import NNUNET, UNCHANGED, choose_preset
@@ -51,7 +50,7 @@ def assert_alike(found: dict, recorded: dict) -> None:
             assert found[name] == pytest.approx(expected, abs=0.3), name
 
 
-def on_host(name: str) -> Iterator[Patch]:
+def on_cpu(name: str) -> Iterator[Patch]:
     preset = dataclasses.replace(UNCHANGED, **{name: getattr(NNUNET, name)})
     generator, before = torch.Generator().manual_seed(3), MEASURES[name][0]()
     for _ in range(COUNT // CHUNK):
@@ -69,7 +68,7 @@ def in_graph(name: str) -> Iterator[Patch]:
     )[0]
 
 
-@pytest.mark.parametrize("changed", [on_host, in_graph])
+@pytest.mark.parametrize("changed", [on_cpu, in_graph])
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_change_of_intensities_is_as_often_and_as_strong_as_there(changed, name):
     assert_alike(summarise(name, changed(name)), RECORDED["intensities"][name])
@@ -102,14 +101,14 @@ def test_axes_are_mirrored_as_often_as_there():
 
 def test_changes_come_in_the_order_in_which_they_come_there(monkeypatch):
     order = [*RECORDED["intensities"]]
-    for module, change in ((intensity, "graph"), (host_intensity, "host")):
+    for module, change in ((intensity, "graph"), (cpu_intensity, "cpu")):
         seen: list[str] = []
         for name in {*order} - {"inverted_gamma"}:
             monkeypatch.setattr(module, name, _noting(seen, name))
         preset = dataclasses.replace(
             UNCHANGED, **{name: dataclasses.replace(getattr(NNUNET, name), probability=1.0) for name in order}
         )
-        if change == "host":
+        if change == "cpu":
             change_intensities(torch.zeros(1, 2, 4, 4, 4), preset, torch.Generator())
         else:
             augment(None, None, drawn={}, shape=(2, 4, 4, 4), preset=preset)

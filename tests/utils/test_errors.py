@@ -49,10 +49,10 @@ def test_our_own_mistakes_stay_tracebacks():
 
 
 def test_all_problems_are_listed_up_to_a_limit():
-    short = list_problems("2 bad cases:", ["a", "b"], advice="Mend them.")
-    assert str(short) == "2 bad cases:\n  - a\n  - b\nMend them."
-    long = list_problems("bad:", [str(i) for i in range(25)], advice="Mend.", shown=3)
-    assert str(long).splitlines()[1:] == ["  - 0", "  - 1", "  - 2", "  ... and 22 more", "Mend."]
+    short = list_problems("2 bad cases:", ["a", "b"], advice="Correct them.")
+    assert str(short) == "2 bad cases:\n  - a\n  - b\nCorrect them."
+    long = list_problems("bad:", [str(i) for i in range(25)], advice="Correct.", shown=3)
+    assert str(long).splitlines()[1:] == ["  - 0", "  - 1", "  - 2", "  ... and 22 more", "Correct."]
 
 
 def test_a_copy_that_does_not_fit_names_the_copy():

@@ -71,7 +71,7 @@ def test_a_whole_number_is_a_number():
         (None, "mapping"),
     ],
 )
-def test_wrong_values_are_refused_and_not_mended(wrong, message):
+def test_wrong_values_are_refused_and_not_converted(wrong, message):
     with pytest.raises(UserError) as error:
         from_dict(Sample, wrong, source="plan.json")
     assert str(error.value).startswith("plan.json is not a valid Sample")

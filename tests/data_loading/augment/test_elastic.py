@@ -6,9 +6,9 @@ import torch
 from scipy import ndimage
 
 from data_loading.augment.elastic import deform, displacement
-from data_loading.augment.presets import ELASTIC_STD_VOXELS, Change
+from data_loading.augment.presets import ELASTIC_STD_VOXELS, RandomChange
 
-ALWAYS = Change(probability=1.0, bounds=(2.0, 2.0))
+ALWAYS = RandomChange(probability=1.0, bounds=(2.0, 2.0))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -48,7 +48,7 @@ def test_displacements_are_as_smooth_as_filtered_noise() -> None:
 @pytest.mark.parametrize("size", [(40, 56), (40, 56, 40), (6, 20, 20)])
 def test_deformation_does_not_fold(size) -> None:
     """The greatest displacement keeps neighbours in their order."""
-    change = Change(probability=1.0, bounds=(ELASTIC_STD_VOXELS[1],) * 2)
+    change = RandomChange(probability=1.0, bounds=(ELASTIC_STD_VOXELS[1],) * 2)
     shown = deform(positions(size, 4), zeros(4, size), change, in_plane=False, generator=seeded())[0]
     for axis in range(len(size)):
         inner = tuple(slice(8, -8) if n > 20 else slice(n // 2 - 1, n // 2 + 1) for n in size)
@@ -92,7 +92,7 @@ def test_in_plane_deformation_moves_all_slices_alike_and_mixes_none() -> None:
 def test_patches_that_are_not_drawn_stay_bit_for_bit() -> None:
     size = (8, 10)
     image = positions(size, 200)
-    change = Change(probability=0.2, bounds=(2.0, 2.0))
+    change = RandomChange(probability=0.2, bounds=(2.0, 2.0))
     images, labels = deform(image, zeros(200, size), change, in_plane=True, generator=seeded())
     changed = sum(not torch.equal(one, other) for one, other in zip(images, image))
     assert 20 < changed < 60

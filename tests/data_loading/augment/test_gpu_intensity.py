@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from data_loading.augment import gpu_intensity as intensity
 from data_loading.augment.cpu_intensity import change_intensities
-from data_loading.augment.presets import NNUNET, REFERENCE, UNCHANGED, Change
+from data_loading.augment.presets import NNUNET, REFERENCE, UNCHANGED, RandomChange
 from tests.data_loading.graph import IMAGE, SHAPE, run
 from tests.data_loading.shards import changes_of, preset_with
 
@@ -19,11 +19,11 @@ NNUNET_ALWAYS = preset_with(NNUNET, **changes_of(NNUNET, 1.0))
 BOTH = (REFERENCE_ALWAYS, NNUNET_ALWAYS)
 SPACE = (1, 2, 3)
 CONSTANT = np.full(SHAPE, 0.3, np.float32)
-HALF = Change(probability=1.0, bounds=(0.5, 0.501))
+HALF = RandomChange(probability=1.0, bounds=(0.5, 0.501))
 
 
 def in_graph(
-    name: str, change: Change, *, image: np.ndarray = IMAGE, count: int = 8, in_plane: bool = False
+    name: str, change: RandomChange, *, image: np.ndarray = IMAGE, count: int = 8, in_plane: bool = False
 ) -> np.ndarray:
     """`count` samples of the same image (C, ...), changed by DALI."""
     shape = image.shape
@@ -40,8 +40,8 @@ def in_graph(
     return run(lambda x, label: (call(x), label), image=image, label=image[:1].astype(np.uint8), count=count)[0]
 
 
-def on_host(
-    name: str, change: Change, *, image: np.ndarray = IMAGE, count: int = 8, in_plane: bool = False
+def on_cpu(
+    name: str, change: RandomChange, *, image: np.ndarray = IMAGE, count: int = 8, in_plane: bool = False
 ) -> np.ndarray:
     """The same by torch."""
     batch = torch.from_numpy(np.stack([image] * count))
@@ -50,7 +50,7 @@ def on_host(
     return batch.numpy()
 
 
-@pytest.fixture(params=[in_graph, on_host])
+@pytest.fixture(params=[in_graph, on_cpu])
 def changed(request: pytest.FixtureRequest) -> Callable[..., np.ndarray]:
     """Both ways to change an image keep the same rules."""
     return request.param
@@ -65,7 +65,7 @@ def test_noise_is_centred_and_at_most_a_third_wide(changed) -> None:
 
 
 def test_noise_is_normal_and_every_voxel_has_its_own(changed) -> None:
-    one = Change(probability=1.0, bounds=(1.0, 1.0001))
+    one = RandomChange(probability=1.0, bounds=(1.0, 1.0001))
     first, second = changed("noise", one, image=np.zeros((2, 40, 40, 40), np.float32), count=2)
     for sample in (first, second):
         assert sample.std() == pytest.approx(1, abs=0.02)
@@ -138,9 +138,9 @@ def test_blur_takes_patches_thinner_than_its_window(changed, preset, size) -> No
 
 def test_blur_mirrors_a_thin_patch_again_and_again() -> None:
     """Both ways agree where the window is several times as wide as the patch."""
-    wide = Change(probability=1.0, bounds=(1.5, 1.50001), shared=True)
+    wide = RandomChange(probability=1.0, bounds=(1.5, 1.50001), shared=True)
     image = np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
-    assert on_host("blur", wide, image=image) == pytest.approx(in_graph("blur", wide, image=image), abs=1e-3)
+    assert on_cpu("blur", wide, image=image) == pytest.approx(in_graph("blur", wide, image=image), abs=1e-3)
 
 
 def test_blur_of_slices_keeps_their_shape(changed) -> None:

@@ -8,7 +8,7 @@ from data_loading.augment.presets import (
     NNUNET,
     PRESETS,
     UNCHANGED,
-    Change,
+    RandomChange,
     choose_preset,
     is_anisotropic,
     rotation_degrees,
@@ -61,7 +61,7 @@ def test_elastic_deformation_is_off_unless_asked_for() -> None:
 def test_none_changes_nothing() -> None:
     preset = choose_preset("none", (8, 8, 8), foreground=0.4, elastic_probability=0.5)
     changes = [
-        value for field in dataclasses.fields(preset) if isinstance(value := getattr(preset, field.name), Change)
+        value for field in dataclasses.fields(preset) if isinstance(value := getattr(preset, field.name), RandomChange)
     ]
     assert preset.foreground == 0.4 and preset.flip == 0 and not any(change.probability for change in changes)
     assert PRESETS["none"] is UNCHANGED
@@ -81,4 +81,4 @@ def test_geometry_leaves_intensities_alone_and_everything_else_as_it_was() -> No
     kept = ("foreground", "in_plane", "zoom", "cubic_zoom", "rotation", "flip", "elastic", "degraded")
     names = [field.name for field in dataclasses.fields(preset)]
     assert [name for name in names if getattr(geometry, name) == getattr(preset, name)] == list(kept)
-    assert all(getattr(geometry, name) == Change() for name in names if name not in kept)
+    assert all(getattr(geometry, name) == RandomChange() for name in names if name not in kept)

@@ -61,7 +61,7 @@ def turned(
     return run(change, image=image, label=label, count=2)
 
 
-both_ways = pytest.mark.parametrize("look_up", [spatial.look_up_on_host, spatial.look_up_on_gpu])
+both_ways = pytest.mark.parametrize("look_up", [spatial.look_up_on_cpu, spatial.look_up_on_gpu])
 
 
 def expected(volume: np.ndarray, linear: np.ndarray, size: tuple[int, ...], order: int) -> np.ndarray:

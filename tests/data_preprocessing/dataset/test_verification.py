@@ -46,13 +46,13 @@ def rng_scan(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(1, 100, SHAPE_XYZ).astype(np.float32)
 
 
-def mend_test_scan(task: Task) -> None:
+def repair_test_scan(task: Task) -> None:
     """The tiny task's test scan is the last training image."""
     write_scan(task.folder / "imagesTs/unseen.nii.gz", rng_scan(99))
 
 
 def test_a_sound_data_set_has_no_findings(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     assert found(task) == []
 
 
@@ -72,7 +72,7 @@ def test_an_image_under_two_names_is_a_problem_and_says_where(task):
 
 
 def test_a_copy_in_another_type_and_orientation_is_a_duplicate(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     whole = np.rint(rng_scan(5))
     write_scan(task.folder / "imagesTr/scan0.nii.gz", whole.astype(np.int16))
     write_scan(task.folder / "imagesTr/scan1.nii.gz", whole[::-1], np.diag([-1, 1, 1, 1]))
@@ -82,20 +82,20 @@ def test_a_copy_in_another_type_and_orientation_is_a_duplicate(task):
 
 
 def test_equal_labels_alone_are_no_duplicates_and_empty_scans_are_not_each_others(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     for name in ("scan0", "scan1"):
         write_scan(task.folder / f"imagesTr/{name}.nii.gz", np.zeros(SHAPE_XYZ, np.float32))
     assert found(task) == [("scan0", "intensities", False), ("scan1", "intensities", False)]
 
 
 def test_named_labels_that_no_case_has_are_a_remark(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     task.describe(labels={"0": "background", "1": "organ", "2": "tumour"})
     assert found(task) == [("", "labels", True)]
 
 
 def test_mixed_orientations_are_a_remark(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     write_scan(task.folder / "imagesTs/unseen.nii.gz", rng_scan(9), np.diag([-1, 1, 1, 1]))
     assert found(task) == [("", "orientation", True)]
 
@@ -110,12 +110,12 @@ def test_odd_scans_are_remarked_on(task):
         image = rng_scan(0)[..., : shape[2]] + float(name[-1])
         write_scan(task.folder / f"imagesTr/{name}.nii.gz", image if name != "scan2" else np.full(shape, 3.0))
         write_scan(task.folder / f"labelsTr/{name}.nii.gz", np.full(shape, name != "scan0", np.uint8))
-    mend_test_scan(task)
+    repair_test_scan(task)
     assert found(task) == [("scan0", "labels", True), ("scan1", "shape", True), ("scan2", "intensities", True)]
 
 
 def test_wrong_counts_and_files_that_no_case_uses_are_remarks(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     task.describe(numTraining=4, numTest=1)
     write_scan(task.folder / "imagesTr/spare.nii.gz", rng_scan(1))
     findings = check_listing(read_description(task.data, "77"))
@@ -165,7 +165,7 @@ def test_real_tasks_have_no_problems(real_data):
 
 
 def test_two_orientations_of_one_scan_are_remarked(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     path = task.folder / "imagesTr/scan1.nii.gz"
     image = nib.load(path)
     image.set_qform(np.diag([-1, 1, 1, 1]), 1, update_affine=False)
@@ -177,7 +177,7 @@ def test_two_orientations_of_one_scan_are_remarked(task):
 
 
 def test_another_unit_is_remarked(task):
-    mend_test_scan(task)
+    repair_test_scan(task)
     path = task.folder / "imagesTs/unseen.nii.gz"
     image = nib.load(path)
     image.header["xyzt_units"] = 1

@@ -53,7 +53,7 @@ def test_stored_folds_are_used_as_they_are_edited(tmp_path):
     assert read_fold(tmp_path, 0, nfolds=2) == fold
 
 
-def test_another_number_of_folds_is_dealt_from_the_same_cases(tmp_path):
+def test_another_number_of_folds_is_made_from_the_same_cases(tmp_path):
     cases = [f"case{i}" for i in range(7)]
     write_json(make_splits(cases, 5), tmp_path / "splits.json")
     assert read_fold(tmp_path, 1, nfolds=3) == make_splits(cases, 3).folds[1]

@@ -93,7 +93,7 @@ def test_overwrite_plans_anew_and_keeps_the_edits_beside(tmp_path):
     assert read_json(Plan, tmp_path / "plan.old.json").stage.batch_size == 5
 
 
-def test_malformed_plan_is_a_user_error_that_overwrite_mends(tmp_path):
+def test_malformed_plan_is_a_user_error_that_overwrite_cures(tmp_path):
     prepare(tmp_path)
     edit(tmp_path, patch_size=[37, 40, 40])
     with pytest.raises(UserError, match=r"plan.json .*\(37, 40, 40\) is not divisible .*--overwrite"):

@@ -9,7 +9,7 @@ import pytest
 
 from data_preprocessing.dataset.description_file import make_splits
 from data_preprocessing.planning.adapt import read_fold
-from data_preprocessing.planning.splits import deal_folds, deal_groups, find_groups, read_splits
+from data_preprocessing.planning.splits import find_groups, read_splits, split_folds, split_groups
 from utils.errors import UserError
 from utils.files import write_json
 from utils.schema import FORMAT_VERSION, Fold, Splits
@@ -30,7 +30,7 @@ def test_groups_are_what_the_group_of_the_pattern_says():
 
 @pytest.mark.parametrize("nfolds", [2, 3, 4, 5])
 def test_no_patient_is_trained_and_validated_on(nfolds):
-    splits = deal_folds(CASES, nfolds, PATIENT)
+    splits = split_folds(CASES, nfolds, PATIENT)
     assert len(splits.folds) == nfolds
     for fold in splits.folds:
         assert fold.train and fold.val
@@ -41,23 +41,23 @@ def test_no_patient_is_trained_and_validated_on(nfolds):
 
 def test_folds_are_as_even_as_whole_patients_allow():
     # 4, 3 and 2 open the folds; 2 joins the 2, 1 joins the 3.
-    folds = deal_folds(CASES, 3, PATIENT).folds
+    folds = split_folds(CASES, 3, PATIENT).folds
     assert sorted(len(fold.val) for fold in folds) == [4, 4, 4]
     assert {"ann"} in [patients_of(fold.val) for fold in folds]
 
 
 def test_the_order_of_the_cases_changes_nothing():
-    assert deal_folds(CASES, 3, PATIENT) == deal_folds(CASES[::-1], 3, PATIENT)
+    assert split_folds(CASES, 3, PATIENT) == split_folds(CASES[::-1], 3, PATIENT)
 
 
-def test_patients_of_one_size_are_not_dealt_by_the_alphabet():
+def test_patients_of_one_size_are_not_split_by_the_alphabet():
     groups = {f"{index:02d}": [f"{index:02d}_0"] for index in range(20)}
-    first = [int(case[:2]) for case in deal_groups(groups, 2).folds[0].val]
+    first = [int(case[:2]) for case in split_groups(groups, 2).folds[0].val]
     assert len(first) == 10 and first != list(range(0, 20, 2))
 
 
-def test_without_a_pattern_the_plain_rule_deals():
-    assert deal_folds(CASES, 5) == make_splits(CASES, 5)
+def test_without_a_pattern_the_plain_rule_counts():
+    assert split_folds(CASES, 5) == make_splits(CASES, 5)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_all_names_that_the_pattern_does_not_fit_are_listed():
 
 def test_fewer_patients_than_folds_are_refused():
     with pytest.raises(UserError, match="5 patients cannot make 6 folds"):
-        deal_folds(CASES, 6, PATIENT)
+        split_folds(CASES, 6, PATIENT)
 
 
 def write(folder: Path, content: object) -> Path:
@@ -146,7 +146,7 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
 
 @pytest.fixture
 def patient_wise(tmp_path) -> Path:
-    write_json(deal_folds(CASES, 3, PATIENT), tmp_path / "splits.json")
+    write_json(split_folds(CASES, 3, PATIENT), tmp_path / "splits.json")
     return tmp_path
 
 
@@ -157,22 +157,22 @@ def plain(tmp_path) -> Path:
 
 
 def test_stored_folds_are_used_however_many_they_are(patient_wise):
-    expected = deal_folds(CASES, 3, PATIENT)
+    expected = split_folds(CASES, 3, PATIENT)
     assert read_fold(patient_wise, 2) == read_fold(patient_wise, 2, nfolds=3) == expected.folds[2]
 
 
-def test_plain_folds_are_dealt_anew_in_another_number(plain):
+def test_plain_folds_are_made_anew_in_another_number(plain):
     assert read_fold(plain, 4, nfolds=5) == make_splits(CASES, 5).folds[4]
 
 
 def test_other_folds_are_not_thrown_away_for_another_number(patient_wise):
-    with pytest.raises(UserError, match="3 folds that are not dealt by the plain rule"):
+    with pytest.raises(UserError, match="3 folds that are not split by the plain rule"):
         read_fold(patient_wise, 0, nfolds=5)
 
 
 def test_a_pattern_and_a_file_win_over_stored_folds(plain):
-    assert read_fold(plain, 4, group_by=PATIENT) == deal_folds(CASES, 5, PATIENT).folds[4]
-    assert read_fold(plain, 1, group_by=PATIENT, nfolds=2) == deal_folds(CASES, 2, PATIENT).folds[1]
+    assert read_fold(plain, 4, group_by=PATIENT) == split_folds(CASES, 5, PATIENT).folds[4]
+    assert read_fold(plain, 1, group_by=PATIENT, nfolds=2) == split_folds(CASES, 2, PATIENT).folds[1]
     path = plain / "own.json"
     path.write_text(json.dumps([{"train": CASES[:3], "val": CASES[3:5]}]))
     assert read_fold(plain, 0, splits=path).val == tuple(CASES[3:5])
@@ -199,4 +199,4 @@ def test_a_mark_of_the_encoding_does_not_matter(tmp_path):
 @pytest.mark.parametrize("groups", [{}, {"p": ["p1", "p2"]}], ids=len)
 def test_less_than_two_patients_say_what_to_do(groups):
     with pytest.raises(UserError, match=r"patients that --group_by tells apart: .* Add labelled cases"):
-        deal_groups(groups, 2)
+        split_groups(groups, 2)
