@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import runs
-from utils.args import Config, ineffective_options, parse_config
+from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
+from utils.flag_roles import ineffective_options
 
 if TYPE_CHECKING:
     from data_loading.data_module import DataModule
@@ -64,7 +65,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     plan = read_plan(shards.root)
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
-    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
+    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)

@@ -12,7 +12,15 @@ from typing import Any, TypeVar
 
 import tyro
 
-from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
+from utils.config import (
+    HardwareConfig,
+    InferenceConfig,
+    LabelConfig,
+    LoaderConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
 from utils.program import program_name
@@ -20,7 +28,7 @@ from utils.recipes import RECIPES
 
 T = TypeVar("T")
 
-GROUPS = ("run", "hardware", "loader", "model", "optim", "inference")
+GROUPS = ("run", "hardware", "loader", "model", "labels", "optim", "inference")
 SECOND_NAMES = {"residual": "res_block", "epochs": "max_epochs", "blend_mode": "blend"}
 """Keys that a --config file may use as the command line does, and the fields that they mean."""
 
@@ -33,6 +41,7 @@ class Config:
     hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
     loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    labels: LabelConfig = dataclasses.field(default_factory=LabelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
     config: Path | None = None
@@ -154,6 +163,15 @@ def _with_values(values: Mapping[str, Any], path: Path | None = None) -> Config:
     return dataclasses.replace(default, **groups, config=path)
 
 
+def recipe_defaults(recipe: str) -> Config:
+    """What a command line means that gives `--recipe` alone.
+
+    Raises:
+        KeyError: there is no such recipe.
+    """
+    return _with_values(RECIPES[recipe])
+
+
 def _as_flag(name: str, value: Any) -> Any:
     """YAML reads `task: 04` as a number and `8e-4`, which has no point, as text; both mean what a flag would."""
     if name == "task" and type(value) is int:
@@ -193,65 +211,3 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold a mapping of option names to values")
     return values
-
-
-def ineffective_options(config: Config) -> list[str]:
-    """Options that differ from their default and do nothing in this run, each with the reason; for a warning."""
-    default = _with_values(RECIPES[config.optim.recipe])
-    messages = {}
-    for reason, group, fields in _pointless(config):
-        for field in fields:
-            if getattr(getattr(config, group), field) != getattr(getattr(default, group), field):
-                messages.setdefault(field, f"--{field} has no effect in this run: {reason}")
-    return list(messages.values())
-
-
-def pointless_options(config: Config) -> set[str]:
-    """Names of the options that this run does not look at, whatever their values."""
-    return {field for _, _, fields in _pointless(config) for field in fields}
-
-
-def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
-    """(reason, group, fields) of the options that this run does not look at; the first reason counts."""
-    run, hardware, loader, optim = config.run, config.hardware, config.loader, config.optim
-    training, predicting = run.exec_mode == "train", run.exec_mode == "predict"
-    rules = [
-        (not training, "only training uses it", "optim", _names(optim)),
-        (not training, "only training uses it", "loader",
-         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "elastic_probability", "batches_per_epoch")),
-        (loader.augment == "none", "--augment none changes nothing", "loader", ("elastic_probability",)),
-        (not training, "only training uses it", "run", ("resume_training", "save_ckpt")),
-        (not training and not run.benchmark, "the checkpoint holds its own (unless the NVIDIA reference wrote it)",
-         "model", _names(config.model)),
-        (run.benchmark, "--benchmark measures speed only", "run", ("ckpt_path", "resume_training")),
-        (run.benchmark, "--benchmark measures speed only", "inference", _names(config.inference)),
-        (not run.benchmark and training, "it needs --benchmark; --batches_per_epoch makes epochs shorter", "run",
-         ("train_batches",)),
-        (not run.benchmark, "it needs --benchmark", "run", ("test_batches", "warmup")),
-        (run.benchmark and training, "--exec_mode predict uses it", "run", ("test_batches",)),
-        (not training, "--exec_mode train uses it", "run", ("train_batches",)),
-        (training, "training validates without it; evaluate and predict use it", "inference", ("tta",)),
-        (not predicting, "--exec_mode predict uses it", "inference", ("save_preds", "save_probabilities")),
-        (not config.inference.save_preds, "it needs --save_preds", "inference", ("save_probabilities",)),
-        (optim.scheduler != "multistep", "it needs --scheduler multistep", "optim", ("steps",)),
-        ("plateau" not in optim.scheduler, "it needs --scheduler plateau or loss_plateau", "optim", ("lr_patience",)),
-        (optim.scheduler not in ("multistep", "plateau", "loss_plateau"),
-         "it needs --scheduler multistep or plateau or loss_plateau", "optim", ("factor",)),
-        (optim.scheduler == "none", "the learning rate stays as it is", "optim", ("min_learning_rate",)),
-        (run.splits is not None, "--splits says how many there are", "run", ("nfolds",)),
-        (optim.optimizer != "sgd", "it needs --optimizer sgd", "optim", ("momentum",)),
-        (not config.model.deep_supervision, "it needs --deep_supervision", "model", ("deep_supr_num",)),
-        (run.dim != 2, "it needs --dim 2", "loader", ("nvol", "data2d_dim")),
-        (loader.data2d_dim == 2, "items of --data2d_dim 2 are single slices", "loader", ("nvol",)),
-        (config.model.norm != "batch", "it needs --norm batch", "hardware", ("sync_batchnorm",)),
-        (hardware.precision != "auto", "--precision decides", "hardware", ("amp",)),
-        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity",)),
-        (not hardware.compile, "it needs --compile", "hardware", ("compile_mode",)),
-        (config.model.norm != "instance", "it needs --norm instance", "hardware", ("fused_norm",)),
-        (hardware.layout == "NCDHW", "it needs --layout NDHWC", "hardware", ("fused_norm",)),
-    ]  # fmt: skip
-    return [(reason, group, fields) for pointless, reason, group, fields in rules if pointless]
-
-
-def _names(group: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(group))

@@ -204,6 +204,14 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What the network predicts beyond what the plan says."""
+
+    brats: bool = False
+    """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Loss, optimiser, schedule and when to stop."""
 
@@ -272,8 +280,6 @@ class InferenceConfig:
     """Write a NIfTI mask for each case, and (--save_probabilities) the probabilities."""
     save_probabilities: bool = False
     """With --save_preds, also write <case>.npy with the probabilities (K, z, y, x) in the voxel order of the scan."""
-    brats: bool = False
-    """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
     invert_resampled_y: bool = False
     """Score validation in the scan's own grid, the grid of the exported masks."""
 

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from utils.args import Config, ineffective_options, parse_config, task_name, to_words
+from utils.args import Config, parse_config, task_name, to_words
 from utils.config import OptimConfig
 from utils.errors import UserError, run_cli
+from utils.flag_roles import ineffective_options
 
 FLAGS = [
     "--exec_mode train", "--data d", "--results r", "--logname l.json", "--task 04", "--gpus 1",
