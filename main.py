@@ -1,6 +1,7 @@
 """Train, evaluate or predict with a dynamic 2D/3D U-Net on shards that preprocess.py wrote.
 
 python main.py --exec_mode train --task 04 --dim 3 --fold 0 --amp
+python main.py --exec_mode evaluate --task 04 --dim 3 --fold 0 --ckpt_path results/checkpoints
 python main.py --exec_mode predict --task 04 --dim 3 --fold 0 --ckpt_path results/checkpoints --save_preds
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    config = parse_config(sys.argv[1:] if argv is None else list(argv))
+    config = parse_config(sys.argv[1:] if argv is None else list(argv), doc=__doc__ or "")
     for message in ineffective_options(config):
         print(f"warning: {message}", file=sys.stderr)
     modes = {"train": train, "evaluate": evaluate, "predict": predict}

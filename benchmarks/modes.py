@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import main as entry
 from benchmarks.options import USES
-from utils.args import Config, parse_config, task_name, to_words
+from utils.args import Config, parse_config, to_words
 from utils.files import to_dict
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment
@@ -162,7 +162,7 @@ def scan_data(options: BenchmarkOptions) -> Iterator[tuple[Dataset, Plan | None]
 
 
 def _task(options: BenchmarkOptions) -> str:
-    return task_name(options.task or "01")
+    return options.task or "01"
 
 
 def _finish(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from utils.config import CompileMode, Layout, default_root
 from utils.errors import UserError
+from utils.task_number import TaskNumber, normalise_task
 
 LOADED, LEARNED = ("train", "data", "growth"), ("train", "compute")
 NETWORK = ("train", "predict", "compute", "inference", "growth")
@@ -64,7 +65,7 @@ class BenchmarkOptions:
     voxels, each in a process of its own."""
     dim: Literal[2, 3]
     """Dimension of the U-Net."""
-    task: str | None = None
+    task: TaskNumber | None = None
     """Task whose patch, channels and classes are used (default: 01, or the one that --data holds)."""
     gpus: int | None = None
     """Number of GPUs (default: one if there is one; 0: CPU)."""
@@ -125,6 +126,7 @@ class BenchmarkOptions:
     """Also write a profiler trace of some steps."""
 
     def __post_init__(self) -> None:
+        normalise_task(self)
         if self.mode not in TRAINER and ((self.gpus or 0) > 1 or self.nodes > 1):
             raise UserError(f"--mode {self.mode} measures one process; use --gpus 0 or 1 and no --nodes")
         if min(self.n_jobs, 1 if self.scans is None else self.scans) < 1:

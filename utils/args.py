@@ -23,6 +23,7 @@ from utils.config import (
 )
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
+from utils.help_texts import description, help_registry
 from utils.program import program_name
 from utils.recipes import RECIPES
 
@@ -48,32 +49,36 @@ class Config:
     """JSON or YAML file with defaults for these flags; a flag on the command line wins over it."""
 
 
-def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None, doc: str | None = None
+) -> T:
     """Parse a command line into one dataclass of options, which raises `UserError` for a value out of range.
 
     Flags may be written with underscores or hyphens, and booleans have a pair (--amp, --no-amp), so that a value of
     `default` can be switched off again. An unknown flag or a malformed value ends the process with status 2 and a
     usage message, as argparse does.
+
+    Args:
+        cls: of the options.
+        argv: words; None takes those of this process.
+        prog: file name of the command.
+        default: values where no flag says otherwise; None takes those of the dataclass.
+        doc: docstring with examples, lines that begin with `python`; None takes that of the dataclass's module.
     """
-    defaults = {} if default is None else {"default": default}
-    prog = program_name(prog)
+    examples = (sys.modules[cls.__module__].__doc__ or "") if doc is None else doc
     try:
         return tyro.cli(
             cls,
             args=argv,
-            prog=prog,
-            description=cls.__doc__,
+            prog=program_name(prog),
+            description=description(cls, examples, prog),
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
-            **defaults,
+            registry=help_registry(),
+            default=tyro.MISSING_NONPROP if default is None else default,
         )
     except UserError as error:
-        raise UserError(f"{error} (see {prog} --help)") from None
-
-
-def task_name(task: str) -> str:
-    """A task's number as all folders have it, with two digits at least: 4, 04 and 004 are one task."""
-    return f"{int(task):02d}" if task.isdecimal() else task
+        raise UserError(f"{error} (see {program_name(prog)} --help)") from None
 
 
 def to_words(options: Any, names: Sequence[str]) -> list[str]:
@@ -91,7 +96,7 @@ def to_words(options: Any, names: Sequence[str]) -> list[str]:
     return words
 
 
-def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") -> Config:
+def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", doc: str = "") -> Config:
     """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 
     Raises:
@@ -103,10 +108,7 @@ def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") ->
     values = {} if path is None else _read_values(path)
     # A recipe that does not exist is left for the parser to refuse.
     recipe = RECIPES.get(_last_value(words, "--recipe") or values.get("recipe", "reference"), {})
-    config = parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path))
-    if config.run.task is not None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=task_name(config.run.task)))
-    return config
+    return parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path), doc=doc)
 
 
 def _last_value(words: Sequence[str], flag: str) -> str | None:
