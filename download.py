@@ -14,9 +14,10 @@ from pathlib import Path
 
 from data_preprocessing.planning.presets import ARCHIVES, MSD_TASKS, MsdTask
 from utils.archives import Patience, Report, fetch, has_md5, unpack
-from utils.args import parse, task_name
+from utils.args import parse
 from utils.config import default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
+from utils.task_number import TaskNumber, normalise_task
 
 PHANTOM = "00"
 
@@ -25,7 +26,7 @@ PHANTOM = "00"
 class DownloadOptions:
     """Fetch tasks of the Medical Segmentation Decathlon, or write the built-in phantom task."""
 
-    task: tuple[str, ...]
+    task: tuple[TaskNumber, ...]
     """Task numbers, 01 to 10; 00 writes the phantom, a small generated task that needs no network."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder in which TaskNN_Name is made."""
@@ -35,9 +36,9 @@ class DownloadOptions:
     """Seed of the phantom."""
 
     def __post_init__(self) -> None:
-        numbers = [task_name(task) for task in self.task]
-        unknown = [number for number in numbers if number != PHANTOM and number not in MSD_TASKS]
-        if unknown or not numbers:
+        normalise_task(self)
+        unknown = [number for number in self.task if number != PHANTOM and number not in MSD_TASKS]
+        if unknown or not self.task:
             known = ", ".join(task.folder for task in MSD_TASKS.values())
             raise ValueError(f"--task must be 00 (phantom) or one of {known}; got {', '.join(unknown) or 'none'}")
         if not self.mirror.startswith(("https://", "http://")):
@@ -49,7 +50,7 @@ class DownloadOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a task that is there already is left as it is."""
     options = parse(DownloadOptions, argv, prog="download.py")
-    for number in dict.fromkeys(task_name(task) for task in options.task):
+    for number in dict.fromkeys(options.task):
         if number == PHANTOM:
             make_phantom(options.results, options.seed)
         else:

@@ -1,6 +1,7 @@
 """Train, evaluate or predict with a dynamic 2D/3D U-Net on shards that preprocess.py wrote.
 
 python main.py --exec_mode train --task 04 --dim 3 --fold 0 --amp
+python main.py --exec_mode evaluate --task 04 --dim 3 --fold 0 --ckpt_path results/checkpoints
 python main.py --exec_mode predict --task 04 --dim 3 --fold 0 --ckpt_path results/checkpoints --save_preds
 """
 
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import runs
-from utils.args import Config, ineffective_options, parse_config
+from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
+from utils.flag_roles import ineffective_options
 
 if TYPE_CHECKING:
     from data_loading.data_module import DataModule
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    config = parse_config(sys.argv[1:] if argv is None else list(argv))
+    config = parse_config(sys.argv[1:] if argv is None else list(argv), doc=__doc__ or "")
     for message in ineffective_options(config):
         print(f"warning: {message}", file=sys.stderr)
     modes = {"train": train, "evaluate": evaluate, "predict": predict}
@@ -64,7 +66,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     plan = read_plan(shards.root)
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
-    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
+    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)

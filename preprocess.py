@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from utils.args import parse, task_name
+from utils.args import parse
 from utils.config import DEFAULT_FOLDS, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
+from utils.task_number import TaskNumber, normalise_task
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset.description_file import Dataset
@@ -33,7 +34,7 @@ DEFAULT_GPU_MEMORY_GB = 8.0
 class Options:
     """Turn a folder of scans (NIfTI and dataset.json) into a plan and training-ready arrays."""
 
-    task: str
+    task: TaskNumber
     """Task number, such as 04: the folder TaskNN_Name. The Medical Segmentation Decathlon uses 01 to 10."""
     dim: Literal[2, 3] = 3
     """Dimension of the U-Net that the arrays are for."""
@@ -71,8 +72,7 @@ class Options:
     """Print a line for each case."""
 
     def __post_init__(self) -> None:
-        if not (self.task.isdecimal() and len(self.task) <= 3):
-            raise UserError(f"--task must be a number such as 04, got {self.task!r}")
+        normalise_task(self)
         if self.n_jobs is not None and self.n_jobs < 1:
             raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
         if self.nfolds < 2:
@@ -89,7 +89,7 @@ class Options:
     @property
     def root(self) -> Path:
         """The folder of the plan and the training shards."""
-        return self.results / f"{task_name(self.task)}_{self.dim}d{'_lowres' if self.lowres else ''}"
+        return self.results / f"{self.task}_{self.dim}d{'_lowres' if self.lowres else ''}"
 
     @property
     def command(self) -> str:

@@ -108,7 +108,7 @@ def _resident_setup(config: Config, plan: Plan) -> entry.Setup:
     configure_backends(runtime)
     seed_everything(config.run.seed)
     runtime.pin(config.hardware.affinity)
-    adapted = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
+    adapted = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
     # No case is read.
     shards, fold = ShardFolder(root=Path(), cases=Path()), Fold(train=(), val=())
     return entry.Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime, checkpoint=None)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import main as entry
-from utils.args import Config, parse_config, task_name, to_words
+from benchmarks.options import USES
+from utils.args import Config, parse_config, to_words
 from utils.files import to_dict
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment
@@ -84,8 +85,7 @@ def run_growth(options: BenchmarkOptions) -> int:
     """growth: three stages at several sizes."""
     from benchmarks.growth import growth_table, measure_growth, measure_in_process
 
-    own = ("mode", "scale", "json", "data", "results", "nodes", "logname", "profile", "n_jobs", "test_batches")
-    names = [field.name for field in dataclasses.fields(options) if field.name not in own]
+    names = [name for name, use in USES.items() if use.growth]
     outcome = measure_growth(measure_in_process(to_words(options, names)))
     print(growth_table(outcome))
     return _finish(options, outcome, quiet=True)
@@ -100,9 +100,7 @@ STAGES: dict[str, Callable[[BenchmarkOptions], int]] = {
 def main_words(options: BenchmarkOptions, data: Path, exec_mode: str) -> list[str]:
     """The command line of main.py that measures, or would measure, the same."""
     training = exec_mode == "train"
-    names = ["task", "dim", "gpus", "nodes", "amp", "precision", "layout", "fused_norm", "winograd", "compile"]
-    names += ["compile_mode", "filters", "warmup", "num_workers", "results", "logname", "profile"]
-    names += ["train_batches", "deep_supervision", "augment"] if training else ["test_batches"]
+    names = [name for name, use in USES.items() if exec_mode in use.of_main]
     words = ["--benchmark", "--exec_mode", exec_mode, "--data", str(data), *to_words(options, names)]
     words += ["--batch_size" if training else "--val_batch_size", str(options.batch_size)]
     if training and options.recipe != "reference":
@@ -155,7 +153,7 @@ def scan_data(options: BenchmarkOptions) -> Iterator[tuple[Dataset, Plan | None]
     from data_preprocessing.dataset.synthetic_scans import write_benchmark_scans
 
     if options.data is not None:
-        dataset = load_dataset(options.data, options.task)
+        dataset = load_dataset(options.data, _task(options))
         yield dataclasses.replace(dataset, training=dataset.training[: options.scans]), None
         return
     plan = noise_plan(options)
@@ -165,7 +163,7 @@ def scan_data(options: BenchmarkOptions) -> Iterator[tuple[Dataset, Plan | None]
 
 
 def _task(options: BenchmarkOptions) -> str:
-    return task_name(options.task or "01")
+    return options.task or "01"
 
 
 def _finish(

@@ -8,23 +8,50 @@ from typing import Literal
 
 from utils.config import CompileMode, Layout, default_root
 from utils.errors import UserError
+from utils.task_number import TaskNumber, normalise_task
 
 LOADED, LEARNED = ("train", "data", "growth"), ("train", "compute")
 NETWORK = ("train", "predict", "compute", "inference", "growth")
 TRAINER, SCANS = ("train", "predict"), ("preprocess", "inference", "growth")
-USED_BY = {
-    "gpus": ("data", *NETWORK), "batch_size": ("data", "train", "predict", "compute", "growth"), "amp": NETWORK,
-    "precision": NETWORK, "filters": NETWORK, "nodes": TRAINER, "logname": TRAINER, "profile": TRAINER,
-    "layout": (*TRAINER, "compute"), "fused_norm": (*TRAINER, "compute"), "winograd": (*TRAINER, "compute"),
-    "compile": (*TRAINER, "compute"),
-    "compile_mode": (*TRAINER, "compute"), "deep_supervision": LEARNED,
-    "recipe": ("data", *LEARNED, "growth"), "augment": LOADED, "train_batches": ("compute", *LOADED),
-    "test_batches": ("predict",), "warmup": (*LOADED, "predict", "compute"), "num_workers": ("predict", *LOADED),
-    "scans": SCANS, "n_jobs": ("preprocess",), "scale": ("train", "predict", "data", "preprocess", "inference"),
+ALL = ("train", "predict", "preprocess", "data", "compute", "inference", "growth")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Use:
+    """Attributes:
+    modes: in which an option counts.
+    of_main: for which of its modes main.py has a flag of that name, which gets the value.
+    growth: whether --mode growth hands it on to each of its processes.
+    of_noise: it says what the noise looks like, without --data.
+    """
+
+    modes: tuple[str, ...] = ALL
+    of_main: tuple[str, ...] = ()
+    growth: bool = True
+    of_noise: bool = False
+
+
+_FAST = Use(modes=(*TRAINER, "compute"), of_main=TRAINER)
+_LOG = Use(modes=TRAINER, of_main=TRAINER, growth=False)
+_HERE = Use(growth=False)
+USES = {
+    "mode": _HERE, "dim": Use(of_main=TRAINER), "task": Use(of_main=TRAINER),
+    "gpus": Use(modes=("data", *NETWORK), of_main=TRAINER), "nodes": _LOG,
+    "batch_size": Use(modes=("data", "train", "predict", "compute", "growth")),
+    "amp": Use(modes=NETWORK, of_main=TRAINER), "precision": Use(modes=NETWORK, of_main=TRAINER),
+    "layout": _FAST, "fused_norm": _FAST, "winograd": _FAST, "compile": _FAST, "compile_mode": _FAST,
+    "deep_supervision": Use(modes=LEARNED, of_main=("train",)), "recipe": Use(modes=("data", *LEARNED, "growth")),
+    "augment": Use(modes=LOADED, of_main=("train",)), "filters": Use(modes=NETWORK, of_main=TRAINER),
+    "patch_size": Use(of_noise=True), "channels": Use(of_noise=True),
+    "scale": Use(modes=("train", "predict", "data", "preprocess", "inference"), of_noise=True, growth=False),
+    "scans": Use(modes=SCANS), "n_jobs": Use(modes=("preprocess",), growth=False),
+    "train_batches": Use(modes=("compute", *LOADED), of_main=("train",)),
+    "test_batches": Use(modes=("predict",), of_main=("predict",), growth=False),
+    "warmup": Use(modes=(*LOADED, "predict", "compute"), of_main=TRAINER),
+    "num_workers": Use(modes=("predict", *LOADED), of_main=TRAINER),
+    "data": _HERE, "results": Use(of_main=TRAINER, growth=False), "logname": _LOG, "json": _HERE, "profile": _LOG,
 }  # fmt: skip
-"""Modes in which an option has an effect, where that is not all of them."""
-OF_NOISE = ("patch_size", "channels", "scale")
-"""Options that say what the noise looks like, without --data."""
+"""Option -> its use: the one table of them. `data`, `mode`, `recipe` and `batch_size` reach main.py in other words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +65,7 @@ class BenchmarkOptions:
     voxels, each in a process of its own."""
     dim: Literal[2, 3]
     """Dimension of the U-Net."""
-    task: str | None = None
+    task: TaskNumber | None = None
     """Task whose patch, channels and classes are used (default: 01, or the one that --data holds)."""
     gpus: int | None = None
     """Number of GPUs (default: one if there is one; 0: CPU)."""
@@ -99,6 +126,7 @@ class BenchmarkOptions:
     """Also write a profiler trace of some steps."""
 
     def __post_init__(self) -> None:
+        normalise_task(self)
         if self.mode not in TRAINER and ((self.gpus or 0) > 1 or self.nodes > 1):
             raise UserError(f"--mode {self.mode} measures one process; use --gpus 0 or 1 and no --nodes")
         if min(self.n_jobs, 1 if self.scans is None else self.scans) < 1:
@@ -119,7 +147,7 @@ def ineffective(options: BenchmarkOptions) -> list[str]:
     default = BenchmarkOptions(mode=options.mode, dim=options.dim)
     changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(default, f.name)]
     mode = options.mode
-    useless = {name: f"--mode {mode}" for name in changed if mode not in USED_BY.get(name, (mode,))}
+    useless = {name: f"--mode {mode}" for name in changed if mode not in USES[name].modes}
     if options.data is not None:
-        useless |= {name: "--data" for name in changed if name in OF_NOISE}
+        useless |= {name: "--data" for name in changed if USES[name].of_noise}
     return [f"--{name} has no effect with {reason}" for name, reason in useless.items()]

@@ -28,18 +28,13 @@ from inference.fold_folders import DONE, REQUEST, choose_checkpoint, fold_folder
 from utils.args import GROUPS, Config, parse_config
 from utils.errors import UserError, list_problems
 from utils.files import json_ready, read_json, to_dict, write_json
+from utils.flag_roles import ELSEWHERE_FLAGS
 from utils.locks import release_file
 from utils.runs import LAST_CHECKPOINT, prediction_folder
 from utils.schema import FORMAT_VERSION, Plan
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 LOG, PREDICTION, PREDICTOR, CONDEMNED = "output.log", "prediction", "checkpoint.json", "overwrite"
-ELSEWHERE = {
-    "exec_mode", "data", "results", "task", "dim", "fold", "nfolds", "splits", "group_by", "ckpt_store_dir", "logname",
-    "resume_training", "save_ckpt", "benchmark", "test_batches", "warmup", "profile", "accelerator", "gpus", "nodes",
-    "processes", "affinity", "num_workers", "save_preds", "save_probabilities",
-}  # fmt: skip
-"""Flags of main.py that do not make another run: places, devices, folds, and what each step sets itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,13 +62,13 @@ class RunFlags:
     def options(self) -> dict[str, Any]:
         """The options that make a run what it is, JSON-ready."""
         flat = {name: value for group in GROUPS for name, value in to_dict(getattr(self.train, group)).items()}
-        return {name: json_ready(value) for name, value in flat.items() if name not in ELSEWHERE}
+        return {name: json_ready(value) for name, value in flat.items() if name not in ELSEWHERE_FLAGS}
 
     def plan(self, shards: Path) -> Plan:
         """The plan that main.py builds the network from."""
         config = self.train
         return adapt_plan(
-            read_plan(shards), config.model, batch_size=config.loader.batch_size, brats=config.inference.brats
+            read_plan(shards), config.model, batch_size=config.loader.batch_size, brats=config.labels.brats
         )
 
 

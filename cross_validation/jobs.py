@@ -17,17 +17,12 @@ from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import list_cases
 from inference.decision import Checkpoint
-from utils.args import ineffective_options
 from utils.config import RunConfig
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError, list_problems
+from utils.flag_roles import CROSS_VALIDATION_FLAGS, DECIDED_FLAGS, ineffective_options
 from utils.schema import Fold
 
-SET_HERE = {
-    "exec_mode", "data", "results", "task", "dim", "fold", "ckpt_store_dir", "logname", "resume_training", "save_ckpt",
-    "benchmark", "accelerator", "gpus", "nodes", "save_preds", "save_probabilities", "nfolds",
-}  # fmt: skip
-"""Flags of main.py that belong to this program or to its steps."""
 PREPROCESSING = {"2d": "--dim 2", FULL: "--dim 3", FIRST: "--dim 3 --lowres"}
 
 
@@ -68,7 +63,7 @@ def check_passed(passed: Sequence[str]) -> None:
         UserError: there are any.
     """
     names = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in passed if word.startswith("--")]
-    taken = [name for name in names if name in SET_HERE or name.removeprefix("no_") in SET_HERE]
+    taken = [name for name in names if name.removeprefix("no_") in CROSS_VALIDATION_FLAGS]
     if taken:
         given = ", ".join(f"--{name}" for name in dict.fromkeys(taken))
         raise UserError(f"{given} cannot stand after --: cross_validate.py sets it, or has a flag for it before --")
@@ -146,7 +141,7 @@ def _require_data(selection: RunSelection, names: Sequence[str]) -> None:
 
 def _check_flags(flags: RunFlags) -> None:
     config = flags.train
-    for name in ("benchmark", "save_ckpt", "ckpt_store_dir", "resume_training"):
+    for name in DECIDED_FLAGS:
         if getattr(config.run, name) != getattr(RunConfig(), name):
             raise UserError(f"--config {config.config} must not set {name}: cross_validate.py decides that")
     idle = {message.split()[0] for message in ineffective_options(flags.predict)}

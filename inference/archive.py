@@ -34,6 +34,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from inference.decided import refuse_folder_of_models
 from inference.decision import DECISION_FILE, Decision, DecisionMember
 from inference.model import FoldWeights, ModelBundle, build_networks
 from inference.model_set import ModelSet, check_fit, folder_model_set, single_model
@@ -163,6 +164,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinish
     """
     if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
         return read_archive(path).select(folds)
+    refuse_folder_of_models(path)
     return folder_model_set(path, folds, allow_unfinished=allow_unfinished)
 
 

@@ -19,7 +19,7 @@ from utils.errors import run_cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in the way that the mode asks for; returns the exit status."""
-    options = parse(BenchmarkOptions, argv, prog="benchmark.py")
+    options = parse(BenchmarkOptions, argv, prog="benchmark.py", doc=__doc__)
     for message in ineffective(options):
         print(f"warning: {message}", file=sys.stderr)
     # After --help.

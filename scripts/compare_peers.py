@@ -21,7 +21,7 @@ from utils.errors import run_cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparisons; returns the exit status (1: a side failed)."""
-    options = parse(CompareOptions, argv, prog="compare_peers.py")
+    options = parse(CompareOptions, argv, prog="compare_peers.py", doc=__doc__)
     # After --help.
     from benchmarks.peers.comparing import compare_all
 

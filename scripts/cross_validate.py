@@ -16,9 +16,10 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import parse, task_name
+from utils.args import parse
 from utils.config import default_root
 from utils.errors import UserError, run_cli
+from utils.task_number import TaskNumber, normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class CrossValidateOptions:
     Stopped at any point, the same command continues. Exit status 0: all runs are finished; 1: some failed.
     """
 
-    task: str
+    task: TaskNumber
     """Task number."""
     configurations: tuple[Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"], ...] = ("3d_fullres",)
     """What to train. 3d_cascade_fullres trains all folds of 3d_lowres first, unless they are finished."""
@@ -53,8 +54,7 @@ class CrossValidateOptions:
     """Remove earlier results of these runs and train anew; to continue such a command, leave this flag out."""
 
     def __post_init__(self) -> None:
-        if not (self.task.isdecimal() and len(self.task) <= 3):
-            raise UserError(f"--task must be a number such as 04, got {self.task!r}")
+        normalise_task(self)
         if not self.configurations:
             raise UserError("--configurations must name at least one configuration")
         if self.nfolds is not None and self.nfolds < 2:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cross_validation.run import CrossValidation, cross_validate, prepare_cascade, write_slurm
 
     selection = RunSelection(
-        task=task_name(options.task), configurations=options.configurations, folds=options.folds, data=options.data,
+        task=options.task, configurations=options.configurations, folds=options.folds, data=options.data,
         results=options.results, overwrite=options.overwrite, checkpoint=options.checkpoint,
     )  # fmt: skip
     passed = tuple(words[cut + 1 :])

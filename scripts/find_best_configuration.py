@@ -16,16 +16,17 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import parse, task_name
+from utils.args import parse
 from utils.config import default_root
 from utils.errors import EXIT_OK, UserError, run_cli
+from utils.task_number import TaskNumber, normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BestOptions:
     """Compare cross-validated configurations and their pairs, and write what new scans are predicted with."""
 
-    task: str
+    task: TaskNumber
     """Task number."""
     configurations: tuple[Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"], ...] | None = None
     """Configurations to compare (default: all that have out-of-fold predictions)."""
@@ -45,8 +46,7 @@ class BestOptions:
     """Compare what is there where trainings were interrupted or folds are missing."""
 
     def __post_init__(self) -> None:
-        if not (self.task.isdecimal() and len(self.task) <= 3):
-            raise UserError(f"--task must be a number such as 04, got {self.task!r}")
+        normalise_task(self)
         if self.n_jobs is not None and self.n_jobs < 1:
             raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # After --help.
     from cross_validation.decide import Comparison, find_best
 
-    find_best(Comparison(**vars(dataclasses.replace(options, task=task_name(options.task)))))
+    find_best(Comparison(**vars(options)))
     return EXIT_OK
 
 

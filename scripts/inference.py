@@ -1,7 +1,7 @@
 """Predict scans: raw NIfTI files in one command, or cases that preprocess.py has prepared.
 
-python scripts/inference.py --input scans --output masks --model results/checkpoints --tta
-python scripts/inference.py --data data/04_3d/val --dim 3 --fold 0 --ckpt_path results/checkpoints --tta --save_preds
+python scripts/inference.py --input scans --output masks --model results/04_best
+python scripts/inference.py --data data/04_3d --dim 3 --fold 0 --model results/checkpoints --tta --save_preds
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.config import HardwareConfig, default_root
 from utils.errors import UserError, continues_with, run_cli
+from utils.task_number import TaskNumber
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScanOptions:
-    """Raw scans: --input, --output and --model belong together."""
+    """Masks of raw scans: --input and --output, with --model."""
 
     input: Path | None = None
     """NIfTI file, folder of NIfTI files (4D, or one file per channel: case_0000, case_0001, ...), or task folder with
     imagesTs."""
     output: Path | None = None
     """Folder for the masks, <case>.nii.gz on the grid of each scan."""
-    model: Path | None = None
-    """Exported zip, checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., or the
-    folder of a decision.json (scripts/find_best_configuration.py)."""
     folds: tuple[int, ...] | None = None
     """Folds whose probabilities are averaged (default: all of the model)."""
     save_probabilities: bool = False
@@ -38,7 +38,7 @@ class ScanOptions:
     overwrite: bool = False
     """Predict all scans again, and replace masks of other origin or edited ones."""
     memory_gb: float | None = None
-    """Host memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
+    """CPU memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
     postprocessing: bool = True
     """Apply the post-processing that find_best_configuration.py chose."""
     allow_unfinished: bool = False
@@ -51,7 +51,7 @@ class ScanOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardOptions:
-    """Preprocessed cases: --data, --fold, --dim and --ckpt_path belong together."""
+    """Masks and scores of cases that preprocess.py has prepared: --data, --fold and --dim, with --model."""
 
     data: Path | None = None
     """Preprocessed data: <task>_<dim>d, its val/ or test/, or the folder above."""
@@ -59,9 +59,7 @@ class ShardOptions:
     """Fold whose validation cases are predicted (the test/ folder is predicted whole)."""
     dim: Literal[2, 3] | None = None
     """Dimension of the U-Net."""
-    ckpt_path: Path | None = None
-    """Checkpoint, or a folder of checkpoints of which the best is taken."""
-    task: str | None = None
+    task: TaskNumber | None = None
     """Task number; needed only where --data holds several tasks."""
     results: Path | None = None
     """Folder for predictions and logs (default: /results in the container, else results)."""
@@ -73,8 +71,12 @@ class ShardOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Both ways."""
+    """Both ways: the model, and how its network is applied."""
 
+    model: Annotated[Path | None, tyro.conf.arg(aliases=("--ckpt_path",))] = None
+    """Raw scans: exported zip, checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ...,
+    or the folder of a decision.json (scripts/find_best_configuration.py). Prepared cases: checkpoint, or a folder of
+    checkpoints."""
     batch_size: int | None = None
     """Windows (3D) or slices (2D) that go through the network together (default: 4; raw scans on a CPU: as many of
     them as fit in little memory)."""
@@ -85,35 +87,37 @@ class NetworkOptions:
     compile: bool = False
     """Compile the network with torch.compile; worth its start-up with many or large scans."""
     tta: bool = False
-    """Test-time augmentation: average over flips."""
-    overlap: float = 0.5
-    """Overlap of neighbouring windows."""
+    """Test-time augmentation: average over flips (default: as decision.json was scored, else off)."""
+    overlap: float | None = None
+    """Overlap of neighbouring windows (default: as decision.json was scored, else 0.5)."""
     blend: Literal["gaussian", "constant"] = "gaussian"
     """Weights of overlapping windows."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.overlap < 1:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UserError(f"--overlap must lie in [0, 1), got {self.overlap}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
-    """Predict raw scans (--input, --output, --model) or preprocessed cases (--data, --fold, --dim, --ckpt_path).
+    """Predict masks, in one of two ways: of raw scans, in one command (--input, --output, --model), or of cases that
+    preprocess.py has prepared (--data, --fold, --dim, --model).
 
-    Network options come from the checkpoint.
+    What the network looks like comes from the model.
     """
 
-    scans: ScanOptions = dataclasses.field(default_factory=ScanOptions)
-    shards: ShardOptions = dataclasses.field(default_factory=ShardOptions)
+    raw_scans: ScanOptions = dataclasses.field(default_factory=ScanOptions)
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
+    prepared_cases: ShardOptions = dataclasses.field(default_factory=ShardOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict in the way that the flags ask for; returns the exit status."""
-    options = parse(InferenceOptions, argv, prog="inference.py")
-    scans, shards = _given(options.scans), _given(options.shards)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = parse(InferenceOptions, words, prog="inference.py")
+    scans, shards = _given(options.raw_scans), _given(options.prepared_cases)
     if scans and shards:
         raise UserError(
             f"{', '.join(scans)} (raw scans) and {', '.join(shards)} (preprocessed cases) are two ways to predict; "
@@ -122,14 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not scans and not shards:
         raise UserError(
             "nothing to predict: give --input, --output and --model for raw scans, "
-            "or --data, --fold, --dim and --ckpt_path for preprocessed cases (see inference.py --help)"
+            "or --data, --fold, --dim and --model for preprocessed cases (see inference.py --help)"
         )
     if scans:
-        _require(options.scans, ("input", "output", "model"))
+        _require([options.raw_scans, options.network], ("input", "output", "model"))
         with continues_with("the same command (without --overwrite) continues; finished masks are kept"):
-            return _predict_scans(options.scans, options.network)
-    _require(options.shards, ("data", "fold", "dim", "ckpt_path"))
-    return _predict_shards(options.shards, options.network)
+            said_tta = any(word.replace("-", "_") in ("__tta", "__no_tta") for word in words)
+            return _predict_scans(options.raw_scans, options.network, tta=options.network.tta if said_tta else None)
+    _require([options.prepared_cases, options.network], ("data", "fold", "dim", "model"))
+    return _predict_shards(options.prepared_cases, options.network)
 
 
 def _given(group: Any) -> list[str]:
@@ -139,15 +144,18 @@ def _given(group: Any) -> list[str]:
     return [f"--{name}" for name in names if getattr(group, name) != getattr(default, name)]
 
 
-def _require(group: Any, names: Sequence[str]) -> None:
-    missing = [f"--{name}" for name in names if getattr(group, name) is None]
+def _require(groups: Sequence[Any], names: Sequence[str]) -> None:
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    missing = [f"--{name}" for name in names if values[name] is None]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given, too (see inference.py --help)")
 
 
-def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
+def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool | None) -> int:
+    assert network.model is not None
     hardware = HardwareConfig(gpus=network.gpus, amp=network.amp, compile=network.compile)
 
+    from inference.decided import scored_settings
     from inference.predictor import Predictor, amp_type, window_batch
     from inference.run import predict_scans
     from inference.scan_run import ScanJob
@@ -157,13 +165,14 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
 
     runtime = resolve_hardware(hardware)
     configure_backends(runtime)
+    flips, overlap = scored_settings(network.model, tta=tta, overlap=network.overlap)
 
     def make(bundle, device) -> Predictor:
         acceleration = resolve_acceleration(hardware, runtime, norm=bundle.model.norm)
         settings = InferenceSettings(
-            tta=network.tta, overlap=network.overlap, blend=network.blend,
+            tta=flips, overlap=overlap, blend=network.blend,
             window_batch=network.batch_size
-            or window_batch(bundle.plan.stage, device, num_outputs=bundle.plan.labels.num_outputs, tta=network.tta),
+            or window_batch(bundle.plan.stage, device, num_outputs=bundle.plan.labels.num_outputs, tta=flips),
             fill_batches=acceleration.compiles,
         )  # fmt: skip
         previous = None if bundle.previous is None else make(bundle.previous, device)
@@ -172,14 +181,15 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
             acceleration=acceleration,
         )  # fmt: skip
 
-    return predict_scans(ScanJob(**vars(options)), runtime, make)
+    return predict_scans(ScanJob(**vars(options), model=network.model), runtime, make)
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
     import main as entry
 
     words = ["--exec_mode", "predict", "--val_batch_size", str(network.batch_size or 4)]
-    values = {name: getattr(options, name) for name in ("data", "task", "dim", "fold", "ckpt_path")}
+    values = {name: getattr(options, name) for name in ("data", "task", "dim", "fold")}
+    values["ckpt_path"] = network.model
     values["results"] = options.results or default_root("results")
     values["logname"] = options.logname or "inference_log.json"
     values |= {name: getattr(network, name) for name in ("gpus", "overlap", "blend")}

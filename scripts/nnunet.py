@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(unknown_verb(words[0]), file=sys.stderr)
         return EXIT_USAGE
     verb = VERBS[name]
-    with called_as(f"nnunet {name}"):
+    with called_as(f"nnunet {name}", verb.words):
         return importlib.import_module(verb.module).main([*verb.words, *words[1:]]) or EXIT_OK
 
 

@@ -17,6 +17,7 @@ import main as entry
 from utils.args import parse, to_words
 from utils.config import default_root
 from utils.errors import run_cli
+from utils.task_number import TaskNumber
 
 EPOCHS = 600
 
@@ -31,7 +32,7 @@ class TrainOptions:
     """Fold number."""
     dim: Literal[2, 3]
     """Dimension of the U-Net."""
-    task: str = "01"
+    task: TaskNumber = "01"
     """Task number."""
     data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder of the preprocessed data."""

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.args import parse
 from utils.config import default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
+from utils.task_number import TaskNumber, normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class VerifyOptions:
     """Look for everything that is wrong with a data set. Exit status 0: no problems; 1: problems; 2: dataset.json
     cannot be used."""
 
-    task: str | None = None
+    task: TaskNumber | None = None
     """Task number; not needed where --data is the data set's own folder."""
     data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder above TaskNN_Name, or that folder itself. It is only read."""
@@ -37,8 +38,7 @@ class VerifyOptions:
     """File for the report: all findings, and what was read of each scan."""
 
     def __post_init__(self) -> None:
-        if self.task is not None and not (self.task.isdecimal() and len(self.task) <= 3):
-            raise UserError(f"--task must be a number such as 04, got {self.task!r}")
+        normalise_task(self)
         if not self.tolerance_mm >= 0:
             raise UserError(f"--tolerance_mm must not be negative, got {self.tolerance_mm}")
         if self.n_jobs is not None and self.n_jobs < 1:

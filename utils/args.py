@@ -12,15 +12,24 @@ from typing import Any, TypeVar
 
 import tyro
 
-from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
+from utils.config import (
+    HardwareConfig,
+    InferenceConfig,
+    LabelConfig,
+    LoaderConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
+from utils.help_texts import description, help_registry
 from utils.program import program_name
 from utils.recipes import RECIPES
 
 T = TypeVar("T")
 
-GROUPS = ("run", "hardware", "loader", "model", "optim", "inference")
+GROUPS = ("run", "hardware", "loader", "model", "labels", "optim", "inference")
 SECOND_NAMES = {"residual": "res_block", "epochs": "max_epochs", "blend_mode": "blend"}
 """Keys that a --config file may use as the command line does, and the fields that they mean."""
 
@@ -33,38 +42,43 @@ class Config:
     hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
     loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    labels: LabelConfig = dataclasses.field(default_factory=LabelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
     config: Path | None = None
     """JSON or YAML file with defaults for these flags; a flag on the command line wins over it."""
 
 
-def parse(cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None, doc: str | None = None
+) -> T:
     """Parse a command line into one dataclass of options, which raises `UserError` for a value out of range.
 
     Flags may be written with underscores or hyphens, and booleans have a pair (--amp, --no-amp), so that a value of
     `default` can be switched off again. An unknown flag or a malformed value ends the process with status 2 and a
     usage message, as argparse does.
+
+    Args:
+        cls: of the options.
+        argv: words; None takes those of this process.
+        prog: file name of the command.
+        default: values where no flag says otherwise; None takes those of the dataclass.
+        doc: docstring with examples, lines that begin with `python`; None takes that of the dataclass's module.
     """
-    defaults = {} if default is None else {"default": default}
-    prog = program_name(prog)
+    examples = (sys.modules[cls.__module__].__doc__ or "") if doc is None else doc
     try:
         return tyro.cli(
             cls,
             args=argv,
-            prog=prog,
-            description=cls.__doc__,
+            prog=program_name(prog),
+            description=description(cls, examples, prog),
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
-            **defaults,
+            registry=help_registry(),
+            default=tyro.MISSING_NONPROP if default is None else default,
         )
     except UserError as error:
-        raise UserError(f"{error} (see {prog} --help)") from None
-
-
-def task_name(task: str) -> str:
-    """A task's number as all folders have it, with two digits at least: 4, 04 and 004 are one task."""
-    return f"{int(task):02d}" if task.isdecimal() else task
+        raise UserError(f"{error} (see {program_name(prog)} --help)") from None
 
 
 def to_words(options: Any, names: Sequence[str]) -> list[str]:
@@ -82,7 +96,7 @@ def to_words(options: Any, names: Sequence[str]) -> list[str]:
     return words
 
 
-def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") -> Config:
+def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", doc: str = "") -> Config:
     """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 
     Raises:
@@ -94,10 +108,7 @@ def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py") ->
     values = {} if path is None else _read_values(path)
     # A recipe that does not exist is left for the parser to refuse.
     recipe = RECIPES.get(_last_value(words, "--recipe") or values.get("recipe", "reference"), {})
-    config = parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path))
-    if config.run.task is not None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, task=task_name(config.run.task)))
-    return config
+    return parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path), doc=doc)
 
 
 def _last_value(words: Sequence[str], flag: str) -> str | None:
@@ -154,6 +165,15 @@ def _with_values(values: Mapping[str, Any], path: Path | None = None) -> Config:
     return dataclasses.replace(default, **groups, config=path)
 
 
+def recipe_defaults(recipe: str) -> Config:
+    """What a command line means that gives `--recipe` alone.
+
+    Raises:
+        KeyError: there is no such recipe.
+    """
+    return _with_values(RECIPES[recipe])
+
+
 def _as_flag(name: str, value: Any) -> Any:
     """YAML reads `task: 04` as a number and `8e-4`, which has no point, as text; both mean what a flag would."""
     if name == "task" and type(value) is int:
@@ -193,65 +213,3 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold a mapping of option names to values")
     return values
-
-
-def ineffective_options(config: Config) -> list[str]:
-    """Options that differ from their default and do nothing in this run, each with the reason; for a warning."""
-    default = _with_values(RECIPES[config.optim.recipe])
-    messages = {}
-    for reason, group, fields in _pointless(config):
-        for field in fields:
-            if getattr(getattr(config, group), field) != getattr(getattr(default, group), field):
-                messages.setdefault(field, f"--{field} has no effect in this run: {reason}")
-    return list(messages.values())
-
-
-def pointless_options(config: Config) -> set[str]:
-    """Names of the options that this run does not look at, whatever their values."""
-    return {field for _, _, fields in _pointless(config) for field in fields}
-
-
-def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
-    """(reason, group, fields) of the options that this run does not look at; the first reason counts."""
-    run, hardware, loader, optim = config.run, config.hardware, config.loader, config.optim
-    training, predicting = run.exec_mode == "train", run.exec_mode == "predict"
-    rules = [
-        (not training, "only training uses it", "optim", _names(optim)),
-        (not training, "only training uses it", "loader",
-         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "elastic_probability", "batches_per_epoch")),
-        (loader.augment == "none", "--augment none changes nothing", "loader", ("elastic_probability",)),
-        (not training, "only training uses it", "run", ("resume_training", "save_ckpt")),
-        (not training and not run.benchmark, "the checkpoint holds its own (unless the NVIDIA reference wrote it)",
-         "model", _names(config.model)),
-        (run.benchmark, "--benchmark measures speed only", "run", ("ckpt_path", "resume_training")),
-        (run.benchmark, "--benchmark measures speed only", "inference", _names(config.inference)),
-        (not run.benchmark and training, "it needs --benchmark; --batches_per_epoch makes epochs shorter", "run",
-         ("train_batches",)),
-        (not run.benchmark, "it needs --benchmark", "run", ("test_batches", "warmup")),
-        (run.benchmark and training, "--exec_mode predict uses it", "run", ("test_batches",)),
-        (not training, "--exec_mode train uses it", "run", ("train_batches",)),
-        (training, "training validates without it; evaluate and predict use it", "inference", ("tta",)),
-        (not predicting, "--exec_mode predict uses it", "inference", ("save_preds", "save_probabilities")),
-        (not config.inference.save_preds, "it needs --save_preds", "inference", ("save_probabilities",)),
-        (optim.scheduler != "multistep", "it needs --scheduler multistep", "optim", ("steps",)),
-        ("plateau" not in optim.scheduler, "it needs --scheduler plateau or loss_plateau", "optim", ("lr_patience",)),
-        (optim.scheduler not in ("multistep", "plateau", "loss_plateau"),
-         "it needs --scheduler multistep or plateau or loss_plateau", "optim", ("factor",)),
-        (optim.scheduler == "none", "the learning rate stays as it is", "optim", ("min_learning_rate",)),
-        (run.splits is not None, "--splits says how many there are", "run", ("nfolds",)),
-        (optim.optimizer != "sgd", "it needs --optimizer sgd", "optim", ("momentum",)),
-        (not config.model.deep_supervision, "it needs --deep_supervision", "model", ("deep_supr_num",)),
-        (run.dim != 2, "it needs --dim 2", "loader", ("nvol", "data2d_dim")),
-        (loader.data2d_dim == 2, "items of --data2d_dim 2 are single slices", "loader", ("nvol",)),
-        (config.model.norm != "batch", "it needs --norm batch", "hardware", ("sync_batchnorm",)),
-        (hardware.precision != "auto", "--precision decides", "hardware", ("amp",)),
-        (hardware.accelerator == "cpu" or hardware.gpus == 0, "it needs a GPU", "hardware", ("affinity",)),
-        (not hardware.compile, "it needs --compile", "hardware", ("compile_mode",)),
-        (config.model.norm != "instance", "it needs --norm instance", "hardware", ("fused_norm",)),
-        (hardware.layout == "NCDHW", "it needs --layout NDHWC", "hardware", ("fused_norm",)),
-    ]  # fmt: skip
-    return [(reason, group, fields) for pointless, reason, group, fields in rules if pointless]
-
-
-def _names(group: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(group))

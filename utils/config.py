@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from utils.errors import UserError
+from utils.task_number import TaskNumber, normalise_task
 
 Affinity = Literal[
     "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
@@ -49,7 +50,7 @@ class RunConfig:
     """Folder in which the checkpoints folder is made (default: the results folder)."""
     logname: str = "logs.json"
     """File name of the DLLogger lines inside the results folder."""
-    task: str | None = None
+    task: TaskNumber | None = None
     """Task number, two digits. The Medical Segmentation Decathlon uses 01 to 10."""
     dim: Literal[2, 3] = 3
     """Dimension of the U-Net."""
@@ -89,10 +90,7 @@ class RunConfig:
         if self.nfolds is not None:
             _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
         _require(self.splits is None or self.group_by is None, "--splits and --group_by both deal the folds; give one")
-        _require(
-            self.task is None or (self.task.isdecimal() and len(self.task) <= 3),
-            f"--task must be a number such as 04, got {self.task!r}",
-        )
+        normalise_task(self)
         for name in ("train_batches", "test_batches", "warmup", "seed"):
             _require(getattr(self, name) >= 0, f"--{name} must not be negative")
 
@@ -204,6 +202,14 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What the network predicts beyond what the plan says."""
+
+    brats: bool = False
+    """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Loss, optimiser, schedule and when to stop."""
 
@@ -272,8 +278,6 @@ class InferenceConfig:
     """Write a NIfTI mask for each case, and (--save_probabilities) the probabilities."""
     save_probabilities: bool = False
     """With --save_preds, also write <case>.npy with the probabilities (K, z, y, x) in the voxel order of the scan."""
-    brats: bool = False
-    """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
     invert_resampled_y: bool = False
     """Score validation in the scan's own grid, the grid of the exported masks."""
 

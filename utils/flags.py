@@ -16,6 +16,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
+DEFAULT_IN_WORDS = r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)|\s*Default: ([^.]+)\.$"
+"""What of a help text says the default, where the value would not."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
@@ -38,16 +41,17 @@ class FlagGroup:
     flags: tuple[Flag, ...]
 
 
-def flag_groups(options: type) -> tuple[FlagGroup, ...]:
+def flag_groups(options: type[Any]) -> tuple[FlagGroup, ...]:
     """The groups of a dataclass of options: its own flags, if it has any, then those of each dataclass in it."""
     hints = typing.get_type_hints(options, include_extras=True)
-    own, groups = [], []
+    own: list[Flag] = []
+    groups: list[FlagGroup] = []
     for field in dataclasses.fields(options):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             groups += flag_groups(kind)
         else:
-            own.append(_flag(field, kind, _field_help(options).get(field.name, "")))
+            own.append(_flag(field, kind, field_help(options).get(field.name, "")))
     first = [FlagGroup(text=inspect.cleandoc(options.__doc__ or ""), flags=tuple(own))] if own else []
     return (*first, *groups)
 
@@ -61,7 +65,7 @@ def _flag(field: dataclasses.Field, kind: Any, text: str) -> Flag:
     names = [f"--{field.name}"]
     for note in getattr(kind, "__metadata__", ()):
         names += getattr(note, "aliases", None) or ()
-    said = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)|\s*Default: ([^.]+)\.$", text)
+    said = re.search(DEFAULT_IN_WORDS, text)
     if said:
         text = text[: said.start()] + text[said.end() :]
     return Flag(
@@ -98,11 +102,13 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 @functools.cache
-def _field_help(options: type) -> dict[str, str]:
+def field_help(options: type) -> dict[str, str]:
     """Field -> the docstring under it, as one line."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
+    assert isinstance(tree, ast.ClassDef)
     found = {}
     for field, text in zip(tree.body, tree.body[1:]):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[field.target.id] = " ".join(str(text.value.value).split())
     return found

@@ -13,21 +13,36 @@ DISTRIBUTION = "nnunet-lightning"
 PROJECT = Path(__file__).resolve().parents[1]
 
 _command: ContextVar[str | None] = ContextVar("_command", default=None)
+_words: ContextVar[tuple[str, ...]] = ContextVar("_words", default=())
 
 
 @contextlib.contextmanager
-def called_as(command: str) -> Iterator[None]:
-    """Let usage texts inside the block name the program so, for example `nnunet train`, in place of their file."""
-    token = _command.set(command)
+def called_as(command: str, words: tuple[str, ...] = ()) -> Iterator[None]:
+    """Let usage texts inside the block name the program so, for example `nnunet train`, in place of their file.
+
+    `words` are the flags that the command stands for, such as `--exec_mode train`.
+    """
+    tokens = _command.set(command), _words.set(words)
     try:
         yield
     finally:
-        _command.reset(token)
+        _command.reset(tokens[0])
+        _words.reset(tokens[1])
 
 
 def program_name(file: str) -> str:
     """What a usage text calls the program whose file is `file`: as the user called it."""
     return _command.get() or file
+
+
+def called_name() -> str | None:
+    """What the user called the program, for example `nnunet train`; None where it was called by its file."""
+    return _command.get()
+
+
+def called_words() -> tuple[str, ...]:
+    """Flags that this name stands for."""
+    return _words.get()
 
 
 def program_version(project: Path = PROJECT) -> str:

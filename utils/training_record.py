@@ -9,20 +9,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from utils.args import GROUPS, Config, pointless_options
+from utils.args import GROUPS, Config
 from utils.files import json_ready, to_dict
+from utils.flag_roles import CHANGEABLE_FLAGS, pointless_options
 from utils.schema import Fold
-
-FREE = {
-    # Places, and what another item of the record, the plan or the network options say.
-    "exec_mode", "data", "results", "ckpt_store_dir", "logname", "task", "dim", "fold", "nfolds", "splits", "group_by",
-    "ckpt_path", "resume_training", "save_ckpt", "benchmark", "train_batches", "test_batches", "warmup", "profile",
-    "recipe", "batch_size", "brats",
-    # Devices and speed; results differ in rounding at most.
-    "accelerator", "gpus", "nodes", "processes", "layout", "fused_norm", "winograd", "compile", "compile_mode",
-    "affinity", "num_workers", "val_batch_size", "tta", "save_preds", "save_probabilities",
-}  # fmt: skip
-"""Options that a resumed training may change. Any other, a new one too, is compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +49,7 @@ def training_options(config: Config, *, batch_size: int) -> dict[str, Any]:
     idle = pointless_options(config)
     groups = {group: to_dict(getattr(config, group)) for group in GROUPS if group != "model"}
     flat = {name: value for group in groups.values() for name, value in group.items()}
-    chosen = {name: json_ready(value) for name, value in flat.items() if name not in FREE | idle}
+    chosen = {name: json_ready(value) for name, value in flat.items() if name not in CHANGEABLE_FLAGS | idle}
     return chosen | {"batch_size": batch_size}
 
 

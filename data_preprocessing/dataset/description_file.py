@@ -22,6 +22,7 @@ from data_preprocessing.dataset.findings import Finding, problems_of
 from data_preprocessing.dataset.label_schemes import parse_labels, with_brats_regions
 from utils.errors import UserError, list_problems
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Splits
+from utils.task_number import checked_task
 
 DESCRIPTION = "dataset.json"
 FOLD_SEED = 12345
@@ -128,19 +129,18 @@ def find_task_folder(data: Path, task: str) -> Path:
         UserError: there is none, or more than one.
     """
     data = Path(os.path.abspath(data))
-    if not task.isdecimal():
-        raise UserError(f"--task must be a number such as 04, got {task!r}")
+    number = int(checked_task(task))
     if not data.is_dir():
         raise UserError(f"{data} is not a folder; --data takes the folder above TaskNN_Name (see download.py)")
-    if task_number(data.name) == int(task):
+    if task_number(data.name) == number:
         return data
     tasks = sorted(f for f in data.iterdir() if task_number(f.name) is not None and f.is_dir())
-    found = [f for f in tasks if task_number(f.name) == int(task)]
+    found = [f for f in tasks if task_number(f.name) == number]
     if len(found) > 1:
         raise UserError(f"{data} has several folders for task {task}: {', '.join(f.name for f in found)}; rename one")
     if not found:
         there = ", ".join(f.name for f in tasks) or "no task at all"
-        raise UserError(f"{data} has no folder Task{int(task):02d}_<Name>; it has {there}")
+        raise UserError(f"{data} has no folder Task{number:02d}_<Name>; it has {there}")
     return found[0]
 
 

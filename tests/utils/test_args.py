@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from utils.args import Config, ineffective_options, parse_config, task_name, to_words
+from utils.args import Config, parse_config, to_words
 from utils.config import OptimConfig
 from utils.errors import UserError, run_cli
+from utils.flag_roles import ineffective_options
+from utils.task_number import checked_task
 
 FLAGS = [
     "--exec_mode train", "--data d", "--results r", "--logname l.json", "--task 04", "--gpus 1",
@@ -252,7 +254,7 @@ def test_a_configuration_cannot_be_changed():
 
 @pytest.mark.parametrize(("task", "name"), [("4", "04"), ("04", "04"), ("004", "04"), ("070", "70"), ("123", "123")])
 def test_a_task_has_one_name(task, name):
-    assert task_name(task) == name
+    assert checked_task(task) == name
     assert parse_config(["--task", task]).run.task == name
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from data_loading.data_module import batch_spec
 from tests.data_loading.shards import make_plan
-from utils.args import GROUPS, Config, ineffective_options, parse_config
+from utils.args import GROUPS, Config, parse_config
+from utils.flag_roles import ineffective_options
 from utils.recipes import RECIPES
 
 
