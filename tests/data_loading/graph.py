@@ -1,4 +1,4 @@
-"""One change of a small image and label in a DALI pipeline on the host, for the tests of single changes."""
+"""One change of a small image and label in a DALI pipeline on the CPU, for the tests of single changes."""
 
 from __future__ import annotations
 

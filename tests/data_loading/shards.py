@@ -70,7 +70,7 @@ def make_module(
     folder: Path, patch: tuple[int, ...], *, train: tuple[str, ...] = (), val: tuple[str, ...] = (),
     predict: tuple[str, ...] = (), channels: int = 1, loader: LoaderConfig | None = None, **settings: object,
 ) -> DataModule:  # fmt: skip
-    """A data module on the host with seed 1 unless told otherwise."""
+    """A data module on the CPU with seed 1 unless told otherwise."""
     return DataModule(
         cases=ShardCases(folder=folder, train=train, val=val, predict=predict),
         plan=make_plan(patch, channels=channels),

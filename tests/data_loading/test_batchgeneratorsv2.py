@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading.augment import cpu_intensity as host_intensity
-from data_loading.augment import gpu_intensity as intensity
-from data_loading.augment import spatial
+from data_loading.augment import cpu_intensity, gpu_intensity, spatial
 from data_loading.augment.cpu_intensity import change_intensities
 from data_loading.augment.gpu_graph import augment
 from data_loading.augment.presets import NNUNET, UNCHANGED, choose_preset
@@ -102,14 +100,14 @@ def test_axes_are_mirrored_as_often_as_there():
 
 def test_changes_come_in_the_order_in_which_they_come_there(monkeypatch):
     order = [*RECORDED["intensities"]]
-    for module, change in ((intensity, "graph"), (host_intensity, "host")):
+    for module, change in ((gpu_intensity, "graph"), (cpu_intensity, "cpu")):
         seen: list[str] = []
         for name in {*order} - {"inverted_gamma"}:
             monkeypatch.setattr(module, name, _noting(seen, name))
         preset = dataclasses.replace(
             UNCHANGED, **{name: dataclasses.replace(getattr(NNUNET, name), probability=1.0) for name in order}
         )
-        if change == "host":
+        if change == "cpu":
             change_intensities(torch.zeros(1, 2, 4, 4, 4), preset, torch.Generator())
         else:
             augment(None, None, drawn={}, shape=(2, 4, 4, 4), preset=preset)

@@ -375,7 +375,7 @@ def test_centre_patches_are_the_middles_over_and_over(numbered, patch, shape) ->
 @pytest.mark.parametrize("patch, per_case", [((6, 6, 8), 1), ((2, 8, 8), 1), ((8, 8), 4)])
 def test_gpu_batches_equal_cpu_batches(noisy, patch, per_case, name) -> None:
     spec = BatchSpec(patch=patch, channels=2, cases_per_batch=2, patches_per_case=per_case)
-    # Intensities are left out: the host changes them with a generator of its own.
+    # Intensities are left out: the CPU changes them with a generator of its own.
     preset = changing(name, patch, 0.5).geometry()
     for cpu, gpu in zip(batches_of(noisy, spec, preset), batches_of(noisy, spec, preset, device_id=0)):
         assert gpu["image"].is_cuda and gpu["label"].is_cuda

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_loading.augment import cpu_warp as host_warp
+from data_loading.augment import cpu_warp
 from data_loading.augment.cpu_warp import warp
 
 LINEAR = np.array([[0.9, 0.3, 0.1], [-0.3, 0.9, 0.2], [0.1, -0.2, 0.95]])
@@ -25,7 +25,7 @@ def expected(volume: np.ndarray, offset: tuple[float, ...], order: int) -> np.nd
 @pytest.mark.parametrize("offset", [(0.317, 2.143, -0.709), (5.231, -4.309, 3.117)])
 @pytest.mark.parametrize("slab_voxels", [1, 100, 10_000])
 def test_slabs_of_any_size_give_what_scipy_gives(monkeypatch, offset, slab_voxels) -> None:
-    monkeypatch.setattr(host_warp, "SLAB_VOXELS", slab_voxels)
+    monkeypatch.setattr(cpu_warp, "SLAB_VOXELS", slab_voxels)
     image, labels = warp(IMAGE, LABELS, xyz(LINEAR, offset), size=(8, 7, 6))
     for channel, volume in zip(image, IMAGE):
         assert channel == pytest.approx(expected(volume, offset, 1), abs=1e-5)

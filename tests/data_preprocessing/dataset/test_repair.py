@@ -69,9 +69,9 @@ def test_nan_and_infinity_become_zero(task, target):
     write_scan(task.folder / "imagesTr/scan1.nii.gz", image, np.diag([-2, 2, 2, 1]))
     write_scan(task.folder / "labelsTr/scan1.nii.gz", np.ones(SHAPE_XYZ, np.uint8), np.diag([-2, 2, 2, 1]))
     assert repair(task, target)["scan1"].changes == ("image: 3 NaN or infinite intensities set to 0",)
-    mended = nib.load(target / "imagesTr/scan1.nii.gz")
-    assert np.array_equal(mended.affine, np.diag([-2, 2, 2, 1]))
-    assert np.array_equal(mended.get_fdata(), np.nan_to_num(image[..., 0], nan=0, posinf=0, neginf=0))
+    repaired = nib.load(target / "imagesTr/scan1.nii.gz")
+    assert np.array_equal(repaired.affine, np.diag([-2, 2, 2, 1]))
+    assert np.array_equal(repaired.get_fdata(), np.nan_to_num(image[..., 0], nan=0, posinf=0, neginf=0))
 
 
 def test_channels_stay_channels(task, target):
@@ -82,9 +82,9 @@ def test_channels_stay_channels(task, target):
         image[index, 0, 0, 1] = np.nan
         write_scan(task.folder / f"imagesTr/scan{index}.nii.gz", image)
     repair(task, target)
-    mended = read_image([target / "imagesTr/scan2.nii.gz"]).array
-    assert mended.shape == (2, *SHAPE_XYZ[::-1]) and mended[1, 0, 0, 2] == 0 and mended[0, 0, 0, 2] > 0
-    assert np.array_equal(mended[0], image[..., 0].T)
+    repaired = read_image([target / "imagesTr/scan2.nii.gz"]).array
+    assert repaired.shape == (2, *SHAPE_XYZ[::-1]) and repaired[1, 0, 0, 2] == 0 and repaired[0, 0, 0, 2] > 0
+    assert np.array_equal(repaired[0], image[..., 0].T)
 
 
 def test_a_label_elsewhere_gets_the_geometry_of_its_image(task, target):
@@ -95,8 +95,8 @@ def test_a_label_elsewhere_gets_the_geometry_of_its_image(task, target):
     write_scan(task.folder / "labelsTr/scan0.nii.gz", label, affine)
     changes = repair(task, target)["scan0"].changes
     assert len(changes) == 1 and "geometry copied from the image (7 mm away before)" in changes[0]
-    mended = nib.load(target / "labelsTr/scan0.nii.gz")
-    assert np.array_equal(mended.affine, np.eye(4)) and np.array_equal(mended.get_fdata(), label)
+    repaired = nib.load(target / "labelsTr/scan0.nii.gz")
+    assert np.array_equal(repaired.affine, np.eye(4)) and np.array_equal(repaired.get_fdata(), label)
 
 
 def test_a_label_stored_in_another_orientation_is_turned_and_not_mirrored(task, target):
