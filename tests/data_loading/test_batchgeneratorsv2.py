@@ -49,7 +49,7 @@ def assert_alike(found: dict, recorded: dict) -> None:
             assert found[name] == pytest.approx(expected, abs=0.3), name
 
 
-def on_host(name: str) -> Iterator[Patch]:
+def on_cpu(name: str) -> Iterator[Patch]:
     preset = dataclasses.replace(UNCHANGED, **{name: getattr(NNUNET, name)})
     generator, before = torch.Generator().manual_seed(3), MEASURES[name][0]()
     for _ in range(COUNT // CHUNK):
@@ -67,12 +67,14 @@ def in_graph(name: str) -> Iterator[Patch]:
     )[0]
 
 
-@pytest.mark.parametrize("changed", [on_host, in_graph])
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [on_cpu, in_graph])
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_change_of_intensities_is_as_often_and_as_strong_as_there(changed, name):
     assert_alike(summarise(name, changed(name)), RECORDED["intensities"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PATCHES)
 def test_patches_are_zoomed_and_turned_as_often_and_as_far_as_there(tmp_path: Path, kind):
     patch = PATCHES[kind]

@@ -40,7 +40,7 @@ def in_graph(
     return run(lambda x, label: (call(x), label), image=image, label=image[:1].astype(np.uint8), count=count)[0]
 
 
-def on_host(
+def on_cpu(
     name: str, change: Change, *, image: np.ndarray = IMAGE, count: int = 8, in_plane: bool = False
 ) -> np.ndarray:
     """The same by torch."""
@@ -50,7 +50,7 @@ def on_host(
     return batch.numpy()
 
 
-@pytest.fixture(params=[in_graph, on_host])
+@pytest.fixture(params=[in_graph, on_cpu])
 def changed(request: pytest.FixtureRequest) -> Callable[..., np.ndarray]:
     """Both ways to change an image keep the same rules."""
     return request.param
@@ -140,7 +140,7 @@ def test_blur_mirrors_a_thin_patch_again_and_again() -> None:
     """Both ways agree where the window is several times as wide as the patch."""
     wide = Change(probability=1.0, bounds=(1.5, 1.50001), shared=True)
     image = np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
-    assert on_host("blur", wide, image=image) == pytest.approx(in_graph("blur", wide, image=image), abs=1e-3)
+    assert on_cpu("blur", wide, image=image) == pytest.approx(in_graph("blur", wide, image=image), abs=1e-3)
 
 
 def test_blur_of_slices_keeps_their_shape(changed) -> None:
