@@ -135,13 +135,21 @@ def test_two_dimensional_way(task, tmp_path):
     assert len(list((tmp_path / "preds_task_77_dim_2_fold_0_tta").glob("*.nii.gz"))) == 2
 
 
+INTERRUPTED = ("--max_epochs", "4", "--scheduler", "cosine", "--deep_supervision", "--deep_supr_num", "1", *TRAINING)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(task, tmp_path_factory) -> Path:
+    results = tmp_path_factory.mktemp("whole")
+    assert run(task, results, "train", *INTERRUPTED) == 0
+    return results
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_after", ["checkpoint", "epoch_line"])
-def test_killed_training_resumes_to_the_same_weights(task, tmp_path, kill_after):
-    flags = ("--max_epochs", "4", "--scheduler", "cosine", "--deep_supervision", "--deep_supr_num", "1", *TRAINING)
-    assert run(task, tmp_path / "whole", "train", *flags) == 0
+def test_killed_training_resumes_to_the_same_weights(task, uninterrupted, tmp_path, kill_after):
     victim = subprocess.Popen(
-        [sys.executable, str(PROJECT / "main.py"), *command(task, tmp_path / "cut", "train", *flags)],
+        [sys.executable, str(PROJECT / "main.py"), *command(task, tmp_path / "cut", "train", *INTERRUPTED)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     if kill_after == "checkpoint":
@@ -153,13 +161,13 @@ def test_killed_training_resumes_to_the_same_weights(task, tmp_path, kill_after)
         next(line for line in lines if line.startswith("epoch 2 of"))
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
-    assert run(task, tmp_path / "cut", "train", "--resume_training", *flags) == 0
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert run(task, tmp_path / "cut", "train", "--resume_training", *INTERRUPTED) == 0
+    whole, cut = weights(uninterrupted), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     for name, value in whole.items():
         assert torch.equal(value, cut[name]), name
     assert outcome(tmp_path / "cut")["epochs"] == 4
-    assert outcome(tmp_path / "cut")["best_dice"] == outcome(tmp_path / "whole")["best_dice"]
+    assert outcome(tmp_path / "cut")["best_dice"] == outcome(uninterrupted)["best_dice"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from tests.main_runs import TINY_NETWORK, history, run, weights
 from tests.tiny_task import Task, make_task, write_scan
 from utils.training_state import read_training_state
 
+pytestmark = pytest.mark.slow
 TRAINING = (*TINY_NETWORK, "--nfolds", "3", "--learning_rate", "0.01", "--scheduler", "cosine")
 
 

@@ -11,6 +11,7 @@ from tests.main_runs import TINY, checkpoint, history, train
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import run_cli
 
+pytestmark = pytest.mark.slow
 SHORT = (*TINY, "--max_epochs", "4", "--min_epochs", "1", "--patience", "1")
 
 

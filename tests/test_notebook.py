@@ -85,9 +85,9 @@ def test_notebook_leads_from_scans_to_masks(anywhere, monkeypatch):
 
     (work,) = (anywhere / "temporary").glob("nnunet-custom-*")
     study = {folder.name: folder for folder in (work / "study").iterdir()}
-    check_masks(work / "results/preds_task_80_dim_3_fold_0", study, expected=2)
-    check_masks(work / "results/new/preds_task_80_dim_3_fold_0_tta", study, expected=2)
-    for name in ("results/progress.png", "overlay.png", "results/preds_task_80_dim_3_fold_0/scores.csv"):
+    check_masks(work / "results/80_3d_fullres/out_of_fold", study, expected=10)
+    check_masks(work / "masks", study, expected=2)
+    for name in ("model.zip", "overlay.png", "scores.csv", "results/80_best/decision.json"):
         assert (work / name).stat().st_size > 0
     assert not list(working_folder.iterdir())
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]

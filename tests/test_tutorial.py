@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from inference.model import checkpoint_bundle
+from inference.saved import saved_member
 from scripts import nnunet
 from tests.conftest import PROJECT
 from tests.tiny_task import write_scan
 from utils.errors import run_cli
+from utils.nifti import read_label
 
 TINY = ["--max_epochs", "2", "--depth", "1", "--filters", "4", "8", "--learning_rate", "0.01", "--num_workers", "1"]
 MORE = {
@@ -49,19 +54,46 @@ def write_scans(folder: Path, labels: Path, names: list[str]) -> None:
         write_scan(labels / f"{name}.nii.gz", label)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(Path("/data").exists() or Path("/results").exists(), reason="commands would write there by default")
-def test_the_tutorial_leads_from_raw_scans_to_a_model_in_one_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory) -> Iterator[Path]:
+    """The working folder after the last command."""
+    if Path("/data").exists() or Path("/results").exists():
+        pytest.skip("commands would write there by default")
+    folder = tmp_path_factory.mktemp("tutorial")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        type_all()
+    yield folder
+
+
+def type_all() -> None:
     write_scans(Path("scans"), Path("masks"), ["p1", "p2", "p3", "p4"])
     write_scans(Path("new"), Path("new_masks"), ["q1", "q2"])
     for words in map(made_small, tutorial()):
         assert run_cli(lambda words=words: nnunet.main(words)) == 0, words
-    assert zipfile.is_zipfile("model.zip")
+
+
+@pytest.mark.slow
+def test_the_tutorial_leads_from_raw_scans_to_a_model_in_one_file(typed):
+    assert zipfile.is_zipfile(typed / "model.zip")
     for name in ("q1", "q2"):
-        mask, scan = nib.load(f"predictions/{name}.nii.gz"), nib.load(f"new/{name}.nii.gz")
+        mask, scan = nib.load(typed / f"predictions/{name}.nii.gz"), nib.load(typed / f"new/{name}.nii.gz")
         assert mask.shape == scan.shape and set(np.unique(np.asanyarray(mask.dataobj))) <= {0, 1}
-    assert (tmp_path / "predictions/summary.json").is_file()
+    assert (typed / "predictions/summary.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_its_folds_end_in_a_model_and_out_of_fold_masks(typed, configuration):
+    folder = typed / f"results/80_{configuration}"
+    for case in ("p1", "p2", "p3", "p4"):
+        member = saved_member(folder / "out_of_fold", case)
+        mask = read_label(folder / f"out_of_fold/{case}.nii.gz").array
+        np.testing.assert_array_equal(member.probabilities.argmax(axis=0), mask)
+    assert [fold.fold for fold in checkpoint_bundle(folder).folds] == [0, 1]
+    records = json.loads((typed / "results/80_cross_validation.json").read_text())["configurations"]
+    (record,) = (each for each in records if each["configuration"] == configuration)
+    assert [fold["epochs"] for fold in record["folds"]] == [2, 2]
 
 
 def test_the_tutorial_goes_the_whole_way():

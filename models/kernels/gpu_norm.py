@@ -29,7 +29,7 @@ _PARTIALS = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Grid:
-    """How a feature map is dealt to programs."""
+    """How a feature map is split over programs."""
 
     batch: int
     voxels: int

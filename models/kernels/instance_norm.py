@@ -63,11 +63,11 @@ class NormActivation(Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
         """Normalise features (N, C, D, H, W) with weight and bias (C,)."""
         if runs_kernels(features):
-            from models.kernels import gpu_norm as norm_kernels
+            from models.kernels import gpu_norm
 
             # Triton launches on the current device, which need not be the tensors'.
             with torch.cuda.device_of(features):
-                output, mean, rstd = norm_kernels.forward(features, weight, bias, eps=eps, slope=slope)
+                output, mean, rstd = gpu_norm.forward(features, weight, bias, eps=eps, slope=slope)
         else:
             output, mean, rstd = forward_formula(features, weight, bias, eps=eps, slope=slope)
         ctx.save_for_backward(features, weight, bias, mean, rstd)
@@ -80,12 +80,12 @@ class NormActivation(Function):
         features, weight, bias, mean, rstd = ctx.saved_tensors
         shared = {"mean": mean, "rstd": rstd, "slope": ctx.slope}
         if runs_kernels(features):
-            from models.kernels import gpu_norm as norm_kernels
+            from models.kernels import gpu_norm
 
             # A skip connection hands back a part of the channels of a larger tensor.
             gradient = gradient.contiguous(memory_format=_channels_last(features))
             with torch.cuda.device_of(features):
-                by_features, *by_affine = norm_kernels.backward(gradient, features, weight, bias, **shared)
+                by_features, *by_affine = gpu_norm.backward(gradient, features, weight, bias, **shared)
         else:
             by_features, *by_affine = backward_formula(gradient, features, weight, bias, **shared)
         return by_features, *(each.to(weight.dtype) for each in by_affine), None, None

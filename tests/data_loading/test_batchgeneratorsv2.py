@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading.augment import cpu_intensity, spatial
-from data_loading.augment import gpu_intensity as intensity
+from data_loading.augment import cpu_intensity, gpu_intensity, spatial
 from data_loading.augment.cpu_intensity import change_intensities
 from data_loading.augment.gpu_graph import augment
 from data_loading.augment.presets import NNUNET, UNCHANGED, choose_preset
@@ -68,12 +67,14 @@ def in_graph(name: str) -> Iterator[Patch]:
     )[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [on_cpu, in_graph])
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_change_of_intensities_is_as_often_and_as_strong_as_there(changed, name):
     assert_alike(summarise(name, changed(name)), RECORDED["intensities"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PATCHES)
 def test_patches_are_zoomed_and_turned_as_often_and_as_far_as_there(tmp_path: Path, kind):
     patch = PATCHES[kind]
@@ -101,7 +102,7 @@ def test_axes_are_mirrored_as_often_as_there():
 
 def test_changes_come_in_the_order_in_which_they_come_there(monkeypatch):
     order = [*RECORDED["intensities"]]
-    for module, change in ((intensity, "graph"), (cpu_intensity, "cpu")):
+    for module, change in ((gpu_intensity, "graph"), (cpu_intensity, "cpu")):
         seen: list[str] = []
         for name in {*order} - {"inverted_gamma"}:
             monkeypatch.setattr(module, name, _noting(seen, name))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading import data_module
-from data_loading import sampling as order
+from data_loading import data_module, sampling
 from data_loading.augment.presets import choose_preset
 from data_loading.data_module import DataModule, batch_spec
 from tests.data_loading.recorder import Recorder, trainer
@@ -175,7 +174,7 @@ def test_benchmark_makes_as_many_batches_as_asked(tmp_path) -> None:
 
 
 def test_data_module_can_be_imported_without_dali() -> None:
-    for module in (data_module, order):
+    for module in (data_module, sampling):
         at_import = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ImportFrom)]
         imported = " ".join(node.module for node in at_import)
         assert "dali" not in imported and "augmentations" not in imported

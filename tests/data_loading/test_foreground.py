@@ -75,6 +75,7 @@ def many_classes(num_classes: int = 104) -> np.ndarray:
     return np.random.default_rng(0).permutation(flat).reshape(shape)
 
 
+@pytest.mark.slow
 def test_training_draws_each_of_104_classes_equally_often(tmp_path):
     label = many_classes()
     rows = ForegroundRows(save(tmp_path, sample_foreground(label, "a", ignore=None)))

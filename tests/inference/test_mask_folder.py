@@ -327,6 +327,7 @@ class TestFullDisk:
 
     LIMIT = 3 * 4 * 12 * 10 * 14 + 10_000
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("configurations", [("3d_fullres",), ("2d", "3d_fullres")])
     def test_the_limit_of_a_process_fails_that_scan_alone(self, words, tmp_path, configurations):
         train(tmp_path, "2d")

@@ -63,11 +63,11 @@ def test_folds_share_everything_but_planes_and_slabs():
 
 
 def test_a_gpu_holds_planes_and_feature_maps_itself():
-    host, gpu = (
+    cpu, gpu = (
         forecast_memory((256,) * 3, (1, 1, 1), plan=PLAN, settings=SETTINGS, num_networks=1, on_gpu=on_gpu)
         for on_gpu in (False, True)
     )
-    assert gpu.predict_bytes < host.predict_bytes and gpu.prepare_bytes == host.prepare_bytes
+    assert gpu.predict_bytes < cpu.predict_bytes and gpu.prepare_bytes == cpu.prepare_bytes
 
 
 @pytest.mark.parametrize(("num_networks", "limit_gb"), [(1, 6), (5, 8)])

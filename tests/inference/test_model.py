@@ -12,7 +12,7 @@ from tests.models.checkpoints import save_ours, save_reference
 from utils.errors import UserError
 from utils.training_state import TrainingState, write_training_state
 
-HOST = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folds(tmp_path):
 def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_path):
     state = save_ours(tmp_path / "last.ckpt", make_plan())
     bundle = checkpoint_bundle(tmp_path / "last.ckpt")
-    (network,) = build_networks(bundle, HOST)
+    (network,) = build_networks(bundle, CPU)
     assert not network.training and bundle.folds[0].fold is None
     own = network.state_dict()
     assert own and all(torch.equal(value, state[name]) for name, value in own.items())
@@ -38,7 +38,7 @@ def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_p
 def test_accelerated_networks_have_the_same_names_and_lie_channels_last(tmp_path):
     state = save_ours(tmp_path / "last.ckpt", make_plan())
     bundle = checkpoint_bundle(tmp_path / "last.ckpt")
-    (network,) = build_networks(bundle, HOST, Acceleration(channels_last=True, fused_norm=True))
+    (network,) = build_networks(bundle, CPU, Acceleration(channels_last=True, fused_norm=True))
     own = network.state_dict()
     assert own and all(torch.equal(value, state[name]) for name, value in own.items())
     kernels = [value for value in own.values() if value.dim() == 5]

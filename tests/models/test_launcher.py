@@ -67,6 +67,7 @@ def run(tmp_path, number: signal.Signals, target: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_for_both_processes_ends_with_its_own_status_and_one_message(tmp_path, name):
     number = signal.Signals[name]
@@ -77,6 +78,7 @@ def test_a_signal_for_both_processes_ends_with_its_own_status_and_one_message(tm
     assert "child-process-observer" not in done.stdout and "MainThread" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_with_a_message(tmp_path):
     done = run(tmp_path, signal.SIGKILL, "second")
     assert done.returncode == 2, done.stderr

@@ -67,7 +67,7 @@ def test_the_paper_s_schedule_ends_after_four_drops():
             drops.append((epoch, optimizer.param_groups[0]["lr"]))
         if optimizer.param_groups[0]["lr"] < optim.min_learning_rate:
             break
-    # Epoch 0 is the best one; 30 others are borne, the next one is too many.
+    # Epoch 0 is the best one; 30 others are tolerated, the next one is too many.
     assert [epoch for epoch, _ in drops] == [31, 62, 93, 124]
     assert [rate for _, rate in drops] == pytest.approx([6e-5, 1.2e-5, 2.4e-6, 4.8e-7])
 

@@ -108,6 +108,7 @@ sys.exit(run_cli(main))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_sigterm_ends_a_training_at_once_with_143(tmp_path):
     project = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 
 from models.windows import importance_map, window_starts
 
-HOST = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 def test_the_last_window_ends_with_the_volume():
@@ -28,12 +28,12 @@ def test_windows_are_those_of_monai_in_its_order(dim):
 
 def test_a_window_of_three_by_hand():
     # Deviation 3/8: exp(-1 / (2 * 9/64)) = 0.0286 beside the middle.
-    weight = importance_map([3], blend="gaussian", device=HOST)
+    weight = importance_map([3], blend="gaussian", device=CPU)
     assert torch.allclose(weight, torch.tensor([0.0286, 1.0, 0.0286]), atol=1e-4)
-    assert torch.equal(importance_map([3], blend="constant", device=HOST), torch.ones(3))
+    assert torch.equal(importance_map([3], blend="constant", device=CPU), torch.ones(3))
 
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 @pytest.mark.parametrize("window", [(8,), (40, 56, 40), (7, 128, 2), (192, 160)])
 def test_weights_are_those_of_monai(window, blend):
-    assert torch.equal(importance_map(window, blend=blend, device=HOST), compute_importance_map(window, mode=blend))
+    assert torch.equal(importance_map(window, blend=blend, device=CPU), compute_importance_map(window, mode=blend))

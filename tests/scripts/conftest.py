@@ -9,8 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cross_validation import cascade_job as cascade_data
-from cross_validation import fold_run
+from cross_validation import cascade_job, fold_run
 from tests.scripts.cross_validation import FAKE, Study
 from tests.tiny_task import make_task, write_scan
 
@@ -35,5 +34,5 @@ def study(crossval_shards, tmp_path, monkeypatch) -> Study:
     shutil.copytree(crossval_shards, made.data)
     monkeypatch.setenv("FAKE_CALLS", str(made.calls_file))
     monkeypatch.setattr(fold_run, "MAIN", FAKE)
-    monkeypatch.setattr(cascade_data, "PREPROCESS", FAKE)
+    monkeypatch.setattr(cascade_job, "PREPROCESS", FAKE)
     return made

@@ -21,6 +21,7 @@ JOBS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_the_announced_limit_holds(tmp_path, job):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from data_loading.augment import gpu_intensity as intensity
+from data_loading.augment import gpu_intensity
 from data_loading.augment.cpu_intensity import change_intensities
 from data_loading.augment.presets import NNUNET, REFERENCE, UNCHANGED, RandomChange
 from tests.data_loading.graph import IMAGE, SHAPE, run
@@ -28,13 +28,13 @@ def in_graph(
     """`count` samples of the same image (C, ...), changed by DALI."""
     shape = image.shape
     calls = {
-        "noise": lambda x: intensity.noise(x, change),
-        "blur": lambda x: intensity.blur(x, change, shape=shape),
-        "brightness": lambda x: intensity.brightness(x, change, shape=shape),
-        "contrast": lambda x: intensity.contrast(x, change, shape=shape),
-        "low_resolution": lambda x: intensity.low_resolution(x, change, shape=shape, in_plane=in_plane),
-        "inverted_gamma": lambda x: intensity.gamma(x, change, shape=shape, inverted=True),
-        "gamma": lambda x: intensity.gamma(x, change, shape=shape, inverted=False),
+        "noise": lambda x: gpu_intensity.noise(x, change),
+        "blur": lambda x: gpu_intensity.blur(x, change, shape=shape),
+        "brightness": lambda x: gpu_intensity.brightness(x, change, shape=shape),
+        "contrast": lambda x: gpu_intensity.contrast(x, change, shape=shape),
+        "low_resolution": lambda x: gpu_intensity.low_resolution(x, change, shape=shape, in_plane=in_plane),
+        "inverted_gamma": lambda x: gpu_intensity.gamma(x, change, shape=shape, inverted=True),
+        "gamma": lambda x: gpu_intensity.gamma(x, change, shape=shape, inverted=False),
     }
     call = calls[name]
     return run(lambda x, label: (call(x), label), image=image, label=image[:1].astype(np.uint8), count=count)[0]

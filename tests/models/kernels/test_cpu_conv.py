@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.acceleration import Acceleration
-from models.kernels import cpu_conv as host_conv
+from models.kernels import cpu_conv
 from models.kernels.cpu_conv import WinogradConv3d, convolve, gains, is_suited, num_tiles, weight_gradient
 from models.unet import build_network
 from tests.models.builders import make_stage
@@ -41,7 +41,7 @@ def test_a_ramp_along_the_depth_by_hand():
 @pytest.mark.parametrize("block_bytes", [1, 20_000, 10**9])
 @pytest.mark.parametrize("shape", [(1, 8, 5, 3), (3, 7, 2, 4), (2, 10, 1, 1), (5, 4, 3, 3), (2, 1, 3, 3)])
 def test_values_and_gradients_are_those_of_the_definition(monkeypatch, shape, block_bytes):
-    monkeypatch.setattr(host_conv, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(cpu_conv, "BLOCK_BYTES", block_bytes)
     samples, *space = shape
     image, upper = maps(samples, 3, *space), maps(samples, 5, *space)
     weight = torch.randn(5, 3, 3, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_the_definition(monkeypatch, shape, bl
 
 def test_the_layer_is_the_one_that_it_replaces(monkeypatch):
     calls = []
-    monkeypatch.setattr(host_conv, "convolve", lambda *a: calls.append(1) or convolve(*a))
+    monkeypatch.setattr(cpu_conv, "convolve", lambda *a: calls.append(1) or convolve(*a))
     plain = layer(32, 33)
     faster = WinogradConv3d(plain)
     assert faster.weight is plain.weight and list(faster.state_dict()) == ["weight"]
@@ -84,14 +84,14 @@ def test_a_frozen_weight_gets_no_gradient():
     ],
 )  # fmt: skip
 def test_other_maps_take_the_plain_way(monkeypatch, image):
-    monkeypatch.setattr(host_conv, "convolve", lambda *a: pytest.fail("not for these maps"))
+    monkeypatch.setattr(cpu_conv, "convolve", lambda *a: pytest.fail("not for these maps"))
     faster = WinogradConv3d(layer()).to(image.dtype)
     assert not gains(image)
     torch.testing.assert_close(faster(image), F.conv3d(image, faster.weight, padding=1))
 
 
 def test_half_precision_takes_the_plain_way(monkeypatch):
-    monkeypatch.setattr(host_conv, "convolve", lambda *a: pytest.fail("it computes in float32"))
+    monkeypatch.setattr(cpu_conv, "convolve", lambda *a: pytest.fail("it computes in float32"))
     with torch.autocast("cpu", torch.bfloat16):
         assert WinogradConv3d(layer())(maps(1, 32, 8, 3, 4)).dtype == torch.bfloat16
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.kernels import instance_norm as fused_norm
+from models.kernels import instance_norm
 from models.kernels.cpu_norm import is_channels_last, normalise_and_activate
 
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -65,8 +65,8 @@ def test_a_tensor_that_is_contiguous_either_way_counts_as_contiguous():
 
 def test_the_fused_layer_uses_it_on_a_cpu(monkeypatch):
     calls = []
-    monkeypatch.setattr(fused_norm, "normalise_and_activate", lambda *a, **k: calls.append(k) or a[0])
-    layer = fused_norm.NormLeakyReLU(nn.InstanceNorm3d(4, affine=True), 0.01)
+    monkeypatch.setattr(instance_norm, "normalise_and_activate", lambda *a, **k: calls.append(k) or a[0])
+    layer = instance_norm.NormLeakyReLU(nn.InstanceNorm3d(4, affine=True), 0.01)
     layer(features(3, torch.float32))
     layer(features(3, torch.float32).contiguous())
     assert calls == [{"eps": 1e-5, "slope": 0.01}]
