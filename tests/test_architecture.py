@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 ENTRY_FILES = ("main.py", "preprocess.py", "download.py", "evaluate.py")
 FLOORS = (
     ("utils",),
-    ("data_preprocessing", "data_loading", "models"),
+    ("data_preprocessing", "data_loading", "models", "report"),
     ("inference", "main", "preprocess", "download", "evaluate"),
     ("cross_validation", "benchmarks"),
     ("scripts",),

@@ -1,0 +1,114 @@
+"""Chosen cases made ready for the viewer, and a picture of each scan, within the room that the page has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from report.layers import Layers, Structure, read_layers
+from report.pictures import overlay_jpeg, telling_slices
+from report.sources import CaseFiles
+from report.viewer import View, library_base64
+from report.volumes import pack
+from utils.errors import UserError
+
+PAGE_BYTES = 400_000
+"""What a page holds besides pictures and volumes, roughly."""
+MOST_PICTURES = 0.4
+"""Share of the room that still pictures may take."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """How large a page may be, and whom the viewer shows."""
+
+    max_mb: float = 60.0
+    viewer_cases: int = 12
+    cases: tuple[str, ...] = ()
+    """Cases that the viewer shows in place of the worst ones."""
+
+    @property
+    def volume_bytes(self) -> float:
+        """Room for the volumes of the viewer and the still pictures, after page and library."""
+        return max(0.0, self.max_mb * 1e6 - PAGE_BYTES - len(library_base64()))
+
+    def choose(self, worst_first: Sequence[str]) -> list[str]:
+        """The cases of the viewer.
+
+        Raises:
+            UserError: a case that was asked for is none of these.
+        """
+        unknown = [case for case in self.cases if case not in worst_first]
+        if unknown:
+            known = ", ".join(sorted(worst_first)[:10]) or "none"
+            raise UserError(f"--cases: no such case: {', '.join(unknown)}; there are, for example: {known}")
+        return list(self.cases or worst_first[: self.viewer_cases])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """What could be shown, pictures by case, and why other cases could not."""
+
+    shown: tuple[View, ...] = ()
+    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def number_of(self, case: str) -> int | None:
+        """Place of a case in the viewer."""
+        return next((number for number, view in enumerate(self.shown) if view.case == case), None)
+
+
+def make_views(
+    chosen: Sequence[CaseFiles], structures: Sequence[Structure], room: Room, *,
+    titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (),
+    read: Callable[[CaseFiles], Layers] = read_layers,
+) -> Views:  # fmt: skip
+    """Read the chosen cases, and a still picture of them and of all of `pictured`, each file once.
+
+    A case that does not fit into its share of what is left, or cannot be read, is named with the reason.
+    """
+    left = room.volume_bytes
+    picture_bytes = left * MOST_PICTURES
+    shown: dict[str, View] = {}
+    pictures: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    names = [files.case for files in chosen]
+    for files in [*chosen, *(files for files in pictured if files.case not in names)]:
+        try:
+            layers = read(files)
+        except UserError as error:
+            refused[files.case] = str(error)
+            continue
+        picture = overlay_jpeg(layers, structures)
+        if len(picture) <= picture_bytes:
+            pictures[files.case] = picture
+            picture_bytes -= len(picture)
+            left -= len(picture)
+        if files.case not in names:
+            continue
+        share = left / (len(names) - names.index(files.case))
+        packed = pack(layers, share)
+        if packed is None:
+            refused[files.case] = f"it does not fit into its share of the page ({share / 1e6:.1f} MB); raise --max_mb"
+            continue
+        left -= packed.num_bytes
+        shown[files.case] = View(
+            case=files.case, title=(titles or {}).get(files.case, files.case), packed=packed,
+            at_mm=crosshair_mm(layers), picture=pictures.get(files.case),
+        )  # fmt: skip
+    return Views(shown=tuple(shown.values()), pictures=pictures, refused=refused)
+
+
+def crosshair_mm(layers: Layers) -> tuple[float, float, float]:
+    """A point where the viewer shall begin, in mm: in the slice with the most to see, and on it."""
+    telling = layers.telling
+    superior, anterior, right = telling_slices(telling)
+    inside = np.argwhere(telling[superior])
+    if len(inside):
+        # The voxel of that slice which lies nearest to the middle of what is there.
+        nearest = inside[np.abs(inside - inside.mean(axis=0)).sum(axis=1).argmin()]
+        anterior, right = int(nearest[0]), int(nearest[1])
+    x, y, z, _ = (layers.affine @ np.array([right, anterior, superior, 1.0])).tolist()
+    return x, y, z

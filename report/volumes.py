@@ -1,0 +1,148 @@
+"""Scans made small enough for a page: cropped to what matters, 16 or 8 bits, coarser if need be; gzip and base64.
+
+Levels are tried one after the other, each smaller than the one before, until a case fits into its share of the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+
+import nibabel as nib
+import numpy as np
+
+from report.layers import Layers
+
+FOCUS_MARGIN_MM = 25.0
+"""What is left around mask and label where the whole field of view is too large."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Level:
+    """How a scan is reduced."""
+
+    focus: bool
+    """Only the surroundings of mask and label, not all of the body."""
+    bits: int
+    step: int
+    """Every how many voxels one is kept."""
+
+    def describe(self, margin_mm: float = FOCUS_MARGIN_MM) -> str:
+        """For the viewer, in words; empty where nothing was lost."""
+        parts = [f"cropped to {margin_mm:g} mm around mask and label"] if self.focus else []
+        parts += ["256 grey values"] if self.bits == 8 else []
+        parts += [f"every {'second' if self.step == 2 else f'{self.step}th'} voxel"] if self.step > 1 else []
+        return ", ".join(parts)
+
+
+LEVELS = (
+    Level(focus=False, bits=16, step=1), Level(focus=False, bits=8, step=1), Level(focus=True, bits=8, step=1),
+    Level(focus=True, bits=8, step=2), Level(focus=True, bits=8, step=4), Level(focus=True, bits=8, step=8),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedCase:
+    """NIfTI files of a case as base64 of gzip: `scan`, and those of `mask`, `label`, `difference` that there are."""
+
+    files: dict[str, str]
+    window: tuple[float, float]
+    """Intensities shown as black and as white."""
+    reduced: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Room that it takes in a page."""
+        return sum(map(len, self.files.values()))
+
+
+def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
+    """The case at the best level that fits; None where none does."""
+    previous: tuple[tuple[int, ...], int] | None = None
+    for level in LEVELS:
+        box = field_of_interest(layers, focus=level.focus)
+        part = tuple(slice(cut.start, cut.stop, level.step) for cut in box)
+        shape = layers.scan[part].shape
+        # A smaller level that changes nothing is not tried.
+        if (shape, level.bits) == previous:
+            continue
+        previous = (shape, level.bits)
+        # Noise of eight bits hardly shrinks below a third of its size: levels far too large are not tried.
+        if int(np.prod(shape)) * level.bits / 8 * 4 / 3 / 8 > most_bytes:
+            continue
+        packed = _pack_level(layers, part, level)
+        if packed.num_bytes <= most_bytes:
+            return packed
+    return None
+
+
+def field_of_interest(layers: Layers, *, focus: bool) -> tuple[slice, slice, slice]:
+    """Box of the voxels that are not empty background, or of mask and label with a margin."""
+    marked = layers.marked
+    if focus and marked.any():
+        return _box(marked, [FOCUS_MARGIN_MM / size for size in layers.spacing_mm])
+    body = layers.scan > layers.scan.min()
+    body |= marked
+    return _box(body, (1, 1, 1)) if body.any() else _whole(layers.scan.shape)
+
+
+def grey_window(scan: np.ndarray) -> tuple[float, float]:
+    """Intensities between which grey values lie: what is brighter or darker than almost all voxels is left out."""
+    finite = scan[np.isfinite(scan)]
+    step = max(1, finite.size // 500_000)
+    low, high = np.percentile(finite[::step], (0.5, 99.5)).tolist() if finite.size else (0.0, 1.0)
+    return low, high if high > low else low + 1
+
+
+def _box(mask: np.ndarray, margins: tuple[float, ...] | list[float]) -> tuple[slice, slice, slice]:
+    cuts = []
+    for axis, margin in enumerate(margins):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        low, high = int(inside[0] - margin), int(inside[-1] + margin) + 1
+        cuts.append(slice(max(0, low), min(mask.shape[axis], high)))
+    return cuts[0], cuts[1], cuts[2]
+
+
+def _whole(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
+
+
+def _pack_level(layers: Layers, part: tuple[slice, ...], level: Level) -> PackedCase:
+    scan = np.nan_to_num(layers.scan[part], posinf=0.0, neginf=0.0)
+    window = grey_window(scan)
+    values, slope, intercept = quantise(scan, level.bits, window)
+    affine = layers.affine.copy()
+    corner = np.array([part[axis].start for axis in (2, 1, 0)], dtype=float)
+    affine[:3, 3] += affine[:3, :3] @ corner
+    affine[:3, :3] *= level.step
+    files = {"scan": _nifti(values, affine, slope, intercept)}
+    for name in ("mask", "label", "difference"):
+        array = getattr(layers, name)
+        if array is not None:
+            files[name] = _nifti(array[part], affine, 1.0, 0.0)
+    return PackedCase(files=files, window=window, reduced=level.describe())
+
+
+def quantise(scan: np.ndarray, bits: int, window: tuple[float, float]) -> tuple[np.ndarray, float, float]:
+    """Whole numbers of 8 or 16 bits with the slope and intercept that give the intensities back.
+
+    With 16 bits whole numbers that fit stay what they are; with 8 bits intensities outside the window are clipped.
+    """
+    low, high = float(scan.min()), float(scan.max())
+    if bits == 16:
+        if low >= -32768 and high <= 32767 and bool((scan == np.rint(scan)).all()):
+            return scan.astype(np.int16), 1.0, 0.0
+        slope = (high - low) / 65535 or 1.0
+        return np.rint((scan - low) / slope - 32768).astype(np.int16), slope, low + 32768 * slope
+    low, high = window
+    slope = (high - low) / 255
+    return np.rint((np.clip(scan, low, high) - low) / slope).astype(np.uint8), slope, low
+
+
+def _nifti(array: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> str:
+    """(S, A, R) as a file whose axes are R, A, S."""
+    image = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_xyzt_units("mm")
+    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")

@@ -1,0 +1,142 @@
+"""The one edge of the room: a folder in, `report.html` beside what it is about."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from report.cross_validation import (
+    cross_validation_page,
+    find_tasks,
+    read_cross_validation,
+    write_cross_validation_views,
+)
+from report.evaluation import evaluation_page, read_evaluation, write_evaluation_views
+from report.prediction import prediction_page, read_prediction, write_prediction_views
+from report.records import fold_folders, read_run
+from report.training import read_training, training_page, write_training_views
+from report.views import Room
+from utils.errors import UserError
+from utils.files import write_atomically
+from utils.scan_names import nifti_files
+
+Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
+PAGE = "report.html"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """A page that was written."""
+
+    kind: Kind
+    path: Path
+    num_bytes: int
+    viewer_cases: int
+
+
+def write_training_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+    """The page of a training's results folder, or of a fold of a cross-validation.
+
+    Raises:
+        UserError: there is neither a record nor a log.
+    """
+    facts = read_training(folder)
+    if facts.run is None and not facts.epochs:
+        raise UserError(f"{folder} holds no training: neither run.json nor a log with epochs (logs.json)")
+    views, structures = write_training_views(facts, room)
+    return _write("training", output or folder / PAGE, training_page(facts, views, structures), len(views.shown))
+
+
+def write_evaluation_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+    """The page of a folder of masks that were scored (`scores.csv`, `summary.json`).
+
+    Raises:
+        UserError: there are no scores.
+    """
+    facts = read_evaluation(folder)
+    views, structures = write_evaluation_views(facts, room)
+    return _write("evaluation", output or folder / PAGE, evaluation_page(facts, views, structures), len(views.shown))
+
+
+def write_prediction_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+    """The page of a folder of predicted masks.
+
+    Raises:
+        UserError: there are neither masks nor a record.
+    """
+    facts = read_prediction(folder)
+    views = write_prediction_views(facts, room)
+    return _write("prediction", output or folder / PAGE, prediction_page(facts, views), len(views.shown))
+
+
+def write_cross_validation_report(
+    folder: Path, task: str, room: Room = Room(), output: Path | None = None  # noqa: B008
+) -> Written:  # fmt: skip
+    """The page of a task's configurations in a results folder: `<task>_report.html`.
+
+    Raises:
+        UserError: no fold is finished.
+    """
+    facts = read_cross_validation(folder, task)
+    views, structures = write_cross_validation_views(facts, room)
+    page = cross_validation_page(facts, views, structures)
+    return _write("cross-validation", output or folder / f"{task}_{PAGE}", page, len(views.shown))
+
+
+def write_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+    """The page of whatever a folder holds.
+
+    Raises:
+        UserError: it holds nothing that a page can be made of.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    kind, place, task = find_kind(folder)
+    if kind == "cross-validation":
+        return write_cross_validation_report(place, task, room, output)
+    writers: dict[Kind, Callable[[Path, Room, Path | None], Written]] = {
+        "training": write_training_report, "evaluation": write_evaluation_report, "prediction": write_prediction_report,
+    }  # fmt: skip
+    return writers[kind](place, room, output)
+
+
+def find_kind(folder: Path) -> tuple[Kind, Path, str]:
+    """What a folder holds, the folder that its page is made of, and the task of a cross-validation.
+
+    Raises:
+        UserError: nothing that a page can be made of, or several cross-validations.
+    """
+    if (folder / "scores.csv").is_file():
+        return "evaluation", folder, ""
+    run = read_run(folder / "run.json")
+    mode = None if run is None else run.option("run", "exec_mode")
+    if mode == "train" or (folder / "checkpoints").is_dir():
+        return "training", folder, ""
+    if run is not None and "input" in run.options and "model" in run.options:
+        return "prediction", folder, ""
+    if (folder / "decision.json").is_file() or (fold_folders(folder) and not find_tasks(folder)):
+        # A configuration's folder, or that of the decision, lies in the results folder of the cross-validation.
+        return "cross-validation", folder.parent, folder.name.partition("_")[0]
+    tasks = find_tasks(folder)
+    if len(tasks) == 1:
+        return "cross-validation", folder, tasks[0]
+    if tasks:
+        raise UserError(f"{folder} holds several cross-validations; name one by its folder, such as "
+                        f"{folder / f'{tasks[0]}_3d_fullres'}")  # fmt: skip
+    if nifti_files(folder):
+        return "prediction", folder, ""
+    inside = sorted(folder.glob("preds_*"))
+    if len(inside) == 1:
+        return find_kind(inside[0])
+    raise UserError(
+        f"{folder} holds nothing that a page can be made of: no training (run.json, checkpoints), no cross-validation "
+        "(<task>_<configuration>/fold_0/done.json), no masks"
+    )
+
+
+def _write(kind: Kind, path: Path, page: str, viewer_cases: int) -> Written:
+    content = page.encode("utf-8")
+    write_atomically(path, lambda file: file.write(content))
+    return Written(kind=kind, path=path, num_bytes=len(content), viewer_cases=viewer_cases)
