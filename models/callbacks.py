@@ -17,7 +17,7 @@ from models.nn_unet import NNUnet
 from utils.errors import interrupt_run
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
-from utils.logger import RunLogger
+from utils.logger import NullLogger, RunLogger
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
 from utils.throughput import LatencyRecorder, synchronize
@@ -109,7 +109,7 @@ def _can_be_judged(module: NNUnet) -> bool:
 class EpochReport(Callback):
     """One line, one logger record and one `progress.png` per epoch; the history survives a resume."""
 
-    def __init__(self, logger: RunLogger, figure: Path, target_names: tuple[str, ...]) -> None:
+    def __init__(self, logger: RunLogger | NullLogger, figure: Path, target_names: tuple[str, ...]) -> None:
         self.logger, self.figure, self.target_names = logger, figure, target_names
         self.history: list[EpochRecord] = []
         self._epoch_start_s = time.perf_counter()
