@@ -45,7 +45,7 @@ class TimedPredictor(Predictor):
     windows = 0
 
     def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
-        """As `Predictor.stream`; a slab lies on the host, so the device has done its work when the clock is read."""
+        """As `Predictor.stream`; a slab lies in CPU memory, so the device has done its work when the clock is read."""
         stage, settings = self.plan.stage, self.settings
         layout = window_layout(prepared.image.shape[1:], stage, settings)
         self.windows += sum(map(len, layout.batches)) * (len(flips(stage.dim)) if settings.tta else 1)
