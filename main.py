@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from utils import runs
 from utils.args import Config, parse_config
-from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
+from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 from utils.flag_roles import ineffective_options
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    config = parse_config(sys.argv[1:] if argv is None else list(argv), doc=__doc__ or "")
+    config = parse_config(argv, doc=__doc__)
     for message in ineffective_options(config):
         print(f"warning: {message}", file=sys.stderr)
     modes = {"train": train, "evaluate": evaluate, "predict": predict}
-    if config.run.benchmark:
-        modes |= {"train": benchmark, "predict": benchmark}
-    return modes[config.run.exec_mode](config) or EXIT_OK
+    chosen = benchmark if config.run.benchmark and config.run.exec_mode != "evaluate" else modes[config.run.exec_mode]
+    return chosen(config) or EXIT_OK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     from data_preprocessing.planning.adapt import adapt_plan, read_fold
     from data_preprocessing.planning.plan_file import read_plan
     from data_preprocessing.readiness import run_cases
+    from models.checkpoint import read_checkpoint
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
 
     runtime = resolve_hardware(config.hardware)
@@ -70,11 +70,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
-    checkpoint = None
-    if ckpt_path is not None:
-        from models.checkpoint import read_checkpoint
-
-        checkpoint = read_checkpoint(ckpt_path)
+    checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     configure_backends(runtime)
     seed_everything(config.run.seed)
     runtime.pin(config.hardware.affinity)
@@ -91,12 +87,13 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
 
     setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
     stored = setup.checkpoint
+    assert stored is not None, "a checkpoint was found"
     check_fits(stored, setup.plan)
     warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
     if config.inference.tta and not stored.mirrored:
         warnings.append(f"{stored.path} was trained without flips; --tta makes its masks worse")
     warn(setup, warnings)
-    if stored.plan is not None:
+    if stored.plan is not None and stored.model is not None:
         setup = dataclasses.replace(setup, plan=stored.plan)
         config = dataclasses.replace(config, model=stored.model)
     runs.prepare_folder(config.run.results, "--results")
@@ -182,6 +179,7 @@ def train(config: Config) -> None:
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
     from utils.reporting import RunReport
+    from utils.training_record import how_to_continue
 
     run = config.run
     resume = runs.last_checkpoint(run) if run.resume_training else None
@@ -198,10 +196,9 @@ def train(config: Config) -> None:
             print(message)
     runs.prepare_folder(run.results, "--results")
     folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
-    if not resume and setup.runtime.is_first_process:
-        kept = runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)
-        if kept is not None:
-            print(f"the checkpoints of an earlier run were moved to {kept}")
+    first = not resume and setup.runtime.is_first_process
+    if first and (kept := runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)):
+        print(f"the checkpoints of an earlier run were moved to {kept}")
     patience = config.optim.patience
     keeping = [notes, *checkpoint_callbacks(folder, patience)] if run.save_ckpt else early_stopping(patience)
     with RunReport(run, to_dict(config), setup.runtime) as report:
@@ -213,7 +210,8 @@ def train(config: Config) -> None:
             tensorboard=run.results,
             sync_batchnorm=config.hardware.sync_batchnorm,
         )
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        with continues_with(lambda: how_to_continue(folder)):
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         if run.save_ckpt:
             notes.finish(trainer)
         report.finish(epochs.summary())
@@ -232,6 +230,7 @@ def evaluate(config: Config) -> None:
     module = build_module(config, setup)
     with RunReport(config.run, to_dict(config), setup.runtime) as report:
         build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
+        assert module.last_validation is not None, "validated"
         report.finish(module.last_validation.summary(setup.plan.labels.target_names))
 
 

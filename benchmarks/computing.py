@@ -90,7 +90,7 @@ def measure_computing(config: Config, plan: Plan | None) -> tuple[dict[str, Any]
         flops = network_flops(setup.plan, config.model, batch_size=1, training=training)
         return to_dict(speed) | flop_facts(flops, speed.items_per_second, ceiling)
 
-    outcome = {"unit": "volumes/s" if stage.dim == 3 else "slices/s", "batch_size": stage.batch_size}
+    outcome: dict[str, Any] = {"unit": "volumes/s" if stage.dim == 3 else "slices/s", "batch_size": stage.batch_size}
     outcome |= {"patch_size": list(stage.patch_size), "channels": setup.plan.in_channels}
     outcome |= {"filters": list(stage.filters), "outputs": setup.plan.labels.num_outputs}
     outcome |= facts(training, True) | {"peak_memory_bytes": peak_bytes}

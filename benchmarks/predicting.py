@@ -45,7 +45,7 @@ class TimedPredictor(Predictor):
     windows = 0
 
     def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
-        """As `Predictor.stream`; a slab lies on the host, so the device has done its work when the clock is read."""
+        """As `Predictor.stream`; a slab lies in CPU memory, so the device has done its work when the clock is read."""
         stage, settings = self.plan.stage, self.settings
         layout = window_layout(prepared.image.shape[1:], stage, settings)
         self.windows += sum(map(len, layout.batches)) * (len(flips(stage.dim)) if settings.tta else 1)
@@ -99,7 +99,7 @@ def measure_inference(
         cpu_s = time.process_time() - cpu_s
         peaks = {"peak_memory_bytes": runtime.peak_memory_bytes(), "host_peak_memory_bytes": host_peak_memory_bytes()}
         peaks["added_memory_bytes"] = peaks["host_peak_memory_bytes"] - idle_bytes
-        outcome = {
+        outcome: dict[str, Any] = {
             "unit": "scans/s", "scans": len(scans), "patch_size": list(plan.stage.patch_size),
             "voxels_per_scan": sum(math.prod(read_header(image)[0]) for image in images) / len(scans),
             "batch_size": predictor.settings.window_batch, "windows_per_scan": predictor.windows / len(scans),

@@ -57,7 +57,8 @@ def find_predictions(folders: dict[str, Path], label_files: dict[str, Path]) -> 
     Raises:
         UserError: predictions are missing, or the configurations have different label schemes; all are listed.
     """
-    problems, schemes = [], {}
+    problems: list[str] = []
+    schemes: dict[str, LabelScheme] = {}
     for name, folder in folders.items():
         missing = [
             case for case in label_files if not all((folder / f"{case}{end}").is_file() for end in (".nii.gz", ".npy"))
@@ -67,18 +68,18 @@ def find_predictions(folders: dict[str, Path], label_files: dict[str, Path]) -> 
             problems.append(f"{name}: {len(missing)} of {len(label_files)} cases are not in {folder}: {shown}")
         else:
             schemes[name] = read_json(Plan, folder / "plan.json").labels
-    first = next(iter(schemes), None)
-    problems += [
-        f"{name} and {first} have different label schemes: they make no ensemble"
-        for name, labels in schemes.items()
-        if labels != schemes[first]
-    ]
+    for first, labels in list(schemes.items())[:1]:
+        problems += [
+            f"{name} and {first} have different label schemes: they make no ensemble"
+            for name, others in schemes.items()
+            if others != labels
+        ]
     if problems:
         raise list_problems(
             "the out-of-fold predictions are not complete:", problems,
             advice="Run scripts/cross_validate.py for all folds of these configurations.",
         )  # fmt: skip
-    return OutOfFold(folders=folders, label_files=label_files, labels=schemes[first])
+    return OutOfFold(folders=folders, label_files=label_files, labels=next(iter(schemes.values())))
 
 
 def find_labels(shards: Sequence[Path], labels: Path | None) -> dict[str, Path]:
@@ -168,8 +169,11 @@ def _with_each(
 
 def _count(data: OutOfFold, function: Callable[[CaseFiles], np.ndarray | str], workers: Workers) -> np.ndarray:
     """(cases, what is compared, T, 3) counts of all cases."""
-    cases = [CaseFiles(case=case, images=(), label=path) for case, path in data.label_files.items()]
-    results = workers.map(function, cases, title="score")
+    results = workers.map(
+        function,
+        [CaseFiles(case=case, images=(), label=path) for case, path in data.label_files.items()],
+        title="score",
+    )
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         raise list_problems("out-of-fold predictions cannot be scored:", problems, advice="Predict these cases again.")
@@ -180,14 +184,15 @@ def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence
     try:
         members = {name: saved_member(folder, files.case) for name, folder in data.folders.items()}
         volume = _read_label(files, next(iter(members.values())))
-        label = class_indices(volume.array, data.labels, files.label)
+        label = class_indices(volume.array, data.labels, _label_file(files))
         stored = from_working(label, volume.geometry).swapaxes(-1, -3)
         counts, first = np.zeros((len(candidates), len(data.labels.target_names), 3), dtype=np.int64), 0
         for planes in member_planes(list(members.values())):
             named = dict(zip(members, planes))
             part = stored[first : first + planes[0].probabilities.shape[1]]
             for index, names in enumerate(candidates):
-                classes = most_probable(mean_probabilities([named[name] for name in names]), data.labels)
+                mean = np.asarray(mean_probabilities([named[name] for name in names]))
+                classes = most_probable(mean, data.labels)
                 counts[index] += label_counts(classes, part, data.labels)
             first += len(part)
         return counts
@@ -200,8 +205,10 @@ def _processed_counts(
 ) -> np.ndarray | str:
     try:
         members = [saved_member(data.folders[name], files.case) for name in candidate]
-        label = class_indices(_read_label(files, members[0]).array, data.labels, files.label)
-        classes = to_working(saved_classes(members).swapaxes(-1, -3), members[0].affine)
+        label = class_indices(_read_label(files, members[0]).array, data.labels, _label_file(files))
+        affine = members[0].affine
+        assert affine is not None, "saved predictions lie on a grid"
+        classes = to_working(saved_classes(members).swapaxes(-1, -3), affine)
         mask = np.array(data.labels.values, dtype=np.uint8)[classes]
         masks = (keep_largest(mask, data.labels, choice) for choice in choices)
         source = Path(files.case)
@@ -218,7 +225,7 @@ def _read_label(files: CaseFiles, member: Member) -> Volume:
         shape_xyz=predicted, affine=tuple(map(tuple, np.asarray(member.affine, float).tolist())), qform_code=0,
         sform_code=0, xyzt_units=2,
     )  # fmt: skip
-    volume = read_label(files.label, like)
+    volume = read_label(_label_file(files), like)
     shape = volume.geometry.shape_xyz
     if shape != predicted:
         raise UserError(f"{files.label} has shape {shape}, its prediction {member.name} {predicted} (x, y, z)")
@@ -232,3 +239,8 @@ def _scores(counts: np.ndarray) -> Scores:
     """Of counts (cases, T, 3)."""
     dice = finite_mean(dice_from_counts(counts), axis=0)
     return Scores(dice=tuple(dice.tolist()), mean=float(finite_mean(dice)))
+
+
+def _label_file(files: CaseFiles) -> Path:
+    assert files.label is not None, "cases that are scored have labels"
+    return files.label

@@ -142,8 +142,8 @@ def find_configurations(asked: Comparison) -> dict[str, Path]:
 
 def places(asked: Comparison) -> str:
     """The folders as flags for another command, where they are not the usual ones."""
-    given = {"data": asked.data, "results": asked.results}
-    return "".join(f" --{name} {shlex.quote(str(path))}" for name, path in given.items() if path != default_root(name))
+    given = [("data", asked.data, default_root("data")), ("results", asked.results, default_root("results"))]
+    return "".join(f" --{name} {shlex.quote(str(path))}" for name, path, usual in given if path != usual)
 
 
 def announcement(asked: Comparison, data: OutOfFold, candidates: Sequence[Candidate]) -> str:

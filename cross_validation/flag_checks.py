@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cross_validation.fold_run import RunFlags
+from data_preprocessing.planning.adapt import adapt_plan
+from data_preprocessing.planning.plan_file import read_plan
 from utils.args import Config
+from utils.errors import list_problems
 from utils.schema import Fold, Plan
 
 
@@ -23,6 +27,46 @@ def check_hardware(config: Config, *, on_gpu: bool) -> None:
     there = detect_machine()
     machine = there if there.num_gpus or not on_gpu else Machine(num_gpus=1, capability=(8, 0), cpu_bf16=False)
     choose_runtime(hardware, machine)
+
+
+def check_filters(configurations: Mapping[str, tuple[Path, RunFlags]]) -> None:
+    """Refuse `--filters` that do not fit all configurations, whose networks may have different numbers of levels.
+
+    Args:
+        configurations: preprocessed data and flags of each.
+
+    Raises:
+        UserError: there are too few for some; it says how many levels each configuration has.
+    """
+    given = next((flags.train.model.filters for _, flags in configurations.values()), None)
+    if given is None:
+        return
+    levels = {name: _num_levels(shards, flags) for name, (shards, flags) in configurations.items()}
+    few = [name for name, number in levels.items() if number > len(given)]
+    if few and len(levels) > 1:
+        raise list_problems(
+            f"--filters has {len(given)} numbers, too few for {', '.join(few)}:",
+            [f"{name} has {number} levels" for name, number in levels.items()],
+            advice=f"Give {max(levels.values())} numbers (a network with fewer levels takes the first ones), or a "
+            "smaller --depth, or train the configurations by commands of their own.",
+        )  # fmt: skip
+
+
+def _num_levels(shards: Path, flags: RunFlags) -> int:
+    network = dataclasses.replace(flags.train.model, filters=None)
+    plan = adapt_plan(read_plan(shards), network, batch_size=None, brats=False)
+    return len(plan.stage.strides)
+
+
+def has_no_first_stage(full: Path) -> bool:
+    """Whether the plan of full resolution says that its data set needs no low-resolution stage.
+
+    Plans by nnU-Net's rules take the Dice over a batch where there is one, and only there.
+    """
+    if not (full / "plan.json").is_file():
+        return False
+    plan = read_plan(full)
+    return plan.origin == "auto" and not plan.stage.batch_dice
 
 
 def check_training(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cross_validation.cascade_job import FIRST, FULL, SECOND, CascadeData
-from cross_validation.flag_checks import check_hardware, check_training
+from cross_validation.flag_checks import check_filters, check_hardware, check_training, has_no_first_stage
 from cross_validation.fold_run import FoldRun, RunFlags
 from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.planning.plan_file import read_plan
@@ -96,6 +96,7 @@ def plan_jobs(
         _check_flags(each)
         if on_gpu is not None:
             check_hardware(each.train, on_gpu=on_gpu)
+    check_filters({name: (_shards(selection, name), flags[_dim(name)]) for name in dict.fromkeys(needed)})
     folds = {name: _folds(selection, name, flags[_dim(name)]) for name in dict.fromkeys(needed)}
     chosen = {name: _choose(selection, name, folds[FULL if name == SECOND else name]) for name in named}
     if SECOND in named:
@@ -134,6 +135,11 @@ def _require_data(selection: RunSelection, names: Sequence[str]) -> None:
         shards = _shards(selection, name)
         if not (shards / "plan.json").is_file():
             command = f"python preprocess.py --task {selection.task} {PREPROCESSING[name]} --results {selection.data}"
+            if name == FIRST and has_no_first_stage(_shards(selection, FULL)):
+                raise UserError(
+                    f"this data set needs no cascade: by {_shards(selection, FULL) / 'plan.json'} a patch of {FULL} "
+                    f"shows so much of a scan that there is no {FIRST}; leave out {FIRST} and {SECOND}, train {FULL}"
+                )
             problems.append(f"{name}: {shards / 'plan.json'} is missing; run: {command}")
     if problems:
         raise list_problems("preprocessed data is missing:", problems, advice="Then give this command again.")
@@ -185,7 +191,7 @@ def _check_cascade(folds: dict[str, tuple[Fold, ...]], cases: Sequence[str]) -> 
     if missing:
         raise list_problems(
             "these cases are validated on in no fold, so there is no out-of-fold mask of them for the cascade:",
-            missing, advice="Deal folds that validate on every case (--splits, --group_by or --nfolds).",
+            missing, advice="Make folds that validate on every case (--splits, --group_by or --nfolds).",
         )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Pla
             problems.append(str(error))
     if problems:
         raise list_problems(
-            "predictions cannot be scored:", problems, advice=f"Mend labels; of damaged masks remove {predictions}."
+            "predictions cannot be scored:", problems, advice=f"Fix the labels; of damaged masks remove {predictions}."
         )
     return tuple(records)
 

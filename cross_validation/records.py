@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inference.decision import Checkpoint
 from inference.fold_folders import DONE, REQUEST, fold_folders
 from utils.errors import UserError
@@ -155,7 +157,7 @@ def mean_dice(cases: Iterable[CaseRecord], targets: Sequence[str]) -> DiceSummar
     rows = [[float("nan") if value is None else value for value in case.dice] for case in cases if case.dice]
     if not rows:
         return None
-    means = finite_mean(rows, axis=0)
+    means = finite_mean(np.array(rows), axis=0)
     assert len(means) == len(targets), (len(means), targets)
     return DiceSummary(dice=tuple(means.tolist()), mean_dice=float(finite_mean(means)))
 

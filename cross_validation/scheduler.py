@@ -38,17 +38,26 @@ Steps = Generator[Command | Callable[[], None], None, str]
 
 
 class Job(Protocol):
-    """What the scheduler asks of a job; `log` takes the output of its commands, `after` names jobs to wait for."""
+    """What the scheduler asks of a job."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For people, and for the jobs that wait for it."""
+
     @property
-    def after(self) -> tuple[str, ...]: ...
+    def after(self) -> tuple[str, ...]:
+        """Names of the jobs that must have ended well before."""
+
     @property
-    def lock(self) -> Path: ...
+    def lock(self) -> Path:
+        """File that whoever works on it holds locked."""
+
     @property
-    def log(self) -> Path: ...
-    def steps(self, gpu: str | None) -> Steps: ...
+    def log(self) -> Path:
+        """File that takes the output of its commands."""
+
+    def steps(self, gpu: str | None) -> Steps:
+        """What is left to do on a device (CUDA_VISIBLE_DEVICES; None: the CPU)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,9 @@ class _Schedule:
     def __init__(
         self, jobs: Sequence[Job], gpus: Sequence[str | None], notice: Callable[[str], None], pool: ThreadPoolExecutor
     ) -> None:
-        self.waiting, self.active, self.outcomes = list(jobs), [], []
+        self.waiting = list(jobs)
+        self.active: list[_Running] = []
+        self.outcomes: list[Outcome] = []
         self._gpus, self._notice, self._pool = gpus, notice, pool
         self._noticed: set[str] = set()
 
@@ -194,6 +205,7 @@ class _Running:
         return None
 
     def _begin(self, command: Command) -> None:
+        assert self._lock is not None, "a job that has ended begins nothing"
         self._name = command.name
         environment = dict(os.environ) if self.gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpu}
         with self.job.log.open("ab") as log:

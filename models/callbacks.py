@@ -18,7 +18,7 @@ from models.progress import describe_epoch
 from utils.errors import interrupt_run
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
-from utils.logger import RunLogger
+from utils.logger import NullLogger, RunLogger
 from utils.pace import Pace
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
@@ -120,7 +120,7 @@ class EpochReport(Callback):
     The line counts epochs from 1 and says how long the rest takes; records and names of checkpoints count from 0.
     """
 
-    def __init__(self, logger: RunLogger, figure: Path, target_names: tuple[str, ...]) -> None:
+    def __init__(self, logger: RunLogger | NullLogger, figure: Path, target_names: tuple[str, ...]) -> None:
         self.logger, self.figure, self.target_names = logger, figure, target_names
         self.history: list[EpochRecord] = []
         self._epoch_start_s = time.perf_counter()

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_options(argv: Sequence[str] | None) -> DoctorOptions:
     """Parse the one flag; with the standard library alone, because this command is for incomplete installations."""
-    parser = argparse.ArgumentParser(prog=program_name("doctor.py"), description=DoctorOptions.__doc__)
+    name = program_name("doctor.py")
+    parser = argparse.ArgumentParser(prog=name, description=DoctorOptions.__doc__, epilog=f"Example: {name} --json")
     parser.add_argument("--json", action="store_true", help="print JSON, for a bug report or a program")
     return DoctorOptions(**vars(parser.parse_args(argv)))
 

@@ -96,7 +96,7 @@ def to_words(options: Any, names: Sequence[str]) -> list[str]:
     return words
 
 
-def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", doc: str = "") -> Config:
+def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", doc: str | None = "") -> Config:
     """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 
     Raises:
@@ -186,7 +186,7 @@ def _as_flag(name: str, value: Any) -> Any:
     return value
 
 
-def _unchecked(group: T, values: dict[str, Any]) -> T:
+def _unchecked(group: Any, values: dict[str, Any]) -> Any:
     """A copy with other values that is not checked yet: a flag may still supply what the file leaves out."""
     copy = object.__new__(type(group))
     for field in dataclasses.fields(group):
@@ -200,16 +200,19 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise UserError(f"--config {path} cannot be read: {reason}") from None
-    if path.suffix == ".json":
-        load, faults = json.loads, (ValueError,)
-    else:
-        import yaml
-
-        load, faults = yaml.safe_load, (yaml.YAMLError,)
     try:
-        values = load(text)
-    except faults as error:
+        values = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
+    except ValueError as error:
         raise UserError(f"--config {path} is malformed: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold a mapping of option names to values")
     return values
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None

@@ -89,7 +89,7 @@ class RunConfig:
         _require(self.fold >= 0, f"--fold must not be negative, got {self.fold}")
         if self.nfolds is not None:
             _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
-        _require(self.splits is None or self.group_by is None, "--splits and --group_by both deal the folds; give one")
+        _require(self.splits is None or self.group_by is None, "--splits and --group_by both make the folds; give one")
         normalise_task(self)
         for name in ("train_batches", "test_batches", "warmup", "seed"):
             _require(getattr(self, name) >= 0, f"--{name} must not be negative")

@@ -16,7 +16,7 @@ from utils.output import steady_output
 
 EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-MENDABLE = {*FULL, errno.EROFS, errno.EACCES, errno.EPERM}
+FIXABLE = {*FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 """Faults of the operating system that the user can fix: a full disk, a folder that is not theirs."""
 END_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a run as Ctrl-C does: those of `kill` and Slurm, of a closed terminal, of Slurm's --signal=USR1."""
@@ -64,7 +64,7 @@ def run_cli(command: Callable[[], int | None]) -> int:
         return EXIT_USAGE
     except OSError as error:
         # One that names a file is the user's: a folder in its place, a name that is too long, a link to itself.
-        if error.errno not in MENDABLE and not (error.errno and error.filename):
+        if error.errno not in FIXABLE and not (error.errno and error.filename):
             raise
         print(f"error: {describe_fault(error)}", file=sys.stderr)
         return EXIT_USAGE
@@ -109,13 +109,13 @@ def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
 
 
 @contextlib.contextmanager
-def continues_with(advice: str) -> Iterator[None]:
-    """Tell whoever interrupts the block how to go on from there."""
+def continues_with(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Tell whoever interrupts the block how to go on from there; a function is asked then."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         if interrupt := find_interrupt(error):
-            interrupt.add_note(advice)
+            interrupt.add_note(advice if isinstance(advice, str) else advice())
         raise
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 import re
 import textwrap
@@ -18,6 +17,10 @@ from typing import Any
 
 DEFAULT_IN_WORDS = r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)|\s*Default: ([^.]+)\.$"
 """What of a help text says the default, where the value would not."""
+
+
+_HELP: dict[type[Any], dict[str, str]] = {}
+"""Texts that have been read from the source."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ def flag_groups(options: type[Any]) -> tuple[FlagGroup, ...]:
     groups: list[FlagGroup] = []
     for field in dataclasses.fields(options):
         kind = hints[field.name]
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             groups += flag_groups(kind)
         else:
             own.append(_flag(field, kind, field_help(options).get(field.name, "")))
@@ -101,14 +104,20 @@ def _choices(kind: Any) -> tuple[str, ...]:
     return ()
 
 
-@functools.cache
-def field_help(options: type) -> dict[str, str]:
+def field_help(options: type[Any]) -> dict[str, str]:
     """Field -> the docstring under it, as one line."""
+    if options not in _HELP:
+        _HELP[options] = _read_help(options)
+    return _HELP[options]
+
+
+def _read_help(options: type[Any]) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for field, text in zip(tree.body, tree.body[1:]):
-        named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[field.target.id] = " ".join(str(text.value.value).split())
     return found

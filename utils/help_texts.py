@@ -58,7 +58,8 @@ def _option_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     hints, texts = typing.get_type_hints(options, include_extras=True), field_help(options)
     fields = []
     for field in dataclasses.fields(options):
-        kind, own = hints[field.name], _default(field)
+        kind: Any = hints[field.name]
+        own = _default(field)
         # Those of another instance, such as that of a --config file, stand in place of the field's own.
         default = getattr(info.default, field.name) if isinstance(info.default, options) else own
         text: str | None = texts.get(field.name, "")
@@ -66,9 +67,8 @@ def _option_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
             # The title of its flags.
             text, kind = None, Annotated[kind, tyro.conf.arg(name=field.name.replace("_", " "))]
         else:
-            settings = {"help_behavior_hint": _hint(default, said=text if default == own else "")}
-            metavar = _metavar(_plain(kind))
-            kind = Annotated[kind, tyro.conf.arg(**settings, **({"metavar": metavar} if metavar else {}))]
+            hint = _hint(default, said=text if default == own else "")
+            kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint, metavar=_metavar(_plain(kind)))]
         fields.append(StructFieldSpec(name=field.name, type=kind, default=default, helptext=text))
     return StructConstructorSpec(instantiate=options, fields=tuple(fields))
 

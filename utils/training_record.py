@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from utils.args import GROUPS, Config
 from utils.files import json_ready, to_dict
 from utils.flag_roles import CHANGEABLE_FLAGS, pointless_options
+from utils.runs import LAST_CHECKPOINT
 from utils.schema import Fold
 
 
@@ -86,6 +88,13 @@ def data_changes(stored: TrainingRecord, data: dict[str, str]) -> list[str]:
     """Of which cases the preprocessed data are others than those that a resumed training has learned from."""
     changed = sorted(case for case, stamp in data.items() if stored.data.get(case, stamp) != stamp)
     return [f"the preprocessed data of {named(changed)} have changed since"] if changed else []
+
+
+def how_to_continue(checkpoints: Path) -> str:
+    """What goes on with an interrupted training whose checkpoints lie in a folder."""
+    if not (checkpoints / LAST_CHECKPOINT).is_file():
+        return "no checkpoint was written yet; the same command begins anew"
+    return f"the same command with --resume_training continues after the last finished epoch ({checkpoints})"
 
 
 def named(cases: Iterable[str], shown: int = 10) -> str:

@@ -122,11 +122,15 @@ def _trainer(job: Job, prepared: Path, pace: Pace | None = None):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     class Trainer(nnUNetTrainer):
+        """Makes epochs as long as the clock asks for, in our precision."""
+
         def on_epoch_start(self) -> None:
+            """Ask how many steps this epoch has."""
             super().on_epoch_start()
             self.num_iterations_per_epoch = self.pace.next_epoch()
 
         def train_step(self, batch: dict) -> dict:
+            """A step in mixed precision on a CPU, which the trainer itself knows on GPUs only."""
             with torch.autocast("cpu", torch.bfloat16) if job["precision"] == "bf16" else nullcontext():
                 return super().train_step(batch)
 

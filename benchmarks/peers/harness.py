@@ -40,7 +40,9 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> Run:
         command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     lines: list[str] = []
-    reader = Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    output = process.stdout
+    assert output is not None
+    reader = Thread(target=lambda: lines.extend(output), daemon=True)
     reader.start()
     peak_bytes = 0
     while process.poll() is None:
@@ -52,7 +54,7 @@ def run_worker(command: Sequence[str], environment: Mapping[str, str]) -> Run:
     # A grandchild may hold the pipe open.
     reader.join(timeout=5)
     if not reader.is_alive():
-        process.stdout.close()
+        output.close()
     said = [line for line in lines if line.startswith("{")]
     if process.returncode != 0 or not said:
         raise WorkerFailed("".join(lines[-15:]).strip() or f"exit status {process.returncode}")

@@ -54,7 +54,8 @@ def preprocessing(job: Job, folder: Path) -> None:
     cases, plan = dataset.training[: job["scans"] or None], scans.plan_of(dataset)
     scans.link_task(dataset, cases, folder)
     scans.link_nnunet(plan, cases, folder)
-    pairs = [[str(case.images[0].absolute()), str(case.label.absolute())] for case in cases]
+    labelled = [(case.images[0], case.label) for case in cases if case.label is not None]
+    pairs = [[str(image.absolute()), str(label.absolute())] for image, label in labelled]
     write_json({"cases": pairs, "plan": to_dict(plan)}, folder / "cases.json")
 
 

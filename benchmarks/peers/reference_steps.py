@@ -38,11 +38,11 @@ def main() -> None:
 
 def prepare(image_path: str, label_path: str, plan: Mapping[str, Any], output: str) -> None:
     """Read, prepare and save one case of one channel."""
-    file = nibabel.load(image_path)
+    file = nibabel.Nifti1Image.from_filename(image_path)
     # Depth first, as all arrays here.
-    spacing = np.array(file.header.get_zooms()[2::-1], float)
+    spacing = np.asarray(file.header.get_zooms()[2::-1], dtype=np.float64)
     image = file.get_fdata(dtype=np.float32).T
-    label = np.asarray(nibabel.load(label_path).dataobj).astype(np.uint8).T
+    label = np.asarray(nibabel.Nifti1Image.from_filename(label_path).dataobj).astype(np.uint8).T
     filled = [np.flatnonzero(image.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     box = tuple(slice(found[0], found[-1] + 1) for found in filled)
     image, label = normalised(image[box], plan["channels"][0]), label[box]

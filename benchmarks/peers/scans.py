@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -78,7 +79,8 @@ def write_ct(folder: Path, shape: tuple[int, int, int]) -> None:
     places = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
 
     def ball(centre: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
-        return sum(((x - c) / r) ** 2 for x, c, r in zip(places, centre, radii)) < 1
+        distances = (((x - c) / r) ** 2 for x, c, r in zip(places, centre, radii))
+        return functools.reduce(np.add, distances) < 1
 
     image = np.full(shape, -1000, np.int16)
     label = np.zeros(shape, np.uint8)

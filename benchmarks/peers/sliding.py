@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -41,8 +42,10 @@ def ours(job: Job) -> Outcome:
         device=device, amp=torch.bfloat16 if job["precision"] == "bf16" else None,
         settings=InferenceSettings(tta=job["tta"], window_batch=together),
     )  # fmt: skip
+    # The way back to a scan is not asked for: the patches' own grid is that of the other sides.
+    no_scan: Any = None
     with Stopwatch() as watch:
-        slabs = predictor.stream(PreparedScan(image=image, meta=None))
+        slabs = predictor.stream(PreparedScan(image=image, meta=no_scan))
         mask = np.concatenate([slab.argmax(axis=0).astype(np.uint8) for slab in slabs])
     return _outcome(job, watch, mask, windows_together=together)
 
@@ -72,11 +75,13 @@ def monai(job: Job) -> Outcome:
     axes = range(2, 5) if job["tta"] else ()
     flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
 
-    def averaged(windows):
+    def averaged(windows: torch.Tensor) -> torch.Tensor:
         return sum(network(windows.flip(f)).flip(f) if f else network(windows) for f in flips) / len(flips)
 
     with Stopwatch() as watch, torch.inference_mode(), _autocast(job):
-        mask = inferer(image, averaged).float().softmax(dim=1).argmax(dim=1)[0].to(torch.uint8).numpy()
+        logits = inferer(image, averaged)
+        assert isinstance(logits, torch.Tensor), type(logits)
+        mask = logits.float().softmax(dim=1).argmax(dim=1)[0].to(torch.uint8).numpy()
     return _outcome(job, watch, mask, windows_together=4)
 
 

@@ -362,6 +362,7 @@ class TestChangedData:
         (("--", "--norm", "group", "--filters", "5", "7", "9"), "multiples of"),
         (("--", "--deep_supervision", "--deep_supr_num", "9"), "--deep_supr_num 9 is too many"),
         (("--", "--filters", "4"), "--filters"),
+        (("--configurations", "2d", "3d_fullres", "--", "--filters", "4"), "3d_fullres has"),
         (("--", "--scheduler", "multistep"), "--scheduler multistep needs --steps"),
         (("--", "--splits", "nowhere.json"), "nowhere.json"),
         (("--", "--config", "nowhere.json"), "nowhere.json"),

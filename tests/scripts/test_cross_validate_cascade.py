@@ -101,6 +101,18 @@ def test_stages_with_different_folds_are_refused(study, capsys):
     assert "3d_lowres and 3d_fullres have different folds" in capsys.readouterr().err
 
 
+def test_where_a_patch_shows_most_of_a_scan_no_cascade_is_needed(study, capsys):
+    shutil.rmtree(study.data / "77_3d_lowres")
+    assert study.run(*CASCADE) == 2
+    assert "this data set needs no cascade" in capsys.readouterr().err and not study.results.exists()
+    # A plan that has a coarser stage beside it asks for that.
+    path = study.data / "77_3d/plan.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps(plan | {"stage": plan["stage"] | {"batch_dice": True}}))
+    assert study.run(*CASCADE) == 2
+    assert "--dim 3 --lowres" in capsys.readouterr().err
+
+
 def test_cases_that_no_fold_validates_on_are_named(study, capsys):
     for name in ("77_3d", "77_3d_lowres"):
         path = study.data / name / "splits.json"

@@ -225,10 +225,10 @@ def test_several_devices_share_the_scans(model, scans, tmp_path):
     ("words", "reason"),
     [
         ((), "nothing to predict"),
-        (("--input", "x", "--ckpt_path", "y"), "two ways"),
+        (("--input", "x", "--ckpt_path", "y"), "--output must be given"),
         (("--save_preds", "--overwrite"), "two ways"),
         (("--input", "x"), "--output, --model must be given"),
-        (("--data", "x", "--dim", "3"), "--fold, --ckpt_path must be given"),
+        (("--data", "x", "--dim", "3"), "--fold, --model must be given"),
         (("--input", "x", "--output", "out", "--model", "nowhere"), "nowhere does not exist"),
         (("--input", "x", "--output", "out", "--model", "MODEL"), "--input x does not exist"),
         (("--input", "SCANS", "--output", "SCANS", "--model", "MODEL"), "folder of the scans"),

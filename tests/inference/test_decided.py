@@ -1,0 +1,66 @@
+"""What a decision says of new scans, and which models a folder holds."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+
+from inference.decided import refuse_folder_of_models, scored_settings, stored_decision
+from inference.decision import Decision, DecisionMember, PostProcessing
+from utils.errors import UserError
+from utils.files import to_dict, write_json
+
+DECISION = Decision(
+    version=1, task="04", dataset="Task04", members=(DecisionMember(configuration="2d", folder="../04_2d"),),
+    post_processing=PostProcessing(), scores={}, command="", tta=True, overlap=0.25,
+)  # fmt: skip
+
+
+@pytest.fixture
+def best(tmp_path):
+    (tmp_path / "04_best").mkdir()
+    write_json(DECISION, tmp_path / "04_best/decision.json")
+    return tmp_path / "04_best"
+
+
+def test_new_scans_are_predicted_as_the_decision_was_scored_unless_the_user_says_otherwise(best, capsys):
+    assert scored_settings(best, tta=None, overlap=None) == (True, 0.25)
+    assert capsys.readouterr().out.startswith("--tta --overlap 0.25: so ")
+    assert scored_settings(best, tta=False, overlap=0.5) == (False, 0.5)
+    assert scored_settings(best / "decision.json", tta=None, overlap=0.75) == (True, 0.75)
+
+
+def test_a_decision_of_an_earlier_version_says_nothing(best, capsys):
+    old = {key: value for key, value in to_dict(DECISION).items() if key not in ("tta", "overlap")}
+    (best / "decision.json").write_text(json.dumps(old))
+    assert scored_settings(best, tta=None, overlap=None) == (False, 0.5)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_without_decision_takes_the_usual(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"weights")
+    for model in (tmp_path, tmp_path / "last.ckpt", tmp_path / "missing"):
+        assert scored_settings(model, tta=None, overlap=None) == (False, 0.5)
+
+
+def test_an_exported_zip_has_its_decision(tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("decision.json", json.dumps(to_dict(DECISION)))
+    assert stored_decision(tmp_path / "m.zip") == DECISION
+
+
+def test_a_folder_of_models_names_them(best):
+    results = best.parent
+    (results / "04_2d/fold_0/checkpoints").mkdir(parents=True)
+    (results / "checkpoints").mkdir()
+    (results / "logs").mkdir()
+    with pytest.raises(UserError) as error:
+        refuse_folder_of_models(results)
+    message = str(error.value)
+    assert f"- {results / '04_2d'}\n" in message and f"- {best}\n" in message and "logs" not in message
+    (results / "checkpoints/last.ckpt").touch()
+    # Now it is a model itself, as are those in it.
+    for folder in (results, best, results / "04_2d", results / "04_2d/fold_0"):
+        refuse_folder_of_models(folder)
