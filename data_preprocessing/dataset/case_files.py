@@ -38,6 +38,7 @@ class CaseFiles:
     label: Path | None
 
     def __str__(self) -> str:
+        """The name of the case, by which messages call it."""
         return self.case
 
 

@@ -52,3 +52,4 @@ def test_both_passes_of_preprocessing_ask_what_their_cases_take(tmp_path, monkey
     assert make_task(tmp_path).run("--nfolds", "2", "--n_jobs", "1") == 0
     said = capsys.readouterr().err
     assert "warning: inspect: " in said and "warning: preprocess: " in said and "0.2 GB, 0.0 GB are free" in said
+    assert "scan0, scan1, scan2 may not fit" in said
