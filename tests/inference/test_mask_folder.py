@@ -65,6 +65,7 @@ class TestPredictedAgain:
         assert predict(*new, *flags) == 0
         return masks(tmp_path / "fresh")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("flags", "reason"),
         [
