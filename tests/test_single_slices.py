@@ -31,6 +31,7 @@ def make_slices(root, shape: tuple[int, int, int]) -> Task:
     return task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 44, 1), (1, 40, 44), (40, 1, 44)], ids=str)
 def test_from_slices_to_masks(tmp_path, shape, capsys):
     task = make_slices(tmp_path, shape)

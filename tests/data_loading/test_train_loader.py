@@ -132,6 +132,7 @@ def test_nothing_is_begun_after_the_last_epoch(shards, beginnings):
     assert [epoch for epoch, _ in beginnings] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_no_pipeline_outlives_its_epoch_or_a_loader_that_is_closed(shards, num_running):
     standing = Standing()
     loader = make(shards, standing)
@@ -170,6 +171,7 @@ def test_batches_stay_when_their_pipeline_is_released(shards):
         assert torch.equal(one["image"], other["image"]) and torch.equal(one["label"], other["label"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_epochs", [1, 3])
 def test_a_training_leaves_no_pipeline_and_begins_none_too_many(tmp_path, shards, beginnings, num_running, max_epochs):
     module = make_module(tmp_path, PATCH, train=("n0", "n1", "n2"), val=("n3",), loader=LoaderConfig(augment="nnunet"))

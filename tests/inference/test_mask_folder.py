@@ -65,6 +65,7 @@ class TestPredictedAgain:
         assert predict(*new, *flags) == 0
         return masks(tmp_path / "fresh")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("flags", "reason"),
         [
@@ -341,7 +342,7 @@ class TestFullDisk:
         best = decide(tmp_path, *configurations)
         command = [sys.executable, "-c", code, *map(str, words[:-1]), str(best), "--save_probabilities"]
         variables = os.environ | {"PYTHONPATH": str(PROJECT)}
-        run = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=300)
         assert run.returncode == 1, run.stderr
         assert "b.npy needs 0.16 MB of disk, and there is no room for it" in run.stderr
         assert set(masks(tmp_path / "out")) == {"a.nii.gz"} and np.load(tmp_path / "out/a.npy").any()

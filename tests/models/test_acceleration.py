@@ -93,6 +93,7 @@ def test_compiled_step_is_one_graph(dim, labels):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [COMPILED, EVERYTHING], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_validation_window_by_window_compiles_one_graph(monkeypatch, chosen, channels):
@@ -108,6 +109,7 @@ def test_validation_window_by_window_compiles_one_graph(monkeypatch, chosen, cha
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_compiled_networks_run_under_no_grad_and_not_in_inference_mode(monkeypatch):
     """What a CUDA graph records must be of use outside of inference mode, too."""
     seen = []

@@ -48,8 +48,13 @@ def validation(dice: float) -> ValidationResult:
     return ValidationResult(dice=(dice, dice), mean_dice=dice, loss=1.0)
 
 
-@pytest.mark.slow
-def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Epochs are reported without a picture."""
+    monkeypatch.setattr(callbacks, "write_progress", lambda *_: None)
+
+
+def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path, undrawn):
     report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
     for epoch, result in enumerate((None, validation(0.7), validation(0.6))):
         report.on_train_epoch_end(fake_trainer(epoch), fake_module(1.0, result))
@@ -60,8 +65,7 @@ def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path
     assert (summary["epochs"], summary["best_epoch"], summary["best_dice_posterior"]) == (3, 1, 0.7)
 
 
-def test_lines_say_which_epoch_of_how_many_and_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(callbacks, "write_progress", lambda *_: None)
+def test_lines_say_which_epoch_of_how_many_and_how_long_the_rest_takes(tmp_path, undrawn, monkeypatch, capsys):
     # Epochs of 60, 100 and 60 s: one that is odd changes nothing.
     monkeypatch.setattr(time, "perf_counter", iter((0.0, 0.0, 60.0, 60.0, 160.0, 160.0, 220.0, 220.0, 280.0)).__next__)
     report, module = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS), fake_module(1.0, None)
@@ -254,7 +258,7 @@ def test_validations_with_a_target_are_judged_as_ever(tmp_path):
     )
 
 
-def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path):
+def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path, undrawn):
     report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
     for epoch, dice in enumerate((NAN, 0.7, NAN)):
         report.on_train_epoch_end(fake_trainer(epoch), fake_module(1.0, validation(dice)))
