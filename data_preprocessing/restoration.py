@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
 from utils.axes import triple
 from utils.pages import give_back_pages
-from utils.schema import CaseMeta, LabelScheme, Plan
+from utils.predictions import most_probable
+from utils.schema import CaseMeta, Plan
 
-REGION_THRESHOLD = 0.5
 _COPIES = 6
 """Of a slab of one class while it is resampled and compared with the best so far."""
 
@@ -32,8 +32,18 @@ def restore_mask(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.nd
     Each class is brought back by linear interpolation, and the most probable wins (of equals, the lowest); a region
     holds where its probability exceeds 1/2, and later regions overwrite earlier ones. Outside the crop is background.
     """
-    restorer = SlabRestorer(meta, plan)
-    restorer.add(probabilities)
+    return restore_slabs([probabilities], meta, plan)
+
+
+def restore_slabs(
+    slabs: Iterable[np.ndarray], meta: CaseMeta, plan: Plan, probabilities: np.ndarray | None = None
+) -> np.ndarray:
+    """As `restore_mask`, from slabs (K, d, H, W) in order; probabilities are added to (K, S, A, R) float32."""
+    restorer = SlabRestorer(meta, plan, probabilities)
+    for slab in slabs:
+        restorer.add(slab)
+        # Gone before the next one is made.
+        del slab
     return restorer.finish()
 
 
@@ -43,9 +53,7 @@ def restore_probabilities(probabilities: np.ndarray, meta: CaseMeta, plan: Plan)
     Outside the crop the background has probability 1; regions have 0.
     """
     native = np.zeros((len(probabilities), *native_shape(meta)), dtype=np.float32)
-    restorer = SlabRestorer(meta, plan, probabilities=native)
-    restorer.add(probabilities)
-    restorer.finish()
+    restore_slabs([probabilities], meta, plan, native)
     return native
 
 
@@ -147,8 +155,7 @@ class SlabRestorer:
         shares: Iterator[np.ndarray] = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
         if self._native is not None:
             shares = _recorded(shares, self._native[:, slab])
-        decide = _region_classes if self._labels.regions else _most_probable
-        self._crop[slab] = self._values[decide(shares, self._labels)]
+        self._crop[slab] = self._values[most_probable(shares, self._labels)]
         give_back_pages(self._native)
 
     def _channel(self, k: int, part: slice) -> np.ndarray:
@@ -176,23 +183,3 @@ def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np
     yield from (volume[:, : height.start], volume[:, height.stop :])
     volume = volume[:, height]
     yield from (volume[:, :, : width.start], volume[:, :, width.stop :])
-
-
-def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the classes' probabilities, one class in memory at a time."""
-    best = np.array(next(shares))
-    winner = np.zeros(best.shape, dtype=np.uint8)
-    for k, share in enumerate(shares, start=1):
-        np.copyto(winner, k, where=share > best)
-        np.maximum(best, share, out=best)
-    return winner
-
-
-def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the regions' probabilities, later regions over earlier ones."""
-    winner: np.ndarray | None = None
-    for region, share in zip(labels.regions, shares):
-        winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
-        np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
-    assert winner is not None, "there are regions"
-    return winner

@@ -14,12 +14,14 @@ from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.restoration import restoring_bytes
 from models.inferer import InferenceSettings
-from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
+from models.windows import window_layout
 from utils.limits import free_memory_bytes as free_memory_bytes
 from utils.pipeline import AHEAD
 from utils.schema import Plan
 
 if TYPE_CHECKING:
+    from inference.configuration_predictor import ConfigurationPredictor
     from inference.predictor import Predictor
 
 FLOAT_BYTES = 4
@@ -94,21 +96,35 @@ def forecast_memory(
     )  # fmt: skip
 
 
-def forecast_stages(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
+def forecast_predictor(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
     """The same for a predictor, post-processing included.
 
-    With a cascade each stage's prepared scan is held while the other one is at work.
+    A scan that is prepared for all configurations waits for all of them; they predict one after the other.
     """
+    each = [forecast_configuration(configuration, shape, spacing_mm) for configuration in predictor.configurations]
+    held = [forecast.prepared_bytes for forecast in each]
+    total = sum(held)
+    write = max(total - own.prepared_bytes + own.write_bytes for own in each)
+    if not predictor.post_processing.does_nothing:
+        write = max(write, total + POSTPROCESSING_BYTES * math.prod(shape))
+    return Forecast(
+        prepare_bytes=max(sum(held[:index]) + own.prepare_bytes for index, own in enumerate(each)),
+        predict_bytes=max(total - own.prepared_bytes + own.predict_bytes for own in each),
+        write_bytes=write, prepared_bytes=total,
+    )  # fmt: skip
+
+
+def forecast_configuration(
+    predictor: ConfigurationPredictor, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> Forecast:
+    """The same for one configuration. With a cascade each stage's prepared scan is held while the other is at work."""
     own = forecast_memory(
         shape, spacing_mm, plan=predictor.plan, settings=predictor.settings,
         num_networks=len(predictor.ensemble.networks), on_gpu=predictor.ensemble.device.type != "cpu",
     )  # fmt: skip
-    if not predictor.post_processing.does_nothing:
-        cleaned = own.prepared_bytes + POSTPROCESSING_BYTES * math.prod(shape)
-        own = dataclasses.replace(own, write_bytes=max(own.write_bytes, cleaned))
     if predictor.previous is None:
         return own
-    first = forecast_stages(predictor.previous, shape, spacing_mm)
+    first = forecast_configuration(predictor.previous, shape, spacing_mm)
     return Forecast(
         prepare_bytes=max(first.prepare_bytes, own.prepare_bytes + first.prepared_bytes),
         predict_bytes=max(first.predict_bytes + own.prepared_bytes, own.predict_bytes + first.prepared_bytes),

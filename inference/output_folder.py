@@ -71,16 +71,14 @@ def _is_own(record: Path) -> bool:
         return False
 
 
-def remove_strays(output: Path, *, keep: Path | None = None) -> None:
-    """Delete what killed runs left in a folder that this run alone writes to; checkpoints on their way are not ours.
+def remove_strays(output: Path) -> None:
+    """Delete what killed runs, of earlier versions too, left in a folder that this run alone writes to.
 
-    Of the hidden folders of ensembles `keep` stays, from which this run goes on.
+    Checkpoints on their way are not ours.
     """
     for folder in output.glob(".ensemble-*"):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    for folder in (output, *output.glob(".ensemble-*/*")):
-        sweep(folder, alone=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    sweep(output, alone=True)
 
 
 def warn_of_others(others: Mapping[str, str], output: Path) -> None:

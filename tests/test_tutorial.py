@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from inference.model import checkpoint_bundle
-from inference.saved import saved_member
+from inference.configuration import read_configuration
+from inference.saved import read_probabilities
 from scripts import nnunet
 from tests.conftest import PROJECT
 from tests.tiny_task import write_scan
@@ -87,10 +87,10 @@ def test_the_tutorial_leads_from_raw_scans_to_a_model_in_one_file(typed):
 def test_its_folds_end_in_a_model_and_out_of_fold_masks(typed, configuration):
     folder = typed / f"results/80_{configuration}"
     for case in ("p1", "p2", "p3", "p4"):
-        member = saved_member(folder / "out_of_fold", case)
+        member = read_probabilities(folder / "out_of_fold", case)
         mask = read_label(folder / f"out_of_fold/{case}.nii.gz").array
-        np.testing.assert_array_equal(member.probabilities.argmax(axis=0), mask)
-    assert [fold.fold for fold in checkpoint_bundle(folder).folds] == [0, 1]
+        np.testing.assert_array_equal(member.values.argmax(axis=0), mask)
+    assert [fold.fold for fold in read_configuration(folder).folds] == [0, 1]
     records = json.loads((typed / "results/80_cross_validation.json").read_text())["configurations"]
     (record,) = (each for each in records if each["configuration"] == configuration)
     assert [fold["epochs"] for fold in record["folds"]] == [2, 2]
