@@ -189,6 +189,8 @@ class Fingerprint:
     spacings_mm: tuple[tuple[float, float, float], ...]
     shapes_after_crop: tuple[tuple[int, int, int], ...]
     foreground: tuple[ChannelStatistics, ...]
+    median_relative_size: float | None = dataclasses.field(default=None, metadata=UNSAID)
+    """Voxels of a scan after cropping to non-zero ones, as a share of all; None where an earlier version wrote it."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "fingerprint")
