@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_s = time.monotonic()
     options = parse(Options, argv, prog="preprocess.py")
     if options.cascade is not None:
-        return prepare_cascade(options)
+        return prepare_cascade(options, options.cascade)
     # Heavy imports wait until the options are known to be good.
     from data_preprocessing.outdated import load_current
     from data_preprocessing.runner import Workers
@@ -138,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _report(folder, options, statuses)
 
 
-def prepare_cascade(options: Options) -> int:
-    """Make the folder of a cascade's second stage from shards and masks."""
+def prepare_cascade(options: Options, masks: Path) -> int:
+    """Make the folder of a cascade's second stage from shards and the masks of the first stage."""
     from data_preprocessing.cascade import prepare_second_stage
     from data_preprocessing.runner import Workers
     from utils.locks import folder_lock
@@ -153,7 +153,7 @@ def prepare_cascade(options: Options) -> int:
         raise UserError(f"{options.root} holds no full-resolution shards; run first: {options.command}")
     folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
     with folder_lock(folder), Workers(options.n_jobs or num_cores()) as workers:
-        statuses = prepare_second_stage(options.root, options.cascade, folder, workers, overwrite=options.overwrite)
+        statuses = prepare_second_stage(options.root, masks, folder, workers, overwrite=options.overwrite)
     _write_record(folder, options, statuses, time.monotonic() - start_s)
     return _report(folder, options, statuses)
 

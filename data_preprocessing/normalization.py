@@ -95,18 +95,19 @@ def standardize(volume: np.ndarray, inside: np.ndarray | None) -> None:
 
     Source: nnU-Net v2, ZScoreNormalization, with and without `use_mask_for_norm`.
     """
-    masks = itertools.repeat(True) if inside is None else chunks(inside)
-    parts = list(zip(chunks(volume), masks))
+    whole = np.True_
+    masks = itertools.repeat(whole) if inside is None else chunks(inside)
+    parts: list[tuple[np.ndarray, np.ndarray | np.bool_]] = list(zip(chunks(volume), masks))
     count = volume.size if inside is None else np.count_nonzero(inside)
     if count == 0:
         return
-    mean = sum(part.sum(dtype=np.float64, where=mask) for part, mask in parts) / count
-    squares = sum(np.square(part - mean).sum(where=mask) for part, mask in parts)
+    mean = float(sum(part.sum(dtype=np.float64, where=mask) for part, mask in parts) / count)
+    squares = float(sum(np.square(part - mean).sum(where=mask) for part, mask in parts))
     scale = _scale(mean, math.sqrt(squares / count))
     for part, mask in parts:
         part -= np.float32(mean)
         part /= np.float32(scale)
-        if inside is not None:
+        if mask is not whole:
             np.copyto(part, 0, where=~mask)
 
 

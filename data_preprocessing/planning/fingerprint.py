@@ -60,10 +60,10 @@ def inspect_case(
         spacing_mm: voxel size along S, A, R.
         labels: which values are background or ignored.
     """
-    shape = _nonzero_shape(image)
+    shape, (slices, rows, columns) = _nonzero_shape(image), spacing_mm
     return CaseFingerprint(
         case=case,
-        spacing_mm=tuple(float(s) for s in spacing_mm),
+        spacing_mm=(float(slices), float(rows), float(columns)),
         shape_after_crop=shape,
         intensities=_sample_foreground(case, image, label, labels),
         digest=_digest(image),
@@ -116,7 +116,8 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
 def _nonzero_shape(image: np.ndarray) -> tuple[int, int, int]:
     """Shape after the crop that preprocessing makes; that of the image where every voxel is zero."""
     box = nonzero_box(image)
-    return tuple(image.shape[1:]) if box is None else tuple(stop - start for start, stop in box)
+    slices, rows, columns = image.shape[1:] if box is None else (stop - start for start, stop in box)
+    return slices, rows, columns
 
 
 def _sample_foreground(case: str, image: np.ndarray, label: np.ndarray | None, labels: LabelScheme) -> np.ndarray:

@@ -187,15 +187,19 @@ def _choose_axes(fingerprint: Fingerprint, least_ratio: float) -> tuple[Axes, st
     """
     single = _slice_axis(fingerprint)
     if single is not None:
-        others = tuple(axis for axis in range(3) if axis != single)
-        return (single, *others), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
+        return _first(single), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
     median_mm = np.median(np.array(fingerprint.spacings_mm), axis=0)
     coarse = int(np.argmax(median_mm))
-    others = tuple(axis for axis in range(3) if axis != coarse)
-    ratio = median_mm[coarse] / max(median_mm[axis] for axis in others)
+    ratio = median_mm[coarse] / max(median_mm[axis] for axis in _first(coarse)[1:])
     if ratio > least_ratio:
-        return (coarse, *others), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
+        return _first(coarse), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
     return (0, 1, 2), f"no axis is more than {least_ratio:g} times as coarse as the others: axial slices"
+
+
+def _first(axis: int) -> Axes:
+    """The axes with one of them brought to the front."""
+    second, third = (other for other in range(3) if other != axis)
+    return axis, second, third
 
 
 def _slice_axis(fingerprint: Fingerprint) -> int | None:
