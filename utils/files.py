@@ -54,8 +54,10 @@ _converter.register_structure_hook_factory(
 
 
 def _dict_writer(cls: type) -> Callable[[Any], dict[str, Any]]:
+    """Fields whose metadata has `omit_default` are left out where they have their default."""
     later = (field.name for field in dataclasses.fields(cls) if field.metadata.get("omit_default"))
-    return make_dict_unstructure_fn(cls, _converter, **{name: override(omit_if_default=True) for name in later})
+    kwargs: dict[str, Any] = {name: override(omit_if_default=True) for name in later}
+    return make_dict_unstructure_fn(cls, _converter, **kwargs)
 
 
 _converter.register_unstructure_hook_factory(dataclasses.is_dataclass, _dict_writer)

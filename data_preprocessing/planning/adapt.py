@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_preprocessing.dataset.description_file import make_splits
 from data_preprocessing.dataset.label_schemes import with_brats_regions
+from data_preprocessing.planning.planners import fit_levels
 from data_preprocessing.planning.splits import check_folds, read_splits, split_folds
 from data_preprocessing.planning.topology import DEFAULT_MIN_FMAP, level_filters, plan_topology
 from data_preprocessing.shards import list_cases
@@ -33,7 +34,16 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
             filters=model.filters,
             rule="reference" if plan.origin == "preset" else "nnunet",
         )
-        stage = dataclasses.replace(stage, strides=topology.strides, kernels=topology.kernels, filters=topology.filters)
+        num_levels = len(topology.strides)
+        stage = dataclasses.replace(
+            stage,
+            strides=topology.strides,
+            kernels=topology.kernels,
+            filters=topology.filters,
+            decoder_kernels=topology.kernels[:-1] if stage.decoder_kernels else (),
+            encoder_convs=fit_levels(stage.encoder_convs, num_levels),
+            decoder_convs=fit_levels(stage.decoder_convs, num_levels - 1),
+        )
     elif model.filters is not None:
         filters = level_filters(model.filters, len(stage.strides), stage.dim)
         stage = dataclasses.replace(stage, filters=filters)

@@ -57,3 +57,16 @@ def test_another_number_of_folds_is_made_from_the_same_cases(tmp_path):
     cases = [f"case{i}" for i in range(7)]
     write_json(make_splits(cases, 5), tmp_path / "splits.json")
     assert read_fold(tmp_path, 1, nfolds=3) == make_splits(cases, 3).folds[1]
+
+
+def test_a_shallower_residual_network_keeps_the_kinds_of_its_levels():
+    kernels = ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+    stage = dataclasses.replace(
+        make_stage((16, 16, 16), filters=(32, 64, 128)), kernels=kernels, decoder_kernels=kernels[:-1],
+        encoder_convs=(1, 3, 4), decoder_convs=(1, 1), block="residual",
+    )  # fmt: skip
+    shallow = adapt_plan(make_plan(stage), ModelConfig(depth=1), batch_size=None, brats=False).stage
+    assert (shallow.encoder_convs, shallow.decoder_convs, shallow.block) == ((1, 3), (1,), "residual")
+    assert shallow.decoder_kernels == shallow.kernels[:-1]
+    deep = adapt_plan(make_plan(stage), ModelConfig(depth=3, min_fmap=2), batch_size=None, brats=False).stage
+    assert (deep.encoder_convs, deep.decoder_convs) == ((1, 3, 4, 4), (1, 1, 1))
