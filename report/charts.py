@@ -91,22 +91,24 @@ def line_chart(
     return _figure(title, picture, _legend(shown) if len(shown) > 1 else None)
 
 
-def dot_chart(groups: Sequence[tuple[str, Sequence[Dot]]], *, value: Axis, title: str) -> Markup:
+def dot_chart(groups: Sequence[tuple[str, Sequence[Dot]]], *, value: Axis, title: str, first_number: int = 0) -> Markup:
     """For each group a row of dots, one a case, over a box from the first to the third quartile with the median.
 
-    Values that are not finite are left out; a dot says its case when pointed at.
+    Values that are not finite are left out; a dot says its case when pointed at. Colours are those of the targets with
+    the numbers from `first_number` on.
     """
-    rows = [(name, [dot for dot in dots if math.isfinite(dot.value)]) for name, dots in groups]
-    rows = [(name, dots) for name, dots in rows if dots]
+    numbered = [(colour(number), name, [dot for dot in dots if math.isfinite(dot.value)])
+                for number, (name, dots) in enumerate(groups, start=first_number)]  # fmt: skip
+    rows = [row for row in numbered if row[2]]
     if not rows:
         return element("p", f"{title}: no case has a value.", class_="none")
-    low, high = _bounds([dot.value for _, dots in rows for dot in dots], value, margin=0.03)
+    low, high = _bounds([dot.value for _, _, dots in rows for dot in dots], value, margin=0.03)
     width, row_height = 560, 46
     frame = _Frame(x_low=low, x_high=high, y_low=0, y_high=1, width=width, height=TOP + BOTTOM + row_height * len(rows))
     parts: list[Markup] = _ticks_below(frame, value.title)
-    for number, (name, dots) in enumerate(rows):
+    for number, (code, name, dots) in enumerate(rows):
         middle = TOP + row_height * number + row_height // 2
-        parts += [*_box(frame, [dot.value for dot in dots], middle), *_dots(frame, dots, middle, colour(number))]
+        parts += [*_box(frame, [dot.value for dot in dots], middle), *_dots(frame, dots, middle, code)]
         parts.append(_text(LEFT, middle - row_height // 2 + 8, name, anchor="start", class_="row"))
     return _figure(title, _svg(frame, title, parts), None)
 

@@ -75,8 +75,8 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
     seconds = None if facts.run is None else facts.run.outcome.get("seconds")
     charts = [
         dot_chart([(each.name, [Dot(case=case, value=row[each.name]) for case, row in volumes.items()])],
-                  value=Axis(title="ml", low=0.0), title=f"Volume of {each.name}")
-        for each in facts.structures
+                  value=Axis(title="ml", low=0.0), title=f"Volume of {each.name}", first_number=number)
+        for number, each in enumerate(facts.structures)
     ] if len(volumes) > 2 else []  # fmt: skip
     sections = [
         section("Result", tiles(numbers | ({"seconds": seconds} if seconds else {}))),

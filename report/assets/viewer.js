@@ -26,7 +26,7 @@
     script.textContent = await unpack(byId("view-library").textContent);
     document.head.append(script);
     viewer = new niivue.Niivue({
-      show3Dcrosshair: true, crosshairWidth: 0.6, crosshairColor: [0.9, 0.9, 0.9, 0.6], backColor: [0, 0, 0, 1],
+      show3Dcrosshair: true, crosshairWidth: 0.5, crosshairGap: 4, crosshairColor: [0.9, 0.9, 0.9, 0.6], backColor: [0, 0, 0, 1],
       isNearestInterpolation: true, loadingText: "", multiplanarShowRender: 1, multiplanarLayout: 2, isOrientationTextVisible: true,
       logLevel: "silent",
     });

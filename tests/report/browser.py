@@ -119,6 +119,16 @@ class Browser:
             assert time.monotonic() < end, f"{expression} did not come true; {self.problems}"
             self._receive_for(0.1)
 
+    def click(self, selector: str) -> None:
+        """Click with the mouse in the middle of an element, which is scrolled into sight."""
+        box = self.run(
+            f"(() => {{ const it = document.querySelector({json.dumps(selector)}); "
+            "it.scrollIntoView({block: 'center', behavior: 'instant'}); const box = it.getBoundingClientRect(); "
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
     def press(self, key: str) -> None:
         """Press and release a key, such as Enter or ArrowDown."""
         codes = {"Enter": 13, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9}
