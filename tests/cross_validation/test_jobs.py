@@ -62,6 +62,7 @@ def test_filters_of_several_configurations_are_told_with_the_levels_of_each(sele
     stage = plan["stage"]
     more = {name: [*stage[name], stage[name][-1]] for name in ("kernels", "filters")}
     more["strides"] = [*stage["strides"], [1, 1, 1]]
+    more["decoder_kernels"] = []
     path.write_text(json.dumps(plan | {"stage": stage | more}))
     levels, given = len(stage["strides"]) + 1, ["8"] * len(stage["strides"])
     both = replaced(selection, configurations=("3d_fullres", "3d_lowres"))
