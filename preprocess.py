@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from utils.args import parse
-from utils.config import DEFAULT_FOLDS, default_root
+from utils.config import DEFAULT_FOLDS, PreparedFolder, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
 from utils.task_number import TaskNumber, normalise_task
 
@@ -43,8 +43,8 @@ class Options:
     """training: plan, folds and training cases. val, test: training cases or test scans, by the training plan."""
     data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder above TaskNN_Name, or that folder itself. It is only read."""
-    results: Path = dataclasses.field(default_factory=lambda: default_root("data"))
-    """Folder in which <task>_<dim>d is made (--lowres: <task>_3d_lowres)."""
+    results: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
+    """Folder in which <task>_<dim>d is made (--lowres: <task>_3d_lowres); the --data of all that follows."""
     n_jobs: int | None = None
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
     plan: Literal["auto", "preset"] | None = None

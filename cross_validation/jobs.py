@@ -17,6 +17,7 @@ from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import list_cases
 from inference.decision import Checkpoint
+from utils.args import SECOND_NAMES
 from utils.config import RunConfig
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError, list_problems
@@ -63,9 +64,10 @@ def check_passed(passed: Sequence[str]) -> None:
         UserError: there are any.
     """
     names = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in passed if word.startswith("--")]
-    taken = [name for name in names if name.removeprefix("no_") in CROSS_VALIDATION_FLAGS]
+    fields = {name: SECOND_NAMES.get(name, name).removeprefix("no_") for name in names}
+    taken = [name for name, field in fields.items() if field in CROSS_VALIDATION_FLAGS]
     if taken:
-        given = ", ".join(f"--{name}" for name in dict.fromkeys(taken))
+        given = ", ".join(f"--{name}" for name in taken)
         raise UserError(f"{given} cannot stand after --: cross_validate.py sets it, or has a flag for it before --")
 
 

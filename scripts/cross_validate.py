@@ -17,7 +17,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import default_root
+from utils.config import PreparedFolder, default_root
 from utils.errors import UserError, run_cli
 from utils.task_number import TaskNumber, normalise_task
 
@@ -37,7 +37,7 @@ class CrossValidateOptions:
     """Folds to run (default: all)."""
     nfolds: int | None = None
     """Number of folds (default: those that preprocess.py made)."""
-    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    data: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder of the preprocessed data."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
     """Folder in which <task>_<configuration> and <task>_cross_validation.json are made."""

@@ -17,7 +17,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import default_root
+from utils.config import PreparedFolder, default_root
 from utils.errors import EXIT_OK, UserError, run_cli
 from utils.task_number import TaskNumber, normalise_task
 
@@ -32,7 +32,7 @@ class BestOptions:
     """Configurations to compare (default: all that have out-of-fold predictions)."""
     ensembles: bool = True
     """Compare the ensembles of two configurations as well."""
-    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    data: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder of the preprocessed data, which know where the labels are."""
     labels: Path | None = None
     """Folder of the label files <case>.nii.gz (default: where they were when the data were preprocessed)."""

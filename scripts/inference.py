@@ -53,7 +53,7 @@ class ScanOptions:
 class ShardOptions:
     """Masks and scores of cases that preprocess.py has prepared: --data, --fold and --dim, with --model."""
 
-    data: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(aliases=("--prepared",))] = None
     """Preprocessed data: <task>_<dim>d, its val/ or test/, or the folder above."""
     fold: int | None = None
     """Fold whose validation cases are predicted (the test/ folder is predicted whole)."""

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import main as entry
 from utils.args import parse, to_words
-from utils.config import default_root
+from utils.config import PreparedFolder, default_root
 from utils.errors import run_cli
 from utils.task_number import TaskNumber
 
@@ -34,7 +34,7 @@ class TrainOptions:
     """Dimension of the U-Net."""
     task: TaskNumber = "01"
     """Task number."""
-    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    data: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder of the preprocessed data."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
     """Folder for logs and checkpoints."""

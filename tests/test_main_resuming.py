@@ -57,6 +57,19 @@ def test_resumed_training_takes_more_epochs_by_the_longer_schedule(task, trained
     assert read_training_state(trained / "checkpoints") == state
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_an_interrupted_training_says_what_continues_it(task, two_epochs, tmp_path, capsys, monkeypatch, epochs):
+    def interrupted(self, *ignored, **named):
+        if epochs:
+            shutil.copytree(two_epochs / "checkpoints", tmp_path / "r/checkpoints", dirs_exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", interrupted)
+    assert run(task, tmp_path / "r", "train", "--max_epochs", "4", *TRAINING) == 130
+    said = "with --resume_training continues after the last finished" if epochs else "the same command begins anew"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

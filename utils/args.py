@@ -30,7 +30,9 @@ from utils.recipes import RECIPES
 T = TypeVar("T")
 
 GROUPS = ("run", "hardware", "loader", "model", "labels", "optim", "inference")
-SECOND_NAMES = {"residual": "res_block", "epochs": "max_epochs", "blend_mode": "blend"}
+SECOND_NAMES = {
+    "residual": "res_block", "epochs": "max_epochs", "blend_mode": "blend", "model": "ckpt_path", "prepared": "data",
+}  # fmt: skip
 """Keys that a --config file may use as the command line does, and the fields that they mean."""
 
 

@@ -22,6 +22,9 @@ Affinity = Literal[
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Layout = Literal["auto", "NCDHW", "NDHWC"]
 
+PreparedFolder = Annotated[Path, tyro.conf.arg(aliases=("--prepared",))]
+"""Folder of preprocessed data: `--results` of preprocess.py and `--data` of all that follows have a name in common."""
+
 DEFAULT_FOLDS = 5
 
 
@@ -42,7 +45,7 @@ class RunConfig:
 
     exec_mode: Literal["train", "evaluate", "predict"] = "train"
     """Train, score a checkpoint on the fold's validation cases, or predict."""
-    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
+    data: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
     """Folder that holds preprocessed shards (<task>_<dim>d), or that folder itself, or its val/ or test/."""
     results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
     """Folder for logs and predictions."""
@@ -66,7 +69,7 @@ class RunConfig:
     so that no patient is in two folds."""
     seed: int = 1
     """Seed of weights, order of cases, patches and augmentations."""
-    ckpt_path: Path | None = None
+    ckpt_path: Annotated[Path | None, tyro.conf.arg(aliases=("--model",))] = None
     """Checkpoint to start from (train) or to use (evaluate, predict)."""
     resume_training: bool = False
     """Continue from checkpoints/last.ckpt with optimiser, schedule, epoch and best score."""

@@ -73,7 +73,7 @@ def test_filters_of_several_configurations_are_told_with_the_levels_of_each(sele
     assert f"3d_fullres has {levels} levels" in message and f"3d_lowres has {levels - 1} levels" in message
 
 
-@pytest.mark.parametrize("word", ["--fold", "--no_save_ckpt", "--save-preds", "--gpus=0", "--nfolds"])
+@pytest.mark.parametrize("word", ["--fold", "--no_save_ckpt", "--save-preds", "--gpus=0", "--nfolds", "--prepared"])
 def test_flags_of_the_command_itself_are_not_passed_on(word):
     with pytest.raises(UserError, match="cannot stand after --"):
         check_passed((word,))

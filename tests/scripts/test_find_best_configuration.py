@@ -73,6 +73,7 @@ def test_the_configuration_with_the_higher_dice_is_chosen(root, capsys):
     assert chosen.scores == {"2d": 0.8, "3d_fullres": 1.0, "2d + 3d_fullres": 1.0}
     assert chosen.post_processing.does_nothing
     assert chosen.command in (printed := capsys.readouterr().out) and "* 3d_fullres" in printed
+    assert "out-of-fold predictions of 3 cases" in printed and "by 2d, 3d_fullres and 1 ensemble of two" in printed
 
 
 def test_an_ensemble_is_chosen_where_each_lacks_another_part(root):
@@ -151,7 +152,10 @@ def test_a_case_of_the_folds_without_a_shard_is_an_error(root, capsys):
 
 def test_without_predictions_the_command_is_named(root, capsys):
     assert run(root) == EXIT_USAGE
-    assert "cross_validate.py --task 77" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "cross_validate.py --task 77" in message
+    # The user's own folders.
+    assert f"--data {root / 'results'} --results {root / 'models'}" in message
     predict(root, "2d", ORGAN)
     assert run(root, "--configurations", "3d_fullres") == EXIT_USAGE
     assert "of 3d_fullres" in capsys.readouterr().err
@@ -210,6 +214,15 @@ class TestFolds:
         [member] = decision(root).members
         assert member.checkpoint == (kind or "best") and "--allow_unfinished" not in decision(root).command
 
+    def test_the_decision_records_flips_and_overlap_that_were_scored(self, root, models):
+        for fold in (0, 1):
+            write_fold(models / f"fold_{fold}", fold, options={"tta": True, "overlap": 0.25})
+        assert run(root) == EXIT_OK
+        assert (decision(root).tta, decision(root).overlap) == (True, 0.25)
+        write_fold(models / "fold_1", 1, options={"tta": False, "overlap": 0.25})
+        assert run(root) == EXIT_OK
+        assert (decision(root).tta, decision(root).overlap) == (None, 0.25)
+
     def test_an_interrupted_training_is_refused_with_fold_and_epoch(self, root, models, capsys):
         state = TrainingState(fold=1, epochs=3, max_epochs=10, finished=False)
         write_training_state(models / "fold_1/checkpoints", state)
@@ -241,7 +254,9 @@ class TestFolds:
         assert "2d: the preprocessed data of 1 case (scan1) have changed since" in capsys.readouterr().err
 
 
-def write_fold(folder: Path, fold: int, checkpoint: str | None = "last", data: dict | None = None) -> None:
+def write_fold(
+    folder: Path, fold: int, checkpoint: str | None = "last", data: dict | None = None, options: dict | None = None
+) -> None:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints/last.ckpt").write_text("weights")
     request = RunRequest(
@@ -251,7 +266,7 @@ def write_fold(folder: Path, fold: int, checkpoint: str | None = "last", data: d
         num_folds=2,
         cases=Fold(train=(), val=()),
         plan="",
-        options={},
+        options=options or {},
         data=data,
     )
     write_json(request, folder / "options.json")

@@ -58,6 +58,10 @@ def test_hyphens_and_underscores_are_the_same_flag():
         ("--blend constant", "--blend-mode constant"),
         ("--blend constant", "--blend_mode constant"),
         ("--task 4", "--task 04"),
+        ("--ckpt_path a", "--model a"),
+        ("--data d", "--prepared d"),
+        ("--model a --ckpt_path b", "--ckpt_path b"),
+        ("--ckpt_path a --model b", "--ckpt_path b"),
         ("--overlap=0.25", "--overlap 0.25"),
     ],
 )
