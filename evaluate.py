@@ -124,8 +124,9 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     import numpy as np
 
     from utils.nifti import read_label
-    from utils.predictions import class_indices, read_prediction
+    from utils.predictions import read_prediction
     from utils.scores import CaseScores, dice_from_counts, label_counts, surface_scores, target_masks
+    from utils.scoring import class_indices
 
     volume = read_label(pair.label)
     label = class_indices(volume.array, labels, pair.label)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.shards import label_changes, list_cases, read_meta
 from inference.decision import PostProcessing
@@ -21,10 +20,11 @@ from inference.saved import SavedProbabilities, mean_classes, planes_of, read_pr
 from models.averaging import mean_of
 from utils.errors import UserError, list_problems
 from utils.files import read_json
-from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, read_label
-from utils.predictions import class_indices, most_probable, working_view
+from utils.nifti import from_working
+from utils.predictions import most_probable, working_view
 from utils.schema import Geometry, LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
+from utils.scoring import class_indices, read_label_on
 from utils.workers import Workers
 
 Candidate = tuple[str, ...]
@@ -167,28 +167,23 @@ def _with_each(
     return [_scores(counts[:, index]) for index in range(len(choices))]
 
 
-def _count(data: OutOfFold, function: Callable[[CaseFiles], np.ndarray | str], workers: Workers) -> np.ndarray:
+def _count(data: OutOfFold, function: Callable[[str], np.ndarray | str], workers: Workers) -> np.ndarray:
     """(cases, what is compared, T, 3) counts of all cases."""
-    results = workers.map(
-        function,
-        [CaseFiles(case=case, images=(), label=path) for case, path in data.label_files.items()],
-        title="score",
-    )
+    results = workers.map(function, list(data.label_files), title="score")
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         raise list_problems("out-of-fold predictions cannot be scored:", problems, advice="Predict these cases again.")
     return np.stack(results)
 
 
-def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence[Candidate]) -> np.ndarray | str:
+def _candidate_counts(case: str, *, data: OutOfFold, candidates: Sequence[Candidate]) -> np.ndarray | str:
     try:
-        members = {name: read_probabilities(folder, files.case) for name, folder in data.folders.items()}
-        volume = _read_label(files, next(iter(members.values())))
-        label = class_indices(volume.array, data.labels, _label_file(files))
-        stored = from_working(label, volume.geometry).swapaxes(-1, -3)
+        saved = {name: read_probabilities(folder, case) for name, folder in data.folders.items()}
+        label, grid = _read_label(case, data, next(iter(saved.values())))
+        stored = from_working(label, grid).swapaxes(-1, -3)
         counts, first = np.zeros((len(candidates), len(data.labels.target_names), 3), dtype=np.int64), 0
-        for planes in planes_of(list(members.values())):
-            named = dict(zip(members, planes))
+        for planes in planes_of(list(saved.values())):
+            named = dict(zip(saved, planes))
             part = stored[first : first + planes[0].shape[1]]
             for index, names in enumerate(candidates):
                 classes = most_probable(mean_of(named[name] for name in names), data.labels)
@@ -200,44 +195,33 @@ def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence
 
 
 def _processed_counts(
-    files: CaseFiles, *, data: OutOfFold, candidate: Candidate, choices: Sequence[PostProcessing]
+    case: str, *, data: OutOfFold, candidate: Candidate, choices: Sequence[PostProcessing]
 ) -> np.ndarray | str:
     try:
-        members = [read_probabilities(data.folders[name], files.case) for name in candidate]
-        label = class_indices(_read_label(files, members[0]).array, data.labels, _label_file(files))
-        classes = working_view(mean_classes(members), members[0].affine)
+        saved = [read_probabilities(data.folders[name], case) for name in candidate]
+        label, _ = _read_label(case, data, saved[0])
+        classes = working_view(mean_classes(saved), saved[0].affine)
         mask = np.array(data.labels.values, dtype=np.uint8)[classes]
         masks = (keep_largest(mask, data.labels, choice) for choice in choices)
-        source = Path(files.case)
+        source = Path(case)
         return np.stack([label_counts(class_indices(m, data.labels, source), label, data.labels) for m in masks])
     except UserError as error:
         return str(error)
 
 
-def _read_label(files: CaseFiles, member: SavedProbabilities) -> Volume:
-    """The label of a case, on the grid of its predictions."""
-    predicted = tuple(member.values.shape[:0:-1])
-    # Turned as the prediction is, whose probabilities are compared with it.
-    like = Geometry(
-        shape_xyz=predicted, affine=tuple(map(tuple, np.asarray(member.affine, float).tolist())), qform_code=0,
-        sform_code=0, xyzt_units=2,
+def _read_label(case: str, data: OutOfFold, saved: SavedProbabilities) -> tuple[np.ndarray, Geometry]:
+    """Class indices (S, A, R) of the label of a case, on the grid of its predictions; and that grid."""
+    # The label is turned as the prediction is, whose probabilities are compared with it.
+    columns, rows, slices = (int(size) for size in saved.values.shape[:0:-1])
+    grid = Geometry(
+        shape_xyz=(columns, rows, slices), affine=tuple(map(tuple, np.asarray(saved.affine, float).tolist())),
+        qform_code=0, sform_code=0, xyzt_units=2,
     )  # fmt: skip
-    volume = read_label(_label_file(files), like)
-    shape = volume.geometry.shape_xyz
-    if shape != predicted:
-        raise UserError(f"{files.label} has shape {shape}, its prediction {member.name} {predicted} (x, y, z)")
-    distance_mm = grid_difference_mm(volume.geometry.affine, member.affine, shape)
-    if distance_mm > allowed_mm(member.affine):
-        raise UserError(f"{files.label} lies {distance_mm:.3g} mm off its prediction {member.name}")
-    return volume
+    label = read_label_on(grid, data.label_files[case], data.labels, of=f"its prediction {saved.name}")
+    return label, grid
 
 
 def _scores(counts: np.ndarray) -> Scores:
     """Of counts (cases, T, 3)."""
     dice = finite_mean(dice_from_counts(counts), axis=0)
     return Scores(dice=tuple(dice.tolist()), mean=float(finite_mean(dice)))
-
-
-def _label_file(files: CaseFiles) -> Path:
-    assert files.label is not None, "cases that are scored have labels"
-    return files.label
