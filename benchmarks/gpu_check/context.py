@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,20 +109,28 @@ def distance(found: Tensor, right: Tensor) -> float:
     return ((found - right).norm() / (norm or 1.0)).item()
 
 
-def judge(distances: Mapping[str, float], tolerance: float, numbers: Numbers | None = None) -> tuple[str, Numbers]:
+def judge(
+    distances: Mapping[str, float], tolerance: float | Mapping[str, float], numbers: Numbers | None = None
+) -> tuple[str, Numbers]:
     """Text and numbers of distances by name, if all of them are tolerated.
+
+    Args:
+        distances: by name.
+        tolerance: the largest that is tolerated, for all or by name.
+        numbers: further ones for the record.
 
     Raises:
         Outcome: one is larger, or is NaN.
     """
+    allowed = {name: tolerance if isinstance(tolerance, float) else tolerance[name] for name in distances}
+    shares = {name: distances[name] / allowed[name] for name in distances}
     # NaN is larger than everything here.
-    worst = max(distances, key=lambda name: (distances[name] != distances[name], distances[name]))
-    numbers = {"distances": dict(distances), "tolerance": tolerance} | (numbers or {})
-    text = f"at most {distances[worst]:.1e} off ({worst}), {tolerance:.0e} tolerated"
-    if not distances[worst] <= tolerance:
-        far = [name for name, each in distances.items() if not each <= tolerance]
-        raise Outcome("differs", f"{len(far)} of {len(distances)} are off: {text.removeprefix('at most ')}", numbers)
-    return text, numbers
+    worst = max(shares, key=lambda name: (math.isnan(shares[name]), shares[name]))
+    numbers = {"distances": dict(distances), "tolerances": allowed} | (numbers or {})
+    text = f"{worst} is {distances[worst]:.1e} off, {allowed[worst]:.0e} tolerated"
+    if far := [name for name, share in shares.items() if not share <= 1]:
+        raise Outcome("differs", f"{len(far)} of {len(distances)} numbers differ; worst: {text}", numbers)
+    return f"at worst {text}", numbers
 
 
 def compare_speed(

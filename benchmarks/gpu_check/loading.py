@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from data_loading.augment.elastic import deform
 from data_loading.augment.presets import PRESETS, UNCHANGED, Change, Preset, choose_preset
 from data_loading.sampling import BatchSpec, CaseShard, Place
 from data_loading.train_loader import TrainLoader
+from utils.throughput import num_cores
 
 MOVES = ("zoom", "rotation", "flip")
 INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
@@ -37,6 +39,8 @@ PATCHES = {"3D": (12, 12, 16), "anisotropic": (4, 16, 16), "2D": (16, 16)}
 CHANNELS = 2
 NUM_CASES, VOLUME = 6, (20, 21, 24)
 BATCHES = 4
+THREADS = 8
+"""Of the timed pipelines, as main.py has them."""
 IMAGE_TOLERANCE = 2e-3
 LABEL_TOLERANCE = 0.01
 """Share of the voxels of a label: a position half-way between two voxels may round to either."""
@@ -176,12 +180,10 @@ def _ms_of_a_batch(
     shards: list[CaseShard], patch: tuple[int, ...], preset: Preset, place: Place, context: Context
 ) -> float:
     """Mean milliseconds of a batch of two; all batches but the first, which waits for the pipeline."""
-    import time
-
     loads = context.sizes.loads
     spec = BatchSpec(patch=patch, channels=4, cases_per_batch=2)
     loader = TrainLoader(
-        shards, spec=spec, preset=preset, place=lambda: place, num_threads=4, benchmark_batches=2 * loads
+        shards, spec=spec, preset=preset, place=lambda: place, num_threads=min(THREADS, num_cores()), benchmark_batches=2 * loads
     )
     stream = iter(loader)
     next(stream)
@@ -211,9 +213,9 @@ def only(preset: Preset, names: tuple[str, ...]) -> Preset:
 def fixed(change: Change, share: float) -> Change:
     """The change always, in every channel, at one strength of its range."""
     strength = change.bounds[0] + share * (change.bounds[1] - change.bounds[0])
-    return dataclasses.replace(
-        change, probability=1.0, bounds=(strength, strength), draw="uniform", channel_probability=1.0
-    )
+    # DALI takes no range without width.
+    bounds = (strength, strength * (1 + 1e-6))
+    return dataclasses.replace(change, probability=1.0, bounds=bounds, draw="uniform", channel_probability=1.0)
 
 
 def by_torch(name: str, patch: Tensor, change: Change, *, in_plane: bool) -> None:

@@ -52,7 +52,7 @@ def checks(context: Context) -> Checks:
 
 def compare(loss: SegmentationLoss, labels: LabelScheme, context: Context) -> tuple[str, Numbers]:
     """Value and gradients of logits at two resolutions."""
-    side, distances = context.sizes.side, {}
+    side, distances, tolerances = context.sizes.side, {}, {}
     shapes = [(2, labels.num_outputs, *(size,) * 3) for size in (side, side // 2)]
     generator = torch.Generator().manual_seed(1)
     most = labels.num_classes + (labels.ignore_index is not None)
@@ -63,13 +63,16 @@ def compare(loss: SegmentationLoss, labels: LabelScheme, context: Context) -> tu
         for layout, order in LAYOUTS.items():
             moved = [each.to(context.device).contiguous(memory_format=order) for each in logits]
             found = _run(loss, moved, label.to(context.device))
-            # In units of what this precision may be off, so that all have one measure.
-            allowed = max(TOLERANCE_EPS * torch.finfo(kind).eps, LEAST_TOLERANCE)
             for part, one, other in zip(("value", "gradient", "gradient at half size"), found, right):
-                most_off = LEAST_TOLERANCE if part == "value" else allowed
-                distances[f"{part}, {precision} {layout}"] = distance(one, other) / most_off
-    text, numbers = judge(distances, 1.0, {"unit": "share of what rounding may do"})
-    return text.replace(" off (", " of what rounding may do (").partition("), ")[0] + ")", numbers
+                name = f"{part}, {precision} {layout}"
+                distances[name] = distance(one, other)
+                tolerances[name] = LEAST_TOLERANCE if part == "value" else tolerance(kind)
+    return judge(distances, tolerances)
+
+
+def tolerance(kind: torch.dtype) -> float:
+    """Largest distance of a gradient: the loss itself is computed in float32, whatever the logits are."""
+    return max(TOLERANCE_EPS * torch.finfo(kind).eps, LEAST_TOLERANCE)
 
 
 def time_of_patches(context: Context) -> tuple[str, Numbers]:

@@ -23,7 +23,7 @@ from models.acceleration import GRAPH_MODES, Acceleration
 from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
 from utils.args import Config
-from utils.config import CompileMode, ModelConfig
+from utils.config import CompileMode, ModelConfig, OptimConfig
 from utils.runtime import Runtime
 from utils.schema import Plan, StagePlan
 from utils.throughput import reset_peak_memory
@@ -38,9 +38,13 @@ BATCH_SIZE = 2
 NUM_STEPS = 4
 SCALE = 2.0**10
 """Gradients of fp16 are computed of a loss so many times as large, as a run does it."""
-TOLERANCES = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.1}
-"""Largest distance from float32, as a share: of logits, losses and, three times as much, of gradients."""
-GRADIENT_FACTOR = 3.0
+TOLERANCES = {"logits": 0.05, "gradient": 0.4, "loss": 0.01}
+"""Largest distance of bf16 from float32 that rounding explains. The gradient of a deep network, through its norms, is
+far off in each single value; what is wrong there is found by the items before this one."""
+OF_BF16 = {"bf16": 1.0, "fp16": 0.2, "fp32": 0.2}
+"""fp16 and TF32 round to an eighth of what bf16 does."""
+OF_EXACT = 1e-3
+"""fp32 on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,9 @@ class Combination:
     def acceleration(self, sizes: Sizes) -> Acceleration:
         """As a network is told."""
         return dataclasses.replace(WAYS[self.way], compile_mode=self.compile_mode, backend=sizes.backend)
+
+
+ON_CPU = Combination(precision="fp32", way="NDHWC fused norm", compile_mode="default")
 
 
 def combinations() -> list[Combination]:
@@ -113,20 +120,24 @@ def measure_for_graphs(each: Combination, context: Context) -> tuple[str, Number
 def compare_numbers(each: Combination, context: Context) -> tuple[str, Numbers]:
     """Logits of a volume before any training, as a run begins, then a gradient, then the losses of some steps."""
     _need_precision(each, context)
+    if not context.on_gpu and each.compile_mode and each != ON_CPU:
+        raise Outcome("skipped", "of the compiled ones, a CPU tries one")
     torch.compiler.reset()
     found = _run(_small_step(each, context.device, context.sizes), each)
     right = _right(context.sizes)
-    distances = {"logits": distance(found["logits"], right["logits"])}
-    distances |= {"gradient": distance(found["gradient"], right["gradient"]) / GRADIENT_FACTOR}
+    distances = {name: distance(found[name], right[name]) for name in ("logits", "gradient")}
     pairs = zip(found["losses"], right["losses"])
     distances |= {f"loss of step {n}": abs(one - other) / abs(other) for n, (one, other) in enumerate(pairs, start=1)}
-    numbers = {"losses": found["losses"], "losses_of_cpu": right["losses"], "gradient_factor": GRADIENT_FACTOR}
-    return judge(distances, TOLERANCES[each.precision], numbers)
+    rounding = OF_BF16[each.precision] if each.precision != "fp32" or context.on_gpu else OF_EXACT
+    tolerances = {name: rounding * TOLERANCES[name.partition(" ")[0]] for name in distances}
+    return judge(distances, tolerances, {"losses": found["losses"], "losses_of_cpu": right["losses"]})
 
 
 def measure(each: Combination, context: Context) -> tuple[str, Numbers]:
     """Milliseconds of a step, and the most memory that tensors took in it."""
     _need_precision(each, context)
+    if each.compile_mode:
+        context.need_gpu("what torch.compile gains is asked of a GPU only")
     torch.compiler.reset()
     plan = make_plan(context.sizes.patch, context.sizes.filters)
     step = make_step(each, plan, context.device, context.sizes)
@@ -144,11 +155,11 @@ def measure(each: Combination, context: Context) -> tuple[str, Numbers]:
     return (text, numbers) if plain is None else compare_speed(context, step_ms, plain, text, numbers)
 
 
-def make_plan(side: int, filters: tuple[int, ...]) -> Plan:
+def make_plan(side: int, filters: tuple[int, ...], batch_size: int = BATCH_SIZE) -> Plan:
     """BraTS with another patch and fewer features."""
     levels = len(filters)
     stage = StagePlan(
-        name="check", patch_size=(side,) * 3, spacing_mm=(1.0,) * 3, batch_size=BATCH_SIZE, filters=filters,
+        name="check", patch_size=(side,) * 3, spacing_mm=(1.0,) * 3, batch_size=batch_size, filters=filters,
         strides=((1,) * 3, *((2,) * 3,) * (levels - 1)), kernels=((3,) * 3,) * levels,
     )  # fmt: skip
     return dataclasses.replace(benchmark_plan("01", 3), stage=stage)
@@ -158,7 +169,10 @@ def make_step(each: Combination, plan: Plan, device: torch.device, sizes: Sizes)
     """Training steps of the combination on one batch; weights and batch are the same wherever it is made."""
     torch.manual_seed(0)
     acceleration = each.acceleration(sizes)
-    config = Config(model=ModelConfig(deep_supervision=True, deep_supr_num=1))
+    # Dice of each patch, so that a batch may be shared out over processes.
+    config = Config(
+        model=ModelConfig(deep_supervision=True, deep_supr_num=1), optim=OptimConfig(batch_dice="never")
+    )
     module = NNUnet(
         plan=plan, model=config.model, optim=config.optim, acceleration=acceleration,
         inference=InferenceSettings(window_batch=2, fill_batches=acceleration.compiles),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 POISONED = 70
 """Exit status where the device answers no more; the cases that are left need a new process."""
+MOST_SAID = 300
+"""Characters of an error in its line; the record has the traceback."""
 
 
 def main() -> None:
@@ -79,8 +81,7 @@ def try_case(check: Check, context: Context) -> dict[str, Any]:
     except Outcome as outcome:
         verdict, text, numbers = outcome.verdict, outcome.text, outcome.numbers
     except Exception as error:
-        said = str(error).strip().splitlines()
-        verdict, text = "failed", f"{type(error).__name__}: {said[0] if said else 'no message'}"
+        verdict, text = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:MOST_SAID] or 'no message'}"
         numbers = {"traceback": traceback.format_exc().splitlines()[-30:]}
     seconds = time.perf_counter() - start_s
     return {"verdict": verdict, "text": text, "numbers": json_ready(numbers), "seconds": round(seconds, 2)}
