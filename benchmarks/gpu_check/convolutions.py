@@ -95,7 +95,7 @@ def _compare(
         layer.to(kind)
         right = _run(layer.float(), maps.float())
         order = LAYOUTS[layout] if len(shape) == 5 else _flat(layout)
-        moved = layer.to(context.device, kind).to(memory_format=order)
+        moved = in_order(layer.to(context.device, kind), order)
         found = _run(moved, maps.to(context.device).contiguous(memory_format=order))
         for part, one, other in zip(PARTS, found, right):
             distances[f"{part}, {name}"] = distance(one, other)
@@ -117,7 +117,7 @@ def layout_speed(precision: str, shape: tuple[int, int, int], context: Context) 
     taken = {}
     for layout, order in LAYOUTS.items():
         layer = nn.Conv3d(channels, channels, 3, padding=1, bias=False).to(context.device, TYPES[precision])
-        layer.to(memory_format=order)
+        in_order(layer, order)
         maps = torch.randn(batch, channels, *(side,) * 3, device=context.device, dtype=TYPES[precision])
         maps = maps.contiguous(memory_format=order).requires_grad_()
         upper = torch.randn_like(maps)
@@ -130,6 +130,12 @@ def layout_speed(precision: str, shape: tuple[int, int, int], context: Context) 
     numbers = {"ms": taken, "flop_per_second": {name: flops / ms * 1e3 for name, ms in taken.items()}}
     text = f"NDHWC {taken['NDHWC']:.3f} ms, NCDHW {taken['NCDHW']:.3f} ms"
     return compare_speed(context, taken["NDHWC"], taken["NCDHW"], text, numbers)
+
+
+def in_order(layer: nn.Module, order: torch.memory_format) -> nn.Module:
+    """The same layer, its weights in an order of memory."""
+    # torch's types do not know this argument.
+    return layer.to(memory_format=order)  # type: ignore[call-overload]
 
 
 def _flat(layout: str) -> torch.memory_format:

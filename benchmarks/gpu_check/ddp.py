@@ -74,7 +74,8 @@ def launch(task: str, count: int, context: Context) -> dict[str, Any]:
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(RANK), json.dumps(job | {"rank": rank})],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
             )  # fmt: skip
             for rank in range(count)
         ]

@@ -24,7 +24,9 @@ def _item(name: str, checks: str, share: float, case_s: float, text: str) -> Ite
 
 ITEMS = (
     _item("environment", "surroundings:checks", 1, 60, "versions, memory, a product of matrices, a DALI pipeline"),
-    _item("convolutions", "convolutions:checks", 2, 60, "numbers and speed of convolutions in each precision and layout"),
+    _item(
+        "convolutions", "convolutions:checks", 2, 60, "numbers and speed of convolutions in each precision and layout"
+    ),
     _item("norms", "norms:checks", 2, 60, "numbers and speed of the fused instance norm"),
     _item("loss", "losses:checks", 1, 60, "value, gradient and memory of the loss"),
     _item("steps", "steps:number_checks", 4, 120, "logits, losses and gradients of training steps, compiled and not"),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,14 @@ from data_loading.augment import cpu_intensity, gpu_intensity
 from data_loading.augment.cascade import degrade, one_hot
 from data_loading.augment.elastic import deform
 from data_loading.augment.presets import PRESETS, UNCHANGED, Change, Preset, choose_preset
-from data_loading.sampling import BatchSpec, CaseShard, Place
+from data_loading.sampling import BatchSpec, CaseShard, Place, Shape
 from data_loading.train_loader import TrainLoader
 from utils.throughput import num_cores
 
 MOVES = ("zoom", "rotation", "flip")
 INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
-PATCHES = {"3D": (12, 12, 16), "anisotropic": (4, 16, 16), "2D": (16, 16)}
+PATCHES = {"3D": (11, 13, 17), "anisotropic": (5, 17, 17), "2D": (17, 17)}
+"""Odd sides: of an even one, a voxel that is kept at a lower resolution may lie half-way between two."""
 CHANNELS = 2
 NUM_CASES, VOLUME = 6, (20, 21, 24)
 BATCHES = 4
@@ -166,9 +168,10 @@ def compare_degraded(context: Context) -> tuple[str, Numbers]:
 
 def speed(name: str, context: Context) -> tuple[str, Numbers]:
     """Patches in a second, with the patch and channels of the timed training steps."""
-    patch, taken = (context.sizes.patch,) * 3, {}
+    side, taken = context.sizes.patch, {}
+    patch, volume = (side, side, side), (side * 5 // 4, side * 5 // 4, side * 5 // 4)
     # A volume is somewhat larger than its patch.
-    with made_cases((context.sizes.patch * 5 // 4,) * 3, channels=4) as shards:
+    with made_cases(volume, channels=4) as shards:
         for where, place in zip(("cpu", "device"), _places(context)):
             taken[where] = _ms_of_a_batch(shards, patch, choose_preset(name, patch, foreground=0.4), place, context)
     numbers = {"ms": taken, "patches_per_second": {where: 2 / ms * 1e3 for where, ms in taken.items()}}
@@ -183,7 +186,12 @@ def _ms_of_a_batch(
     loads = context.sizes.loads
     spec = BatchSpec(patch=patch, channels=4, cases_per_batch=2)
     loader = TrainLoader(
-        shards, spec=spec, preset=preset, place=lambda: place, num_threads=min(THREADS, num_cores()), benchmark_batches=2 * loads
+        shards,
+        spec=spec,
+        preset=preset,
+        place=lambda: place,
+        num_threads=min(THREADS, num_cores()),
+        benchmark_batches=2 * loads,
     )
     stream = iter(loader)
     next(stream)
@@ -192,7 +200,6 @@ def _ms_of_a_batch(
         # To the CPU and back as a training reads it: the last voxel is there.
         next(stream)["image"].flatten()[-1].item()
     elapsed_s = time.perf_counter() - start_s
-    stream.close()
     loader.close()
     return elapsed_s / loads * 1e3
 
@@ -203,7 +210,7 @@ def only(preset: Preset, names: tuple[str, ...]) -> Preset:
         UNCHANGED, foreground=preset.foreground, in_plane=preset.in_plane, cubic_zoom=preset.cubic_zoom
     )
     kept = {name: getattr(preset, name) for name in names if _makes(preset, name)}
-    often = {
+    often: dict[str, Any] = {
         name: dataclasses.replace(value, probability=0.67) if isinstance(value, Change) else 0.5
         for name, value in kept.items()
     }
@@ -236,7 +243,10 @@ def by_dali(name: str, image: Tensor, change: Change, *, in_plane: bool, on_gpu:
     """A patch (C, ...) changed by the graph of a GPU's pipeline; without a GPU DALI computes it on the CPU."""
     shape, layout = tuple(image.shape), "CDHW" if image.dim() == 4 else "CHW"
 
-    @pipeline_def(enable_conditionals=True, num_threads=1, device_id=0 if on_gpu else None, batch_size=1)
+    # DALI's types know no pipeline without a device.
+    place: Any = 0 if on_gpu else None
+
+    @pipeline_def(enable_conditionals=True, num_threads=1, device_id=place, batch_size=1)
     def define():
         node = fn.external_source(source=lambda: [image.numpy()], layout=layout)
         node = node.gpu() if on_gpu else node
@@ -264,7 +274,7 @@ def batches(shards: list[CaseShard], patch: tuple[int, ...], preset: Preset, pla
 
 
 @contextmanager
-def made_cases(shape: tuple[int, ...], *, channels: int = CHANNELS) -> Iterator[list[CaseShard]]:
+def made_cases(shape: Shape, *, channels: int = CHANNELS) -> Iterator[list[CaseShard]]:
     """Shards of smooth noise in a temporary folder: rough noise would show rounding of positions only."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="nnunet-gpu-check-") as folder:
@@ -278,9 +288,7 @@ def made_cases(shape: tuple[int, ...], *, channels: int = CHANNELS) -> Iterator[
             positions = np.argwhere(label[0] > 0)
             for path, values in zip(paths, (image, label, positions[rng.integers(len(positions), size=1024)])):
                 np.save(path, values.astype(np.int32) if values.ndim == 2 else values)
-            shards.append(
-                CaseShard(case=str(number), image=paths[0], label=paths[1], foreground=paths[2], shape=shape)
-            )
+            shards.append(CaseShard(case=str(number), image=paths[0], label=paths[1], foreground=paths[2], shape=shape))
         yield shards
 
 

@@ -57,6 +57,7 @@ def main() -> None:
     found = {"gradients": gradients, "speed": speed}[job["task"]](context)
     if job["rank"] == 0:
         print(json.dumps(found), flush=True)
+    dist.barrier()
     dist.destroy_process_group()
 
 
@@ -125,7 +126,9 @@ def _flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock would be held when Python ends.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

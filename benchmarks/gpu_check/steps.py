@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Combination:
         return dataclasses.replace(WAYS[self.way], compile_mode=self.compile_mode, backend=sizes.backend)
 
 
-ON_CPU = Combination(precision="fp32", way="NDHWC fused norm", compile_mode="default")
+CheckOf = Callable[[Combination, Context], tuple[str, Numbers]]
 
 
 def combinations() -> list[Combination]:
@@ -86,42 +87,27 @@ def combinations() -> list[Combination]:
 def number_checks(context: Context) -> Checks:
     """Logits, losses and gradients of all combinations."""
     for each in combinations():
-        yield each.name, functools.partial(compare_numbers, each)
+        yield each.name, functools.partial(_where_it_runs, compare_numbers, each)
 
 
 def speed_checks(context: Context) -> Checks:
     """Time and memory of all combinations."""
     for each in combinations():
-        yield each.name, functools.partial(measure, each)
+        yield each.name, functools.partial(_where_it_runs, measure, each)
 
 
 def graph_checks(context: Context) -> Checks:
-    """Numbers, then time and memory, with CUDA graphs, and without for comparison."""
+    """Numbers, then time and memory, with CUDA graphs; without them first, for comparison."""
     plain = Combination(precision="bf16", way="NCDHW")
-    yield plain.name, functools.partial(measure_for_graphs, plain)
+    yield plain.name, functools.partial(_on_gpu, "CUDA graphs need a GPU", measure, plain)
     for mode in GRAPH_MODES:
         each = Combination(precision="bf16", way="NDHWC fused norm", compile_mode=mode)
-        yield f"{each.name}, numbers", functools.partial(compare_graphs, each)
-        yield f"{each.name}, speed", functools.partial(measure_for_graphs, each)
-
-
-def compare_graphs(each: Combination, context: Context) -> tuple[str, Numbers]:
-    """As `compare_numbers`, on a GPU."""
-    context.need_gpu("CUDA graphs need a GPU")
-    return compare_numbers(each, context)
-
-
-def measure_for_graphs(each: Combination, context: Context) -> tuple[str, Numbers]:
-    """As `measure`, on a GPU."""
-    context.need_gpu("CUDA graphs need a GPU")
-    return measure(each, context)
+        for name, check in (("numbers", compare_numbers), ("speed", measure)):
+            yield f"{each.name}, {name}", functools.partial(_on_gpu, "CUDA graphs need a GPU", check, each)
 
 
 def compare_numbers(each: Combination, context: Context) -> tuple[str, Numbers]:
     """Logits of a volume before any training, as a run begins, then a gradient, then the losses of some steps."""
-    _need_precision(each, context)
-    if not context.on_gpu and each.compile_mode and each != ON_CPU:
-        raise Outcome("skipped", "of the compiled ones, a CPU tries one")
     torch.compiler.reset()
     found = _run(_small_step(each, context.device, context.sizes), each)
     right = _right(context.sizes)
@@ -135,9 +121,6 @@ def compare_numbers(each: Combination, context: Context) -> tuple[str, Numbers]:
 
 def measure(each: Combination, context: Context) -> tuple[str, Numbers]:
     """Milliseconds of a step, and the most memory that tensors took in it."""
-    _need_precision(each, context)
-    if each.compile_mode:
-        context.need_gpu("what torch.compile gains is asked of a GPU only")
     torch.compiler.reset()
     plan = make_plan(context.sizes.patch, context.sizes.filters)
     step = make_step(each, plan, context.device, context.sizes)
@@ -170,9 +153,7 @@ def make_step(each: Combination, plan: Plan, device: torch.device, sizes: Sizes)
     torch.manual_seed(0)
     acceleration = each.acceleration(sizes)
     # Dice of each patch, so that a batch may be shared out over processes.
-    config = Config(
-        model=ModelConfig(deep_supervision=True, deep_supr_num=1), optim=OptimConfig(batch_dice="never")
-    )
+    config = Config(model=ModelConfig(deep_supervision=True, deep_supr_num=1), optim=OptimConfig(batch_dice="never"))
     module = NNUnet(
         plan=plan, model=config.model, optim=config.optim, acceleration=acceleration,
         inference=InferenceSettings(window_batch=2, fill_batches=acceleration.compiles),
@@ -221,8 +202,16 @@ def _run(step: TrainingStep, each: Combination) -> dict[str, Any]:
     return {"logits": logits, "gradient": gradient, "losses": losses}
 
 
-def _need_precision(each: Combination, context: Context) -> None:
+def _where_it_runs(check: CheckOf, each: Combination, context: Context) -> tuple[str, Numbers]:
     if each.precision == "fp16":
         context.need_gpu("trainings in fp16 need a GPU")
+    if each.compile_mode:
+        context.need_gpu("it would take minutes on a CPU")
     if each.precision == "bf16" and context.on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise Outcome("skipped", "this GPU has no bf16 arithmetic")
+    return check(each, context)
+
+
+def _on_gpu(reason: str, check: CheckOf, each: Combination, context: Context) -> tuple[str, Numbers]:
+    context.need_gpu(reason)
+    return _where_it_runs(check, each, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,9 @@ def dali(context: Context) -> tuple[str, Numbers]:
     volume = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4, 1)
     on_gpu = context.on_gpu
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=0 if on_gpu else None)
+    place: Any = 0 if on_gpu else None
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=place)
     def define():
         data = fn.external_source(source=lambda: [volume], layout="DHWC")
         return fn.flip(data.gpu() if on_gpu else data, horizontal=1) * 2.0

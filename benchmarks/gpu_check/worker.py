@@ -108,7 +108,9 @@ def say(channel: TextIO, message: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock would be held when Python ends.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 
