@@ -29,9 +29,8 @@ class GpuCheckOptions:
     Example: nnunet gpu-check --time_s 600 --json gpu.json. Exit status 1: something differs or failed; what is slower,
     skipped or was not run for want of time is listed and leaves it at 0."""
 
-    items: tuple[str, ...] = ()
-    """Items to check, of environment, convolutions, norms, loss, steps, speed, loading, ddp and graphs, such as
-    --items norms loading (default: all)."""
+    items: tuple[str, ...] = NAMES
+    """Items to check, such as --items norms loading."""
     time_s: float = 600.0
     """Seconds for everything; each item has a share of them, and what does not fit is listed as not run."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -39,21 +38,16 @@ class GpuCheckOptions:
     checks run."""
     quick: bool = False
     """Little work also on a GPU, to see that everything runs; the speeds mean nothing then."""
-    results: Path = dataclasses.field(default_factory=lambda: default_root("results"))
-    """Folder for the record."""
-    json: Path | None = None
-    """File for the record with all numbers, written anew after each case (default: <results>/gpu_check.json)."""
+    json: Path = dataclasses.field(default_factory=lambda: default_root("results") / "gpu_check.json")
+    """File for the record with all numbers, written anew after each case."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.items if name not in NAMES]:
             raise UserError(f"--items knows no {', '.join(unknown)}; it knows {', '.join(NAMES)}")
+        if not self.items:
+            raise UserError(f"--items needs at least one of {', '.join(NAMES)}")
         if not self.time_s > 0:
             raise UserError(f"--time_s must be positive, got {self.time_s}")
-
-    @property
-    def target(self) -> Path:
-        """File for the record."""
-        return self.json or self.results / "gpu_check.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.runs import prepare_folder
 
     device = choose_device(options)
-    prepare_folder(options.target.parent, "--json")
-    record = Record(options.target, options=options, device=device)
-    items = [item for item in ITEMS if not options.items or item.name in options.items]
+    prepare_folder(options.json.parent, "--json")
+    record = Record(options.json, options=options, device=device)
+    items = [item for item in ITEMS if item.name in options.items]
     job = {"device": device, "tiny": device == "cpu" or options.quick}
     printed = ""
     for finding in run_items(items, job, time_s=options.time_s):
         printed = show(finding, printed)
         record.add(finding)
     record.finish()
-    print(f"\n{summary(record.findings)}\nall numbers: {options.target}")
+    print(f"\n{summary(record.findings)}\nall numbers: {options.json}")
     return EXIT_PARTIAL if is_bad(record.findings) else EXIT_OK
 
 

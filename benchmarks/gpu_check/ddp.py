@@ -76,7 +76,7 @@ def launch(task: str, count: int, context: Context) -> dict[str, Any]:
                 [sys.executable, str(RANK), json.dumps(job | {"rank": rank})],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-            )  # fmt: skip
+            )
             for rank in range(count)
         ]
         try:

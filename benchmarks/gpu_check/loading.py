@@ -286,8 +286,9 @@ def made_cases(shape: Shape, *, channels: int = CHANNELS) -> Iterator[list[CaseS
                 image = image + np.roll(image, 1, axis)
             label = (image[:1] > 0).astype(np.uint8) + (image[:1] > 3)
             positions = np.argwhere(label[0] > 0)
-            for path, values in zip(paths, (image, label, positions[rng.integers(len(positions), size=1024)])):
-                np.save(path, values.astype(np.int32) if values.ndim == 2 else values)
+            drawn = positions[rng.integers(len(positions), size=1024)].astype(np.int32)
+            for path, values in zip(paths, (image, label, drawn)):
+                np.save(path, values)
             shards.append(CaseShard(case=str(number), image=paths[0], label=paths[1], foreground=paths[2], shape=shape))
         yield shards
 

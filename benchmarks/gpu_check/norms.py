@@ -14,8 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu_check.context import (
-    LAYOUTS, TYPES, Checks, Context, compare_speed, distance, judge, random_tensors,
-)  # fmt: skip
+    LAYOUTS,
+    TYPES,
+    Checks,
+    Context,
+    compare_speed,
+    distance,
+    judge,
+    random_tensors,
+)
 from benchmarks.gpu_check.findings import Numbers, Outcome
 from models.kernels.instance_norm import NormLeakyReLU, has_triton
 from models.norm_check import EPS, LEAST_TOLERANCE, TOLERANCE_EPS, fused_norm_fault
@@ -145,15 +152,16 @@ def _moved(maps: Tensor, context: Context) -> Tensor:
 def _fused(layer: NormLeakyReLU, maps: Tensor, upper: Tensor, slope: float) -> list[Tensor]:
     maps = maps.detach().requires_grad_()
     output = layer(maps)
-    return [output, *torch.autograd.grad(output, [maps, layer.weight, layer.bias], upper)]
+    return [output, *torch.autograd.grad(output, [maps, *layer.parameters()], upper)]
 
 
 def _torch_forward(layer: NormLeakyReLU, maps: Tensor, slope: float) -> Tensor:
-    weight, bias = layer.weight.to(maps.dtype), layer.bias.to(maps.dtype)
+    # Scale, then shift.
+    weight, bias = (each.to(maps.dtype) for each in layer.parameters())
     return F.leaky_relu(F.instance_norm(maps, weight=weight, bias=bias, eps=EPS), slope)
 
 
 def _torch_norm(layer: NormLeakyReLU, maps: Tensor, upper: Tensor, slope: float) -> list[Tensor]:
     maps = maps.detach().requires_grad_()
     output = _torch_forward(layer, maps, slope)
-    return [output, *torch.autograd.grad(output, [maps, layer.weight, layer.bias], upper)]
+    return [output, *torch.autograd.grad(output, [maps, *layer.parameters()], upper)]

@@ -35,7 +35,8 @@ class Worker:
     """A process that works through the cases of an item, and its messages."""
 
     def __init__(self, job: Message) -> None:
-        self._log = tempfile.TemporaryFile()
+        # close() closes it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, str(WORKER), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, start_new_session=True,

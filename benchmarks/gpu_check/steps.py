@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,11 @@ from utils.runtime import Runtime
 from utils.schema import Plan, StagePlan
 from utils.throughput import reset_peak_memory
 
-LIGHTNING_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LIGHTNING_NAMES: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 WAYS = {
     "NCDHW": Acceleration(),
     "NDHWC": Acceleration(channels_last=True),
@@ -76,9 +80,10 @@ CheckOf = Callable[[Combination, Context], tuple[str, Numbers]]
 
 def combinations() -> list[Combination]:
     """All of them without CUDA graphs, what is fast to try and most used first."""
+    modes: tuple[CompileMode | None, ...] = (None, "default")
     return [
         Combination(precision=precision, way=way, compile_mode=mode)
-        for mode in (None, "default")
+        for mode in modes
         for precision in ("bf16", "fp16", "fp32")
         for way in (WAYS if mode is None else reversed(WAYS))
     ]
