@@ -287,7 +287,8 @@ def made_cases(shape: Shape, *, channels: int = CHANNELS) -> Iterator[list[CaseS
             label = (image[:1] > 0).astype(np.uint8) + (image[:1] > 3)
             positions = np.argwhere(label[0] > 0)
             drawn = positions[rng.integers(len(positions), size=1024)].astype(np.int32)
-            for path, values in zip(paths, (image, label, drawn)):
+            arrays: tuple[np.ndarray, ...] = (image, label, drawn)
+            for path, values in zip(paths, arrays):
                 np.save(path, values)
             shards.append(CaseShard(case=str(number), image=paths[0], label=paths[1], foreground=paths[2], shape=shape))
         yield shards
