@@ -1,11 +1,12 @@
 # `make demo` shows the whole way on generated scans; `make test` runs all tests, `make test-fast` those that train nothing.
+# `make gpu-test` runs the tests that need a GPU.
 # `make install` gives the command `nnunet`, `make docs` writes docs/reference/commands.md. All use .venv, made on first use.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo install test test-fast test-half test-rest lint docs clean
+.PHONY: demo install test test-fast test-half test-rest gpu-test lint docs clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +49,10 @@ test-half: $(VENV)/.installed
 
 test-rest: $(VENV)/.installed
 	$(RUN) -m pytest -m "not slow" $(addprefix --ignore=,$(HALF))
+
+# What needs a CUDA device; all of it is skipped where there is none.
+gpu-test: $(VENV)/.installed
+	$(RUN) -m pytest -m gpu
 
 docs: $(VENV)/.installed
 	$(RUN) scripts/commands_page.py

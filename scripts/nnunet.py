@@ -67,6 +67,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     ),
     "machine": (
         _verb("doctor", "scripts.doctor", "DoctorOptions", "say what this machine can do, and check that it works"),
+        _verb("gpu-check", "scripts.gpu_check", "GpuCheckOptions", "compare the GPU with the CPU: numbers and speed"),
         _verb("benchmark", "scripts.benchmark", "BenchmarkOptions", "measure speed, memory and growth of each stage"),
         _verb("compare-peers", "scripts.compare_peers", "CompareOptions", "measure the same work by other programs"),
     ),
