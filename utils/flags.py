@@ -16,10 +16,12 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A flag with all its spellings, as `--help` shows it."""
+    """A flag with all its spellings, as `--help` shows it; a word without a flag is named in capitals."""
 
     names: tuple[str, ...]
     default: str
@@ -58,8 +60,9 @@ def all_flags(*options: type) -> tuple[Flag, ...]:
 
 
 def _flag(field: dataclasses.Field, kind: Any, text: str) -> Flag:
-    names = [f"--{field.name}"]
-    for note in getattr(kind, "__metadata__", ()):
+    notes = getattr(kind, "__metadata__", ())
+    names = [field.name.upper() if tyro.conf.Positional in notes else f"--{field.name}"]
+    for note in notes:
         names += getattr(note, "aliases", None) or ()
     said = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)|\s*Default: ([^.]+)\.$", text)
     if said:
