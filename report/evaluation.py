@@ -63,7 +63,7 @@ def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[S
         "mean surface Dice": decimal(optional(summary.get("mean_nsd"))),
         "cases": len(cases),
     }
-    hint = element("p", "A click on a case shows it in the viewer.", class_="note") if views.shown else None
+    hint = element("p", "A click on a case shows it in the viewer.", class_="note hint") if views.shown else None
     listed = score_table(cases, targets, views, caption=f"{plural(len(cases), 'case')}, worst first")
     sections = [
         section("Scores", tiles(numbers), means_table(facts)),

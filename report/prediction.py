@@ -70,16 +70,15 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
     volumes = facts.volumes
     empty = [case for case, row in volumes.items() if row and not any(row.values())]
     numbers = {
-        "scans predicted": len(volumes), "failed": len(facts.failed) or None, "empty masks": len(empty) or None,
+        "scans predicted": len(volumes), "failed": len(facts.failed) or None, "masks empty": len(empty) or None,
     }  # fmt: skip
-    seconds = None if facts.run is None else facts.run.outcome.get("seconds")
     charts = [
         dot_chart([(each.name, [Dot(case=case, value=row[each.name]) for case, row in volumes.items()])],
                   value=Axis(title="ml", low=0.0), title=f"Volume of {each.name}", first_number=number)
         for number, each in enumerate(facts.structures)
     ] if len(volumes) > 2 else []  # fmt: skip
     sections = [
-        section("Result", tiles(numbers | ({"seconds": seconds} if seconds else {}))),
+        section("Result", tiles(numbers)),
         section("Failed scans", failures(facts.failed)),
         section("Scans", join(scan_table(facts, views), refusals(views))),
         section("Volumes", element("div", charts, class_="charts") if charts else None),

@@ -84,21 +84,46 @@ def read_run(path: Path) -> RunFacts | None:
 
 def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     """Epoch -> its numbers, of a log of DLLogger lines; of an epoch that was trained twice the later ones count."""
+    epochs: dict[int, dict[str, float]] = {}
+    for step, data in _log_records(path):
+        if type(step) is int:
+            epochs.setdefault(step, {}).update({name: float(value) for name, value in data.items() if is_number(value)})
+    return dict(sorted(epochs.items()))
+
+
+def read_log_options(path: Path) -> RunFacts | None:
+    """What the last training of a log was asked for; for one without a `run.json`, which is written at the end.
+
+    Its working folder is the one from which `--results` leads to the folder of the log.
+    """
+    asked = [data for step, data in _log_records(path) if step == "PARAMETER"]
+    trained = [run for run in (RunFacts(path=path, options=options) for options in asked)
+               if run.option("run", "exec_mode") == "train"]  # fmt: skip
+    if not trained:
+        return None
+    results, folder = trained[-1].option("run", "results"), path.parent.absolute()
+    if not isinstance(results, str):
+        return trained[-1]
+    bases = (base for base in folder.parents if (base / results).absolute() == folder)
+    return dataclasses.replace(trained[-1], working_folder=str(next(bases, "")))
+
+
+def _log_records(path: Path) -> list[tuple[object, dict[str, Any]]]:
+    """Step and data of the LOG lines; a step of one number is that number."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return {}
-    epochs: dict[int, dict[str, float]] = {}
+        return []
+    found = []
     for line in lines:
         try:
             record = json.loads(line.removeprefix(LOG_PREFIX))
             step, data = record["step"], record["data"]
         except (ValueError, TypeError, KeyError):
             continue
-        step = step[0] if isinstance(step, list) and len(step) == 1 else step
-        if type(step) is int and isinstance(data, dict):
-            epochs.setdefault(step, {}).update({name: float(value) for name, value in data.items() if is_number(value)})
-    return dict(sorted(epochs.items()))
+        if isinstance(data, dict):
+            found.append((step[0] if isinstance(step, list) and len(step) == 1 else step, data))
+    return found
 
 
 def read_score_table(path: Path) -> ScoreTable | None:

@@ -20,6 +20,7 @@ from report.records import (
     is_number,
     read_epochs,
     read_fold,
+    read_log_options,
     read_mapping,
     read_run,
     read_score_table,
@@ -63,9 +64,12 @@ class TrainingFacts:
 
 def read_training(folder: Path) -> TrainingFacts:
     """Gather what a training left behind; what is missing is empty."""
-    run = read_run(folder / "run.json")
-    log = run.option("run", "logname") if run is not None else None
-    epochs = read_epochs(folder / (log if isinstance(log, str) else "logs.json"))
+    ended = read_run(folder / "run.json")
+    log = ended.option("run", "logname") if ended is not None else None
+    log_path = folder / (log if isinstance(log, str) else "logs.json")
+    epochs = read_epochs(log_path)
+    # A training that has not come to its end has said what it was asked for, and no more.
+    run = ended or read_log_options(log_path)
     shards = None if run is None else shard_folder(run)
     plan = None if shards is None else read_plan(shards / "plan.json")
     fingerprint = None
@@ -93,7 +97,7 @@ def training_page(facts: TrainingFacts, views: Views, structures: Sequence[Struc
         "of training": duration(outcome["train_s"]) if is_number(outcome.get("train_s")) else None,
         "scored cases": len(facts.scored.scores.cases) if facts.scored else None,
     }
-    unfinished = finished is False or (facts.run is None and not facts.state.get("finished"))
+    unfinished = finished is False or ((facts.run is None or not facts.run.outcome) and not finished)
     notice = element("p", f"This training has not come to its end: {done or len(facts.epochs)} of {most or 'unknown'} "
                      "epochs are done. Continue it with --resume_training.", class_="warning")  # fmt: skip
     name = facts.plan.dataset if facts.plan else facts.folder.name
@@ -154,9 +158,9 @@ def case_scores(facts: TrainingFacts, views: Views) -> Markup:
                        flags, class_="none")  # fmt: skip
     scores = facts.scored.scores
     cases = worst_first(scores.cases)
-    hint = " A click on a case shows it in the viewer." if views.shown else ""
+    hint = element("p", "A click on a case shows it in the viewer.", class_="note hint") if views.shown else None
     return join(
-        element("p", f"{facts.scored.source}.{hint}", class_="note"), absence_list(cases, scores.targets),
+        element("p", f"{facts.scored.source}.", class_="note"), absence_list(cases, scores.targets), hint,
         score_table(cases, scores.targets, views, caption=f"{plural(len(cases), 'case')}, worst first"),
         refusals(views), spread_charts(cases, scores.targets),
     )  # fmt: skip

@@ -126,7 +126,7 @@ def _legends(structures: Sequence[Structure], present: Sequence[str]) -> Markup:
 
 def _legend(entries: Sequence[tuple[str, str]], layers: str) -> Markup:
     items = [element("li", swatch(code), " ", name) for name, code in entries]
-    return element("ul", items, class_="legend", data_layers=layers)
+    return element("ul", items, class_="legend", data_layers=layers, hidden=layers == "difference")
 
 
 def swatch(code: str) -> Markup:
@@ -141,4 +141,6 @@ def _stills(views: Sequence[View]) -> Markup:
                 element("figcaption", view.title))
         for view in views if view.picture
     ]  # fmt: skip
-    return element("div", pictures, class_="stills") if pictures else Markup("")
+    if not pictures:
+        return Markup("")
+    return element("div", element("p", "Filled: mask; outlined: label."), pictures, class_="stills")

@@ -82,11 +82,13 @@ def data_at_a_glance(fingerprint: Fingerprint | None) -> Markup:
 def run_record(run: RunFacts | None) -> Markup:
     """Command, time, machine, versions, commit and all options."""
     if run is None:
-        return element("p", "There is no run.json: the run has not come to its end.", class_="none")
+        return element("p", "There is no run.json, and no log says what was asked for.", class_="none")
     machine = run.environment
     versions = machine.get("versions")
     options = [element("dt", name) + element("dd", _value(value)) for name, value in _flat(run.options)]
+    started = "There is no run.json: the run has not come to its end. It was asked for what stands here."
     return join(
+        None if run.time else element("p", started, class_="none"),
         facts(
             {
                 "Command": element("code", shlex.join(run.command)) if run.command else None,

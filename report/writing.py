@@ -24,6 +24,7 @@ from utils.scan_names import nifti_files
 
 Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
 PAGE = "report.html"
+DEFAULT = Room()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Written:
     viewer_cases: int
 
 
-def write_training_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+def write_training_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
     """The page of a training's results folder, or of a fold of a cross-validation.
 
     Raises:
@@ -49,7 +50,7 @@ def write_training_report(folder: Path, room: Room = Room(), output: Path | None
     return _write("training", output or folder / PAGE, training_page(facts, views, structures), len(views.shown))
 
 
-def write_evaluation_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+def write_evaluation_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
     """The page of a folder of masks that were scored (`scores.csv`, `summary.json`).
 
     Raises:
@@ -60,7 +61,7 @@ def write_evaluation_report(folder: Path, room: Room = Room(), output: Path | No
     return _write("evaluation", output or folder / PAGE, evaluation_page(facts, views, structures), len(views.shown))
 
 
-def write_prediction_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+def write_prediction_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
     """The page of a folder of predicted masks.
 
     Raises:
@@ -71,9 +72,7 @@ def write_prediction_report(folder: Path, room: Room = Room(), output: Path | No
     return _write("prediction", output or folder / PAGE, prediction_page(facts, views), len(views.shown))
 
 
-def write_cross_validation_report(
-    folder: Path, task: str, room: Room = Room(), output: Path | None = None  # noqa: B008
-) -> Written:  # fmt: skip
+def write_cross_validation_report(folder: Path, task: str, room: Room = DEFAULT, output: Path | None = None) -> Written:
     """The page of a task's configurations in a results folder: `<task>_report.html`.
 
     Raises:
@@ -85,7 +84,7 @@ def write_cross_validation_report(
     return _write("cross-validation", output or folder / f"{task}_{PAGE}", page, len(views.shown))
 
 
-def write_report(folder: Path, room: Room = Room(), output: Path | None = None) -> Written:  # noqa: B008
+def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
     """The page of whatever a folder holds.
 
     Raises:

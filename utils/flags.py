@@ -15,6 +15,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 DEFAULT_IN_WORDS = r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)|\s*Default: ([^.]+)\.$"
 """What of a help text says the default, where the value would not."""
 
@@ -25,7 +27,7 @@ _HELP: dict[type[Any], dict[str, str]] = {}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A flag with all its spellings, as `--help` shows it."""
+    """A flag with all its spellings, as `--help` shows it; a word without a flag is named in capitals."""
 
     names: tuple[str, ...]
     default: str
@@ -65,8 +67,9 @@ def all_flags(*options: type) -> tuple[Flag, ...]:
 
 
 def _flag(field: dataclasses.Field, kind: Any, text: str) -> Flag:
-    names = [f"--{field.name}"]
-    for note in getattr(kind, "__metadata__", ()):
+    notes = getattr(kind, "__metadata__", ())
+    names = [field.name.upper() if tyro.conf.Positional in notes else f"--{field.name}"]
+    for note in notes:
         names += getattr(note, "aliases", None) or ()
     said = re.search(DEFAULT_IN_WORDS, text)
     if said:

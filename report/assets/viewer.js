@@ -57,7 +57,6 @@
     });
     for (const legend of section.querySelectorAll("[data-layers]")) {
       legend.hidden = !legend.dataset.layers.split(" ").includes(chosen);
-      legend.style.display = legend.hidden ? "none" : "";
     }
     const planes = { all: 3, axial: 0, coronal: 1, sagittal: 2, "3d": 4 }[byId("view-planes").value];
     viewer.setSliceType(planes);

@@ -62,7 +62,8 @@ def test_a_training_without_its_data_says_so_and_shows_its_curves(tmp_path):
 
 def test_a_training_that_was_interrupted_says_how_far_it_came(tmp_path):
     text, _ = read(write_report(folders.make_training(tmp_path / "results", finished=False)).path)
-    assert "has not come to its end: 2 of 9 epochs" in text and "no run.json" in text
+    assert "has not come to its end: 2 of 9 epochs" in text and "There is no run.json: the run has not" in text
+    assert "Training of results, fold 3" in text
 
 
 def test_a_log_of_two_lives_has_each_epoch_once_and_a_cut_off_line_is_passed_over(tmp_path):
@@ -89,7 +90,7 @@ def test_a_prediction_lists_volumes_empty_masks_and_failures(tmp_path):
     text, _ = read(written.path)
     assert (written.kind, written.viewer_cases) == ("prediction", 3)
     # 6 x 14 x 8 voxels of 2 mm^3, and 16 x 14 x 8.
-    for part in ("broken </script> is truncated", f"{folders.EVIL} 1.34", "large 3.58", "empty none", "1 empty masks"):
+    for part in ("broken </script> is truncated", f"{folders.EVIL} 1.34", "large 3.58", "empty none", "1 masks empty"):
         assert part in text
     # The most unusual volume comes first in the viewer.
     assert re.search(r"<select id=\"view-case\"><option value=\"0\">empty</option>", written.path.read_text())
