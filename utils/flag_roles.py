@@ -147,6 +147,9 @@ ROLES: Mapping[str, Role] = {
     "data2d_dim": _training(NOT_2D),
     "oversampling": _training(),
     "augment": _training(),
+    "mirror_axes": _training(
+        Idle(reason="--augment none changes nothing", when=lambda c: c.loader.augment == "none")
+    ),
     "elastic_probability": _training(
         Idle(reason="--augment none changes nothing", when=lambda c: c.loader.augment == "none")
     ),
