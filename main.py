@@ -67,13 +67,12 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
     plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
-    plan = mirror_along(plan, config.loader.mirror_axes)
-    run = config.run
+    plan, run = mirror_along(plan, config.loader.mirror_axes), config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     configure_backends(runtime)
-    seed_everything(config.run.seed)
+    seed_everything(run.seed)
     runtime.pin(config.hardware.affinity)
     return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime, checkpoint=checkpoint)
 

@@ -14,7 +14,7 @@ from utils.config import CompileMode, HardwareConfig
 from utils.errors import UserError
 from utils.runtime import Runtime
 
-GRAPH_MODES = ("reduce-overhead", "max-autotune")
+GRAPH_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that record CUDA graphs."""
 
 

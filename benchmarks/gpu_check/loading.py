@@ -29,7 +29,7 @@ from benchmarks.gpu_check.findings import Numbers, Outcome
 from data_loading.augment import cpu_intensity, gpu_intensity
 from data_loading.augment.cascade import degrade, one_hot
 from data_loading.augment.elastic import deform
-from data_loading.augment.presets import PRESETS, UNCHANGED, Change, Preset, choose_preset
+from data_loading.augment.presets import PRESETS, UNCHANGED, Preset, RandomChange, choose_preset
 from data_loading.sampling import BatchSpec, CaseShard, Place, Shape
 from data_loading.train_loader import TrainLoader
 from utils.throughput import num_cores
@@ -48,7 +48,7 @@ LABEL_TOLERANCE = 0.01
 """Share of the voxels of a label: a position half-way between two voxels may round to either."""
 NOISE_TOLERANCE = 0.02
 NOISE_SIDE = 64
-ELASTIC = Change(probability=1.0, bounds=(2.0, 2.5), shared=True)
+ELASTIC = RandomChange(probability=1.0, bounds=(2.0, 2.5), shared=True)
 
 
 def checks(context: Context) -> Checks:
@@ -206,26 +206,24 @@ def _ms_of_a_batch(
 
 def only(preset: Preset, names: tuple[str, ...]) -> Preset:
     """The preset with nothing but the named changes; those that it makes happen to two thirds of the patches."""
-    nothing = dataclasses.replace(
-        UNCHANGED, foreground=preset.foreground, in_plane=preset.in_plane, cubic_zoom=preset.cubic_zoom
-    )
+    shared = {name: getattr(preset, name) for name in ("foreground", "in_plane", "cubic_zoom")}
+    nothing = dataclasses.replace(UNCHANGED, **shared)
     kept = {name: getattr(preset, name) for name in names if _makes(preset, name)}
     often: dict[str, Any] = {
-        name: dataclasses.replace(value, probability=0.67) if isinstance(value, Change) else 0.5
+        name: dataclasses.replace(value, probability=0.67) if isinstance(value, RandomChange) else 0.5
         for name, value in kept.items()
     }
     return dataclasses.replace(nothing, **often)
 
 
-def fixed(change: Change, share: float) -> Change:
+def fixed(change: RandomChange, share: float) -> RandomChange:
     """The change always, in every channel, at one strength of its range."""
     strength = change.bounds[0] + share * (change.bounds[1] - change.bounds[0])
-    # DALI takes no range without width.
-    bounds = (strength, strength * (1 + 1e-6))
+    bounds = (strength, strength * (1 + 1e-6))  # DALI takes no range without width.
     return dataclasses.replace(change, probability=1.0, bounds=bounds, draw="uniform", channel_probability=1.0)
 
 
-def by_torch(name: str, patch: Tensor, change: Change, *, in_plane: bool) -> None:
+def by_torch(name: str, patch: Tensor, change: RandomChange, *, in_plane: bool) -> None:
     """Change a patch (C, ...) in place as a CPU's loader does."""
     generator = torch.Generator().manual_seed(0)
     calls: dict[str, Callable[[], None]] = {
@@ -239,12 +237,10 @@ def by_torch(name: str, patch: Tensor, change: Change, *, in_plane: bool) -> Non
     calls[name]()
 
 
-def by_dali(name: str, image: Tensor, change: Change, *, in_plane: bool, on_gpu: bool) -> Tensor:
+def by_dali(name: str, image: Tensor, change: RandomChange, *, in_plane: bool, on_gpu: bool) -> Tensor:
     """A patch (C, ...) changed by the graph of a GPU's pipeline; without a GPU DALI computes it on the CPU."""
     shape, layout = tuple(image.shape), "CDHW" if image.dim() == 4 else "CHW"
-
-    # DALI's types know no pipeline without a device.
-    place: Any = 0 if on_gpu else None
+    place: Any = 0 if on_gpu else None  # DALI's types know no pipeline without a device.
 
     @pipeline_def(enable_conditionals=True, num_threads=1, device_id=place, batch_size=1)
     def define():
@@ -296,7 +292,7 @@ def made_cases(shape: Shape, *, channels: int = CHANNELS) -> Iterator[list[CaseS
 
 def _makes(preset: Preset, name: str) -> bool:
     value = getattr(preset, name)
-    return bool(value.probability if isinstance(value, Change) else value)
+    return bool(value.probability if isinstance(value, RandomChange) else value)
 
 
 def _places(context: Context) -> tuple[Place, Place]:
