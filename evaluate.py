@@ -97,6 +97,7 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
 
     nearby = (config.lbls / "dataset.json", config.lbls.parent / "dataset.json")
     source = config.labels or next((path for path in nearby if path.is_file()), None)
+    labels: LabelScheme | None
     if source is None:
         labels = labels_from_files(pairs)
     else:

@@ -97,9 +97,10 @@ class CaseRestorer:
             return None
         values = np.zeros(256, np.uint8)
         values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
-        return score_mask(
-            values[mask], meta.geometry, Path(meta.label), self.plan.labels, of=f"the scan of {meta.case}"
-        )
+        try:
+            return score_mask(values[mask], meta.geometry, Path(meta.label), self.plan.labels, of=f"scan {meta.case}")
+        except UserError as error:
+            raise UserError(f"{error}; where scan or label have changed, run preprocess.py again") from None
 
     @contextmanager
     def _stored(self, case: str, meta: CaseMeta) -> Iterator[np.ndarray | None]:
