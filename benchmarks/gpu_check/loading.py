@@ -9,28 +9,21 @@ Shapes: N batch, C channels, D H W space (2D without D).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def
 from torch import Tensor
 
 from benchmarks.gpu_check.context import Checks, Context, compare_speed, distance, judge, random_tensors
 from benchmarks.gpu_check.findings import Numbers, Outcome
-from data_loading.augment import cpu_intensity, gpu_intensity
+from benchmarks.gpu_check.patches import CHANNELS, batches, by_dali, by_torch, fixed, made_cases, makes, only
 from data_loading.augment.cascade import degrade, one_hot
 from data_loading.augment.elastic import deform
-from data_loading.augment.presets import PRESETS, UNCHANGED, Preset, RandomChange, choose_preset
-from data_loading.sampling import BatchSpec, CaseShard, Place, Shape
+from data_loading.augment.presets import PRESETS, Preset, RandomChange, choose_preset
+from data_loading.sampling import BatchSpec, CaseShard, Place
 from data_loading.train_loader import TrainLoader
 from utils.throughput import num_cores
 
@@ -38,9 +31,7 @@ MOVES = ("zoom", "rotation", "flip")
 INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
 PATCHES = {"3D": (11, 13, 17), "anisotropic": (5, 17, 17), "2D": (17, 17)}
 """Odd sides: of an even one, a voxel that is kept at a lower resolution may lie half-way between two."""
-CHANNELS = 2
-NUM_CASES, VOLUME = 6, (20, 21, 24)
-BATCHES = 4
+VOLUME = (20, 21, 24)
 THREADS = 8
 """Of the timed pipelines, as main.py has them."""
 IMAGE_TOLERANCE = 2e-3
@@ -55,11 +46,11 @@ def checks(context: Context) -> Checks:
     """Each change of each preset, all of a preset's together, what torch does after them, speed."""
     for name, preset in PRESETS.items():
         for move in MOVES:
-            if _makes(preset, move):
+            if makes(preset, move):
                 yield f"{name}: {move}", functools.partial(compare_batches, name, (move,))
         yield f"{name}: all that moves", functools.partial(compare_batches, name, MOVES)
         for change in INTENSITIES:
-            if _makes(preset, change):
+            if makes(preset, change):
                 function = compare_noise if change == "noise" else compare_intensity
                 yield f"{name}: {change}", functools.partial(function, name, change)
         yield f"{name}: same batches again", functools.partial(replay, name)
@@ -202,97 +193,6 @@ def _ms_of_a_batch(
     elapsed_s = time.perf_counter() - start_s
     loader.close()
     return elapsed_s / loads * 1e3
-
-
-def only(preset: Preset, names: tuple[str, ...]) -> Preset:
-    """The preset with nothing but the named changes; those that it makes happen to two thirds of the patches."""
-    shared = {name: getattr(preset, name) for name in ("foreground", "in_plane", "cubic_zoom")}
-    nothing = dataclasses.replace(UNCHANGED, **shared)
-    kept = {name: getattr(preset, name) for name in names if _makes(preset, name)}
-    often: dict[str, Any] = {
-        name: dataclasses.replace(value, probability=0.67) if isinstance(value, RandomChange) else 0.5
-        for name, value in kept.items()
-    }
-    return dataclasses.replace(nothing, **often)
-
-
-def fixed(change: RandomChange, share: float) -> RandomChange:
-    """The change always, in every channel, at one strength of its range."""
-    strength = change.bounds[0] + share * (change.bounds[1] - change.bounds[0])
-    bounds = (strength, strength * (1 + 1e-6))  # DALI takes no range without width.
-    return dataclasses.replace(change, probability=1.0, bounds=bounds, draw="uniform", channel_probability=1.0)
-
-
-def by_torch(name: str, patch: Tensor, change: RandomChange, *, in_plane: bool) -> None:
-    """Change a patch (C, ...) in place as a CPU's loader does."""
-    generator = torch.Generator().manual_seed(0)
-    calls: dict[str, Callable[[], None]] = {
-        "blur": lambda: cpu_intensity.blur(patch, change, generator),
-        "brightness": lambda: cpu_intensity.brightness(patch, change, generator),
-        "contrast": lambda: cpu_intensity.contrast(patch, change, generator),
-        "low_resolution": lambda: cpu_intensity.low_resolution(patch, change, generator, in_plane=in_plane),
-        "inverted_gamma": lambda: cpu_intensity.gamma(patch, change, generator, inverted=True),
-        "gamma": lambda: cpu_intensity.gamma(patch, change, generator, inverted=False),
-    }
-    calls[name]()
-
-
-def by_dali(name: str, image: Tensor, change: RandomChange, *, in_plane: bool, on_gpu: bool) -> Tensor:
-    """A patch (C, ...) changed by the graph of a GPU's pipeline; without a GPU DALI computes it on the CPU."""
-    shape, layout = tuple(image.shape), "CDHW" if image.dim() == 4 else "CHW"
-    place: Any = 0 if on_gpu else None  # DALI's types know no pipeline without a device.
-
-    @pipeline_def(enable_conditionals=True, num_threads=1, device_id=place, batch_size=1)
-    def define():
-        node = fn.external_source(source=lambda: [image.numpy()], layout=layout)
-        node = node.gpu() if on_gpu else node
-        if name == "noise":
-            return gpu_intensity.noise(node, change)
-        if name == "low_resolution":
-            return gpu_intensity.low_resolution(node, change, shape=shape, in_plane=in_plane)
-        if name in ("gamma", "inverted_gamma"):
-            return gpu_intensity.gamma(node, change, shape=shape, inverted=name == "inverted_gamma")
-        return getattr(gpu_intensity, name)(node, change, shape=shape)
-
-    (output,) = define(seed=9).run()
-    return torch.from_numpy(np.array((output.as_cpu() if on_gpu else output).at(0)))
-
-
-def batches(shards: list[CaseShard], patch: tuple[int, ...], preset: Preset, place: Place) -> list[dict[str, Tensor]]:
-    """Some batches of an epoch."""
-    spec = BatchSpec(patch=patch, channels=CHANNELS, cases_per_batch=2)
-    loader = TrainLoader(
-        shards, spec=spec, preset=preset, place=lambda: place, num_threads=1, benchmark_batches=BATCHES
-    )
-    found = list(loader)
-    loader.close()
-    return found
-
-
-@contextmanager
-def made_cases(shape: Shape, *, channels: int = CHANNELS) -> Iterator[list[CaseShard]]:
-    """Shards of smooth noise in a temporary folder: rough noise would show rounding of positions only."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory(prefix="nnunet-gpu-check-") as folder:
-        shards = []
-        for number in range(NUM_CASES):
-            paths = [Path(folder) / f"{number}_{part}.npy" for part in ("x", "y", "fg")]
-            image = rng.standard_normal((channels, *shape), dtype=np.float32)
-            for axis in (1, 2, 3):
-                image = image + np.roll(image, 1, axis)
-            label = (image[:1] > 0).astype(np.uint8) + (image[:1] > 3)
-            positions = np.argwhere(label[0] > 0)
-            drawn = positions[rng.integers(len(positions), size=1024)].astype(np.int32)
-            arrays: tuple[np.ndarray, ...] = (image, label, drawn)
-            for path, values in zip(paths, arrays):
-                np.save(path, values)
-            shards.append(CaseShard(case=str(number), image=paths[0], label=paths[1], foreground=paths[2], shape=shape))
-        yield shards
-
-
-def _makes(preset: Preset, name: str) -> bool:
-    value = getattr(preset, name)
-    return bool(value.probability if isinstance(value, RandomChange) else value)
 
 
 def _places(context: Context) -> tuple[Place, Place]:

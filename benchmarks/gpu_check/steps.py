@@ -20,7 +20,7 @@ from benchmarks.computing import TrainingStep, autocast
 from benchmarks.gpu_check.context import Checks, Context, Sizes, compare_speed, distance, judge, random_tensors
 from benchmarks.gpu_check.findings import Numbers, Outcome
 from data_preprocessing.dataset.synthetic import benchmark_plan
-from models.acceleration import GRAPH_MODES, Acceleration
+from models.acceleration import Acceleration
 from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
 from utils.args import Config
@@ -80,13 +80,14 @@ CheckOf = Callable[[Combination, Context], tuple[str, Numbers]]
 
 def combinations() -> list[Combination]:
     """All of them without CUDA graphs, what is fast to try and most used first."""
-    modes: tuple[CompileMode | None, ...] = (None, "default")
-    return [
-        Combination(precision=precision, way=way, compile_mode=mode)
-        for mode in modes
-        for precision in ("bf16", "fp16", "fp32")
-        for way in (WAYS if mode is None else reversed(WAYS))
+    precisions = ("bf16", "fp16", "fp32")
+    plain = [Combination(precision=precision, way=way) for precision in precisions for way in WAYS]
+    compiled = [
+        Combination(precision=precision, way=way, compile_mode="default")
+        for precision in precisions
+        for way in reversed(WAYS)
     ]
+    return plain + compiled
 
 
 def number_checks(context: Context) -> Checks:
@@ -102,10 +103,11 @@ def speed_checks(context: Context) -> Checks:
 
 
 def graph_checks(context: Context) -> Checks:
-    """Numbers, then time and memory, with CUDA graphs; without them first, for comparison."""
+    """Numbers, then time and memory, with CUDA graphs; without them first, to compare with."""
     plain = Combination(precision="bf16", way="NCDHW")
     yield plain.name, functools.partial(_on_gpu, "CUDA graphs need a GPU", measure, plain)
-    for mode in GRAPH_MODES:
+    modes: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
+    for mode in modes:
         each = Combination(precision="bf16", way="NDHWC fused norm", compile_mode=mode)
         for name, check in (("numbers", compare_numbers), ("speed", measure)):
             yield f"{each.name}, {name}", functools.partial(_on_gpu, "CUDA graphs need a GPU", check, each)

@@ -59,11 +59,11 @@ def test_a_loss_that_is_wrong_in_half_precision_differs(monkeypatch):
 
 @pytest.mark.slow
 def test_a_change_of_dali_that_is_wrong_differs(monkeypatch):
-    from benchmarks.gpu_check import loading
+    from benchmarks.gpu_check import loading, patches
 
     assert verdict(loading.compare_intensity, "nnunet", "brightness") == "ok"
-    right = loading.gpu_intensity.brightness
-    monkeypatch.setattr(loading.gpu_intensity, "brightness", lambda x, *a, **k: right(x, *a, **k) * 1.01)
+    right = patches.gpu_intensity.brightness
+    monkeypatch.setattr(patches.gpu_intensity, "brightness", lambda x, *a, **k: right(x, *a, **k) * 1.01)
     assert verdict(loading.compare_intensity, "nnunet", "brightness") == "differs"
 
 

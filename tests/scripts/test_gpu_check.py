@@ -42,7 +42,7 @@ def test_the_status_says_whether_something_is_wrong(monkeypatch, tmp_path, capsy
 @pytest.mark.slow
 @pytest.mark.parametrize("items", ["environment convolutions norms loss graphs", "steps speed loading ddp"])
 def test_all_checks_run_through_on_a_cpu(tmp_path, items):
-    """Two halves, each well under a minute on an idle machine of two cores."""
+    """In two halves, for the time: nine processes import torch."""
     path = tmp_path / "gpu.json"
     words = ["--accelerator", "cpu", "--time_s", "900", "--json", str(path), "--items", *items.split()]
     assert command(*words) == 0
