@@ -17,6 +17,10 @@ from report.layers import Layers
 FOCUS_MARGIN_MM = 25.0
 """What is left around mask and label where the whole field of view is too large."""
 
+ESTIMATE_ERROR = 1.3
+"""How many times its share a level may seem to need and still be tried."""
+_GZIP_LEVEL = 4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Level:
@@ -68,8 +72,7 @@ def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
         if (shape, level.bits) == previous:
             continue
         previous = (shape, level.bits)
-        # Noise of eight bits hardly shrinks below a third of its size: levels far too large are not tried.
-        if int(np.prod(shape)) * level.bits / 8 * 4 / 3 / 8 > most_bytes:
+        if _estimate(layers, part, level) > most_bytes * ESTIMATE_ERROR:
             continue
         packed = _pack_level(layers, part, level)
         if packed.num_bytes <= most_bytes:
@@ -124,6 +127,16 @@ def _pack_level(layers: Layers, part: tuple[slice, ...], level: Level) -> Packed
     return PackedCase(files=files, window=window, reduced=level.describe())
 
 
+def _estimate(layers: Layers, part: tuple[slice, ...], level: Level) -> float:
+    """About how many bytes a page would need, from the planes in the middle: packing a large scan takes seconds."""
+    scan = layers.scan[part]
+    planes = max(1, len(scan) // 16)
+    first = (len(scan) - planes) // 2
+    sample = np.nan_to_num(scan[first : first + planes], posinf=0.0, neginf=0.0)
+    values, _, _ = quantise(sample, level.bits, grey_window(sample))
+    return len(gzip.compress(values.tobytes(), _GZIP_LEVEL)) * 4 / 3 * len(scan) / planes
+
+
 def quantise(scan: np.ndarray, bits: int, window: tuple[float, float]) -> tuple[np.ndarray, float, float]:
     """Whole numbers of 8 or 16 bits with the slope and intercept that give the intensities back.
 
@@ -145,4 +158,4 @@ def _nifti(array: np.ndarray, affine: np.ndarray, slope: float, intercept: float
     image = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
-    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(image.to_bytes(), _GZIP_LEVEL, mtime=0)).decode("ascii")

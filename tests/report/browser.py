@@ -108,7 +108,7 @@ class Browser:
 
     def run(self, expression: str) -> Any:
         """Value of an expression (of a promise: what it gives) in the page."""
-        result = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        result = self.send("Runtime.evaluate", 300, expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
