@@ -92,10 +92,12 @@ def _plain(kind: Any) -> Any:
 
 
 def _metavar(kind: Any) -> str | None:
-    """What stands for the value of a flag that may be left out, without the `None`; None leaves it to tyro."""
+    """What stands for the value of a flag of several types, without the `None`; None leaves it to tyro."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return None
-    [value] = [each for each in typing.get_args(kind) if each is not type(None)]
+    value, *others = [each for each in typing.get_args(kind) if each is not type(None)]
+    if others:
+        return "|".join(_value_name(each) for each in (value, *others))
     if typing.get_origin(value) is Annotated:
         return next((note.metavar for note in value.__metadata__ if getattr(note, "metavar", None)), None)
     if typing.get_origin(value) is typing.Literal:
