@@ -221,6 +221,10 @@ class TestChangedCommands:
     def test_missing_shards_name_every_command(self, study, capsys):
         for name in ("77_2d", "77_3d_lowres"):
             shutil.rmtree(study.data / name)
+        # A plan that has a coarser stage beside it.
+        path = study.data / "77_3d/plan.json"
+        plan = json.loads(path.read_text())
+        path.write_text(json.dumps(plan | {"stage": plan["stage"] | {"batch_dice": True}}))
         says = ("2d:", "preprocess.py --task 77 --dim 2", "preprocess.py --task 77 --dim 3 --lowres --results")
         self.refused(study, capsys, "--configurations", "2d", "3d_cascade_fullres", says=says)
 
