@@ -46,7 +46,7 @@ class Sizes:
 
 FULL = Sizes(
     side=24, channels=32, maps=((2, 32, 128), (2, 128, 32), (2, 320, 8)), patch=128,
-    filters=(32, 64, 128, 256, 320, 320), small_patch=32, small_filters=(16, 32, 64), repeats=10, loads=40,
+    filters=(32, 64, 128, 256, 320, 320), small_patch=32, small_filters=(16, 32, 64), repeats=10, loads=12,
     backend="inductor", says_speed=True,
 )  # fmt: skip
 """BraTS: 128 voxels a side, 32 to 320 features."""

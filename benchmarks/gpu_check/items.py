@@ -31,7 +31,7 @@ ITEMS = (
     _item("loss", "losses:checks", 1, 60, "value, gradient and memory of the loss"),
     _item("steps", "steps:number_checks", 4, 120, "logits, losses and gradients of training steps, compiled and not"),
     _item("speed", "steps:speed_checks", 6, 180, "time and memory of training steps, compiled and not"),
-    _item("loading", "loading:checks", 2, 60, "the data pipelines of all presets, change by change"),
+    _item("loading", "loading:checks", 2, 120, "the data pipelines of all presets, change by change"),
     _item("ddp", "ddp:checks", 2, 180, "gradients and speed of one process for each GPU"),
     _item("graphs", "steps:graph_checks", 4, 300, "training steps as CUDA graphs"),
 )
