@@ -1,4 +1,4 @@
-"""How much host memory predicting a scan takes, as a function of its size, the plan and the settings.
+"""How much memory predicting a scan takes, as a function of its size, the plan and the settings.
 
 Python and torch themselves, and the networks' weights, are not in it: they are there once, whatever the scans.
 """
@@ -61,7 +61,7 @@ def forecast_memory(
     num_networks: int,
     on_gpu: bool = False,
 ) -> Forecast:
-    """What a scan of `shape` (S, A, R) voxels of `spacing_mm` takes on the host at most.
+    """What a scan of `shape` (S, A, R) voxels of `spacing_mm` takes of the CPU's memory at most.
 
     It is taken as uncropped, stored in four bytes a voxel, and scaled when it is read.
     """

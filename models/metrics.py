@@ -22,7 +22,7 @@ def discretise(logits: Tensor, labels: LabelScheme) -> Tensor:
 
 
 def case_counts(prediction: Tensor, label: Tensor, labels: LabelScheme) -> Tensor:
-    """True positives, false positives and false negatives (T, 3) int64 of one case, on the host.
+    """True positives, false positives and false negatives (T, 3) int64 of one case, in CPU memory.
 
     Args:
         prediction: what `discretise` gives for one case: (D, H, W) class indices or (R, D, H, W) bool.
