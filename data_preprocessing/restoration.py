@@ -17,6 +17,7 @@ import numpy as np
 
 from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
+from data_preprocessing.working_axes import case_axes
 from utils.pages import give_back_pages
 from utils.schema import CaseMeta, LabelScheme, Plan
 
@@ -71,6 +72,8 @@ def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outpu
 class SlabRestorer:
     """Restores the mask of one case from planes that arrive in order; only those still needed are kept.
 
+    The planes hold probabilities, or logits where the plan averages those.
+
     Args:
         meta: how the case was preprocessed.
         plan: by which plan.
@@ -79,21 +82,24 @@ class SlabRestorer:
     """
 
     def __init__(self, meta: CaseMeta, plan: Plan, probabilities: np.ndarray | None = None) -> None:
-        self._labels = plan.labels
+        self._labels, self._rules = plan.labels, plan.rules
         self._values = np.array(plan.labels.values, dtype=np.uint8)
+        # A logit of 0 is a probability of 1/2.
+        self._threshold = 0.0 if plan.rules.average == "logits" else REGION_THRESHOLD
         self._mask = np.full(native_shape(meta), self._values[0], dtype=np.uint8)
         crop = tuple(slice(*side) for side in meta.crop_box)
-        self._crop = self._mask.transpose(meta.axes)[crop]
+        self._crop = case_axes(meta).view(self._mask)[crop]
         self._native = None
         if probabilities is not None:
-            self._native = probabilities.transpose(0, *(1 + axis for axis in meta.axes))
+            self._native = case_axes(meta).view(probabilities)
             if not plan.labels.regions:
                 for plane in itertools.chain.from_iterable(_outside(self._native[0], crop)):
                     plane += 1
                     give_back_pages(probabilities)
             self._native = self._native[(slice(None), *crop)]
-        # The same rule as on the way there, so that slices which were not mixed stay unmixed.
-        coarse = coarse_axis(meta.spacing_mm, target_grid_mm(plan.stage, meta.spacing_mm))
+        # The same rule as on the way there, so that slices which were not mixed stay unmixed; nnU-Net's differs.
+        spacings = (meta.spacing_mm, target_grid_mm(plan.stage, meta.spacing_mm))
+        coarse = coarse_axis(*(reversed(spacings) if plan.rules.coarse_first == "plan" else spacings))
         self._maps = make_maps(meta.resampled_shape, self._crop.shape, cubic=False, coarse=coarse)
         self._waiting = deque(slabs(self._maps, num_volumes=plan.labels.num_outputs))
         self._plane_shape = meta.padded_shape[1:]
@@ -144,10 +150,16 @@ class SlabRestorer:
         maps, part = (across, *self._maps[1:]), slice(inputs.start - self._first, inputs.stop - self._first)
         channels = (self._channel(k, part) for k in range(self._labels.num_outputs))
         shares = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
+        if self._rules.sums == "float16":
+            shares = map(_in_half, shares)
         if self._native is not None:
-            shares = _recorded(shares, self._native[:, slab])
-        decide = _region_classes if self._labels.regions else _most_probable
-        self._crop[slab] = self._values[decide(shares, self._labels)]
+            record = _recorded_logits if self._rules.average == "logits" else _recorded
+            shares = record(shares, self._native[:, slab], self._labels)
+        if self._labels.regions:
+            classes = _region_classes(shares, self._labels, self._threshold)
+        else:
+            classes = _most_probable(shares)
+        self._crop[slab] = self._values[classes]
         give_back_pages(self._native)
 
     def _channel(self, k: int, part: slice) -> np.ndarray:
@@ -161,10 +173,27 @@ class SlabRestorer:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _recorded(shares: Iterator[np.ndarray], out: np.ndarray) -> Iterator[np.ndarray]:
+def _in_half(share: np.ndarray) -> np.ndarray:
+    """The same numbers, rounded to half precision."""
+    return share.astype(np.float16).astype(np.float32)
+
+
+def _recorded(shares: Iterator[np.ndarray], out: np.ndarray, labels: LabelScheme) -> Iterator[np.ndarray]:
+    """The probabilities themselves, which are added to `out`."""
     for share, target in zip(shares, out):
         target += share
         yield share
+
+
+def _recorded_logits(shares: Iterator[np.ndarray], out: np.ndarray, labels: LabelScheme) -> Iterator[np.ndarray]:
+    """The logits themselves, whose probabilities are added to `out`; all classes of a slab are in memory."""
+    logits = np.stack(list(shares))
+    if labels.regions:
+        out += (1 + np.tanh(logits / 2)) / 2
+    else:
+        powers = np.exp(logits - logits.max(axis=0))
+        out += powers / powers.sum(axis=0)
+    return iter(logits)
 
 
 def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np.ndarray]:
@@ -177,8 +206,8 @@ def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np
     yield from (volume[:, :, : width.start], volume[:, :, width.stop :])
 
 
-def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the classes' probabilities, one class in memory at a time."""
+def _most_probable(shares: Iterator[np.ndarray]) -> np.ndarray:
+    """Class indices from the classes' probabilities or logits, one class in memory at a time."""
     best = np.array(next(shares))
     winner = np.zeros(best.shape, dtype=np.uint8)
     for k, share in enumerate(shares, start=1):
@@ -187,10 +216,10 @@ def _most_probable(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndar
     return winner
 
 
-def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme) -> np.ndarray:
-    """Class indices from the regions' probabilities, later regions over earlier ones."""
+def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme, threshold: float) -> np.ndarray:
+    """Class indices from the regions' probabilities or logits, later regions over earlier ones."""
     winner = None
     for region, share in zip(labels.regions, shares):
         winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
-        np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
+        np.copyto(winner, region.write_class, where=share > threshold)
     return winner

@@ -1,4 +1,4 @@
-"""Where overlapping windows lie and how much each of their voxels counts, as MONAI's sliding window has it.
+"""Where overlapping windows lie and how much each of their voxels counts, as MONAI's sliding window or nnU-Net has it.
 
 Written here and not imported: importing MONAI takes longer than torch itself, and whoever predicts a few scans waits.
 """
@@ -6,8 +6,10 @@ Written here and not imported: importing MONAI takes longer than torch itself, a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,39 @@ def window_starts(size: Sequence[int], window: Sequence[int], step: Sequence[int
     counts = [-(-(n - w) // s) + 1 for n, w, s in zip(size, window, step)]
     axes = [[min(i * s, n - w) for i in range(count)] for n, w, s, count in zip(size, window, step, counts)]
     return list(itertools.product(*axes))
+
+
+def even_starts(size: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
+    """First voxel of every window, the last axis fastest: no further apart than overlap allows, spread out evenly.
+
+    Source: nnU-Net v2, sliding_window_prediction.py, compute_steps_for_sliding_window.
+    """
+    axes = []
+    for n, w in zip(size, window):
+        count = math.ceil((n - w) / (w * (1 - overlap))) + 1
+        # Python rounds a half to the even neighbour, as numpy does there.
+        axes.append([round((n - w) / max(count - 1, 1) * i) for i in range(count)])
+    return list(itertools.product(*axes))
+
+
+def sampled_importance(window: Sequence[int], *, device: torch.device) -> Tensor:
+    """Weights of a window's voxels, float16 of its shape: a Gaussian around voxel n // 2, 10 at its largest.
+
+    Where half precision has 0 for them, they are the smallest other weight.
+
+    Source: nnU-Net v2, sliding_window_prediction.py, compute_gaussian: a single voxel, blurred and rounded.
+    """
+    weight = np.ones(())
+    for size in window:
+        sigma = SIGMA_SHARE * size
+        reach = int(4 * sigma + 0.5)
+        along = np.exp(-0.5 / sigma**2 * np.arange(-reach, reach + 1) ** 2)
+        places = np.arange(size) - size // 2 + reach
+        weight = weight[..., None] * (along / along.sum())[places]
+    weight /= weight.max() / 10
+    halved = torch.from_numpy(weight).to(device, torch.float16)
+    halved[halved == 0] = halved[halved > 0].min()
+    return halved
 
 
 def importance_map(window: Sequence[int], *, blend: str, device: torch.device) -> Tensor:
