@@ -1,4 +1,4 @@
-"""The parts of the U-Net: two convolutions with normalisation, plain or residual, a decoder step, a head.
+"""The parts of the U-Net: convolutions with normalisation, plain or residual, a decoder step, a head.
 
 Parameters have the names and shapes of MONAI's DynUNet, which importing would take longer than torch itself.
 
@@ -75,25 +75,49 @@ class Upsampling(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Convolution, normalisation, activation, twice; the first convolution may stride."""
+    """Convolution, normalisation, activation, as often as asked for; the first convolution may stride.
+
+    Parameters are those of `conv1`, `conv2` and so on, then of `norm1`, `norm2` and so on.
+    """
 
     def __init__(
-        self, layers: Layers, inputs: int, outputs: int, *, kernel: Sequence[int], stride: Sequence[int]
+        self,
+        layers: Layers,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        num_convs: int = 2,
     ) -> None:
         super().__init__()
-        self.conv1 = Convolution(layers.dim, inputs, outputs, kernel=kernel, stride=stride)
-        self.conv2 = Convolution(layers.dim, outputs, outputs, kernel=kernel, stride=(1,) * layers.dim)
+        self.num_convs = num_convs
+        ones = (1,) * layers.dim
+        for index in range(num_convs):
+            first = index == 0
+            convolution = Convolution(
+                layers.dim, inputs if first else outputs, outputs, kernel=kernel, stride=stride if first else ones
+            )
+            self.add_module(f"conv{index + 1}", convolution)
         self.lrelu = layers.make_activation()
-        self.norm1, self.norm2 = layers.make_norm(outputs), layers.make_norm(outputs)
+        for index in range(num_convs):
+            self.add_module(f"norm{index + 1}", layers.make_norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, D, H, W) to (N, C', D', H', W')."""
-        features = self.lrelu(self.norm1(self.conv1(features)))
-        return self.lrelu(self.norm2(self.conv2(features)))
+        for index in range(1, self.num_convs + 1):
+            convolve, normalise = getattr(self, f"conv{index}"), getattr(self, f"norm{index}")
+            features = self.lrelu(normalise(convolve(features)))
+        return features
 
 
 class ResidualBlock(BasicBlock):
     """A basic block whose input is added before the last activation, by a 1x1x1 convolution where sizes differ."""
+
+    conv1: nn.Module
+    conv2: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
 
     def __init__(
         self, layers: Layers, inputs: int, outputs: int, *, kernel: Sequence[int], stride: Sequence[int]
@@ -116,11 +140,20 @@ class UpBlock(nn.Module):
     """A decoder step: upsampling, concatenation with the skip connection, a basic block."""
 
     def __init__(
-        self, layers: Layers, inputs: int, outputs: int, *, kernel: Sequence[int], stride: Sequence[int]
+        self,
+        layers: Layers,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        num_convs: int = 2,
     ) -> None:
         super().__init__()
         self.transp_conv = Upsampling(layers.dim, inputs, outputs, stride=stride)
-        self.conv_block = BasicBlock(layers, 2 * outputs, outputs, kernel=kernel, stride=(1,) * layers.dim)
+        self.conv_block = BasicBlock(
+            layers, 2 * outputs, outputs, kernel=kernel, stride=(1,) * layers.dim, num_convs=num_convs
+        )
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         """Coarse features and the encoder's at the finer resolution, which is that of the result."""

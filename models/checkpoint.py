@@ -271,5 +271,9 @@ def _network_facts(plan: Plan, model: ModelConfig) -> dict[str, Any]:
         "regions": [region.name for region in plan.labels.regions],
         "strides": plan.stage.strides,
         "kernels": plan.stage.kernels,
+        "kernels of the decoder": plan.stage.step_kernels,
         "filters": plan.stage.filters,
+        "blocks": plan.stage.block,
+        "convolutions of the encoder": plan.stage.level_convs,
+        "convolutions of the decoder": plan.stage.step_convs,
     } | {f"--{name}": value for name, value in options.items() if name not in planned}

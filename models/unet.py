@@ -12,19 +12,22 @@ from models.acceleration import Acceleration
 from models.blocks import NUM_GROUPS, BasicBlock, Head, Layers, ResidualBlock, UpBlock
 from models.kernels.cpu_conv import replace_convolutions
 from models.kernels.instance_norm import fuse_norms
+from models.residual_encoder import PooledResidualBlock, ResidualLevel, make_stem
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.schema import StagePlan
+from utils.stage_plan import DEFAULT_CONVOLUTIONS
 
 PLAIN = Acceleration()
 
 
 class DynamicUNet(nn.Module):
-    """U-Net with two convolutions per level, strided encoder steps and transposed decoder steps.
+    """U-Net with strided encoder steps and transposed decoder steps; the stage says how levels convolve.
 
-    Parameters have the names and shapes of MONAI's DynUNet with `trans_bias`, as the NVIDIA reference builds it, so
-    those weights fit; the second set of names there for the same tensors, `skip_layers.*`, has no counterpart
-    here. Each deep supervision head predicts at the resolution of its own level, and only in training.
+    A plain stage with two convolutions per level has the names and shapes of the parameters of MONAI's DynUNet with
+    `trans_bias`, as the NVIDIA reference builds it, so those weights fit; the second set of names there for the same
+    tensors, `skip_layers.*`, has no counterpart here. Each deep supervision head predicts at the resolution of its own
+    level, and only in training.
 
     Source: Isensee et al., nnU-Net (2021); Futrega et al., Optimized U-Net for Brain Tumor Segmentation
     (2021).
@@ -36,18 +39,18 @@ class DynamicUNet(nn.Module):
         super().__init__()
         dim, filters, kernels, strides = stage.dim, stage.filters, stage.kernels, stage.strides
         layers = Layers(dim=dim, norm=model.norm, negative_slope=model.negative_slope)
-        block = ResidualBlock if model.res_block else BasicBlock
-        inputs = (in_channels, *filters[:-1])
-        encoder = [
-            block(layers, *sizes, kernel=kernel, stride=stride)
-            for *sizes, kernel, stride in zip(inputs, filters, kernels, strides)
-        ]
+        first = in_channels
+        self.stem: nn.Module | None = None
+        if stage.block == "residual":
+            self.stem, first = make_stem(layers, in_channels, filters[0], kernel=kernels[0]), filters[0]
+        encoder = _encoder_levels(stage, layers, first, residual=model.res_block)
         self.input_block, self.bottleneck = encoder[0], encoder[-1]
         self.downsamples = nn.ModuleList(encoder[1:-1])
         # Deepest level first; a decoder step undoes a stride with a transposed convolution of that size.
+        steps = zip(filters[1:], filters[:-1], stage.step_kernels, strides[1:], stage.step_convs)
         self.upsamples = nn.ModuleList(
-            UpBlock(layers, wide, narrow, kernel=kernel, stride=stride)
-            for wide, narrow, kernel, stride in reversed(list(zip(filters[1:], filters[:-1], kernels[1:], strides[1:])))
+            UpBlock(layers, wide, narrow, kernel=kernel, stride=stride, num_convs=num_convs)
+            for wide, narrow, kernel, stride, num_convs in reversed(list(steps))
         )
         self.output_block = Head(dim, filters[0], num_outputs)
         num_heads = num_supervised(stage, model)
@@ -58,6 +61,9 @@ class DynamicUNet(nn.Module):
         self.num_outputs, self.num_heads = num_outputs, num_heads
         self.negative_slope = model.negative_slope
         self.apply(self._initialise)
+        for module in self.modules():
+            if isinstance(module, PooledResidualBlock):
+                module.start_as_skip()
         if acceleration.fused_norm:
             fuse_norms(self, model.negative_slope)
         if acceleration.winograd:
@@ -83,7 +89,8 @@ class DynamicUNet(nn.Module):
             (N, K, D, H, W) in evaluation. With deep supervision in training a tuple: full resolution first,
             then one tensor per head, each at the size of its level.
         """
-        skips = [self.input_block(image.contiguous(memory_format=self.memory_format))]
+        image = image.contiguous(memory_format=self.memory_format)
+        skips = [self.input_block(image if self.stem is None else self.stem(image))]
         for block in self.downsamples:
             skips.append(block(skips[-1]))
         features = self.bottleneck(skips[-1])
@@ -102,6 +109,18 @@ class DynamicUNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
+def _encoder_levels(stage: StagePlan, layers: Layers, first: int, *, residual: bool) -> list[nn.Module]:
+    """The levels of the encoder, which gets `first` channels; `residual` asks for the reference's blocks."""
+    inputs = (first, *stage.filters[:-1])
+    levels = zip(inputs, stage.filters, stage.kernels, stage.strides, stage.level_convs)
+    if residual:
+        return [ResidualBlock(layers, *sizes, kernel=kernel, stride=stride) for *sizes, kernel, stride, _ in levels]
+    block = ResidualLevel if stage.block == "residual" else BasicBlock
+    return [
+        block(layers, *sizes, kernel=kernel, stride=stride, num_convs=count) for *sizes, kernel, stride, count in levels
+    ]
+
+
 def build_network(
     stage: StagePlan,
     *,
@@ -113,9 +132,14 @@ def build_network(
     """The network of a stage; `depth`, `min_fmap` and `filters` of `model` have gone into the stage before.
 
     Raises:
-        UserError: more deep supervision heads than levels for them, or features that group normalisation
-            cannot split.
+        UserError: more deep supervision heads than levels for them, features that group normalisation cannot split, or
+            residual blocks of both kinds.
     """
+    if model.res_block and (stage.block != "plain" or set(stage.level_convs) != {DEFAULT_CONVOLUTIONS}):
+        raise UserError(
+            f"--res_block is for plain levels of {DEFAULT_CONVOLUTIONS} convolutions; stage {stage.name!r} has "
+            f"{stage.block} levels of {' '.join(map(str, stage.level_convs))}: leave it out"
+        )
     most_heads = len(stage.filters) - 2
     if num_supervised(stage, model) > most_heads:
         levels = f"stage {stage.name!r} has {len(stage.filters)} levels, so {max(most_heads, 0)} can be supervised"

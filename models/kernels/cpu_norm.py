@@ -51,7 +51,8 @@ class _NormActivation(torch.autograd.Function):
             normal, mean, rstd = torch.native_batch_norm(sample, weight, bias, None, None, True, 0.0, eps)
             torch.ops.aten.leaky_relu.out(normal, slope, out=target)
             statistics += [mean, rstd]
-        ctx.save_for_backward(features, weight, out, *statistics)
+        # Without an activation the result is not needed, and a residual block adds to it in place.
+        ctx.save_for_backward(features, weight, features if slope == 1 else out, *statistics)
         ctx.eps, ctx.slope = eps, slope
         return out
 
@@ -66,7 +67,8 @@ class _NormActivation(torch.autograd.Function):
         for index, (sample, activated, upper, target) in enumerate(samples):
             mean, rstd = statistics[2 * index : 2 * index + 2]
             # The sign of the activation is that of what went into it, so the result is enough.
-            upper = torch.ops.aten.leaky_relu_backward(upper, activated, ctx.slope, True)
+            if ctx.slope != 1:
+                upper = torch.ops.aten.leaky_relu_backward(upper, activated, ctx.slope, True)
             lower, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
                 upper, sample, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
             )

@@ -19,6 +19,7 @@ from torch.autograd import Function
 
 from models.blocks import BasicBlock, ResidualBlock
 from models.kernels.cpu_norm import is_channels_last, normalise_and_activate
+from models.residual_encoder import PooledResidualBlock
 
 KERNEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -138,12 +139,19 @@ def fuse_norms(network: nn.Module, negative_slope: float) -> None:
     """
     for block in network.modules():
         if isinstance(block, ResidualBlock):
-            for name in ("norm1", "norm2", "norm3"):
-                if hasattr(block, name):
-                    setattr(block, name, NormLeakyReLU(getattr(block, name), 1.0))
+            _fuse(block, {"norm1": 1.0, "norm2": 1.0, "norm3": 1.0})
+        elif isinstance(block, PooledResidualBlock):
+            _fuse(block, {"norm1": negative_slope, "norm2": 1.0, "norm3": 1.0})
+            block.inner_lrelu = nn.Identity()
         elif isinstance(block, BasicBlock):
-            block.norm1, block.norm2 = (NormLeakyReLU(norm, negative_slope) for norm in (block.norm1, block.norm2))
+            _fuse(block, {f"norm{index}": negative_slope for index in range(1, block.num_convs + 1)})
             block.lrelu = nn.Identity()
+
+
+def _fuse(block: nn.Module, slopes: dict[str, float]) -> None:
+    for name, slope in slopes.items():
+        if hasattr(block, name):
+            setattr(block, name, NormLeakyReLU(getattr(block, name), slope))
 
 
 def _wide(values: Tensor) -> Tensor:

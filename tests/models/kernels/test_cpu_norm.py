@@ -70,3 +70,12 @@ def test_the_fused_layer_uses_it_on_a_cpu(monkeypatch):
     layer(features(3, torch.float32))
     layer(features(3, torch.float32).contiguous())
     assert calls == [{"eps": 1e-5, "slope": 0.01}]
+
+
+def test_a_residual_block_may_add_to_the_result_in_place():
+    image, (weight, bias) = features(3), affine()
+    out = normalise_and_activate(image, weight, bias, eps=1e-5, slope=1.0)
+    out += 1.0
+    (gradient,) = torch.autograd.grad(out, image, upper := torch.randn_like(out))
+    plain = F.instance_norm(image, weight=weight, bias=bias, eps=1e-5)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, image, upper)[0])
