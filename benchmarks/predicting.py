@@ -17,15 +17,16 @@ import numpy as np
 
 from data_preprocessing.planning.adapt import adapt_plan
 from inference.archive import load_model, write_archive
-from inference.model import FoldWeights, ModelBundle
-from inference.model_set import single_model
-from inference.predictor import Predictor, amp_type, window_batch
+from inference.configuration import ConfigurationModel, FoldWeights
+from inference.configuration_predictor import ConfigurationPredictor, Counter, window_batch
+from inference.model import single_model
+from inference.predictor import Predictor, amp_type
 from inference.preparing import PreparedScan
 from inference.scan_run import ScanJob, ScanRun
 from models.flop_count import network_flops
 from models.inferer import InferenceSettings, flips
-from models.streaming import window_layout
 from models.unet import build_network
+from models.windows import window_layout
 from utils.args import Config
 from utils.config import ModelConfig
 from utils.errors import UserError
@@ -38,18 +39,18 @@ from utils.throughput import host_peak_memory_bytes, reset_peak_memory
 INFERENCE = Path(__file__).resolve().parents[1] / "scripts/inference.py"
 
 
-class TimedPredictor(Predictor):
+class TimedPredictor(ConfigurationPredictor):
     """Adds up the seconds in which the network worked, and the windows that went through it (flips counted)."""
 
     network_s = 0.0
     windows = 0
 
-    def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
-        """As `Predictor.stream`; a slab lies on the host, so the device has done its work when the clock is read."""
+    def stream(self, prepared: PreparedScan, count: Counter | None = None) -> Iterator[np.ndarray]:
+        """As its class's; a slab lies on the host, so the device has done its work when the clock is read."""
         stage, settings = self.plan.stage, self.settings
         layout = window_layout(prepared.image.shape[1:], stage, settings)
-        self.windows += sum(map(len, layout.batches)) * (len(flips(stage.dim)) if settings.tta else 1)
-        slabs = super().stream(prepared)
+        self.windows += layout.num_windows * (len(flips(stage.dim)) if settings.tta else 1)
+        slabs = super().stream(prepared, count)
         while True:
             start_s = time.perf_counter()
             slab = next(slabs, None)
@@ -119,15 +120,15 @@ def _write_model(path: Path, plan: Plan, model: ModelConfig) -> None:
         plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model
     )  # fmt: skip
     weights = FoldWeights(name="random", fold=None, state_dict=network.state_dict())
-    write_archive(path, single_model(ModelBundle(source=path, plan=plan, model=model, folds=(weights,))))
+    write_archive(path, single_model(ConfigurationModel(source=path, plan=plan, model=model, folds=(weights,))))
 
 
 def _predictor(path: Path, runtime: Runtime) -> TimedPredictor:
-    [bundle] = load_model(path).members
-    outputs = bundle.plan.labels.num_outputs
-    together = window_batch(bundle.plan.stage, runtime.device, num_outputs=outputs, tta=False)
+    [configuration] = load_model(path).configurations
+    outputs = configuration.plan.labels.num_outputs
+    together = window_batch(configuration.plan.stage, runtime.device, num_outputs=outputs, tta=False)
     settings = InferenceSettings(window_batch=together)
-    return TimedPredictor(bundle, device=runtime.device, amp=amp_type(runtime), settings=settings)
+    return TimedPredictor(configuration, device=runtime.device, amp=amp_type(runtime), settings=settings)
 
 
 def _job(folder: Path, scans: Path, output: str) -> ScanJob:
@@ -140,7 +141,7 @@ def _job(folder: Path, scans: Path, output: str) -> ScanJob:
 def _run(job: ScanJob, predictor: TimedPredictor) -> float:
     """Seconds that the job took, what `scripts/inference.py` prepares for it among them."""
     start_s = time.perf_counter()
-    status, summary = ScanRun(job, [predictor]).run()
+    status, summary = ScanRun(job, [Predictor([predictor])]).run()
     if status:
         raise UserError(f"scans could not be predicted: {summary['failed']}")
     return time.perf_counter() - start_s

@@ -18,12 +18,12 @@ from data_preprocessing.runner import Workers
 from data_preprocessing.shards import label_changes, list_cases, read_meta
 from inference.decision import PostProcessing
 from inference.postprocessing import keep_largest
-from inference.saved import member_planes, saved_classes, saved_member
-from models.averaging import Member, mean_probabilities
+from inference.saved import SavedProbabilities, mean_classes, planes_of, read_probabilities
+from models.averaging import mean_of
 from utils.errors import UserError, list_problems
 from utils.files import read_json
-from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, read_label, to_working
-from utils.predictions import class_indices, most_probable
+from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, read_label
+from utils.predictions import class_indices, most_probable, working_view
 from utils.schema import Geometry, LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
 
@@ -178,16 +178,16 @@ def _count(data: OutOfFold, function: Callable[[CaseFiles], np.ndarray | str], w
 
 def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence[Candidate]) -> np.ndarray | str:
     try:
-        members = {name: saved_member(folder, files.case) for name, folder in data.folders.items()}
+        members = {name: read_probabilities(folder, files.case) for name, folder in data.folders.items()}
         volume = _read_label(files, next(iter(members.values())))
         label = class_indices(volume.array, data.labels, files.label)
         stored = from_working(label, volume.geometry).swapaxes(-1, -3)
         counts, first = np.zeros((len(candidates), len(data.labels.target_names), 3), dtype=np.int64), 0
-        for planes in member_planes(list(members.values())):
+        for planes in planes_of(list(members.values())):
             named = dict(zip(members, planes))
-            part = stored[first : first + planes[0].probabilities.shape[1]]
+            part = stored[first : first + planes[0].shape[1]]
             for index, names in enumerate(candidates):
-                classes = most_probable(mean_probabilities([named[name] for name in names]), data.labels)
+                classes = most_probable(mean_of(named[name] for name in names), data.labels)
                 counts[index] += label_counts(classes, part, data.labels)
             first += len(part)
         return counts
@@ -199,9 +199,9 @@ def _processed_counts(
     files: CaseFiles, *, data: OutOfFold, candidate: Candidate, choices: Sequence[PostProcessing]
 ) -> np.ndarray | str:
     try:
-        members = [saved_member(data.folders[name], files.case) for name in candidate]
+        members = [read_probabilities(data.folders[name], files.case) for name in candidate]
         label = class_indices(_read_label(files, members[0]).array, data.labels, files.label)
-        classes = to_working(saved_classes(members).swapaxes(-1, -3), members[0].affine)
+        classes = working_view(mean_classes(members), members[0].affine)
         mask = np.array(data.labels.values, dtype=np.uint8)[classes]
         masks = (keep_largest(mask, data.labels, choice) for choice in choices)
         source = Path(files.case)
@@ -210,9 +210,9 @@ def _processed_counts(
         return str(error)
 
 
-def _read_label(files: CaseFiles, member: Member) -> Volume:
+def _read_label(files: CaseFiles, member: SavedProbabilities) -> Volume:
     """The label of a case, on the grid of its predictions."""
-    predicted = tuple(member.probabilities.shape[:0:-1])
+    predicted = tuple(member.values.shape[:0:-1])
     # Turned as the prediction is, whose probabilities are compared with it.
     like = Geometry(
         shape_xyz=predicted, affine=tuple(map(tuple, np.asarray(member.affine, float).tolist())), qform_code=0,

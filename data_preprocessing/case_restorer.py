@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.preprocessor import native_label_classes
-from data_preprocessing.restoration import SlabRestorer, native_shape
+from data_preprocessing.restoration import native_shape, restore_slabs
 from data_preprocessing.shards import read_meta
 from utils.errors import UserError, list_problems
-from utils.nifti import read_header, read_label, to_working, working_grid, write_mask
+from utils.nifti import read_header, read_label, working_grid, write_mask
+from utils.predictions import working_view
 from utils.reserved import new_array
 from utils.schema import CaseMeta, Plan
 from utils.scores import label_counts
@@ -86,11 +87,7 @@ class CaseRestorer:
         """
         meta = read_meta(self.folder, case)
         with self._stored(case, meta) as probabilities:
-            restorer = SlabRestorer(meta, self.plan, probabilities)
-            for slab in slabs:
-                restorer.add(slab)
-                del slab
-            mask = restorer.finish()
+            mask = restore_slabs(slabs, meta, self.plan, probabilities)
         if self.output is not None:
             # The mask comes last: where it is, the case is done.
             write_mask(self.output / f"{case}.nii.gz", mask, meta.geometry)
@@ -115,4 +112,4 @@ class CaseRestorer:
             return
         shape = (self.plan.labels.num_outputs, *reversed(meta.geometry.shape_xyz))
         with new_array(self.output / f"{case}.npy", shape) as stored:
-            yield to_working(stored.swapaxes(-1, -3), meta.geometry.affine)
+            yield working_view(stored, meta.geometry.affine)

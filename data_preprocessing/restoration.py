@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
 from data_preprocessing.working_axes import case_axes
 from utils.pages import give_back_pages
+from utils.predictions import REGION_THRESHOLD, most_probable
 from utils.schema import CaseMeta, LabelScheme, Plan
 
-REGION_THRESHOLD = 0.5
 _COPIES = 6
 """Of a slab of one class while it is resampled and compared with the best so far."""
 
@@ -32,8 +32,18 @@ def restore_mask(probabilities: np.ndarray, meta: CaseMeta, plan: Plan) -> np.nd
     Each class is brought back by linear interpolation, and the most probable wins (of equals, the lowest); a region
     holds where its probability exceeds 1/2, and later regions overwrite earlier ones. Outside the crop is background.
     """
-    restorer = SlabRestorer(meta, plan)
-    restorer.add(probabilities)
+    return restore_slabs([probabilities], meta, plan)
+
+
+def restore_slabs(
+    slabs: Iterable[np.ndarray], meta: CaseMeta, plan: Plan, probabilities: np.ndarray | None = None
+) -> np.ndarray:
+    """As `restore_mask`, from slabs (K, d, H, W) in order; probabilities are added to (K, S, A, R) float32."""
+    restorer = SlabRestorer(meta, plan, probabilities)
+    for slab in slabs:
+        restorer.add(slab)
+        # Gone before the next one is made.
+        del slab
     return restorer.finish()
 
 
@@ -43,15 +53,14 @@ def restore_probabilities(probabilities: np.ndarray, meta: CaseMeta, plan: Plan)
     Outside the crop the background has probability 1; regions have 0.
     """
     native = np.zeros((len(probabilities), *native_shape(meta)), dtype=np.float32)
-    restorer = SlabRestorer(meta, plan, probabilities=native)
-    restorer.add(probabilities)
-    restorer.finish()
+    restore_slabs([probabilities], meta, plan, native)
     return native
 
 
 def native_shape(meta: CaseMeta) -> tuple[int, int, int]:
     """Voxels of the scan along S, A, R."""
-    return tuple(meta.original_shape[meta.axes.index(axis)] for axis in range(3))
+    slices, rows, columns = (meta.original_shape[meta.axes.index(axis)] for axis in range(3))
+    return slices, rows, columns
 
 
 def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outputs: int) -> int:
@@ -87,7 +96,8 @@ class SlabRestorer:
         # A logit of 0 is a probability of 1/2.
         self._threshold = 0.0 if plan.rules.average == "logits" else REGION_THRESHOLD
         self._mask = np.full(native_shape(meta), self._values[0], dtype=np.uint8)
-        crop = tuple(slice(*side) for side in meta.crop_box)
+        depth, height, width = (slice(*side) for side in meta.crop_box)
+        crop = (depth, height, width)
         self._crop = case_axes(meta).view(self._mask)[crop]
         self._native = None
         if probabilities is not None:
@@ -149,17 +159,13 @@ class SlabRestorer:
         across, inputs = self._maps[0].restrict(slab.start, slab.stop)
         maps, part = (across, *self._maps[1:]), slice(inputs.start - self._first, inputs.stop - self._first)
         channels = (self._channel(k, part) for k in range(self._labels.num_outputs))
-        shares = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
+        shares: Iterator[np.ndarray] = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
         if self._rules.sums == "float16":
             shares = map(_in_half, shares)
         if self._native is not None:
             record = _recorded_logits if self._rules.average == "logits" else _recorded
             shares = record(shares, self._native[:, slab], self._labels)
-        if self._labels.regions:
-            classes = _region_classes(shares, self._labels, self._threshold)
-        else:
-            classes = _most_probable(shares)
-        self._crop[slab] = self._values[classes]
+        self._crop[slab] = self._values[most_probable(shares, self._labels, threshold=self._threshold)]
         give_back_pages(self._native)
 
     def _channel(self, k: int, part: slice) -> np.ndarray:
@@ -204,22 +210,3 @@ def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np
     yield from (volume[:, : height.start], volume[:, height.stop :])
     volume = volume[:, height]
     yield from (volume[:, :, : width.start], volume[:, :, width.stop :])
-
-
-def _most_probable(shares: Iterator[np.ndarray]) -> np.ndarray:
-    """Class indices from the classes' probabilities or logits, one class in memory at a time."""
-    best = np.array(next(shares))
-    winner = np.zeros(best.shape, dtype=np.uint8)
-    for k, share in enumerate(shares, start=1):
-        np.copyto(winner, k, where=share > best)
-        np.maximum(best, share, out=best)
-    return winner
-
-
-def _region_classes(shares: Iterator[np.ndarray], labels: LabelScheme, threshold: float) -> np.ndarray:
-    """Class indices from the regions' probabilities or logits, later regions over earlier ones."""
-    winner = None
-    for region, share in zip(labels.regions, shares):
-        winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
-        np.copyto(winner, region.write_class, where=share > threshold)
-    return winner

@@ -14,6 +14,8 @@ import numpy as np
 from utils.nifti import stored_axes
 from utils.schema import CaseMeta, Geometry, Plan
 
+Affine = np.ndarray | Sequence[Sequence[float]]
+"""Voxel-to-world matrix (4, 4) in mm."""
 _PIXDIM_TOLERANCE = 1e-4
 
 
@@ -31,7 +33,7 @@ class WorkingAxes:
         return turned[(..., *(slice(None, None, -1 if axis in self.flipped else None) for axis in range(3)))]
 
 
-def working_axes(plan: Plan, affine: np.ndarray | Sequence[Sequence[float]]) -> WorkingAxes:
+def working_axes(plan: Plan, affine: Affine) -> WorkingAxes:
     """How a scan with this voxel-to-world matrix is turned."""
     if plan.orientation == "ras":
         return WorkingAxes(order=plan.axes)

@@ -34,9 +34,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from inference.configuration import ConfigurationModel, FoldWeights, build_networks
 from inference.decision import DECISION_FILE, Decision, DecisionMember
-from inference.model import FoldWeights, ModelBundle, build_networks
-from inference.model_set import ModelSet, check_fit, folder_model_set, single_model
+from inference.model import Model, check_fit, folder_model, single_model
+from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.files import from_dict, to_dict, write_atomically
@@ -80,63 +81,63 @@ class _Description:
     mirrored: bool = True
 
 
-def write_archive(path: Path, models: ModelSet, *, license_note: str = LICENSE_NOTE) -> None:
-    """Write models, whole or not at all; the same models and versions give the same bytes.
+def write_archive(path: Path, model: Model, *, license_note: str = LICENSE_NOTE) -> None:
+    """Write a model, whole or not at all; the same model and versions give the same bytes.
 
     Raises:
         UserError: the weights do not fit the plan.
     """
-    parts, decision = _parts(models)
-    for bundle in parts.values():
-        build_networks(bundle, torch.device("cpu"))
+    parts, decision = _parts(model)
+    for configuration in parts.values():
+        build_networks(configuration, torch.device("cpu"))
 
     def write(file) -> None:
         with zipfile.ZipFile(file, "w") as archive:
             if decision is not None:
                 _add_json(archive, DECISION_FILE, to_dict(decision))
-            for prefix, bundle in parts.items():
-                _add_bundle(archive, prefix, bundle)
+            for prefix, configuration in parts.items():
+                _add_configuration(archive, prefix, configuration)
             _add(archive, NOTE, license_note.encode())
 
     write_atomically(path, write)
 
 
-def _parts(models: ModelSet) -> tuple[dict[str, ModelBundle], Decision | None]:
-    """Where in the archive each model lies, and how they belong together; None for a single model without more."""
-    if models.is_plain:
-        return {"": models.members[0]}, None
+def _parts(model: Model) -> tuple[dict[str, ConfigurationModel], Decision | None]:
+    """Where in the archive each configuration lies, and how they belong together; None for one without more."""
+    if model.is_plain:
+        return {"": model.configurations[0]}, None
     parts, members = {}, []
-    for name, bundle in zip(models.names, models.members):
+    for name, configuration in zip(model.names, model.configurations):
         folder = f"{MEMBERS}/{name}"
-        parts[f"{folder}/"] = bundle
-        if bundle.previous is not None:
-            parts[f"{folder}/{PREVIOUS}/"] = bundle.previous
-        previous = None if bundle.previous is None else f"{folder}/{PREVIOUS}"
+        parts[f"{folder}/"] = configuration
+        if configuration.previous is not None:
+            parts[f"{folder}/{PREVIOUS}/"] = configuration.previous
+        previous = None if configuration.previous is None else f"{folder}/{PREVIOUS}"
         members.append(DecisionMember(configuration=name, folder=folder, previous=previous))
-    plan, known = models.members[0].plan, models.decision
+    plan, known = model.configurations[0].plan, model.decision
     return parts, Decision(
         version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset, members=tuple(members),
-        post_processing=models.post_processing, scores={} if known is None else known.scores,
+        post_processing=model.post_processing, scores={} if known is None else known.scores,
         command="python scripts/inference.py --input FOLDER --output FOLDER --model THIS_FILE",
     )  # fmt: skip
 
 
-def _add_bundle(archive: zipfile.ZipFile, prefix: str, bundle: ModelBundle) -> None:
+def _add_configuration(archive: zipfile.ZipFile, prefix: str, configuration: ConfigurationModel) -> None:
     folds = tuple(
-        _Fold(name=each.name, fold=each.fold, file=_weights_file(each.fold)) for each in bundle.folds
+        _Fold(name=each.name, fold=each.fold, file=_weights_file(each.fold)) for each in configuration.folds
     )  # fmt: skip
     description = _Description(
-        version=FORMAT_VERSION, kind=KIND, model=bundle.model, folds=folds, mirrored=bundle.mirrored,
+        version=FORMAT_VERSION, kind=KIND, model=configuration.model, folds=folds, mirrored=configuration.mirrored,
         versions={"python": platform.python_version(), **{name: version(name) for name in ("torch", "monai", "numpy")}},
     )  # fmt: skip
     _add_json(archive, prefix + DESCRIPTION, to_dict(description))
-    _add_json(archive, prefix + PLAN, to_dict(bundle.plan))
-    for fold, each in zip(folds, bundle.folds):
+    _add_json(archive, prefix + PLAN, to_dict(configuration.plan))
+    for fold, each in zip(folds, configuration.folds):
         _add(archive, prefix + fold.file, save(_plain(each.state_dict)))
 
 
-def read_archive(path: Path) -> ModelSet:
-    """Read models that `write_archive` wrote.
+def read_archive(path: Path) -> Model:
+    """Read a model that `write_archive` wrote.
 
     Raises:
         UserError: the file is missing, damaged, of another kind or version, or not safe to read.
@@ -144,49 +145,53 @@ def read_archive(path: Path) -> ModelSet:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path)
-            return _read_set(archive, path)
+            return _read_model(archive, path)
     except FileNotFoundError:
         raise UserError(f"--model {path} does not exist") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, struct.error) as error:
         raise UserError(f"--model {path} is damaged or no exported model: {error}; export or copy it again") from None
 
 
-def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> ModelSet:
-    """The models of a checkpoint, a folder of checkpoints or of folds, a decision, or an exported zip.
+def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
+    """The model of a checkpoint, a folder of checkpoints or of folds, a decision, an exported zip, or of nnU-Net v2.
 
     With `allow_unfinished` trainings may have been interrupted, and folds of a cross-validation may be missing.
 
     Raises:
-        UserError: as `folder_model_set` and `read_archive`.
+        UserError: as `folder_model`, `read_archive` and `nnunet_model`.
     """
+    if is_nnunet_v2(path):
+        return nnunet_model(path, folds, allow_unfinished=allow_unfinished)
     if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
         return read_archive(path).select(folds)
-    return folder_model_set(path, folds, allow_unfinished=allow_unfinished)
+    return folder_model(path, folds, allow_unfinished=allow_unfinished)
 
 
-def _read_set(archive: zipfile.ZipFile, path: Path) -> ModelSet:
+def _read_model(archive: zipfile.ZipFile, path: Path) -> Model:
     names = set(archive.namelist())
     if DESCRIPTION in names:
         if DECISION_FILE in names:
             # Earlier versions packed any JSON beside a single model, and applied none of it.
             logger.warning("%s: its %s is not applied; export the model again with its decision", path, DECISION_FILE)
         _require_all_used(archive, [""], path)
-        return single_model(_read_bundle(archive, "", path))
+        return single_model(_read_configuration(archive, "", path))
     decision = from_dict(Decision, _read_json(archive, DECISION_FILE, path), source=f"{DECISION_FILE} in {path}")
     folders = [folder for member in decision.members for folder in (member.folder, member.previous)]
     _require_all_used(archive, folders, path)
-    members = []
+    configurations = []
     for member in decision.members:
-        bundle = _read_bundle(archive, f"{member.folder}/", path)
+        configuration = _read_configuration(archive, f"{member.folder}/", path)
         if member.previous is not None:
-            bundle = dataclasses.replace(bundle, previous=_read_bundle(archive, f"{member.previous}/", path))
-        members.append(bundle)
-    models = ModelSet(
-        source=path, names=tuple(member.configuration for member in decision.members), members=tuple(members),
-        post_processing=decision.post_processing, decision=decision,
+            configuration = dataclasses.replace(
+                configuration, previous=_read_configuration(archive, f"{member.previous}/", path)
+            )
+        configurations.append(configuration)
+    model = Model(
+        source=path, names=tuple(member.configuration for member in decision.members),
+        configurations=tuple(configurations), post_processing=decision.post_processing, decision=decision,
     )  # fmt: skip
-    check_fit(models)
-    return models
+    check_fit(model)
+    return model
 
 
 def _require_all_used(archive: zipfile.ZipFile, folders: Sequence[str | None], path: Path) -> None:
@@ -196,7 +201,7 @@ def _require_all_used(archive: zipfile.ZipFile, folders: Sequence[str | None], p
         raise UserError(f"--model {path} holds what belongs to none of its models: {', '.join(rest[:10])}")
 
 
-def _read_bundle(archive: zipfile.ZipFile, prefix: str, path: Path) -> ModelBundle:
+def _read_configuration(archive: zipfile.ZipFile, prefix: str, path: Path) -> ConfigurationModel:
     source = f"{DESCRIPTION} in {path}"
     description = from_dict(_Description, _read_json(archive, prefix + DESCRIPTION, path), source=source)
     _check_description(description, prefix, archive, path)
@@ -205,7 +210,9 @@ def _read_bundle(archive: zipfile.ZipFile, prefix: str, path: Path) -> ModelBund
         FoldWeights(name=f.name, fold=f.fold, state_dict=_read_weights(archive, prefix + f.file, path))
         for f in description.folds
     )
-    return ModelBundle(source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored)
+    return ConfigurationModel(
+        source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored
+    )
 
 
 def _is_archive(path: Path) -> bool:

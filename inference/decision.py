@@ -1,4 +1,4 @@
-"""What cross-validation decided: which models predict, together or alone, and what is done to their masks.
+"""What cross-validation decided: which configurations predict, together or alone, and what is done to their masks.
 
 Written to `decision.json` by scripts/find_best_configuration.py, read by scripts/inference.py and
 scripts/export_model.py; may be edited by hand.
@@ -32,10 +32,15 @@ class PostProcessing:
         """Whether masks stay as they are."""
         return not self.foreground and not self.classes
 
+    def describe(self) -> str:
+        """Of what the largest component is kept, in a few words; `none` where nothing is done."""
+        kept = [*(["all foreground"] if self.foreground else []), *self.classes]
+        return f"largest component of {', '.join(kept)}" if kept else "none"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecisionMember:
-    """A model of the ensemble: the mean of its folds.
+    """A configuration that predicts, with the mean of its folds.
 
     Folders are relative to decision.json and hold `fold_<k>`; `previous` is that of the first stage of a cascade.
     `checkpoint` is which checkpoint of each training was scored and predicts: its last, or that of the best epoch;
@@ -54,7 +59,7 @@ class DecisionMember:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The chosen model or ensemble, its post-processing, and on which scores that rests.
+    """The chosen configuration or ensemble, its post-processing, and on which scores that rests.
 
     `scores` has the mean Dice of each candidate over classes and out-of-fold cases; `command` is what predicts new
     scans.
@@ -72,4 +77,4 @@ class Decision:
         check_version(self.version, "decision")
         names = [member.configuration for member in self.members]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"a decision needs at least one model, each configuration once, got {names}")
+            raise ValueError(f"a decision needs at least one configuration, each once, got {names}")

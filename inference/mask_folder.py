@@ -43,7 +43,7 @@ class MaskFolder:
 
     def __init__(self, folder: Path, made_by: MadeBy, *, overwrite: bool = False) -> None:
         self.folder, self._made_by, self._overwrite = folder, made_by, overwrite
-        self._lock, self._sources = threading.Lock(), {}
+        self._lock, self._sources = threading.Lock(), dict[str, str]()
         try:
             self._stamps = read_stamps(folder)
         except UserError:
@@ -106,12 +106,13 @@ class MaskFolder:
         return found
 
     @contextlib.contextmanager
-    def writing(self, scan: Scan, shape: Sequence[int] | None = None) -> Iterator[NewFiles]:
+    def writing(self, scan: Scan, shape: Sequence[int] | None = None, *, keep: bool = True) -> Iterator[NewFiles]:
         """Files to fill, which take the places of a scan's old ones at the end; after an error nothing has changed.
 
         Args:
             scan: of which mask and probabilities are.
             shape: (K, z, y, x) of the probabilities; None for the mask alone.
+            keep: whether probabilities stay; else their file is only a place to work in.
 
         Raises:
             UserError: there is no room for the probabilities.
@@ -122,8 +123,10 @@ class MaskFolder:
             stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
             new = NewFiles(path=temporary[MASK], target=self._path(scan.case, MASK), probabilities=stored)
             yield new
-            if stored is not None:
+            if stored is not None and keep:
                 stored.flush()
+            elif stored is not None:
+                temporary[PROBABILITIES].unlink()
             self._place(scan.case, temporary)
         finally:
             for path in temporary.values():

@@ -8,14 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from inference.decision import PostProcessing
-from inference.model import ModelBundle
-from inference.model_set import configuration_name
+from inference.configuration import ConfigurationModel
+from inference.model import configuration_name
 from inference.predictor import Predictor
 from inference.scans import Scan
 from utils.errors import UserError
@@ -128,33 +126,32 @@ def scan_stamp(scan: Scan) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def made_by(predictors: Sequence[Predictor], post_processing: PostProcessing) -> MadeBy:
-    """What predicts: one predictor for each configuration, and what is done to their mask."""
+def made_by(predictor: Predictor) -> MadeBy:
+    """What predicts: the configurations, and what is done to their mask."""
     digest = hashlib.sha256()
-    for predictor in predictors:
-        _add_weights(digest, predictor.bundle)
-    first = predictors[0]
-    kept = [*(["all foreground"] if post_processing.foreground else []), *post_processing.classes]
+    for each in predictor.configurations:
+        _add_weights(digest, each.configuration)
+    first = predictor.configurations[0]
     settings = {
         "--tta": "on" if first.settings.tta else "off",
         "--overlap": f"{first.settings.overlap:g}",
         "--blend": first.settings.blend,
         "the precision": str(first.ensemble.amp or torch.float32).removeprefix("torch."),
-        "the post-processing": f"largest component of {', '.join(kept)}" if kept else "none",
+        "the post-processing": predictor.post_processing.describe(),
     }
-    names = (f"{configuration_name(p.plan)} ({', '.join(fold.name for fold in p.bundle.folds)})" for p in predictors)
+    names = (f"{configuration_name(p.plan)} ({', '.join(p.ensemble.names)})" for p in predictor.configurations)
     return MadeBy(model=digest.hexdigest()[:16], name=" + ".join(names), settings=settings)
 
 
-def _add_weights(digest: hashlib._Hash, bundle: ModelBundle) -> None:
-    """Add what a model and its first stage compute with: a model that was trained again is another one."""
-    # Heads that only training uses are no part of a model that predicts.
-    network = dataclasses.replace(bundle.model, deep_supervision=False, deep_supr_num=0)
-    digest.update(json.dumps([to_dict(bundle.plan), to_dict(network)]).encode())
-    for fold in bundle.folds:
+def _add_weights(digest: hashlib._Hash, configuration: ConfigurationModel) -> None:
+    """Add what a configuration and its first stage compute with: one that was trained again is another one."""
+    # Heads that only training uses are no part of what predicts.
+    network = dataclasses.replace(configuration.model, deep_supervision=False, deep_supr_num=0)
+    digest.update(json.dumps([to_dict(configuration.plan), to_dict(network)]).encode())
+    for fold in configuration.folds:
         for name, value in sorted(fold.state_dict.items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    if bundle.previous is not None:
+    if configuration.previous is not None:
         digest.update(b"previous")
-        _add_weights(digest, bundle.previous)
+        _add_weights(digest, configuration.previous)

@@ -1,225 +1,178 @@
-"""A trained model as it is handed to prediction: one plan, one network, the weights of one or several folds.
-
-It comes from a checkpoint, a folder of checkpoints, a folder of folds (`fold_0`, `fold_1`, ...), or an exported zip.
-"""
+"""A model is what one predicts with: one or several configurations, first stages of cascades, post-processing."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from inference.decision import Checkpoint
-from inference.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint, skipped_folds
-from models.acceleration import Acceleration
-from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
-from models.unet import PLAIN, DynamicUNet, build_network
-from utils.config import ModelConfig
-from utils.errors import UserError, list_problems
-from utils.runs import LAST_CHECKPOINT
+from inference.configuration import ConfigurationModel, read_configuration
+from inference.decision import DECISION_FILE, Decision, DecisionMember, PostProcessing
+from utils.configurations import CASCADE, FIRST_STAGE
+from utils.errors import UserError
+from utils.files import read_json
 from utils.schema import Plan
-from utils.training_state import require_finished
-
-FLAG = "--model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class FoldWeights:
-    """The weights of one network; `fold` is None where nothing says which fold it was trained on."""
+class Model:
+    """The configurations whose probabilities are averaged, and the post-processing of the mask.
 
-    name: str
-    fold: int | None
-    state_dict: dict[str, Tensor]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ModelBundle:
-    """Networks that differ in their weights only.
-
-    `mirrored` says whether all were trained with flips, without which test-time augmentation hurts. `previous` is the
-    first stage of a cascade, whose mask these networks see as well.
+    All have one label scheme and see the same image channels; `names` are those of the configurations.
     """
 
     source: Path
-    plan: Plan
-    model: ModelConfig
-    folds: tuple[FoldWeights, ...]
-    mirrored: bool = True
-    previous: ModelBundle | None = None
+    names: tuple[str, ...]
+    configurations: tuple[ConfigurationModel, ...]
+    post_processing: PostProcessing = dataclasses.field(default_factory=PostProcessing)
+    decision: Decision | None = None
 
-    def select(self, folds: Sequence[int] | None) -> ModelBundle:
-        """The same model with some of its folds; None takes all.
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single configuration without a first stage and without post-processing."""
+        [first, *others] = self.configurations
+        return not others and first.previous is None and self.post_processing.does_nothing
+
+    @property
+    def plan(self) -> Plan:
+        """The first configuration's plan: channels and labels are those of all."""
+        return self.configurations[0].plan
+
+    def describe(self) -> str:
+        """Configurations, folds and post-processing in a line."""
+        parts = []
+        for name, configuration in zip(self.names, self.configurations):
+            previous = configuration.previous
+            after = "" if previous is None else f" after {configuration_name(previous.plan)}"
+            parts.append(f"{name}{after} ({', '.join(fold.name for fold in configuration.folds)})")
+        post = "" if self.post_processing.does_nothing else f"; {self.post_processing.describe()}"
+        return " + ".join(parts) + post
+
+    def select(self, folds: Sequence[int] | None) -> Model:
+        """The same with some folds of each configuration; first stages keep all theirs.
 
         Raises:
-            UserError: it has no such folds.
+            UserError: a configuration has no such folds.
         """
-        if folds is None:
-            return self
-        there = {each.fold: each for each in self.folds}
-        _require_folds(self.source, folds, set(there))
-        return dataclasses.replace(self, folds=tuple(there[fold] for fold in sorted(set(folds))))
+        return dataclasses.replace(self, configurations=tuple(each.select(folds) for each in self.configurations))
 
 
-def checkpoint_bundle(
-    path: Path,
-    folds: Sequence[int] | None = None,
-    *,
-    checkpoint: Checkpoint | None = None,
-    allow_unfinished: bool = False,
-) -> ModelBundle:
-    """The model of a checkpoint, of a folder of checkpoints (its best), or of a folder that has `fold_*` folders.
+def single_model(configuration: ConfigurationModel) -> Model:
+    """A model of one configuration."""
+    name = configuration_name(configuration.plan)
+    return Model(source=configuration.source, names=(name,), configurations=(configuration,))
 
-    A fold's folder, or a run's results folder, may hold its checkpoints in `checkpoints/`.
 
-    Args:
-        path: where.
-        folds: some of the folds; None takes all that belong to the cross-validation.
-        checkpoint: which one of a fold; None takes the one that was scored where the fold's folder says so, else the
-            best.
-        allow_unfinished: take interrupted trainings, and the folds that are there where some are missing.
+def configuration_name(plan: Plan) -> str:
+    """What nnU-Net calls the configuration of a plan."""
+    if plan.previous_stage is not None:
+        return CASCADE
+    if plan.stage.name == FIRST_STAGE:
+        return plan.stage.name
+    return "2d" if plan.stage.dim == 2 else "3d_fullres"
+
+
+def folder_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
+    """The model of a decision.json (or its folder), or of one checkpoint or folder of checkpoints or folds.
+
+    The first stage of a cascade that no decision names is looked for beside it, in `<task>_3d_lowres`.
 
     Raises:
-        UserError: nothing there, no such fold, folds that are missing, an interrupted training, a checkpoint of the
-            NVIDIA reference (it has no plan), or folds that were trained with different plans or networks.
+        UserError: nothing there, configurations that do not belong together, or (see `read_configuration`) unfinished
+            ones.
     """
-    found = _checkpoints(path, folds, checkpoint, allow_unfinished)
-    _require_finished([file.parent for _, file in found], allow_unfinished)
-    contents = [read_checkpoint(file) for _, file in found]
-    for each in contents:
-        if each.plan is None or each.model is None:
-            raise UserError(
-                f"{each.path} is a checkpoint of the NVIDIA reference, which does not say how to prepare a scan; "
-                "preprocess the scans and use --data, --dim, --fold and --ckpt_path"
-            )
-    first = contents[0]
-    for other in contents[1:]:
-        if other.plan.labels != first.plan.labels:
-            raise UserError(f"{other.path} and {first.path} have different label schemes and make no ensemble")
-        check_fits(other, first.plan, model=first.model)
-    weights = tuple(
-        FoldWeights(
-            name=each.path.stem if fold is None else f"fold_{fold}",
-            fold=fold,
-            state_dict={name: value for name, value in each.state_dict.items() if not _is_training_only(name)},
-        )
-        for (fold, _), each in zip(found, contents)
+    file = path / DECISION_FILE if path.is_dir() else path
+    if file.name == DECISION_FILE and file.is_file():
+        model = _decided(path, file, folds, allow_unfinished)
+    else:
+        configuration = read_configuration(path, folds, allow_unfinished=allow_unfinished)
+        if configuration.plan.previous_stage is not None:
+            beside = _first_stage_beside(path, configuration.plan)
+            first = read_configuration(beside, allow_unfinished=allow_unfinished)
+            configuration = dataclasses.replace(configuration, previous=first)
+        model = single_model(configuration)
+    check_fit(model)
+    return model
+
+
+def _decided(path: Path, file: Path, folds: Sequence[int] | None, allow_unfinished: bool) -> Model:
+    decision = read_json(Decision, file)
+    return Model(
+        source=path,
+        names=tuple(each.configuration for each in decision.members),
+        configurations=tuple(
+            _decided_configuration(file.parent, each, folds, allow_unfinished) for each in decision.members
+        ),
+        post_processing=decision.post_processing,
+        decision=decision,
     )
-    mirrored = all(each.mirrored for each in contents)
-    return ModelBundle(source=path, plan=first.plan, model=first.model, folds=weights, mirrored=mirrored)
 
 
-def build_networks(
-    bundle: ModelBundle, device: torch.device, acceleration: Acceleration = PLAIN
-) -> tuple[DynamicUNet, ...]:
-    """One network per fold, in evaluation mode on the device.
+def _decided_configuration(
+    root: Path, choice: DecisionMember, folds: Sequence[int] | None, allow_unfinished: bool
+) -> ConfigurationModel:
+    configuration = read_configuration(
+        root / choice.folder, folds, checkpoint=choice.checkpoint, allow_unfinished=allow_unfinished
+    )
+    if choice.previous is None:
+        return configuration
+    first = read_configuration(root / choice.previous, allow_unfinished=allow_unfinished)
+    return dataclasses.replace(configuration, previous=first)
+
+
+def _first_stage_beside(path: Path, plan: Plan) -> Path:
+    name = f"{plan.task}_{plan.previous_stage}"
+    # A checkpoint lies four folders below the one that holds both stages.
+    parents = Path(os.path.abspath(path)).parents[:4]
+    found = next((parent / name for parent in parents if (parent / name).is_dir()), None)
+    if found is None:
+        raise UserError(
+            f"{path} is the second stage of a cascade: the folder of its first stage, {name}, is in no folder above "
+            "it; put it beside, or give the folder that find_best_configuration.py made or the zip of export_model.py"
+        )
+    return found
+
+
+def check_fit(model: Model) -> None:
+    """Refuse configurations that do not belong together.
 
     Raises:
-        UserError: the weights do not fit the plan.
+        UserError: label schemes or image channels differ, or a cascade lacks its first stage; both names are given.
     """
-    # Heads that only training uses are left out.
-    model, plan = dataclasses.replace(bundle.model, deep_supervision=False), bundle.plan
-    networks = []
-    for fold in bundle.folds:
-        # Without memory at first: what a plan claims is believed only as far as weights for it are there.
-        with torch.device("meta"):
-            network = build_network(
-                plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=model,
-                acceleration=acceleration,
-            )  # fmt: skip
-        source = CheckpointContents(path=bundle.source, state_dict=fold.state_dict, plan=plan, model=model)
-        network.load_state_dict(fitting_weights(network, source), assign=True)
-        network.to(device, torch.float32, memory_format=network.memory_format).eval()
-        if acceleration.compiles:
-            network.compile(**acceleration.compile_options())
-        networks.append(network)
-    return tuple(networks)
+    first = model.configurations[0]
+    for name, each in _stages(model):
+        pair = f"{model.names[0]} ({first.source}) and {name} ({each.source})"
+        if each.plan.labels != first.plan.labels:
+            raise UserError(f"{pair} have different label schemes and cannot predict together")
+        own, others = ([channel.name for channel in plan.channels] for plan in (first.plan, each.plan))
+        if own != others:
+            raise UserError(f"{pair} see different channels of a scan: {', '.join(own)}; {', '.join(others)}")
+    for name, each in zip(model.names, model.configurations):
+        _check_cascade(name, each)
+    unknown = [name for name in model.post_processing.classes if name not in first.plan.labels.names[1:]]
+    if unknown:
+        raise UserError(
+            f"the post-processing of {model.source} names {', '.join(unknown)}; the classes of {first.source} are "
+            f"{', '.join(first.plan.labels.names[1:])}"
+        )
 
 
-def flips_warning(bundle: ModelBundle) -> str | None:
-    """What to say where test-time augmentation is asked of networks that never saw a flipped scan; None if they did."""
-    if bundle.mirrored and (bundle.previous is None or bundle.previous.mirrored):
-        return None
-    return f"{bundle.source} was trained without flips; --tta makes its masks worse"
+def _stages(model: Model) -> Iterator[tuple[str, ConfigurationModel]]:
+    """All configurations, then the first stages of cascades, each with what messages call it."""
+    yield from zip(model.names, model.configurations)
+    for name, each in zip(model.names, model.configurations):
+        if each.previous is not None:
+            yield f"the first stage of {name}", each.previous
 
 
-def weight_bytes(networks: Sequence[nn.Module]) -> int:
-    """Memory of the networks' weights."""
-    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-
-
-def _is_training_only(name: str) -> bool:
-    return name.startswith("deep_supervision_heads.")
-
-
-def _checkpoints(
-    path: Path, folds: Sequence[int] | None, which: Checkpoint | None, allow_unfinished: bool
-) -> list[tuple[int | None, Path]]:
-    """(fold or None, checkpoint file) of everything that `path` means."""
-    there = fold_folders(path)
-    if not there:
-        if folds is not None:
-            raise UserError(
-                f"--folds: {path} holds a single network, no folders fold_0, fold_1, ...; leave --folds out"
-            )
-        # A fold by itself is the network that was scored; of a folder of checkpoints the best is taken.
-        return [(None, choose_checkpoint(_inside(path), which or recorded_checkpoint(path), FLAG))]
-    if folds is not None:
-        _require_folds(path, folds, set(there))
-        there = {fold: there[fold] for fold in sorted(set(folds))}
-    elif missing := missing_folds(path):
-        if not allow_unfinished:
-            raise _missing_folds(path, missing, [fold for fold in there if fold not in missing])
-        there = {fold: folder for fold, folder in there.items() if fold not in missing} or there
-    elif skipped := skipped_folds(path):
-        # Nothing says how many folds there were; someone may have copied those that are wanted.
-        named = ", ".join(f"fold_{fold}" for fold in skipped)
-        print(f"warning: {FLAG} {path} has no {named}; the others predict", file=sys.stderr)
-    return [
-        (fold, choose_checkpoint(_inside(folder), which or recorded_checkpoint(folder), FLAG))
-        for fold, folder in there.items()
-    ]
-
-
-def _missing_folds(path: Path, missing: Sequence[int], there: Sequence[int]) -> UserError:
-    ways = "train them"
-    if there:
-        ways += f", or use those that are there: --folds {' '.join(map(str, there))} (or --allow_unfinished)"
-    return list_problems(
-        f"{FLAG} {path} lacks folds of its cross-validation, or holds no checkpoint for them:",
-        [f"fold_{fold}" for fold in missing], advice=f"Make it whole: {ways}.",
-    )  # fmt: skip
-
-
-def _require_finished(folders: Sequence[Path], allow_unfinished: bool) -> None:
-    problems = []
-    for folder in folders:
-        try:
-            require_finished(folder, allow_unfinished=allow_unfinished)
-        except UserError as error:
-            problems.append(str(error))
-    if len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        raise list_problems("interrupted trainings are no models:", problems, advice="Finish them first.")
-
-
-def _inside(path: Path) -> Path:
-    """A results folder's own `checkpoints`, unless the folder holds checkpoints itself."""
-    folder = path / "checkpoints"
-    own = path.is_dir() and (any(path.glob("epoch=*.ckpt")) or (path / LAST_CHECKPOINT).is_file())
-    return folder if folder.is_dir() and not own else path
-
-
-def _require_folds(source: Path, folds: Sequence[int], there: set[int | None]) -> None:
-    missing = sorted(set(folds) - there)
-    if missing or not folds:
-        known = ", ".join(f"fold_{fold}" for fold in sorted(there - {None})) or "a single network without folds"
-        raise list_problems(
-            f"--folds asks for what {source} does not have:",
-            [f"fold_{fold}" for fold in missing] or ["no fold at all"],
-            advice=f"It has {known}.",
+def _check_cascade(name: str, configuration: ConfigurationModel) -> None:
+    wanted, previous = configuration.plan.previous_stage, configuration.previous
+    advice = "find_best_configuration.py writes a decision that fits"
+    if (wanted is None) != (previous is None):
+        needs = "lacks its first stage" if previous is None else "is no second stage of a cascade"
+        raise UserError(f"{name} ({configuration.source}) {needs}; {advice}")
+    if previous is not None and (found := configuration_name(previous.plan)) != wanted:
+        raise UserError(
+            f"{name} ({configuration.source}) comes after {wanted}, but {previous.source} is {found}; {advice}"
         )

@@ -70,15 +70,14 @@ def _is_own(record: Path) -> bool:
         return False
 
 
-def remove_strays(output: Path, *, keep: Path | None = None) -> None:
-    """Delete what killed runs left in a folder that this run alone writes to; checkpoints on their way are not ours.
+def remove_strays(output: Path) -> None:
+    """Delete what killed runs, of earlier versions too, left in a folder that this run alone writes to.
 
-    Of the hidden folders of ensembles `keep` stays, from which this run goes on.
+    Checkpoints on their way are not ours.
     """
     for folder in output.glob(".ensemble-*"):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    for path in (*output.glob(".tmp-*"), *output.glob(".ensemble-*/*/.tmp-*")):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in output.glob(".tmp-*"):
         if path.is_file() and path.suffix != ".ckpt":
             path.unlink(missing_ok=True)
 

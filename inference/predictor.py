@@ -4,45 +4,41 @@
     mask = predictor.predict(image, spacing_mm)
     prediction = predictor.predict_file("scan.nii.gz")
 
-Shapes: C channels, K classes or regions, D H W the preprocessed grid; S A R (superior, anterior, right: z, y, x of a
-scan in RAS+ orientation).
+Shapes: C channels, K classes or regions; S A R (superior, anterior, right: z, y, x of a scan in RAS+ orientation);
+z y x the voxels of a file as stored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from data_preprocessing.cascade import previous_classes
-from data_preprocessing.restoration import SlabRestorer, native_shape
+from data_preprocessing.restoration import SlabRestorer
 from inference.archive import load_model
+from inference.configuration import flips_warning
+from inference.configuration_predictor import ConfigurationPredictor, Counter, Work
 from inference.decision import PostProcessing
-from inference.model import ModelBundle, build_networks, flips_warning, weight_bytes
-from inference.model_set import ModelSet
+from inference.model import Model
 from inference.postprocessing import keep_largest
-from inference.preparing import PreparedScan, as_volume, finite_scan, prepare_scan, read_scan
-from models.acceleration import Acceleration, default_acceleration
-from models.inferer import InferenceSettings, free_device_bytes
-from models.streaming import Ensemble, activation_bytes, stream_probabilities
+from inference.preparing import PreparedScan, as_volume, finite_scan, read_scan
+from inference.saved import SLAB_VALUES
+from models.inferer import InferenceSettings
 from utils.config import HardwareConfig
 from utils.errors import UserError
-from utils.nifti import Volume
+from utils.nifti import Volume, to_working
+from utils.pages import give_back_pages
+from utils.predictions import most_probable, working_view
+from utils.reserved import create_array
 from utils.runtime import Runtime, configure_backends, resolve_hardware
-from utils.schema import Geometry, StagePlan
-
-if TYPE_CHECKING:
-    from inference.ensemble_predictor import EnsemblePredictor
+from utils.schema import CaseMeta, Geometry
 
 AMP_TYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MOST_WINDOWS = 4
-HOST_ACTIVATION_BYTES = 1 << 30
-"""On a CPU as many windows go through together as need no more than this; there, more are not faster."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,46 +49,30 @@ class Prediction:
     geometry: Geometry
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Slab:
+    """Probabilities (K, d, H, W) float32 of the next planes, on the preprocessed grid of one configuration."""
+
+    configuration: int
+    meta: CaseMeta
+    planes: np.ndarray
+
+
 class Predictor:
-    """Predicts scans with the mean of a model's folds; a cascade with its first stage before them.
+    """Predicts scans with the mean of one or several configurations.
+
+    The probabilities of several are added up in a file; a few planes of them are in memory at a time.
 
     Args:
-        bundle: plan and weights.
-        device: where the networks compute.
-        amp: type for mixed precision, None for float32.
-        settings: sliding window and test-time augmentation; None chooses the usual ones.
+        configurations: what predicts; all have one label scheme and see the same image channels.
         post_processing: what is done to masks.
-        previous: for a cascade, the predictor of its first stage; None makes one with the same arguments.
-        acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
     """
 
     def __init__(
-        self,
-        bundle: ModelBundle,
-        *,
-        device: torch.device,
-        amp: torch.dtype | None = None,
-        settings: InferenceSettings | None = None,
-        post_processing: PostProcessing | None = None,
-        previous: Predictor | None = None,
-        acceleration: Acceleration | None = None,
+        self, configurations: Sequence[ConfigurationPredictor], post_processing: PostProcessing | None = None
     ) -> None:
-        self.bundle, self.plan, self.post_processing = bundle, bundle.plan, post_processing or PostProcessing()
-        self.settings = settings or InferenceSettings(
-            window_batch=window_batch(self.plan.stage, device, num_outputs=self.plan.labels.num_outputs, tta=False)
-        )
-        self.previous = previous
-        if bundle.previous is not None and previous is None:
-            self.previous = Predictor(
-                bundle.previous, device=device, amp=amp, settings=settings, acceleration=acceleration
-            )
-        if acceleration is None:
-            acceleration = default_acceleration(device, amp, norm=bundle.model.norm)
-        self.ensemble = Ensemble(
-            names=tuple(fold.name for fold in bundle.folds),
-            networks=build_networks(bundle, device, acceleration),
-            labels=self.plan.labels, device=device, amp=amp,
-        )  # fmt: skip
+        self.configurations, self.post_processing = tuple(configurations), post_processing or PostProcessing()
+        self.plan, self.settings = self.configurations[0].plan, self.configurations[0].settings
 
     @classmethod
     def load(
@@ -103,15 +83,15 @@ class Predictor:
         *,
         amp: bool = False,
         settings: InferenceSettings | None = None,
-    ) -> Predictor | EnsemblePredictor:
+    ) -> Predictor:
         """Load a checkpoint, a folder of checkpoints or of folds, of a decision, or an exported zip.
 
         Args:
-            path: what `inference.py --model` takes; several configurations make an `EnsemblePredictor`.
+            path: what `inference.py --model` takes.
             folds: which folds to average; None takes all.
             device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:<n>`.
             amp: mixed precision, where the device computes in it.
-            settings: see `Predictor`.
+            settings: sliding window and test-time augmentation; None chooses the usual ones.
 
         Raises:
             UserError: no such model, fold or device.
@@ -119,23 +99,24 @@ class Predictor:
         runtime = resolve_hardware(_hardware(device, amp))
         configure_backends(runtime)
         place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
-        models = load_model(Path(path), folds)
+        model = load_model(Path(path), folds)
         if settings is not None and settings.tta:
-            warn_of_flips(models)
-        options = {"device": place, "amp": amp_type(runtime), "settings": settings}
-        members = [cls(bundle, **options) for bundle in models.members]
-        if len(members) > 1:
-            from inference.ensemble_predictor import EnsemblePredictor
+            warn_of_flips(model)
+        each = [
+            ConfigurationPredictor(configuration, device=place, amp=amp_type(runtime), settings=settings)
+            for configuration in model.configurations
+        ]
+        return cls(each, model.post_processing)
 
-            return EnsemblePredictor(models, members)
-        members[0].post_processing = models.post_processing
-        return members[0]
+    @property
+    def adds_up(self) -> bool:
+        """Whether probabilities of several configurations are added up, which takes a place for the sum."""
+        return len(self.configurations) > 1
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of all folds' weights."""
-        first = 0 if self.previous is None else self.previous.weight_bytes
-        return first + weight_bytes(self.ensemble.networks)
+        """Memory of all weights."""
+        return sum(configuration.weight_bytes for configuration in self.configurations)
 
     def predict(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """Mask (S, A, R) uint8 of file values.
@@ -147,17 +128,15 @@ class Predictor:
         Raises:
             UserError: another number of channels than the model's, an empty image, values that are not finite.
         """
-        return self._mask(self.prepare(as_volume(image, spacing_mm)))
+        return self._mask(as_volume(image, spacing_mm), "the image")
 
     def predict_probabilities(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`. Post-processing plays no part."""
-        return self.native_probabilities(self.prepare(as_volume(image, spacing_mm)))
-
-    def native_probabilities(self, prepared: PreparedScan) -> np.ndarray:
-        """Probabilities (K, S, A, R) float32 of a prepared scan."""
-        native = np.zeros((self.plan.labels.num_outputs, *native_shape(prepared.meta)), dtype=np.float32)
-        self.restore(prepared, native)
-        return native
+        volume = as_volume(image, spacing_mm)
+        # An array in memory is stored as it is worked on.
+        stored = np.zeros((self.plan.labels.num_outputs, *volume.array.shape[1:]), dtype=np.float32)
+        self.collect(self.stream(self._each(volume, "the image")), stored)
+        return stored
 
     def predict_file(self, paths: Path | str | Sequence[Path | str]) -> Prediction:
         """Predict one 3D or 4D NIfTI file, or one 3D file per channel.
@@ -166,72 +145,105 @@ class Predictor:
             UserError: as `predict`; a file cannot be read.
         """
         volume, name = read_scan(paths)
-        return Prediction(mask=self._mask(self.prepare(volume, name)), geometry=volume.geometry)
+        return Prediction(mask=self._mask(volume, name), geometry=volume.geometry)
 
-    def prepare(self, volume: Volume, name: str = "the image", *, quiet: bool = False) -> PreparedScan:
-        """Preprocess a scan; messages call it `name`. With `quiet` nothing is said of odd voxels, once is enough.
+    def _mask(self, volume: Volume, name: str) -> np.ndarray:
+        slabs = self.stream(self._each(volume, name))
+        if not self.adds_up:
+            return self.finish(self.collect(slabs))
+        with tempfile.TemporaryDirectory(prefix="nnunet-ensemble-") as folder:
+            path = Path(folder) / "sum.npy"
+            shape = (self.plan.labels.num_outputs, *reversed(volume.geometry.shape_xyz))
+            return self.finish(self.collect(slabs, create_array(path, shape, target=path)))
+
+    def prepare(self, volume: Volume, name: str = "the image") -> list[PreparedScan]:
+        """Preprocess a scan for each configuration; messages call it `name`.
 
         Raises:
             UserError: as `predict`.
         """
-        volume = finite_scan(volume, name, quiet=quiet)
-        previous = None if self.previous is None else self.previous.prepare(volume, name)
-        return dataclasses.replace(prepare_scan(volume, self.plan, name), previous=previous)
+        return list(self._each(volume, name))
 
-    def stream(self, prepared: PreparedScan) -> Iterator[np.ndarray]:
-        """Probabilities of a prepared scan as slabs (K, d, H, W) float32, in order, D planes together."""
-        image = torch.from_numpy(self._with_previous(prepared))[None]
-        for slab in stream_probabilities(image, self.ensemble, stage=self.plan.stage, settings=self.settings):
-            yield slab.numpy()
-            # Gone before the next one is made.
-            del slab
+    def _each(self, volume: Volume, name: str) -> Iterator[PreparedScan]:
+        """One after the other, as they are needed: only one of them is in memory then."""
+        volume = finite_scan(volume, name)
+        for configuration in self.configurations:
+            yield configuration.prepare(volume, name)
 
-    def _with_previous(self, prepared: PreparedScan) -> np.ndarray:
-        """The image (C, D, H, W) and, in a cascade, a channel for each foreground class of the first stage's mask."""
-        if self.previous is None:
-            return prepared.image
-        geometry = prepared.meta.geometry
-        mask = Volume(
-            array=self.previous.restore(prepared.previous), spacing_mm=prepared.meta.spacing_mm, geometry=geometry
-        )
-        [classes] = previous_classes(mask, prepared.meta, self.plan)
-        image = np.empty((self.plan.in_channels, *classes.shape), dtype=np.float32)
-        image[: len(prepared.image)] = prepared.image
-        for k, channel in enumerate(image[len(prepared.image) :], start=1):
-            channel[...] = classes == k
-        return image
+    def work(self, prepared: Sequence[PreparedScan]) -> Work:
+        """What `stream` will do."""
+        each = zip(self.configurations, prepared)
+        return sum((configuration.work(scan) for configuration, scan in each), Work())
 
-    def _mask(self, prepared: PreparedScan) -> np.ndarray:
-        return keep_largest(self.restore(prepared), self.plan.labels, self.post_processing)
+    def stream(self, prepared: Iterable[PreparedScan], count: Counter | None = None) -> Iterator[Slab]:
+        """Probabilities by all configurations, in turn; each gives all planes of its grid in order.
 
-    def restore(self, prepared: PreparedScan, probabilities: np.ndarray | None = None) -> np.ndarray:
-        """Mask (S, A, R) uint8 of a prepared scan, without post-processing.
-
-        Probabilities are added to (K, S, A, R) float32.
+        `count` is told of what is done.
         """
-        restorer = SlabRestorer(prepared.meta, self.plan, probabilities)
-        for slab in self.stream(prepared):
-            restorer.add(slab)
+        scans = iter(prepared)
+        # Not by zip, which holds on to the scan before while the next one is prepared.
+        for index, configuration in enumerate(self.configurations):
+            scan = next(scans)
+            for planes in configuration.stream(scan, count):
+                yield Slab(configuration=index, meta=scan.meta, planes=planes)
+                # Gone before the next one is made.
+                del planes
+            del scan
+
+    def collect(self, slabs: Iterable[Slab], stored: np.ndarray | None = None) -> np.ndarray:
+        """Mask (S, A, R) uint8 of file values, before post-processing, of all that `stream` gives.
+
+        Args:
+            slabs: of one scan.
+            stored: (K, z, y, x) float32 zeros that become the mean probabilities; they are needed where several
+                configurations are added up.
+        """
+        assert stored is not None or not self.adds_up, "no place for the sum"
+        restorer, index, affine, working = None, -1, None, None
+        for slab in slabs:
+            if slab.configuration != index:
+                index, affine = slab.configuration, slab.meta.geometry.affine
+                working = None if stored is None else working_view(stored, affine)
+                # The one before and its mask are gone first.
+                restorer = None
+                restorer = SlabRestorer(slab.meta, self.configurations[index].plan, working)
+            assert restorer is not None
+            restorer.add(slab.planes)
             del slab
-        return restorer.finish()
+        assert restorer is not None and affine is not None, "nothing to collect"
+        mask = restorer.finish()
+        if stored is None or not self.adds_up:
+            return mask
+        del restorer, mask
+        return to_working(self._average(stored).swapaxes(-1, -3), affine)
+
+    def finish(self, mask: np.ndarray) -> np.ndarray:
+        """The mask (S, A, R) after post-processing."""
+        return keep_largest(mask, self.plan.labels, self.post_processing)
+
+    def _average(self, stored: np.ndarray) -> np.ndarray:
+        """Make the sum (K, z, y, x) the mean, in place; returns the mask (z, y, x) uint8 of file values."""
+        labels = self.plan.labels
+        values = np.array(labels.values, dtype=np.uint8)
+        mask = np.empty(stored.shape[1:], dtype=np.uint8)
+        step = max(1, SLAB_VALUES // stored[:, 0].size)
+        for start in range(0, len(mask), step):
+            part = slice(start, start + step)
+            stored[:, part] /= len(self.configurations)
+            mask[part] = values[most_probable(stored[:, part], labels)]
+            give_back_pages(stored)
+        return mask
 
 
-def warn_of_flips(models: ModelSet) -> None:
+def warn_of_flips(model: Model) -> None:
     """Say so on the error output where test-time augmentation makes masks worse."""
-    for text in dict.fromkeys(filter(None, map(flips_warning, models.members))):
+    for text in dict.fromkeys(filter(None, map(flips_warning, model.configurations))):
         print(f"warning: {text}", file=sys.stderr)
 
 
 def amp_type(runtime: Runtime) -> torch.dtype | None:
     """The type in which a run's networks compute under autocast; None for float32."""
     return AMP_TYPES[runtime.precision]
-
-
-def window_batch(stage: StagePlan, device: torch.device, *, num_outputs: int, tta: bool) -> int:
-    """Windows that go through the network together: four, or fewer where feature maps and logits would be large."""
-    most_bytes = free_device_bytes(device) // 2 if device.type == "cuda" else HOST_ACTIVATION_BYTES
-    each = activation_bytes(stage, num_windows=1, num_outputs=num_outputs, tta=tta)
-    return min(max(most_bytes // max(each, 1), 1), MOST_WINDOWS)
 
 
 def _hardware(device: str, amp: bool) -> HardwareConfig:

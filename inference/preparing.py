@@ -32,13 +32,21 @@ class PreparedScan:
 
 
 def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
-    """The scan of one file or one file per channel, and what messages call it."""
+    """The scan of one file or one file per channel, and what messages call it.
+
+    Raises:
+        UserError: a file is missing, damaged, or on another grid than the first.
+    """
     files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     return read_image(files), str(files[0])
 
 
 def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
-    """An array in memory as if it had been read from a file in RAS+ orientation."""
+    """An array (C, S, A, R) or (S, A, R) in memory as if it had been read from a file in RAS+ orientation.
+
+    Raises:
+        UserError: another shape, or voxel sizes that are not positive.
+    """
     array = np.ascontiguousarray(image, dtype=np.float32)
     array = array[None] if array.ndim == 3 else array
     if array.ndim != 4 or not array.size or len(spacing_mm) != 3 or not all(size > 0 for size in spacing_mm):
@@ -46,7 +54,8 @@ def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
             f"an image is (S, A, R) or (C, S, A, R) with three positive voxel sizes in mm, "
             f"got shape {np.shape(image)} and spacing {tuple(spacing_mm)}"
         )
-    spacing = tuple(float(size) for size in spacing_mm)
+    slices, rows, columns = (float(size) for size in spacing_mm)
+    spacing = (slices, rows, columns)
     affine = np.diag([*reversed(spacing), 1.0])
     geometry = Geometry(
         shape_xyz=array.shape[:0:-1], affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
@@ -55,23 +64,23 @@ def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
     return Volume(array=array, spacing_mm=spacing, geometry=geometry)
 
 
-def finite_scan(volume: Volume, name: str, *, quiet: bool = False) -> Volume:
-    """The scan with 0 for NaN and infinite intensities, which lie outside of the body.
+def finite_scan(volume: Volume, name: str) -> Volume:
+    """The scan with 0 for NaN and infinite intensities, which lie outside of the body; the error output says so.
 
-    Unless `quiet`, it says so on the error output.
+    Raises:
+        UserError: there is no other intensity.
     """
     if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
         return volume
     odd = ~np.isfinite(volume.array)
     if odd.all():
         raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
-    if not quiet:
-        print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
     return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
 
 
 def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
-    """Preprocess a scan that has no label; see `Predictor.prepare`."""
+    """Preprocess a scan that has no label; see `ConfigurationPredictor.prepare`."""
     case = CaseInput(
         case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
     )

@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from data_preprocessing.restoration import SlabRestorer
 from inference.mask_folder import MASK, MaskFolder
 from inference.mask_stamps import made_by
-from inference.memory import PROGRAM_BYTES, Forecast, forecast_stages, free_memory_bytes
+from inference.memory import PROGRAM_BYTES, Forecast, forecast_predictor, free_memory_bytes
 from inference.output_folder import refuse_scans_as_output
-from inference.postprocessing import keep_largest
-from inference.predictor import Predictor
+from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
+from inference.progress import Progress
 from inference.scans import Scan, find_scans, unread_scans
 from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.files import write_json
-from utils.nifti import read_header, read_image, to_working, working_grid
+from utils.nifti import read_header, read_image, working_grid
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room
@@ -54,36 +52,22 @@ class ScanRun:
         job: what to do.
         predictors: one per device, of the same model.
         scans: those to predict; None finds them in the job's input.
-        other_bytes: memory that is taken besides, by the weights of other configurations.
-        told: scans of which a run for another configuration said what is odd; this one adds its own.
 
     Raises:
         UserError: no scans, or files in the output folder that would be lost.
     """
 
-    hidden: Path | None = None
-    """No folder for what an ensemble keeps in between."""
-
-    def __init__(
-        self,
-        job: ScanJob,
-        predictors: Sequence[Predictor],
-        scans: Sequence[Scan] | None = None,
-        other_bytes: int = 0,
-        told: set[str] | None = None,
-    ) -> None:
-        self.job, self.predictors, self._other_bytes = job, predictors, other_bytes
-        self.plan, self.settings = predictors[0].plan, predictors[0].settings
+    def __init__(self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None) -> None:
+        self.job, self.predictors = job, predictors
+        self.plan, self.adds_up = predictors[0].plan, predictors[0].adds_up
         self.scans = list_scans(job, len(self.plan.channels)) if scans is None else scans
         prepare_folder(job.output, "--output")
-        by = made_by(predictors[:1], predictors[0].post_processing)
-        self.masks = MaskFolder(job.output, by, overwrite=job.overwrite)
+        self.masks = MaskFolder(job.output, made_by(predictors[0]), overwrite=job.overwrite)
         self.waiting = self.masks.unfinished(self.scans, save_probabilities=job.save_probabilities)
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
-        self._told = set() if told is None else told
-        self._reported = 0
+        self._progress, self._reported = Progress(), 0
 
-    def run(self) -> tuple[int, dict]:
+    def run(self) -> tuple[int, dict[str, Any]]:
         """Predict; returns the exit status and a summary."""
         kept = len(self.scans) - len(self.waiting)
         if kept:
@@ -95,16 +79,16 @@ class ScanRun:
             self._warn_of_full_disk()
         outcomes = run_pipeline(
             self.waiting,
-            [Stages(read=self._read, compute=each.stream, write=self._write) for each in self.predictors],
+            [Stages(read=self._read, compute=self._compute(each), write=self._write) for each in self.predictors],
             size=lambda scan: self._case_bytes(scan.case),
             gate=MemoryGate(self._budget_bytes()),
             report=self._report,
         )
         failed = {outcome.case.case: _describe(outcome.error) for outcome in outcomes if outcome.error is not None}
         written = len(outcomes) - len(failed)
-        print(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}", flush=True)
+        self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
         if failed:
-            print("these scans could not be predicted:", file=sys.stderr)
+            print(f"{len(failed)} of {len(outcomes)} scans could not be predicted:", file=sys.stderr)
             for case, reason in failed.items():
                 print(f"  - {case}: {reason}", file=sys.stderr)
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
@@ -119,7 +103,7 @@ class ScanRun:
         if len(shape) not in (3, 4) or min(shape) < 1:
             return None
         grid, spacing_mm = working_grid(shape, affine)
-        return forecast_stages(self.predictors[0], grid, spacing_mm)
+        return forecast_predictor(self.predictors[0], grid, spacing_mm, affine)
 
     def _case_bytes(self, case: str) -> int:
         forecast = self.forecasts[case]
@@ -132,7 +116,7 @@ class ScanRun:
         case = max(self.forecasts, key=lambda name: self._case_bytes(name), default=None)
         if case is None:
             return budget
-        weights = self._other_bytes + sum(predictor.weight_bytes for predictor in self.predictors)
+        weights = sum(predictor.weight_bytes for predictor in self.predictors)
         largest = self._case_bytes(case)
         needed = largest + weights + PROGRAM_BYTES
         print(
@@ -162,36 +146,35 @@ class ScanRun:
             return 0
         return array_bytes((self.plan.labels.num_outputs, *shape[:3]))
 
-    def _read(self, scan: Scan) -> PreparedScan:
+    def _read(self, scan: Scan) -> tuple[Scan, list[PreparedScan]]:
         if scan.problem is not None:
             raise UserError(scan.problem)
-        if self.job.save_probabilities:
+        if self.job.save_probabilities or self.adds_up:
             require_room(self.job.output, self._disk_bytes(scan), f"the probabilities of {scan.case}")
-        volume, quiet = read_image(scan.images), scan.case in self._told
-        self._told.add(scan.case)
-        return self.predictors[0].prepare(volume, str(scan.images[0]), quiet=quiet)
+        return scan, self.predictors[0].prepare(read_image(scan.images), str(scan.images[0]))
 
-    def _write(self, scan: Scan, prepared: PreparedScan, slabs: Iterator[np.ndarray]) -> Path:
-        target, geometry = self.job.output / f"{scan.case}{MASK}", prepared.meta.geometry
-        shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if self.job.save_probabilities else None
-        with self.masks.writing(scan, shape) as files:
-            # They lie in their file and not in memory.
-            stored = files.probabilities
-            working = None if stored is None else to_working(stored.swapaxes(-1, -3), geometry.affine)
-            restorer = SlabRestorer(prepared.meta, self.plan, working)
-            for slab in slabs:
-                restorer.add(slab)
-            mask = keep_largest(restorer.finish(), self.plan.labels, self.predictors[0].post_processing)
+    def _compute(self, predictor: Predictor) -> Callable[[tuple[Scan, list[PreparedScan]]], Iterator[Slab]]:
+        def compute(item: tuple[Scan, list[PreparedScan]]) -> Iterator[Slab]:
+            scan, prepared = item
+            return predictor.stream(prepared, self._progress.begin(scan.case, predictor.work(prepared)))
+
+        return compute
+
+    def _write(self, scan: Scan, item: tuple[Scan, list[PreparedScan]], slabs: Iterator[Slab]) -> Path:
+        geometry, predictor = item[1][0].meta.geometry, self.predictors[0]
+        kept = self.job.save_probabilities
+        stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if kept or self.adds_up else None
+        with self.masks.writing(scan, stored_shape, keep=kept) as files:
+            # The probabilities lie in their file and not in memory.
+            mask = predictor.finish(predictor.collect(slabs, files.probabilities))
             files.write(mask, geometry)
-        return target
+        return self.job.output / f"{scan.case}{MASK}"
 
     def _report(self, outcome: Outcome) -> None:
         self._reported += 1
         where = f"[{self._reported}/{len(self.waiting)}] {outcome.case.case}"
-        if outcome.error is None:
-            print(f"{where}: {outcome.seconds:.1f} s", flush=True)
-        else:
-            print(f"{where}: failed: {_describe(outcome.error)}", flush=True)
+        done = f"{outcome.seconds:.1f} s" if outcome.error is None else f"failed: {_describe(outcome.error)}"
+        self._progress.say(f"{where}: {done}")
 
 
 def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:

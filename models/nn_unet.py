@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from models.acceleration import Acceleration
-from models.inferer import InferenceSettings, plane_blocks, predict_volume, to_probabilities
+from models.inferer import InferenceSettings, plane_blocks, to_probabilities
 from models.loss import SegmentationLoss
 from models.metrics import DiceAccumulator, case_counts, discretise
 from models.schedules import LossPlateau, build_optimizer, build_scheduler
-from models.streaming import Ensemble, stream_probabilities
+from models.sliding_window import Ensemble, predict_volume, stream_probabilities
 from models.unet import PLAIN, build_network
 from models.volume_loss import volume_loss
 from utils.config import ModelConfig, OptimConfig
@@ -214,6 +214,7 @@ class NNUnet(pl.LightningModule):
         ensemble = Ensemble(
             names=("the network",), networks=(self.network,), labels=self.plan.labels, device=self.device,
             amp=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
+            rules=self.plan.rules, mirror_axes=self.plan.mirror_axes,
         )  # fmt: skip
         return batch["case"], stream_probabilities(
             batch["image"], ensemble, stage=self.plan.stage, settings=self.inference
@@ -221,7 +222,10 @@ class NNUnet(pl.LightningModule):
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Sliding-window logits (1, K, D, H, W) of a whole case (1, C, D, H, W)."""
-        return predict_volume(image, self.network, stage=self.plan.stage, settings=self.inference)
+        outputs = self.plan.labels.num_outputs
+        return predict_volume(
+            image, self.network, num_outputs=outputs, stage=self.plan.stage, settings=self.inference
+        )  # fmt: skip
 
     def configure_optimizers(self) -> dict:
         """Optimiser and schedule of `OptimConfig`; schedules step once an epoch."""

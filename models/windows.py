@@ -1,21 +1,31 @@
 """Where overlapping windows lie and how much each of their voxels counts, as MONAI's sliding window or nnU-Net has it.
 
 Written here and not imported: importing MONAI takes longer than torch itself, and whoever predicts a few scans waits.
+
+Shapes: D H W space. To a 2D network a slice is a window of one plane.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.inferer import InferenceSettings
+from utils.rules import Rules
+from utils.schema import StagePlan
+
+Start = tuple[int, int, int]
+
 SIGMA_SHARE = 0.125
 """Deviation of the Gaussian along an axis, as a share of the window."""
 LEAST_WEIGHT = 1e-3
+DEFAULT_RULES = Rules()
 
 
 def window_starts(size: Sequence[int], window: Sequence[int], step: Sequence[int]) -> list[tuple[int, ...]]:
@@ -79,3 +89,67 @@ def importance_map(window: Sequence[int], *, blend: str, device: torch.device) -
             along = torch.ones(size, device=device)
         weight = weight[..., None] * along
     return weight.clamp_(min=max(weight.min().item(), LEAST_WEIGHT))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowLayout:
+    """Where the windows of a volume lie, and in which order and company they go through the network.
+
+    `window`, `padded` and `low` are (D, H, W): size of a window, of the volume padded to at least a window, and how
+    many voxels of padding lie in front. `blended` is False where one window holds everything.
+    """
+
+    window: Start
+    padded: Start
+    low: Start
+    batches: tuple[tuple[Start, ...], ...]
+    blended: bool
+
+    @property
+    def num_windows(self) -> int:
+        """All of them."""
+        return sum(map(len, self.batches))
+
+    @property
+    def span(self) -> int:
+        """Planes that are held at a time."""
+        starts = [batch[0][0] for batch in self.batches]
+        return max(batch[-1][0] + self.window[0] - first for batch, first in zip(self.batches, starts))
+
+    @property
+    def largest_step(self) -> int:
+        """Most planes that are finished at a time."""
+        starts = [batch[0][0] for batch in self.batches]
+        return max(after - before for before, after in zip(starts, [*starts[1:], self.padded[0]]))
+
+
+def window_layout(
+    shape: Sequence[int], stage: StagePlan, settings: InferenceSettings, rules: Rules = DEFAULT_RULES
+) -> WindowLayout:
+    """The layout for a volume of `shape` (D, H, W): MONAI's positions and order, or nnU-Net's where rules say so."""
+    axes = range(3 - stage.dim, 3)
+    window = _three((1,) * (3 - stage.dim) + stage.patch_size)
+    padded = _three(max(size, least) for size, least in zip(shape, window))
+    sizes = [padded[axis] for axis in axes]
+    if rules.windows == "even":
+        places = even_starts(sizes, stage.patch_size, settings.overlap)
+    else:
+        # As MONAI does, by axis: the whole window where it covers the axis, else at least one voxel.
+        steps = [
+            window[axis] if window[axis] == padded[axis] else max(int(window[axis] * (1 - settings.overlap)), 1)
+            for axis in axes
+        ]
+        places = window_starts(sizes, stage.patch_size, steps)
+    planes = range(padded[0]) if stage.dim == 2 else (None,)
+    starts = [_three(place if plane is None else (plane, *place)) for plane in planes for place in places]
+    size = settings.window_batch
+    return WindowLayout(
+        window=window, padded=padded, low=_three((total - size) // 2 for total, size in zip(padded, shape)),
+        batches=tuple(tuple(starts[first : first + size]) for first in range(0, len(starts), size)),
+        blended=any(padded[axis] > window[axis] for axis in axes),
+    )  # fmt: skip
+
+
+def _three(values: Iterable[int]) -> Start:
+    depth, height, width = values
+    return depth, height, width

@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from inference.archive import load_model, write_archive
     from utils.runs import prepare_folder
 
-    models = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
+    model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
-    write_archive(options.output, models, **note)
-    print(f"wrote {options.output}: {models.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+    write_archive(options.output, model, **note)
+    print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

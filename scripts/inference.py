@@ -148,7 +148,11 @@ def _require(group: Any, names: Sequence[str]) -> None:
 def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
     hardware = HardwareConfig(gpus=network.gpus, amp=network.amp, compile=network.compile)
 
-    from inference.predictor import Predictor, amp_type, window_batch
+    import torch
+
+    from inference.configuration import ConfigurationModel
+    from inference.configuration_predictor import ConfigurationPredictor, window_batch
+    from inference.predictor import amp_type
     from inference.run import predict_scans
     from inference.scan_run import ScanJob
     from models.acceleration import resolve_acceleration
@@ -158,18 +162,18 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions) -> int:
     runtime = resolve_hardware(hardware)
     configure_backends(runtime)
 
-    def make(bundle, device) -> Predictor:
-        acceleration = resolve_acceleration(hardware, runtime, norm=bundle.model.norm)
+    def make(configuration: ConfigurationModel, device: torch.device) -> ConfigurationPredictor:
+        acceleration = resolve_acceleration(hardware, runtime, norm=configuration.model.norm)
+        plan, first = configuration.plan, configuration.previous
         settings = InferenceSettings(
             tta=network.tta, overlap=network.overlap, blend=network.blend,
             window_batch=network.batch_size
-            or window_batch(bundle.plan.stage, device, num_outputs=bundle.plan.labels.num_outputs, tta=network.tta),
+            or window_batch(plan.stage, device, num_outputs=plan.labels.num_outputs, tta=network.tta),
             fill_batches=acceleration.compiles,
         )  # fmt: skip
-        previous = None if bundle.previous is None else make(bundle.previous, device)
-        return Predictor(
-            bundle, device=device, amp=amp_type(runtime), settings=settings, previous=previous,
-            acceleration=acceleration,
+        return ConfigurationPredictor(
+            configuration, device=device, amp=amp_type(runtime), settings=settings,
+            previous=None if first is None else make(first, device), acceleration=acceleration,
         )  # fmt: skip
 
     return predict_scans(ScanJob(**vars(options)), runtime, make)

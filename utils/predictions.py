@@ -6,7 +6,7 @@ Axes: z y x as stored, S A R as worked on (see utils/nifti.py). K classes or reg
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem
 from utils.schema import LabelScheme
 
 ARRAY = ".npy"
+REGION_THRESHOLD = 0.5
 SUFFIXES = (".nii.gz", ".nii", ARRAY)
 """Where a case has a mask and an array, the mask counts."""
 
@@ -60,7 +61,7 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
         stored = _load_array(path)
         if stored.shape[-3:] != grid.shape_xyz[::-1] or stored.ndim not in (3, 4):
             raise UserError(f"{path} has shape {stored.shape}, its label {grid.shape_xyz[::-1]} (z, y, x)")
-        array = to_working(stored.swapaxes(-1, -3), grid.affine)
+        array = working_view(stored, grid.affine)
         if stored.ndim == 3:
             return class_indices(array, labels, path)
         if len(stored) != labels.num_outputs:
@@ -105,15 +106,15 @@ def _cases(folder: Path, problems: list[str], *, arrays: bool = True) -> dict[st
 
 def labels_from_files(pairs: Sequence[Pair]) -> LabelScheme:
     """One class per value that the predictions or labels hold, named by the value."""
-    values: set[int] = set()
+    found: set[int] = set()
     for path in (path for pair in pairs for path in (pair.label, pair.prediction)):
         if nifti_ending(path):
-            values |= set(np.unique(read_label(path).array).tolist())
+            found |= set(np.unique(read_label(path).array).tolist())
         elif (array := _load_array(path)).ndim == 3:
-            values |= {int(value) for value in np.unique(array)}
+            found |= {int(value) for value in np.unique(array)}
         else:
-            values |= set(range(len(array)))
-    values = (0, *sorted(values - {0})) if values - {0} else (0, 1)
+            found |= set(range(len(array)))
+    values = (0, *sorted(found - {0})) if found - {0} else (0, 1)
     if values[-1] > 255 or min(values) < 0:
         raise UserError(f"label values must lie in 0..255, found {min(values)}..{max(values)}; name them with --labels")
     return LabelScheme(names=("background", *map(str, values[1:])), values=values)
@@ -126,11 +127,36 @@ def _load_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
 
 
-def most_probable(probabilities: np.ndarray, labels: LabelScheme) -> np.ndarray:
-    """Class indices of probabilities (K, ...): the largest, or regions (p > 0.5) written one over the other."""
-    if not labels.regions:
-        return probabilities.argmax(axis=0).astype(np.uint8)
-    mask = np.zeros(probabilities.shape[1:], dtype=np.uint8)
-    for region, inside in zip(labels.regions, probabilities > 0.5):
-        mask[inside] = region.write_class
-    return mask
+def most_probable(
+    shares: Iterable[np.ndarray], labels: LabelScheme, *, threshold: float = REGION_THRESHOLD
+) -> np.ndarray:
+    """Class indices (...) uint8 of probabilities: one array (...) after the other, or an array (K, ...).
+
+    The largest wins, of equals the lowest class; regions hold where p > 0.5 (`threshold`, 0 for logits) and are written
+    one over the other. One class or region is in memory at a time.
+    """
+    return _regions(shares, labels, threshold) if labels.regions else _largest(shares)
+
+
+def _largest(shares: Iterable[np.ndarray]) -> np.ndarray:
+    remaining = iter(shares)
+    best = np.array(next(remaining))
+    winner = np.zeros(best.shape, dtype=np.uint8)
+    for k, share in enumerate(remaining, start=1):
+        np.copyto(winner, k, where=share > best)
+        np.maximum(best, share, out=best)
+    return winner
+
+
+def _regions(shares: Iterable[np.ndarray], labels: LabelScheme, threshold: float) -> np.ndarray:
+    winner: np.ndarray | None = None
+    for region, share in zip(labels.regions, shares):
+        winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
+        np.copyto(winner, region.write_class, where=share > threshold)
+    assert winner is not None, "no regions"
+    return winner
+
+
+def working_view(stored: np.ndarray, affine: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
+    """View of an array (..., z, y, x) as it is saved as (..., S, A, R); `affine` is its file's, voxel to world."""
+    return to_working(stored.swapaxes(-1, -3), affine)

@@ -136,7 +136,7 @@ class Plan:
     """Axes of the patch (0 is its first) that training flips and test-time augmentation may flip; None: all of them."""
 
     orientation: str = dataclasses.field(default="ras", metadata=UNSAID)
-    """What `axes` permutes: `ras`, the (S, A, R) axes; `stored`, the (z, y, x) axes of the file, wherever they point."""
+    """What `axes` permutes: `ras`, the (S, A, R) axes; `stored`, the (z, y, x) axes of the file."""
     rules: Rules = dataclasses.field(default_factory=Rules, metadata=UNSAID)
     """Numerical rules in which programs differ."""
 
@@ -208,8 +208,8 @@ class Fingerprint:
 class CaseMeta:
     """How one case got from its file to its shard, so that a prediction finds the way back. `<case>.json`.
 
-    The way: bring to RAS+, read as (S, A, R), permute by `axes`, flip `flipped`, crop to `crop_box`, normalise, resample to
-    `resampled_shape`, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
+    The way: bring to RAS+, read as (S, A, R), permute by `axes`, flip `flipped`, crop to `crop_box`, normalise,
+    resample to `resampled_shape`, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
     """
 
     version: int

@@ -62,22 +62,22 @@ def predict(job: Job, folder: Path) -> None:
     """Scans that no fold 0 has seen, their labels, and one model in this program's and in common format."""
     from benchmarks.peers import scans
     from inference.archive import load_model, write_archive
-    from inference.model import FoldWeights, ModelBundle
-    from inference.model_set import single_model
+    from inference.configuration import ConfigurationModel, FoldWeights
+    from inference.model import single_model
     from utils.config import ModelConfig
     from utils.files import write_json
 
     dataset = scans.find_task(job["data"], folder / "made", scans=job["scans"])
     scans.link_scans(scans.first_fold(dataset)[: job["scans"] or None], folder)
     if job["model"]:
-        [bundle] = load_model(Path(job["model"])).members
+        [configuration] = load_model(Path(job["model"])).configurations
     else:
         plan = scans.plan_of(dataset)
         weights = FoldWeights(name="fold_0", fold=0, state_dict=_random_weights(plan))
-        bundle = ModelBundle(source=folder, plan=plan, model=ModelConfig(), folds=(weights,))
-    write_archive(folder / "model.zip", single_model(bundle))
-    write_json(bundle.plan, folder / "plan.json")
-    _write_arrays(bundle.folds[0].state_dict, folder / "weights.npz")
+        configuration = ConfigurationModel(source=folder, plan=plan, model=ModelConfig(), folds=(weights,))
+    write_archive(folder / "model.zip", single_model(configuration))
+    write_json(configuration.plan, folder / "plan.json")
+    _write_arrays(configuration.folds[0].state_dict, folder / "weights.npz")
 
 
 def accuracy(job: Job, folder: Path) -> None:

@@ -20,8 +20,8 @@ def ours(job: Job) -> Outcome:
     import numpy as np
     import torch
 
-    from inference.model import FoldWeights, ModelBundle
-    from inference.predictor import Predictor, window_batch
+    from inference.configuration import ConfigurationModel, FoldWeights
+    from inference.configuration_predictor import ConfigurationPredictor, window_batch
     from inference.preparing import PreparedScan
     from models.inferer import InferenceSettings
     from utils.config import HardwareConfig, ModelConfig
@@ -36,8 +36,8 @@ def ours(job: Job) -> Outcome:
     arrays = np.load(folder / "weights.npz", allow_pickle=False)
     weights = FoldWeights(name="weights", fold=None, state_dict={n: torch.from_numpy(arrays[n]) for n in arrays.files})
     together = window_batch(plan.stage, device, num_outputs=plan.labels.num_outputs, tta=job["tta"])
-    predictor = Predictor(
-        ModelBundle(source=folder, plan=plan, model=ModelConfig(), folds=(weights,)),
+    predictor = ConfigurationPredictor(
+        ConfigurationModel(source=folder, plan=plan, model=ModelConfig(), folds=(weights,)),
         device=device, amp=torch.bfloat16 if job["precision"] == "bf16" else None,
         settings=InferenceSettings(tta=job["tta"], window_batch=together),
     )  # fmt: skip

@@ -7,7 +7,6 @@ becomes of that is said.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.model import ModelBundle
-from inference.model_set import ModelSet, configuration_name
+from inference.configuration import ConfigurationModel
+from inference.model import Model, configuration_name
 from inference.nnunet_v2.architecture import EPSILON, PACKAGE, PLAIN, RESIDUAL, SLOPE
 from inference.nnunet_v2.plans import NORMALIZATIONS, RESAMPLING, Z_SCORE
 from inference.nnunet_v2.sources import CHECKPOINTS, DATASET, PLANS
@@ -34,7 +33,7 @@ SCHEMES |= {"zscore_crop": (Z_SCORE, False), "zscore_mask": (Z_SCORE, True), "zs
 """nnU-Net's class for each scheme, and whether it looks at the mask of what is not zero."""
 
 
-def export_folder(target: Path, models: ModelSet) -> tuple[Path, list[str]]:
+def export_folder(target: Path, models: Model) -> tuple[Path, list[str]]:
     """Write a model into `target`, whole or not at all: a folder for each stage.
 
     Returns:
@@ -43,7 +42,7 @@ def export_folder(target: Path, models: ModelSet) -> tuple[Path, list[str]]:
     Raises:
         UserError: it has something without an equivalent there; all of it is listed.
     """
-    [bundle] = models.members if len(models.members) == 1 else [None]
+    [bundle] = models.configurations if len(models.configurations) == 1 else [None]
     stages = [stage for stage in (bundle, None if bundle is None else bundle.previous) if stage is not None]
     problems = [problem for stage in stages for problem in _problems(stage)]
     if bundle is None:
@@ -65,20 +64,20 @@ def export_folder(target: Path, models: ModelSet) -> tuple[Path, list[str]]:
     return target / _folder_name(bundle), list(dict.fromkeys(note for stage in stages for note in _notes(stage)))
 
 
-def _folder_name(bundle: ModelBundle) -> str:
+def _folder_name(bundle: ConfigurationModel) -> str:
     return f"{_trainer(bundle)}__{PLANS_NAME}__{configuration_name(bundle.plan)}"
 
 
-def _mirror_axes(bundle: ModelBundle) -> tuple[int, ...] | None:
+def _mirror_axes(bundle: ConfigurationModel) -> tuple[int, ...] | None:
     axes = tuple(range(bundle.plan.stage.dim)) if bundle.plan.mirror_axes is None else bundle.plan.mirror_axes
     return axes if bundle.mirrored and axes else None
 
 
-def _trainer(bundle: ModelBundle) -> str:
+def _trainer(bundle: ConfigurationModel) -> str:
     return "nnUNetTrainer" if bundle.mirrored else "nnUNetTrainerNoMirroring"
 
 
-def _problems(bundle: ModelBundle) -> Iterator[str]:
+def _problems(bundle: ConfigurationModel) -> Iterator[str]:
     plan, stage, model = bundle.plan, bundle.plan.stage, bundle.model
     if model.norm != "instance":
         yield f"--norm {model.norm}: its U-Nets normalise each instance"
@@ -99,7 +98,7 @@ def _problems(bundle: ModelBundle) -> Iterator[str]:
         yield "regions of one class each"
 
 
-def _notes(bundle: ModelBundle) -> Iterator[str]:
+def _notes(bundle: ConfigurationModel) -> Iterator[str]:
     if any(channel.scheme == "zscore" for channel in bundle.plan.channels):
         yield (
             "a z-score over the non-zero voxels of each channel becomes one over those that any channel has, holes "
@@ -111,7 +110,7 @@ def _notes(bundle: ModelBundle) -> Iterator[str]:
         yield f"it predicts by its own rules: {', '.join(f'{n} = {getattr(NNUNET_V2, n)}' for n in differing)}"
 
 
-def make_plans(stages: list[ModelBundle]) -> dict[str, Any]:
+def make_plans(stages: list[ConfigurationModel]) -> dict[str, Any]:
     """Content of plans.json for a model, or both stages of a cascade, the second one first."""
     plan = stages[0].plan
     backward = [plan.axes.index(axis) for axis in range(3)]
@@ -140,7 +139,7 @@ def _dataset_name(plan: Plan) -> str:
     return DATASET_NAME.format(int(plan.task) if plan.task.isdecimal() else 0)
 
 
-def _configuration(bundle: ModelBundle, stages: list[ModelBundle]) -> dict[str, Any]:
+def _configuration(bundle: ConfigurationModel, stages: list[ConfigurationModel]) -> dict[str, Any]:
     plan, stage, name = bundle.plan, bundle.plan.stage, configuration_name(bundle.plan)
     schemes = [SCHEMES[channel.scheme] for channel in plan.channels]
     resampling: dict[str, Any] = {}
@@ -198,7 +197,9 @@ def make_dataset(plan: Plan) -> dict[str, Any]:
     return {"channel_names": names, "labels": entries, "numTraining": 0, "file_ending": ".nii.gz", **more}
 
 
-def _write_stage(folder: Path, bundle: ModelBundle, plans: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+def _write_stage(
+    folder: Path, bundle: ConfigurationModel, plans: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> None:
     name = configuration_name(bundle.plan)
     for number, fold in enumerate(bundle.folds):
         place = folder / f"fold_{number if fold.fold is None else fold.fold}"

@@ -1,4 +1,4 @@
-"""An nnU-Net v2 model as a `ModelSet`: folds, first stage and all; it predicts where it lies, without conversion."""
+"""An nnU-Net v2 model as a `Model`: folds, first stage and all; it predicts where it lies, without conversion."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from inference.model import FLAG, FoldWeights, ModelBundle
-from inference.model_set import ModelSet, check_fit, single_model
+from inference.configuration import FLAG, ConfigurationModel, FoldWeights
+from inference.model import Model, check_fit, single_model
 from inference.nnunet_v2.architecture import read_architecture
 from inference.nnunet_v2.checkpoint import TrainedNetwork, read_checkpoint
 from inference.nnunet_v2.plans import read_plan, resolve
@@ -41,7 +41,7 @@ def is_nnunet_v2(path: Path) -> bool:
     return bool(zip_folders(path) if path.is_file() else model_folders(path))
 
 
-def nnunet_model_set(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> ModelSet:
+def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
     """The model of a folder `<trainer>__<plans>__<configuration>`, of a folder above it, or of an exported zip.
 
     A cascade's first stage is taken from the folder beside it.
@@ -87,7 +87,7 @@ def _knows(plans: Any, name: str) -> bool:
     return isinstance(plans, dict) and name.rpartition("__")[2] in plans.get("configurations", {})
 
 
-def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished: bool) -> ModelBundle:
+def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished: bool) -> ConfigurationModel:
     plans, dataset = files.read_json(PLANS), files.read_json(DATASET)
     if not isinstance(plans, dict) or not isinstance(dataset, dict):
         raise UserError(f"{files.name}: {PLANS} and {DATASET} must hold mappings")
@@ -109,7 +109,7 @@ def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished:
         )
         for fold, network in networks
     )  # fmt: skip
-    bundle = ModelBundle(source=Path(files.name), plan=plan, model=model, folds=weights)
+    bundle = ConfigurationModel(source=Path(files.name), plan=plan, model=model, folds=weights)
     previous = config.get("previous_stage")
     if previous is None:
         return bundle

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from inference.archive import DESCRIPTION, load_model, read_archive, write_archive
+from inference.configuration import build_networks, read_configuration
 from inference.decision import PostProcessing
-from inference.model import build_networks, checkpoint_bundle
-from inference.model_set import single_model
+from inference.model import single_model
 from tests.models.builders import make_plan
 from tests.models.test_checkpoint import save_ours
 from utils.errors import UserError
@@ -25,7 +25,7 @@ def exported(tmp_path):
     for fold in (0, 2):
         (tmp_path / f"runs/fold_{fold}").mkdir(parents=True)
         save_ours(tmp_path / f"runs/fold_{fold}/last.ckpt", make_plan(), seed=fold)
-    write_archive(tmp_path / "model.zip", single_model(checkpoint_bundle(tmp_path / "runs", [0, 2])))
+    write_archive(tmp_path / "model.zip", single_model(read_configuration(tmp_path / "runs", [0, 2])))
     return tmp_path / "model.zip"
 
 
@@ -40,7 +40,7 @@ def rewrite(path, changes=None, **options):
 
 
 def test_weights_plan_and_options_come_back(exported):
-    original, [read] = checkpoint_bundle(exported.parent / "runs", [0, 2]), read_archive(exported).members
+    original, [read] = read_configuration(exported.parent / "runs", [0, 2]), read_archive(exported).configurations
     assert (read.plan, read.model, read.mirrored) == (original.plan, original.model, True)
     assert [(each.name, each.fold) for each in read.folds] == [("fold_0", 0), ("fold_2", 2)]
     for one, other in zip(original.folds, read.folds):
@@ -62,7 +62,7 @@ def test_only_json_text_and_tensors_are_inside(exported):
 
 def test_same_model_gives_the_same_bytes(exported):
     again = exported.with_name("again.zip")
-    write_archive(again, single_model(checkpoint_bundle(exported.parent / "runs", [0, 2])))
+    write_archive(again, single_model(read_configuration(exported.parent / "runs", [0, 2])))
     assert again.read_bytes() == exported.read_bytes()
 
 
@@ -71,7 +71,7 @@ def test_decision_travels_along(exported):
     write_archive(exported, dataclasses.replace(models, post_processing=post))
     read = read_archive(exported)
     assert read.post_processing == post and read.names == ("3d_fullres",)
-    assert [fold.name for fold in read.members[0].folds] == ["fold_0", "fold_2"]
+    assert [fold.name for fold in read.configurations[0].folds] == ["fold_0", "fold_2"]
 
 
 def test_archives_of_earlier_versions_load_and_what_was_packed_beside_them_is_not_applied(exported, caplog):
@@ -80,7 +80,7 @@ def test_archives_of_earlier_versions_load_and_what_was_packed_beside_them_is_no
     del description["mirrored"]
     rewrite(exported, {DESCRIPTION: json.dumps(description).encode()})
     models = read_archive(exported)
-    assert models.is_plain and models.members[0].mirrored and not caplog.text
+    assert models.is_plain and models.configurations[0].mirrored and not caplog.text
     rewrite(exported, {"decision.json": b'{"keep_largest": true}'})
     assert read_archive(exported).is_plain
     assert "decision.json is not applied" in caplog.text
@@ -88,8 +88,8 @@ def test_archives_of_earlier_versions_load_and_what_was_packed_beside_them_is_no
 
 def test_zip_is_told_from_a_checkpoint_whatever_its_name(exported):
     renamed = exported.rename(exported.with_name("model.bin"))
-    assert [each.fold for each in load_model(renamed, [2]).members[0].folds] == [2]
-    assert load_model(exported.parent / "runs/fold_0/last.ckpt").members[0].folds[0].fold is None
+    assert [each.fold for each in load_model(renamed, [2]).configurations[0].folds] == [2]
+    assert load_model(exported.parent / "runs/fold_0/last.ckpt").configurations[0].folds[0].fold is None
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "fold_0/../../x.safetensors", "code.py", "data.pkl"])
@@ -160,7 +160,7 @@ def test_plan_without_weights_for_it_takes_no_memory(exported):
     plan["stage"]["filters"] = [1_000_000, 6, 8]
     rewrite(exported, {"plan.json": json.dumps(plan).encode()})
     with pytest.raises(UserError, match=r"model\.zip"):
-        build_networks(read_archive(exported).members[0], torch.device("cpu"))
+        build_networks(read_archive(exported).configurations[0], torch.device("cpu"))
 
 
 def test_truncated_and_foreign_files_are_refused(exported):

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.configuration import ConfigurationModel, FoldWeights
+from inference.configuration_predictor import ConfigurationPredictor
 from inference.decision import PostProcessing
-from inference.memory import PROGRAM_BYTES, forecast_memory, forecast_stages
-from inference.model import FoldWeights, ModelBundle
+from inference.memory import PROGRAM_BYTES, forecast_configuration, forecast_memory, forecast_predictor
 from inference.predictor import Predictor
 from models.inferer import InferenceSettings
-from models.streaming import activation_bytes, buffer_bytes, slab_planes, window_layout
+from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
+from models.windows import window_layout
 from tests.models.builders import make_network, make_plan, make_stage, with_spacing
 from utils.config import ModelConfig
 from utils.schema import LabelScheme
@@ -88,20 +90,20 @@ def test_longer_scans_grow_by_their_voxels_only():
     assert long.predict_bytes - short.predict_bytes == 5 * 400 * 128 * 128
 
 
-def make_predictor(previous: Predictor | None = None, **changes) -> Predictor:
+def make_predictor(previous: ConfigurationPredictor | None = None, **changes) -> ConfigurationPredictor:
     plan = dataclasses.replace(make_plan(), **changes)
     network = make_network(plan)
     weights = (FoldWeights(name="x", fold=None, state_dict=network.state_dict()),)
-    first = None if previous is None else previous.bundle
-    bundle = ModelBundle(source=Path("x"), plan=plan, model=ModelConfig(), folds=weights, previous=first)
-    return Predictor(bundle, device=torch.device("cpu"), settings=SETTINGS, previous=previous)
+    first = None if previous is None else previous.configuration
+    configuration = ConfigurationModel(source=Path("x"), plan=plan, model=ModelConfig(), folds=weights, previous=first)
+    return ConfigurationPredictor(configuration, device=torch.device("cpu"), settings=SETTINGS, previous=previous)
 
 
 def test_a_cascade_holds_both_stages_scans_and_a_copy_with_the_classes():
     first = make_predictor()
     second = make_predictor(first, previous_stage="3d_lowres")
     shape, spacing = (64, 32, 32), (1, 1, 1)
-    alone, both = (forecast_stages(predictor, shape, spacing) for predictor in (first, second))
+    alone, both = (forecast_configuration(each, shape, spacing) for each in (first, second))
     voxels = 64 * 32 * 32
     # The image of each stage; the copy has two more channels.
     assert both.prepared_bytes == 2 * alone.prepared_bytes == 2 * 4 * voxels
@@ -110,11 +112,25 @@ def test_a_cascade_holds_both_stages_scans_and_a_copy_with_the_classes():
 
 
 def test_post_processing_is_counted():
-    predictor = make_predictor()
-    before = forecast_stages(predictor, (64, 32, 32), (1, 1, 1))
-    predictor.post_processing = PostProcessing(foreground=True)
-    after = forecast_stages(predictor, (64, 32, 32), (1, 1, 1))
+    shape, spacing, each = (64, 32, 32), (1, 1, 1), make_predictor()
+    before, after = (
+        forecast_predictor(Predictor([each], PostProcessing(foreground=foreground)), shape, spacing)
+        for foreground in (False, True)
+    )
+    assert before == forecast_configuration(each, shape, spacing)
     assert after.write_bytes - before.write_bytes == (7 - 4) * 64 * 32 * 32
+
+
+def test_several_configurations_hold_a_prepared_scan_each_and_predict_in_turn():
+    shape, spacing, voxels = (64, 32, 32), (1, 1, 1), 64 * 32 * 32
+    small, large = make_predictor(), make_predictor(stage=make_stage((16, 16, 16)))
+    one, other = (forecast_configuration(each, shape, spacing) for each in (small, large))
+    assert other.predict_bytes > one.predict_bytes
+    both = forecast_predictor(Predictor([small, large]), shape, spacing)
+    assert both.prepared_bytes == 2 * 4 * voxels
+    assert both.predict_bytes == other.predict_bytes + 4 * voxels
+    assert both.prepare_bytes == one.prepare_bytes + 4 * voxels
+    assert both.write_bytes == one.write_bytes + 4 * voxels
 
 
 @pytest.mark.parametrize("tta", [False, True])

@@ -9,11 +9,13 @@ import torch
 
 from data_preprocessing.restoration import restore_mask, restore_probabilities
 from inference.archive import write_archive
-from inference.model import checkpoint_bundle
-from inference.model_set import single_model
-from inference.predictor import Predictor, window_batch
+from inference.configuration import read_configuration
+from inference.configuration_predictor import window_batch
+from inference.model import single_model
+from inference.predictor import Predictor
 from inference.preparing import as_volume
-from models.inferer import InferenceSettings, predict_volume, to_probabilities
+from models.inferer import InferenceSettings, to_probabilities
+from models.sliding_window import predict_volume
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage, with_spacing
 from tests.models.test_checkpoint import save_ours
 from utils.errors import UserError
@@ -40,9 +42,13 @@ def test_mask_is_that_of_the_stages_one_by_one(tmp_path, stage, labels):
     plan = with_spacing(make_plan(stage, labels), (1.2,) * stage.dim)
     predictor = predictor_of(tmp_path, plan)
     mask = predictor.predict(scan(), SPACING)
-    prepared = predictor.prepare(as_volume(scan(), SPACING))
+    [prepared], [one] = predictor.prepare(as_volume(scan(), SPACING)), predictor.configurations
     logits = predict_volume(
-        torch.from_numpy(prepared.image)[None], predictor.ensemble.networks[0], stage=stage, settings=predictor.settings
+        torch.from_numpy(prepared.image)[None],
+        one.ensemble.networks[0],
+        num_outputs=labels.num_outputs,
+        stage=stage,
+        settings=predictor.settings,
     )
     probabilities = to_probabilities(logits, labels)[0].numpy()
     assert mask.dtype == np.uint8 and mask.shape == (13, 10, 15) and len(np.unique(mask)) > 1
@@ -87,7 +93,7 @@ def test_file_in_any_orientation_gives_the_mask_of_its_array(tmp_path):
 
 def test_exported_model_predicts_the_same(tmp_path):
     predictor = predictor_of(tmp_path / "runs", make_plan(), seeds=(1, 2))
-    write_archive(tmp_path / "model.zip", single_model(checkpoint_bundle(tmp_path / "runs")))
+    write_archive(tmp_path / "model.zip", single_model(read_configuration(tmp_path / "runs")))
     np.testing.assert_array_equal(
         Predictor.load(tmp_path / "model.zip", device="cpu").predict(scan(), SPACING),
         predictor.predict(scan(), SPACING),
@@ -133,7 +139,7 @@ def test_large_feature_maps_and_logits_go_through_one_window_at_a_time(monkeypat
     # 105 classes of 64 ** 3 voxels are 110 MB, three of them while flips are summed up.
     assert window_batch(wide, cpu, num_outputs=105, tta=True) == 3
     free_bytes = 10**11
-    monkeypatch.setattr("inference.predictor.free_device_bytes", lambda device: free_bytes)
+    monkeypatch.setattr("inference.configuration_predictor.free_device_bytes", lambda device: free_bytes)
     assert window_batch(large, torch.device("cuda"), num_outputs=3, tta=False) == 4
     free_bytes = 10**9
     assert window_batch(large, torch.device("cuda"), num_outputs=3, tta=False) == 1

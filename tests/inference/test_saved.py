@@ -1,4 +1,4 @@
-"""Averaging: the mean, and a refusal with both names where members do not fit together."""
+"""Averaging: the mean, and a refusal with both names where probabilities do not fit together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from inference import saved
-from inference.saved import saved_member
-from models.averaging import Member, mean_probabilities
+from inference.saved import SavedProbabilities, mean_planes, read_probabilities
+from models.averaging import mean_of
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan
 from utils.errors import UserError
 from utils.files import write_json
@@ -20,26 +20,25 @@ from utils.files import write_json
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
-def member(name, value=0.0, labels=TWO_CLASSES, shape=(3, 4, 3, 2), affine=AFFINE):
-    return Member(name=name, labels=labels, probabilities=np.full(shape, value, np.float32), affine=affine)
+def saved_as(name, value=0.0, labels=TWO_CLASSES, shape=(3, 4, 3, 2), affine=AFFINE):
+    return SavedProbabilities(name=name, labels=labels, values=np.full(shape, value, np.float32), affine=affine)
 
 
 def test_mean_of_three():
-    result = mean_probabilities([member("a", 0.0), member("b", 0.3), member("c", 0.6)])
+    result = mean_of(np.full((3, 2), value, np.float32) for value in (0.0, 0.3, 0.6))
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, 0.3, rtol=1e-6)
 
 
-def test_one_member_is_untouched_and_two_are_not_written_to():
-    first, second = member("a", 0.25), member("b", 0.75)
-    assert mean_probabilities([first]) is first.probabilities
-    mean_probabilities([first, second])
-    assert first.probabilities.max() == 0.25
+def test_a_single_one_is_untouched_and_the_first_of_two_is_not_written_to():
+    first, second = np.full(3, 0.25), np.full(3, 0.75)
+    assert mean_of([first]) is first
+    assert mean_of([first, second]).tolist() == [0.5] * 3
+    assert first.max() == 0.25
 
 
-def test_tensors_in_memory_need_no_affine():
-    parts = [Member(name=n, labels=TWO_CLASSES, probabilities=torch.full((3, 2), v)) for n, v in (("a", 0), ("b", 1.0))]
-    torch.testing.assert_close(mean_probabilities(parts), torch.full((3, 2), 0.5))
+def test_the_mean_of_tensors_is_a_tensor():
+    torch.testing.assert_close(mean_of(torch.full((3, 2), v) for v in (0.0, 1.0)), torch.full((3, 2), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +50,9 @@ def test_tensors_in_memory_need_no_affine():
     ],
     ids=["shape", "affine", "labels"],
 )
-def test_members_that_differ_are_refused_with_both_names(changes, reason):
+def test_probabilities_that_differ_are_refused_with_both_names(changes, reason):
     with pytest.raises(UserError, match=reason) as caught:
-        mean_probabilities([member("first"), member("second", **changes)])
+        next(mean_planes([saved_as("first"), saved_as("second", **changes)]))
     assert "first and second" in str(caught.value)
 
 
@@ -67,25 +66,25 @@ def write_saved(folder, shape=(2, 3, 4)):
 def test_saved_probabilities_of_two_folders_are_averaged(tmp_path):
     for name in "xy":
         write_saved(tmp_path / name)
-    members = [saved_member(tmp_path / name, "a") for name in "xy"]
-    np.testing.assert_array_equal(mean_probabilities(members), np.full((3, 2, 3, 4), 0.5))
-    elsewhere = dataclasses.replace(members[1], affine=AFFINE + np.eye(4, k=3))
+    both = [read_probabilities(tmp_path / name, "a") for name in "xy"]
+    np.testing.assert_array_equal(np.concatenate(list(mean_planes(both)), axis=1), np.full((3, 2, 3, 4), 0.5))
+    elsewhere = dataclasses.replace(both[1], affine=AFFINE + np.eye(4, k=3))
     with pytest.raises(UserError, match=r"x/a\.npy and .*y/a\.npy"):
-        mean_probabilities([members[0], elsewhere])
+        next(mean_planes([both[0], elsewhere]))
 
 
 def test_saved_probabilities_of_another_shape_than_their_mask_are_refused(tmp_path):
     write_saved(tmp_path / "x")
     np.save(tmp_path / "x/a.npy", np.zeros((3, 2, 3, 5), np.float32))
     with pytest.raises(UserError, match="predict it again"):
-        saved_member(tmp_path / "x", "a")
+        read_probabilities(tmp_path / "x", "a")
 
 
 def test_damaged_probabilities_are_refused(tmp_path):
     write_saved(tmp_path / "x")
     (tmp_path / "x/a.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match=r"a\.npy cannot be read"):
-        saved_member(tmp_path / "x", "a")
+        read_probabilities(tmp_path / "x", "a")
 
 
 def resident_bytes(path) -> int:
@@ -100,14 +99,14 @@ def resident_bytes(path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux says how much of a mapped file is in memory")
-def test_saved_members_that_have_been_read_take_no_memory(tmp_path, monkeypatch):
+def test_files_that_have_been_read_take_no_memory(tmp_path, monkeypatch):
     shape = (3, 64, 128, 128)
     for name in ("one", "two"):
         write_saved(tmp_path / name, shape[1:])
         np.save(tmp_path / name / "a.npy", np.full(shape, 0.5, np.float32))
     monkeypatch.setattr(saved, "SLAB_VALUES", 3 * 128 * 128)
-    members = [saved_member(tmp_path / name, "a") for name in ("one", "two")]
+    both = [read_probabilities(tmp_path / name, "a") for name in ("one", "two")]
     files = [tmp_path / name / "a.npy" for name in ("one", "two")]
-    held = [max(map(resident_bytes, files)) for _ in saved.mean_planes(members)]
+    held = [max(map(resident_bytes, files)) for _ in mean_planes(both)]
     # 12.6 MB each; of one plane the system may map a few megabytes around what is read.
     assert len(held) == 64 and max(held) < files[0].stat().st_size / 2

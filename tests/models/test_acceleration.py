@@ -11,8 +11,9 @@ from torch._dynamo.testing import CompileCounter
 
 from models import acceleration
 from models.acceleration import Acceleration, acceleration_warnings, choose_acceleration
-from models.inferer import InferenceSettings, predict_volume
+from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
+from models.sliding_window import predict_volume
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
 from utils.config import HardwareConfig, ModelConfig, OptimConfig
 from utils.schema import LabelScheme
@@ -104,7 +105,13 @@ def test_validation_window_by_window_compiles_one_graph(monkeypatch, chosen, cha
     for number, size in enumerate([(8, 8, 8), (9, 12, 14), (20, 8, 11), (8, 9, 8), (5, 9, 7)]):
         # As Lightning validates, and as the Python API predicts.
         with torch.inference_mode(number % 2 == 0), torch.no_grad():
-            predict_volume(torch.randn(1, channels, *size), module.network, stage=module.plan.stage, settings=settings)
+            predict_volume(
+                torch.randn(1, channels, *size),
+                module.network,
+                num_outputs=module.plan.labels.num_outputs,
+                stage=module.plan.stage,
+                settings=settings,
+            )
     assert counter.frame_count == 1
 
 
@@ -148,7 +155,13 @@ def test_every_convolution_gets_channels_last_weights_and_maps(training):
         module.training_step(make_batch(), 0)
     else:
         module.network.eval()
-        predict_volume(torch.randn(1, 2, 9, 8, 12), module.network, stage=module.plan.stage, settings=module.inference)
+        predict_volume(
+            torch.randn(1, 2, 9, 8, 12),
+            module.network,
+            num_outputs=module.plan.labels.num_outputs,
+            stage=module.plan.stage,
+            settings=module.inference,
+        )
     assert len(seen) >= len(layers) - 1 and all(seen)
 
 

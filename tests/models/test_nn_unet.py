@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from models import inferer, streaming
+from models import inferer, sliding_window
 from models.callbacks import EpochReport
 from models.checkpoint import load_for_inference
 from models.inferer import InferenceSettings, to_probabilities
@@ -243,7 +243,7 @@ def test_prediction_never_holds_a_whole_volume_of_probabilities(monkeypatch, dim
     module = make_module(dim=dim).eval()
     case = {"case": "long", "image": torch.randn(1, 1, 48, 8, 8)}
     expected = to_probabilities(module.predict_logits(case["image"]), module.plan.labels)[0]
-    monkeypatch.setattr(streaming, "SLAB_VALUES", 3 * 64 * 4)
+    monkeypatch.setattr(sliding_window, "SLAB_VALUES", 3 * 64 * 4)
     name, slabs = module.predict_step(case, 0)
     monkeypatch.setattr(module, "predict_logits", None)
     slabs = list(slabs)

@@ -14,8 +14,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from inference.model import FoldWeights, ModelBundle
-from inference.predictor import Predictor, window_batch
+from inference.configuration import ConfigurationModel, FoldWeights
+from inference.configuration_predictor import ConfigurationPredictor, window_batch
+from inference.predictor import Predictor
 from inference.scan_run import ScanJob, ScanRun
 from models.inferer import InferenceSettings
 from tests.models.builders import make_network, make_plan, make_stage, with_spacing
@@ -56,8 +57,8 @@ def main(job: Job) -> None:
     configure_backends(resolve_hardware(HardwareConfig(accelerator="cpu")))
     together = window_batch(stage, device, num_outputs=job.classes, tta=job.tta)
     settings = InferenceSettings(tta=job.tta, window_batch=together, overlap=0.0)
-    bundle = ModelBundle(source=folder, plan=plan, model=Model(), folds=weights)
-    predictor = Predictor(bundle, device=device, settings=settings)
+    configuration = ConfigurationModel(source=folder, plan=plan, model=Model(), folds=weights)
+    predictor = Predictor([ConfigurationPredictor(configuration, device=device, settings=settings)])
     (folder / "scans").mkdir()
     scan = np.random.default_rng(0).integers(1, 99, job.shape[::-1], dtype=np.int16)
     nib.save(nib.Nifti1Image(scan, np.eye(4)), folder / "scans" / "a.nii")

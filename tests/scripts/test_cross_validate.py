@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cross_validation import fold_run
-from inference.saved import saved_member
+from inference.saved import read_probabilities
 from scripts import cross_validate
 from tests.models.builders import make_plan
 from tests.models.test_checkpoint import save_ours
@@ -36,7 +36,7 @@ def test_every_case_is_predicted_by_the_fold_that_has_not_seen_it(study, capsys)
     for fold in (0, 1):
         for case in validated[fold]["val"]:
             # The fake's fold 0 predicts the labels, its fold 1 nothing at all.
-            assert bool(saved_member(folder, case).probabilities[1].any()) == (fold == 0)
+            assert bool(read_probabilities(folder, case).values[1].any()) == (fold == 0)
     record = study.summary()["3d_fullres"]
     assert (record["cases"], record["mean_dice"], record["dice"]) == (4, 0.5, {"organ": 0.5})
     assert [(fold["fold"], fold["mean_dice"], fold["epochs"]) for fold in record["folds"]] == [(0, 1, 3), (1, 0, 3)]
@@ -269,8 +269,8 @@ def test_cases_without_a_label_are_named_and_not_scored(study, capsys):
 @pytest.mark.slow
 def test_probabilities_are_read_as_an_ensemble_does(study):
     assert study.run() == 0
-    member = saved_member(study.results / "77_3d_fullres/out_of_fold", "scan2")
-    np.testing.assert_array_equal(member.probabilities.sum(axis=0), 1)
+    member = read_probabilities(study.results / "77_3d_fullres/out_of_fold", "scan2")
+    np.testing.assert_array_equal(member.values.sum(axis=0), 1)
     assert member.labels.names == ("background", "organ")
 
 

@@ -30,7 +30,7 @@ def test_some_folds_with_a_note(folds, tmp_path, capsys):
     words = ["--model", folds, "--output", tmp_path / "new/model.zip", "--folds", "1"]
     assert export(*words, "--license_note", tmp_path / "note.txt") == 0
     assert "fold_1" in capsys.readouterr().out
-    [bundle] = read_archive(tmp_path / "new/model.zip").members
+    [bundle] = read_archive(tmp_path / "new/model.zip").configurations
     assert [fold.fold for fold in bundle.folds] == [1]
     with zipfile.ZipFile(tmp_path / "new/model.zip") as archive:
         assert archive.read("LICENSE_NOTE.txt") == b"for research only"
@@ -42,7 +42,7 @@ def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
     assert export("--model", folds, "--output", target) == 2
     assert target.read_bytes() == b"mine"
     assert export("--model", folds, "--output", target, "--overwrite") == 0
-    assert len(read_archive(target).members[0].folds) == 2
+    assert len(read_archive(target).configurations[0].folds) == 2
 
 
 @pytest.mark.parametrize(

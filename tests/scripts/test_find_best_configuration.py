@@ -14,7 +14,7 @@ import pytest
 from cross_validation.records import FoldRecord, RunRequest
 from data_preprocessing.shards import shard_stamps
 from inference.decision import Decision, DecisionMember
-from inference.saved import mean_planes, saved_classes, saved_member
+from inference.saved import mean_classes, mean_planes, read_probabilities
 from scripts import find_best_configuration
 from tests.tiny_task import make_task
 from utils.errors import EXIT_OK, EXIT_USAGE, UserError, run_cli
@@ -180,15 +180,15 @@ def test_planes_of_saved_members_are_the_mean_and_other_grids_are_refused(root, 
     monkeypatch.setattr("inference.saved.SLAB_VALUES", 2 * 14 * 10 * 5)
     first = predict(root, "2d", ORGAN, sure=0.8)
     second = predict(root, "3d_fullres", without_planes(3), sure=0.9)
-    members = [saved_member(folder, "scan0") for folder in (first, second)]
+    members = [read_probabilities(folder, "scan0") for folder in (first, second)]
     slabs = list(mean_planes(members))
     assert [slab.shape[1] for slab in slabs] == [5, 5, 2]
     expected = (np.load(first / "scan0.npy") + np.load(second / "scan0.npy")) / 2
     assert np.allclose(np.concatenate(slabs, axis=1), expected)
-    assert np.array_equal(saved_classes(members), expected.argmax(0))
+    assert np.array_equal(mean_classes(members), expected.argmax(0))
     nib.save(nib.Nifti1Image(ORGAN.astype(np.uint8), np.diag([2.0, 1, 1, 1])), second / "scan0.nii.gz")
     with pytest.raises(UserError, match="affines differ"):
-        list(mean_planes([members[0], saved_member(second, "scan0")]))
+        list(mean_planes([members[0], read_probabilities(second, "scan0")]))
 
 
 class TestFolds:

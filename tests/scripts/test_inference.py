@@ -14,9 +14,9 @@ import pytest
 import main
 from data_preprocessing.planning.adapt import adapt_plan
 from inference.predictor import Predictor
-from inference.saved import saved_member
+from inference.saved import read_probabilities
 from inference.scan_run import ScanJob, ScanRun
-from models.averaging import mean_probabilities
+from models.averaging import mean_of
 from scripts import export_model, inference
 from tests.conftest import PROJECT
 from tests.models.builders import TWO_CLASSES, make_plan, make_stage, with_spacing
@@ -125,10 +125,10 @@ def test_folds_are_averaged_and_saved_probabilities_can_be(model, scans, tmp_pat
     for fold in (0, 1):
         assert predict(*common, "--output", tmp_path / f"only{fold}", "--folds", fold) == 0
     for case in "abc":
-        members = [saved_member(tmp_path / f"only{fold}", case) for fold in (0, 1)]
-        together = saved_member(tmp_path / "both", case).probabilities
+        members = [read_probabilities(tmp_path / f"only{fold}", case) for fold in (0, 1)]
+        together = read_probabilities(tmp_path / "both", case).values
         assert together.dtype == np.float32 and together.shape == (3, 14, 10, 12)
-        np.testing.assert_allclose(together, mean_probabilities(members), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(together, mean_of([member.values for member in members]), rtol=1e-5, atol=1e-6)
         mask = np.asarray(nib.load(tmp_path / f"both/{case}.nii.gz").dataobj).transpose(2, 1, 0)
         np.testing.assert_array_equal(together.argmax(axis=0), mask)
 

@@ -13,16 +13,16 @@ import torch
 
 from data_preprocessing.cascade import previous_classes
 from data_preprocessing.restoration import restore_mask
-from inference import ensemble_predictor
+from inference import predictor as predictor_module
 from inference.archive import read_archive
+from inference.configuration import build_networks, read_configuration
 from inference.decision import PostProcessing
-from inference.ensemble_predictor import EnsemblePredictor
-from inference.model import build_networks, checkpoint_bundle
-from inference.model_set import folder_model_set
+from inference.model import folder_model
 from inference.postprocessing import keep_largest
 from inference.predictor import Predictor
 from inference.preparing import as_volume
-from models.inferer import InferenceSettings, predict_volume, to_probabilities
+from models.inferer import InferenceSettings, to_probabilities
+from models.sliding_window import predict_volume
 from scripts import export_model
 from tests.models.builders import TWO_CLASSES, make_network, make_plan
 from tests.models.test_checkpoint import save_ours
@@ -54,25 +54,28 @@ def scans(tmp_path):
 @pytest.mark.slow
 def test_a_cascade_is_its_two_stages_one_by_one(tmp_path):
     train(tmp_path, "3d_lowres", "3d_cascade_fullres")
-    cascade = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu")
+    predictor = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu")
+    [cascade] = predictor.configurations
     first = Predictor.load(tmp_path / "04_3d_lowres", device="cpu")
     volume = as_volume(scan(), SPACING)
     mask = Volume(array=first.predict(scan(), SPACING), spacing_mm=SPACING, geometry=volume.geometry)
-    prepared = cascade.prepare(volume)
+    prepared = cascade.prepare(volume, "scan")
     [classes] = previous_classes(mask, prepared.meta, SECOND)
     assert len(np.unique(classes)) > 1
     image = np.concatenate([prepared.image, np.stack([classes == 1, classes == 2])]).astype(np.float32)
     np.testing.assert_array_equal(cascade._with_previous(prepared), image)
-    networks = build_networks(checkpoint_bundle(tmp_path / "04_3d_cascade_fullres"), torch.device("cpu"))
+    networks = build_networks(read_configuration(tmp_path / "04_3d_cascade_fullres"), torch.device("cpu"))
     tensor = torch.from_numpy(image)[None]
-    logits = [predict_volume(tensor, each, stage=SECOND.stage, settings=cascade.settings) for each in networks]
+    logits = [
+        predict_volume(tensor, each, num_outputs=3, stage=SECOND.stage, settings=cascade.settings) for each in networks
+    ]
     probabilities = sum(to_probabilities(each, TWO_CLASSES)[0].numpy() for each in logits) / 2
     by_hand = restore_mask(probabilities, prepared.meta, SECOND)
     assert len(np.unique(by_hand)) > 1
-    np.testing.assert_array_equal(cascade.predict(scan(), SPACING), by_hand)
+    np.testing.assert_array_equal(predictor.predict(scan(), SPACING), by_hand)
     assert cascade.weight_bytes > first.weight_bytes
     settings = InferenceSettings(window_batch=3)
-    chosen = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu", settings=settings)
+    [chosen] = Predictor.load(tmp_path / "04_3d_cascade_fullres", device="cpu", settings=settings).configurations
     assert chosen.previous.settings == chosen.settings == settings
 
 
@@ -89,7 +92,7 @@ def test_the_first_stage_changes_what_the_second_says(tmp_path):
 def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     train(tmp_path, "2d", "3d_fullres")
     both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
-    assert isinstance(both, EnsemblePredictor)
+    assert len(both.configurations) == 2 and both.adds_up
     each = [Predictor.load(tmp_path / f"04_{name}", device="cpu") for name in ("2d", "3d_fullres")]
     mean = sum(predictor.predict_probabilities(scan(), SPACING) for predictor in each) / 2
     np.testing.assert_allclose(both.predict_probabilities(scan(), SPACING), mean, rtol=1e-5, atol=1e-6)
@@ -116,19 +119,18 @@ def test_an_ensemble_holds_no_volume_of_probabilities(tmp_path, monkeypatch):
     train(tmp_path, "2d", "3d_fullres")
     both = Predictor.load(decide(tmp_path, "2d", "3d_fullres"), device="cpu")
     expected = both.predict_probabilities(scan(), SPACING).argmax(0)
-    held, restore = [], Predictor.restore
+    held, collect = [], Predictor.collect
 
-    def watch(self, prepared, probabilities):
-        held.append(type(probabilities))
-        return restore(self, prepared, probabilities)
+    def watch(self, slabs, stored=None):
+        held.append(type(stored))
+        return collect(self, slabs, stored)
 
-    monkeypatch.setattr(Predictor, "restore", watch)
-    monkeypatch.setattr(Predictor, "native_probabilities", None)
-    monkeypatch.setattr(ensemble_predictor, "SLAB_VALUES", 1)
+    monkeypatch.setattr(Predictor, "collect", watch)
+    monkeypatch.setattr(predictor_module, "SLAB_VALUES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     np.testing.assert_array_equal(both.predict(scan(), SPACING), expected)
     # All of them lie in a file, which is gone afterwards.
-    assert held == [np.memmap, np.memmap] and not list(tmp_path.glob("nnunet-*"))
+    assert held == [np.memmap] and not list(tmp_path.glob("nnunet-*"))
 
 
 @pytest.mark.slow
@@ -197,7 +199,7 @@ def test_strange_members_of_an_archive_are_refused(tmp_path, name, reason):
 def test_a_cascade_without_its_first_stage_is_refused_with_the_way_out(tmp_path):
     train(tmp_path, "3d_cascade_fullres")
     with pytest.raises(UserError, match="04_3d_lowres, is in no folder above"):
-        folder_model_set(tmp_path / "04_3d_cascade_fullres")
+        folder_model(tmp_path / "04_3d_cascade_fullres")
 
 
 def other_labels() -> Plan:
@@ -216,7 +218,7 @@ def test_models_that_do_not_belong_together_are_refused_with_both_names(tmp_path
     monkeypatch.setitem(PLANS, "3d_fullres", plan)
     train(tmp_path, "2d", "3d_fullres")
     with pytest.raises(UserError, match=reason) as error:
-        folder_model_set(decide(tmp_path, "2d", "3d_fullres"))
+        folder_model(decide(tmp_path, "2d", "3d_fullres"))
     assert "04_2d" in str(error.value) and "04_3d_fullres" in str(error.value)
 
 
@@ -226,14 +228,14 @@ def test_a_first_stage_of_another_kind_is_refused_with_both_names(tmp_path):
     text = (folder / "decision.json").read_text()
     (folder / "decision.json").write_text(text.replace("../04_3d_lowres", "../04_2d"))
     with pytest.raises(UserError, match=r"04_3d_cascade_fullres.* comes after 3d_lowres, but .*04_2d is 2d"):
-        folder_model_set(folder)
+        folder_model(folder)
 
 
 def test_the_first_stage_is_found_from_inside_the_second(tmp_path, monkeypatch):
     train(tmp_path, "3d_lowres", "3d_cascade_fullres")
     monkeypatch.chdir(tmp_path / "04_3d_cascade_fullres/fold_0")
     for path in (".", "..", "checkpoints/last.ckpt"):
-        [member] = folder_model_set(Path(path)).members
+        [member] = folder_model(Path(path)).configurations
         assert member.previous.source == tmp_path / "04_3d_lowres"
 
 
@@ -241,7 +243,7 @@ def test_post_processing_of_classes_that_are_not_there_is_refused(tmp_path):
     train(tmp_path, "3d_fullres")
     best = decide(tmp_path, "3d_fullres", post=PostProcessing(classes=("anterior", "liver")))
     with pytest.raises(UserError, match=r"names liver; the classes of .* are anterior, posterior"):
-        folder_model_set(best)
+        folder_model(best)
 
 
 @pytest.mark.slow
@@ -252,7 +254,7 @@ def test_flips_that_were_never_trained_are_warned_of(tmp_path, scans, capsys, th
         content = torch.load(path, weights_only=True)
         content["hyper_parameters"]["mirrored"] = False
         torch.save(content, path)
-    assert not checkpoint_bundle(folder).mirrored
+    assert not read_configuration(folder).mirrored
     if through_zip:
         export_model.main(["--model", str(folder), "--output", str(tmp_path / "model.zip")])
         folder = tmp_path / "model.zip"

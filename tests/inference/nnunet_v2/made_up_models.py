@@ -76,11 +76,16 @@ class MadeUp:
 
 CUBE = {"kernels": ((3, 3, 3),) * 3, "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2))}
 FLAT = {"kernels": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2))}
-ROUND = (Scan(shape=(26, 30, 22), spacing_mm=(1.3, 1.0, 1.1)), Scan(shape=(25, 24, 28), spacing_mm=(1, 0.9, 1.2), codes="PIR"))
+ROUND = (
+    Scan(shape=(26, 30, 22), spacing_mm=(1.3, 1.0, 1.1)),
+    Scan(shape=(25, 24, 28), spacing_mm=(1, 0.9, 1.2), codes="PIR"),
+)
 THICK = (Scan(shape=(30, 26, 9), spacing_mm=(1, 1.1, 4)), Scan(shape=(11, 27, 29), spacing_mm=(5, 1, 1), codes="SLP"))
 LOWRES = MadeUp(patch=(12, 12, 12), spacing_mm=(2.1, 2.0, 1.9), scans=ROUND, **CUBE)
 MODELS = {
-    "isotropic": MadeUp(patch=(16, 20, 16), spacing_mm=(1.1, 1.0, 1.05), scans=ROUND, folds=2, mirror_axes=(0, 2), **CUBE),
+    "isotropic": MadeUp(
+        patch=(16, 20, 16), spacing_mm=(1.1, 1.0, 1.05), scans=ROUND, folds=2, mirror_axes=(0, 2), **CUBE
+    ),
     "anisotropic": MadeUp(
         patch=(8, 20, 24), spacing_mm=(4.5, 1.0, 1.05), scans=THICK, channels=("CTNormalization",), **FLAT
     ),
@@ -93,7 +98,8 @@ MODELS = {
         kernels=((3, 3),) * 3, strides=((1, 1), (2, 2), (2, 2)), channels=("RescaleTo01Normalization",),
     ),
     "regions": MadeUp(
-        patch=(16, 16, 16), spacing_mm=(1.2, 1.2, 1.2), masked=True, channels=("ZScoreNormalization", "NoNormalization"),
+        patch=(16, 16, 16), spacing_mm=(1.2, 1.2, 1.2), masked=True,
+        channels=("ZScoreNormalization", "NoNormalization"),
         scans=(Scan(shape=(26, 24, 28), spacing_mm=(1, 1.4, 1.1), margin=7),), reader="NibabelIOWithReorient",
         labels={"background": 0, "whole": [1, 3], "core": [3], "ignore": 4}, regions_class_order=(1, 3), **CUBE,
     ),
@@ -184,7 +190,8 @@ def make_plans(model: MadeUp) -> dict[str, Any]:
             ("_kwargs", {"is_seg": kind == "seg", "order": order, "order_z": 0, "force_separate_z": None}),
         )
     }
-    statistics = {"mean": 250.0, "std": 120.0, "median": 240.0, "min": 0.0, "max": 460.0, "percentile_00_5": 20.0, "percentile_99_5": 430.0}  # fmt: skip
+    statistics = {"mean": 250.0, "std": 120.0, "median": 240.0, "min": 0.0, "max": 460.0}
+    statistics |= {"percentile_00_5": 20.0, "percentile_99_5": 430.0}
     own = {
         "data_identifier": "made_up", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "batch_dice": False,
         "patch_size": list(model.patch), "spacing": list(model.spacing_mm),
@@ -193,8 +200,8 @@ def make_plans(model: MadeUp) -> dict[str, Any]:
     }  # fmt: skip
     configurations = {model.configuration: own}
     if model.first_stage is not None:
-        first = {"inherits_from": "3d_fullres", "spacing": list(model.first_stage.spacing_mm), "next_stage": "3d_cascade_fullres"}  # fmt: skip
-        first |= {"patch_size": list(model.first_stage.patch)}
+        first = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+        first |= {"spacing": list(model.first_stage.spacing_mm), "patch_size": list(model.first_stage.patch)}
         second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
         configurations = {"3d_fullres": own, "3d_lowres": first, "3d_cascade_fullres": second}
     backward = [model.transpose.index(axis) for axis in range(3)]

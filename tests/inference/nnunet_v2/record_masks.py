@@ -49,7 +49,8 @@ def fill_checkpoints(root: Path, model: MadeUp, stage: MadeUp, configuration: st
 
 def predict(folder: Path, scans: Path, out: Path, previous: Path | None) -> None:
     out.mkdir()
-    predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)  # fmt: skip
+    cpu = torch.device("cpu")
+    predictor = nnUNetPredictor(perform_everything_on_device=False, device=cpu, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), None)
     before = None if previous is None else str(previous)
     predictor.predict_from_files_sequential(str(scans), str(out), folder_with_segs_from_prev_stage=before)

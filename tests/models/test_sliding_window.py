@@ -6,10 +6,18 @@ import dataclasses
 
 import pytest
 import torch
+from monai.inferers.utils import sliding_window_inference
 
-from models import streaming
-from models.inferer import InferenceSettings, predict_volume, to_probabilities
-from models.streaming import Ensemble, activation_bytes, buffer_bytes, stream_probabilities, window_layout
+from models import sliding_window
+from models.inferer import InferenceSettings, to_probabilities, window_logits
+from models.sliding_window import (
+    Ensemble,
+    activation_bytes,
+    buffer_bytes,
+    predict_volume,
+    stream_probabilities,
+)
+from models.windows import window_layout
 from tests.models.builders import BRATS, TWO_CLASSES, make_network, make_plan, make_stage
 
 STAGES = {"3d": make_stage((8, 8, 8)), "2d": make_stage((8, 8)), "flat": make_stage((4, 8, 8))}
@@ -31,8 +39,28 @@ def streamed(image, ensemble, plan, settings):
     return torch.cat(list(stream_probabilities(image, ensemble, stage=plan.stage, settings=settings)), dim=1)
 
 
+def logits_of(image, network, plan, settings):
+    outputs = plan.labels.num_outputs
+    return predict_volume(image, network, num_outputs=outputs, stage=plan.stage, settings=settings)
+
+
 def whole(image, network, plan, settings):
-    return to_probabilities(predict_volume(image, network, stage=plan.stage, settings=settings), plan.labels)[0]
+    return to_probabilities(logits_of(image, network, plan, settings), plan.labels)[0]
+
+
+@torch.inference_mode()
+def monai_logits(image, network, plan, settings):
+    """What MONAI's sliding window makes of (1, C, D, H, W); to a 2D network the slices are the batch."""
+    batch = image[0].transpose(0, 1) if plan.stage.dim == 2 else image
+
+    def forward(windows):
+        # A copy, since MONAI scales them in place.
+        return window_logits(network, windows, settings).to(torch.float32, copy=True)
+
+    logits = sliding_window_inference(
+        batch, plan.stage.patch_size, settings.window_batch, forward, overlap=settings.overlap, mode=settings.blend
+    )
+    return logits.transpose(0, 1)[None] if plan.stage.dim == 2 else logits
 
 
 @pytest.mark.slow
@@ -51,12 +79,37 @@ def whole(image, network, plan, settings):
 def test_equal_to_the_sliding_window_of_monai(stage, shape, settings, monkeypatch):
     plan = make_plan(STAGES[stage], num_channels=2)
     ensemble, image = ensemble_of(plan), image_of(shape, channels=2)
-    result = streamed(image, ensemble, plan, settings)
-    assert result.dtype == torch.float32 and result.shape == (3, *shape)
-    torch.testing.assert_close(result, whole(image, ensemble.networks[0], plan, settings), rtol=1e-6, atol=1e-7)
-    monkeypatch.setattr(streaming, "to_probabilities", lambda logits, labels: logits)
-    logits = predict_volume(image, ensemble.networks[0], stage=plan.stage, settings=settings)
+    expected = monai_logits(image, ensemble.networks[0], plan, settings)
+    assert expected.shape == (1, 3, *shape) and expected.dtype == torch.float32
+    logits = logits_of(image, ensemble.networks[0], plan, settings)
+    if window_layout(shape, plan.stage, settings).blended:
+        assert torch.equal(logits, expected)
+    else:
+        # MONAI weighs the only window, and divides by the weights again.
+        torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-7)
+    monkeypatch.setattr(sliding_window, "to_probabilities", lambda logits, labels: logits)
     assert torch.equal(streamed(image, ensemble, plan, settings), logits[0])
+
+
+def test_probabilities_are_those_of_the_logits():
+    plan = make_plan(num_channels=2)
+    ensemble, image = ensemble_of(plan), image_of((11, 8, 9), channels=2)
+    result = streamed(image, ensemble, plan, InferenceSettings())
+    assert result.dtype == torch.float32 and result.shape == (3, 11, 8, 9)
+    expected = whole(image, ensemble.networks[0], plan, InferenceSettings())
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_windows_are_counted_as_they_are_done():
+    plan, done = make_plan(), []
+    settings = InferenceSettings(window_batch=4)
+    slabs = stream_probabilities(
+        image_of((19, 8, 9)), ensemble_of(plan), stage=plan.stage, settings=settings, count=done.append
+    )
+    next(slabs)
+    assert done == [4]
+    list(slabs)
+    assert sum(done) == window_layout((19, 8, 9), plan.stage, settings).num_windows == 8
 
 
 def test_equal_for_regions_and_in_mixed_precision():
@@ -89,7 +142,7 @@ def test_slabs_come_early_and_few_planes_are_held():
 def test_large_planes_come_one_at_a_time(monkeypatch):
     plan, image = make_plan(), image_of((19, 8, 9))
     expected = streamed(image, ensemble_of(plan), plan, InferenceSettings())
-    monkeypatch.setattr(streaming, "SLAB_VALUES", 1)
+    monkeypatch.setattr(sliding_window, "SLAB_VALUES", 1)
     slabs = list(stream_probabilities(image, ensemble_of(plan), stage=plan.stage, settings=InferenceSettings()))
     assert [slab.shape[1] for slab in slabs] == [1] * 19
     torch.testing.assert_close(torch.cat(slabs, dim=1), expected, rtol=1e-6, atol=1e-7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inference.model import build_networks, checkpoint_bundle, weight_bytes
+from inference.configuration import build_networks, read_configuration, weight_bytes
 from models.acceleration import Acceleration
 from tests.models.builders import BRATS, make_plan, make_stage
 from tests.models.test_checkpoint import save_ours, save_reference
@@ -26,7 +26,7 @@ def folds(tmp_path):
 
 def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_path):
     state = save_ours(tmp_path / "last.ckpt", make_plan())
-    bundle = checkpoint_bundle(tmp_path / "last.ckpt")
+    bundle = read_configuration(tmp_path / "last.ckpt")
     (network,) = build_networks(bundle, HOST)
     assert not network.training and bundle.folds[0].fold is None
     own = network.state_dict()
@@ -37,7 +37,7 @@ def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_p
 
 def test_accelerated_networks_have_the_same_names_and_lie_channels_last(tmp_path):
     state = save_ours(tmp_path / "last.ckpt", make_plan())
-    bundle = checkpoint_bundle(tmp_path / "last.ckpt")
+    bundle = read_configuration(tmp_path / "last.ckpt")
     (network,) = build_networks(bundle, HOST, Acceleration(channels_last=True, fused_norm=True))
     own = network.state_dict()
     assert own and all(torch.equal(value, state[name]) for name, value in own.items())
@@ -51,19 +51,19 @@ def test_folder_gives_its_best_checkpoint(tmp_path, inner):
     folder.mkdir(exist_ok=True)
     save_ours(folder / "last.ckpt", make_plan())
     save_ours(folder / "epoch=2-dice=0.9000.ckpt", make_plan())
-    assert checkpoint_bundle(tmp_path).folds[0].name == "epoch=2-dice=0.9000"
+    assert read_configuration(tmp_path).folds[0].name == "epoch=2-dice=0.9000"
 
 
 def test_folds_come_in_the_order_of_their_numbers(folds):
-    assert [each.name for each in checkpoint_bundle(folds).folds] == ["fold_0", "fold_1", "fold_2"]
+    assert [each.name for each in read_configuration(folds).folds] == ["fold_0", "fold_1", "fold_2"]
     (folds / "fold_1").rename(folds / "fold_10")
-    assert [each.fold for each in checkpoint_bundle(folds, [10, 0]).folds] == [0, 10]
+    assert [each.fold for each in read_configuration(folds, [10, 0]).folds] == [0, 10]
     (folds / "fold_10").rename(folds / "fold_1")
-    assert [each.fold for each in checkpoint_bundle(folds).select([1]).folds] == [1]
+    assert [each.fold for each in read_configuration(folds).select([1]).folds] == [1]
 
 
 def test_missing_folds_are_named(folds):
-    for ask in (lambda: checkpoint_bundle(folds, [0, 3]), lambda: checkpoint_bundle(folds).select([0, 3])):
+    for ask in (lambda: read_configuration(folds, [0, 3]), lambda: read_configuration(folds).select([0, 3])):
         with pytest.raises(UserError, match=r"(?s)fold_3.*It has fold_0, fold_1, fold_2"):
             ask()
 
@@ -71,9 +71,9 @@ def test_missing_folds_are_named(folds):
 def test_folds_of_a_single_network_are_refused(tmp_path):
     save_ours(tmp_path / "last.ckpt", make_plan())
     with pytest.raises(UserError, match="single network"):
-        checkpoint_bundle(tmp_path, [0])
+        read_configuration(tmp_path, [0])
     with pytest.raises(UserError, match="single network"):
-        checkpoint_bundle(tmp_path).select([0])
+        read_configuration(tmp_path).select([0])
 
 
 @pytest.mark.parametrize(
@@ -84,35 +84,35 @@ def test_folds_of_a_single_network_are_refused(tmp_path):
 def test_folds_of_different_trainings_are_refused_with_both_names(folds, plan, reason):
     save_ours(folds / "fold_1/checkpoints/last.ckpt", plan)
     with pytest.raises(UserError, match=reason) as caught:
-        checkpoint_bundle(folds)
+        read_configuration(folds)
     assert "fold_1" in str(caught.value)
 
 
 def test_reference_checkpoint_is_refused_with_the_way_out(tmp_path):
     save_reference(tmp_path / "last.ckpt", make_plan())
     with pytest.raises(UserError, match="--ckpt_path"):
-        checkpoint_bundle(tmp_path / "last.ckpt")
+        read_configuration(tmp_path / "last.ckpt")
 
 
 def test_empty_folder_and_missing_path_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"--model .* holds no checkpoint"):
-        checkpoint_bundle(tmp_path)
+        read_configuration(tmp_path)
     with pytest.raises(UserError, match=r"--model .* does not exist"):
-        checkpoint_bundle(tmp_path / "nothing")
+        read_configuration(tmp_path / "nothing")
 
 
 def test_a_fold_that_is_missing_is_named_unless_folds_are_chosen(folds):
     (folds / "fold_1").rename(folds / "elsewhere")
     (folds / "fold_0/options.json").write_text('{"num_folds": 3}')
     with pytest.raises(UserError, match=r"(?s)lacks folds.*fold_1\n.*--folds 0 2"):
-        checkpoint_bundle(folds)
-    assert [each.fold for each in checkpoint_bundle(folds, [0, 2]).folds] == [0, 2]
-    assert [each.fold for each in checkpoint_bundle(folds, allow_unfinished=True).folds] == [0, 2]
+        read_configuration(folds)
+    assert [each.fold for each in read_configuration(folds, [0, 2]).folds] == [0, 2]
+    assert [each.fold for each in read_configuration(folds, allow_unfinished=True).folds] == [0, 2]
 
 
 def test_a_gap_among_folds_of_which_nothing_is_recorded_is_named(folds, capsys):
     (folds / "fold_1").rename(folds / "elsewhere")
-    assert [each.fold for each in checkpoint_bundle(folds).folds] == [0, 2]
+    assert [each.fold for each in read_configuration(folds).folds] == [0, 2]
     assert "has no fold_1; the others predict" in capsys.readouterr().err
 
 
@@ -120,13 +120,13 @@ def test_a_gap_among_folds_of_which_nothing_is_recorded_is_named(folds, capsys):
 def test_how_many_folds_there_are_is_what_the_cross_validation_says(folds, name):
     (folds / "fold_1" / name).write_text('{"num_folds": 5}')
     with pytest.raises(UserError, match=r"(?s)fold_3\n.*fold_4\n"):
-        checkpoint_bundle(folds)
+        read_configuration(folds)
 
 
 def test_a_fold_without_a_checkpoint_is_missing(folds):
     (folds / "fold_2/checkpoints/last.ckpt").unlink()
     with pytest.raises(UserError, match=r"(?s)fold_2\n.*--folds 0 1"):
-        checkpoint_bundle(folds)
+        read_configuration(folds)
 
 
 def interrupt(folder, fold: int) -> None:
@@ -137,12 +137,12 @@ def test_an_interrupted_training_is_refused_with_fold_and_epoch(folds):
     interrupt(folds / "fold_1/checkpoints", 1)
     for path in (folds, folds / "fold_1", folds / "fold_1/checkpoints", folds / "fold_1/checkpoints/last.ckpt"):
         with pytest.raises(UserError, match=r"(?s)fold 1 was interrupted after epoch 3 of 10.*--allow_unfinished"):
-            checkpoint_bundle(path)
-        assert checkpoint_bundle(path, allow_unfinished=True).folds
-    assert [each.fold for each in checkpoint_bundle(folds, [0, 2]).folds] == [0, 2]
+            read_configuration(path)
+        assert read_configuration(path, allow_unfinished=True).folds
+    assert [each.fold for each in read_configuration(folds, [0, 2]).folds] == [0, 2]
     interrupt(folds / "fold_2/checkpoints", 2)
     with pytest.raises(UserError, match=r"(?s)fold 1 was interrupted.*fold 2 was interrupted"):
-        checkpoint_bundle(folds)
+        read_configuration(folds)
 
 
 def test_the_checkpoint_that_was_scored_is_the_one_that_predicts(folds):
@@ -151,7 +151,7 @@ def test_the_checkpoint_that_was_scored_is_the_one_that_predicts(folds):
 
     def taken(path, **kind) -> list[bool]:
         """Of each fold, whether it is the last checkpoint."""
-        bundle = checkpoint_bundle(path, **kind)
+        bundle = read_configuration(path, **kind)
         name = "output_block.conv.conv.weight"
         last = [torch.load(folds / f"fold_{fold}/checkpoints/last.ckpt", weights_only=True) for fold in range(3)]
         return [
@@ -167,4 +167,4 @@ def test_the_checkpoint_that_was_scored_is_the_one_that_predicts(folds):
     assert taken(folds, checkpoint="best") == [False] * 3
     (folds / "fold_0/checkpoints/last.ckpt").unlink()
     with pytest.raises(UserError, match=r"holds no last\.ckpt"):
-        checkpoint_bundle(folds)
+        read_configuration(folds)
