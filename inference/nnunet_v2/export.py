@@ -21,7 +21,7 @@ from inference.nnunet_v2.architecture import EPSILON, PACKAGE, PLAIN, RESIDUAL, 
 from inference.nnunet_v2.plans import NORMALIZATIONS, RESAMPLING, Z_SCORE
 from inference.nnunet_v2.sources import CHECKPOINTS, DATASET, PLANS
 from inference.nnunet_v2.weights import their_name
-from utils.errors import UserError, list_problems
+from utils.errors import list_problems
 from utils.files import write_atomically, write_json
 from utils.rules import NNUNET_V2
 from utils.schema import LabelScheme, Plan, StagePlan
@@ -237,13 +237,3 @@ def export_weights(weights: Mapping[str, Tensor], plan: Plan) -> dict[str, Tenso
             found[f"{block}.all_modules.{('conv', 'norm').index(kind)}.{end}"] = value
     found |= {f"decoder.{name}": value for name, value in found.items() if name.startswith("encoder.")}
     return found
-
-
-def require_new(target: Path, *, overwrite: bool) -> None:
-    """Refuse to write over what is there.
-
-    Raises:
-        UserError: the folder exists.
-    """
-    if target.exists() and not overwrite:
-        raise UserError(f"--output {target} exists; choose another name")

@@ -1,10 +1,14 @@
 """Record what nnU-Net v2 (nnunetv2 2.8.1, CPU) makes of the scans of made_up_models.py, into nnunet_masks.npz.
 
+Of two networks also a digest of all names that it has for their parameters, into nnunet_names.json.
+
 Run where nnunetv2 is installed, from the top of the project: python -m tests.inference.nnunet_v2.record_masks
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -28,15 +32,25 @@ from tests.inference.nnunet_v2.made_up_models import (
 )
 
 OUT = Path(__file__).with_name("nnunet_masks.npz")
+NAMES = OUT.with_name("nnunet_names.json")
+
+
+def build(model: MadeUp, stage: MadeUp, configuration: str) -> torch.nn.Module:
+    plans, dataset = PlansManager(make_plans(model)), make_dataset(model)
+    manager = plans.get_configuration(configuration)
+    outputs = plans.get_label_manager(dataset).num_segmentation_heads
+    return nnUNetTrainer.build_network_architecture(plans, manager, stage.in_channels, outputs, False)
+
+
+def digest_names(name: str) -> str:
+    network = build(MODELS[name], MODELS[name], MODELS[name].configuration)
+    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in network.state_dict().items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def fill_checkpoints(root: Path, model: MadeUp, stage: MadeUp, configuration: str) -> None:
     """Give checkpoints all names that nnU-Net's network has for its parameters; they must be those of `model`."""
-    plans, dataset = PlansManager(make_plans(model)), make_dataset(model)
-    manager = plans.get_configuration(configuration)
-    network = nnUNetTrainer.build_network_architecture(
-        plans, manager, stage.in_channels, plans.get_label_manager(dataset).num_segmentation_heads, False
-    )
+    network = build(model, stage, configuration)
     shapes = dict(parameter_shapes(stage))
     assert {name: tuple(value.shape) for name, value in network.named_parameters()} == shapes
     for fold in range(stage.folds):
@@ -57,6 +71,7 @@ def predict(folder: Path, scans: Path, out: Path, previous: Path | None) -> None
 
 
 def main() -> None:
+    NAMES.write_text(json.dumps({name: digest_names(name) for name in ("isotropic", "residual")}, indent=1) + "\n")
     recorded = {}
     for name, model in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
