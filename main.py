@@ -54,7 +54,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     Raises:
         UserError: anything that does not exist or does not fit.
     """
-    from data_preprocessing.planning.adapt import adapt_plan, read_fold
+    from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
     from data_preprocessing.planning.plan_file import read_plan
     from data_preprocessing.readiness import run_cases
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
@@ -65,6 +65,7 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
     plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.inference.brats)
+    plan = mirror_along(plan, config.loader.mirror_axes)
     run = config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
@@ -164,7 +165,7 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
         if options.invert_resampled_y
         else None,
         acceleration=acceleration,
-        mirrored=config.loader.augment != "none",
+        mirrored=config.loader.augment != "none" and setup.plan.mirror_axes != (),
     )
     if config.run.exec_mode != "train" and setup.checkpoint is not None:
         load_weights(module.network, setup.checkpoint)

@@ -23,9 +23,10 @@ from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_
 if TYPE_CHECKING:
     from data_preprocessing.dataset.description_file import Dataset
     from data_preprocessing.runner import CaseStatus, Workers
-    from utils.schema import Plan, Splits
+    from utils.schema import Plan
 
-DEFAULT_GPU_MEMORY_GB = 8.0
+PLANNING = ("plan", "planner", "gpu_memory_gb", "zscore")
+"""Options that only a plan from the training cases' fingerprint asks for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,14 @@ class Options:
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
     plan: Literal["auto", "preset"] | None = None
     """auto: by nnU-Net v2's rules. preset: the NVIDIA reference's numbers (default: preset for the ten MSD tasks)."""
-    gpu_memory_gb: float = DEFAULT_GPU_MEMORY_GB
-    """GPU memory that an automatic plan fills with patch and batch, in GB."""
+    planner: Literal["default", "resenc_m", "resenc_l", "resenc_xl"] = "default"
+    """Which of nnU-Net v2's planners makes an automatic plan. resenc_*: residual encoders, for GPUs of about 8, 24 and
+    40 GB (implies --plan auto)."""
+    gpu_memory_gb: float | None = None
+    """GPU memory that an automatic plan fills with patch and batch, in GB (default: 8; resenc_l 24, resenc_xl 40)."""
+    zscore: Literal["nonzero", "nnunet"] = "nonzero"
+    """Voxels of which an automatic plan takes z-scores. nonzero: each channel's own non-zero ones; nnunet: nnU-Net v2's
+    rule, all within the crop, or those of a mask where cropping takes away a quarter of the scans or more."""
     lowres: bool = False
     """3D: prepare the low-resolution stage, for scans of which the patch covers less than 25 %."""
     cascade: Path | None = None
@@ -76,7 +83,7 @@ class Options:
             raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
         if self.nfolds < 2:
             raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
-        if not 0 < self.gpu_memory_gb < math.inf:
+        if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
             raise UserError(f"--gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
         if self.lowres and self.dim == 2:
             raise UserError("--lowres is for --dim 3; a 2D U-Net sees whole slices")
@@ -90,6 +97,11 @@ class Options:
         """The folder of the plan and the training shards."""
         return self.results / f"{task_name(self.task)}_{self.dim}d{'_lowres' if self.lowres else ''}"
 
+    def given(self, *names: str) -> list[str]:
+        """Those of the options that are not as by default."""
+        default = Options(task=self.task)
+        return [name for name in names if getattr(self, name) != getattr(default, name)]
+
     @property
     def command(self) -> str:
         """What prepares the training cases that these options are about."""
@@ -102,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_s = time.monotonic()
     options = parse(Options, argv, prog="preprocess.py")
     if options.cascade is not None:
-        return prepare_cascade(options)
+        return prepare_cascade(options, options.cascade)
     # Heavy imports wait until the options are known to be good.
     from data_preprocessing.outdated import load_current
     from data_preprocessing.runner import Workers
@@ -126,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _report(folder, options, statuses)
 
 
-def prepare_cascade(options: Options) -> int:
-    """Make the folder of a cascade's second stage from shards and masks."""
+def prepare_cascade(options: Options, masks: Path) -> int:
+    """Make the folder of a cascade's second stage from shards and the masks of the first stage."""
     from data_preprocessing.cascade import prepare_second_stage
     from data_preprocessing.runner import Workers
     from utils.locks import folder_lock
@@ -135,15 +147,13 @@ def prepare_cascade(options: Options) -> int:
     from utils.throughput import num_cores
 
     start_s = time.monotonic()
-    default = Options(task=options.task)
-    for name in ("data", "ohe", "brats", "nfolds", "splits", "group_by", "plan", "gpu_memory_gb"):
-        if getattr(options, name) != getattr(default, name):
-            _warn(f"--{name} has no effect with --cascade: everything is as in {options.root}")
+    for name in options.given("data", "ohe", "brats", "nfolds", "splits", "group_by", *PLANNING):
+        _warn(f"--{name} has no effect with --cascade: everything is as in {options.root}")
     if not (options.root / "plan.json").is_file():
         raise UserError(f"{options.root} holds no full-resolution shards; run first: {options.command}")
     folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
     with folder_lock(folder), Workers(options.n_jobs or num_cores()) as workers:
-        statuses = prepare_second_stage(options.root, options.cascade, folder, workers, overwrite=options.overwrite)
+        statuses = prepare_second_stage(options.root, masks, folder, workers, overwrite=options.overwrite)
     _write_record(folder, options, statuses, time.monotonic() - start_s)
     return _report(folder, options, statuses)
 
@@ -158,6 +168,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     from data_preprocessing.planning import resume
     from data_preprocessing.planning.fingerprint import combine
     from data_preprocessing.planning.planner import PlanOptions, make_plan, plan_source
+    from data_preprocessing.planning.splits import choose_splits
     from data_preprocessing.runner import inspect_cases
     from data_preprocessing.shard_room import require_shard_room
     from utils.runs import prepare_folder
@@ -165,12 +176,25 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     folder, cases = options.root, dataset.training
     if not cases:
         raise UserError(f"{dataset.folder}/dataset.json lists no training cases; there is nothing to plan from")
-    planning = PlanOptions(source=options.plan, gpu_memory_gb=options.gpu_memory_gb, lowres=options.lowres)
-    if plan_source(dataset, planning) == "preset" and options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB:
-        _warn("--gpu_memory_gb has no effect on a preset; use --plan auto")
-    splits = choose_folds(options, [case.case for case in cases])
+    planning = PlanOptions(
+        source=options.plan,
+        planner=options.planner,
+        gpu_memory_gb=options.gpu_memory_gb,
+        lowres=options.lowres,
+        zscore=options.zscore,
+    )
+    if plan_source(dataset, planning) == "preset":
+        for name in options.given("gpu_memory_gb", "zscore"):
+            _warn(f"--{name} has no effect on a preset; use --plan auto")
+    splits, warnings = choose_splits(
+        [case.case for case in cases], nfolds=options.nfolds, path=options.splits, group_by=options.group_by
+    )
+    for message in warnings:
+        _warn(message)
     inspection = resume.describe_sources(dataset)
-    fingerprint = None if options.overwrite else resume.stored_fingerprint(folder, inspection)
+    fingerprint = None
+    if not options.overwrite:
+        fingerprint = resume.stored_fingerprint(folder, inspection, relative_size=options.zscore == "nnunet")
     if fingerprint is None:
         fingerprint = combine(inspect_cases(dataset, cases, workers))
     content = TrainingFolder(
@@ -185,27 +209,6 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         require_shard_room(folder, fingerprint, content.automatic)
     prepare_folder(folder, "--results")
     return folder, fill_training(folder, content, workers, overwrite=options.overwrite)
-
-
-def choose_folds(options: Options, cases: Sequence[str]) -> Splits:
-    """The folds of --splits, those of --group_by, or those of the plain rule.
-
-    Raises:
-        UserError: the file or the pattern does not fit the cases.
-    """
-    from data_preprocessing.planning.splits import deal_folds, find_groups, read_splits
-
-    if options.splits is not None:
-        if options.nfolds != DEFAULT_FOLDS:
-            _warn("--nfolds has no effect with --splits: the file says how many there are")
-        return read_splits(options.splits, cases)
-    units, name = (len(cases), "cases")
-    if options.group_by is not None:
-        units, name = len(find_groups(cases, options.group_by)), "patients"
-    nfolds = min(options.nfolds, max(units, 2))
-    if 2 <= units < options.nfolds:
-        _warn(f"{units} {name} make {nfolds} folds at most; dealt as with --nfolds {nfolds}")
-    return deal_folds(cases, nfolds, options.group_by)
 
 
 def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -252,14 +255,7 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
         raise UserError(f"{path} was made without --brats; leave it out, or plan again: {command} --brats")
     if options.ohe and not plan.mask_channel:
         raise UserError(f"{path} was made without --ohe; leave it out, or plan again: {command} --ohe")
-    unused = {
-        "nfolds": options.nfolds != DEFAULT_FOLDS,
-        "splits": options.splits is not None,
-        "group_by": options.group_by is not None,
-        "plan": options.plan is not None,
-        "gpu_memory_gb": options.gpu_memory_gb != DEFAULT_GPU_MEMORY_GB,
-    }
-    for name in (name for name, given in unused.items() if given):
+    for name in options.given("nfolds", "splits", "group_by", *PLANNING):
         _warn(f"--{name} has no effect with --exec_mode {options.exec_mode}: plan and folds are of the training cases")
     return plan
 

@@ -61,6 +61,7 @@ class DataModule(pl.LightningDataModule):
         self.cases, self.settings, self.loader = cases, settings, loader
         self._training: TrainLoader | None = None
         self.spec = batch_spec(plan, loader)
+        self._mirror_axes = plan.mirror_axes
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2
         self._shards = find_shards(
             cases, channels=plan.image_channels, single_slice=single_slice, cascade=plan.previous_stage is not None
@@ -73,6 +74,7 @@ class DataModule(pl.LightningDataModule):
         preset = choose_preset(
             self.loader.augment, self.spec.patch,
             foreground=self.loader.oversampling, elastic_probability=self.loader.elastic_probability,
+            flip_axes=self._mirror_axes,
         )  # fmt: skip
         self._training = TrainLoader(
             self._of(self.cases.train, "training"),

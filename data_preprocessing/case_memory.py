@@ -26,6 +26,8 @@ from utils.schema import Plan
 FLOAT_BYTES = 4
 LABEL_BYTES = 4
 """Of a voxel of a label: the file's content and the values, in two bytes each."""
+MASK_BYTES = 7
+"""Of a voxel while the holes of a mask are filled: the mask, what is outside, and the number of its region."""
 POSITION_BYTES = 9
 """Of a voxel of the foreground while some are drawn, at most: whether it is foreground, and its place."""
 PROCESS_BYTES = 150_000_000
@@ -58,7 +60,9 @@ def preprocessing_bytes(files: CaseFiles, plan: Plan) -> int:
     made = FLOAT_BYTES * (channels + 1) * voxels + FLOAT_BYTES * plan.image_channels * math.prod(padded)
     if files.label is not None:
         made += label + voxels + math.prod(padded)
-    return max(reading + label, made)
+    masked = any(channel.scheme == "zscore_mask" for channel in plan.channels)
+    filling = (FLOAT_BYTES * channels + MASK_BYTES) * voxels if masked else 0
+    return max(reading + label, made + masked * voxels, filling + label)
 
 
 def mask_bytes(files: CaseFiles) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -44,15 +45,25 @@ def chunks(volume: np.ndarray) -> Iterator[np.ndarray]:
     return (volume[start : start + step] for start in range(0, len(volume), step))
 
 
-def normalize_channel(volume: np.ndarray, channel: ChannelPlan) -> None:
+def normalize_channel(volume: np.ndarray, channel: ChannelPlan, *, inside: np.ndarray | None = None) -> None:
     """Normalise (D, H, W) float32 in place by the channel's scheme.
 
-    Source: nnU-Net v2, default_normalization_schemes.py; for z-scores see `standardize_nonzero`.
+    Source: nnU-Net v2, default_normalization_schemes.py; for `zscore` see `standardize_nonzero`.
+
+    Args:
+        volume: of one channel.
+        channel: its plan.
+        inside: (D, H, W) bool, the mask of `zscore_mask` (see `filled_mask`).
     """
     if channel.scheme == "ct":
         scale_ct(volume, channel)
     elif channel.scheme == "zscore":
         standardize_nonzero(volume)
+    elif channel.scheme == "zscore_crop":
+        standardize(volume, None)
+    elif channel.scheme == "zscore_mask":
+        assert inside is not None
+        standardize(volume, inside)
     elif channel.scheme == "rescale_to_0_1":
         rescale(volume)
     elif channel.scheme == "rgb_to_0_1":
@@ -77,6 +88,52 @@ def scale_ct(volume: np.ndarray, channel: ChannelPlan) -> None:
         part /= channel.std
 
 
+def standardize(volume: np.ndarray, inside: np.ndarray | None) -> None:
+    """Bring the voxels inside (default: all) to mean 0 and standard deviation 1 (population); the others become 0.
+
+    Where all of them are equal they become 0, and where there is none the volume is left as it is.
+
+    Source: nnU-Net v2, ZScoreNormalization, with and without `use_mask_for_norm`.
+    """
+    whole = np.True_
+    masks = itertools.repeat(whole) if inside is None else chunks(inside)
+    parts: list[tuple[np.ndarray, np.ndarray | np.bool_]] = list(zip(chunks(volume), masks))
+    count = volume.size if inside is None else np.count_nonzero(inside)
+    if count == 0:
+        return
+    mean = float(sum(part.sum(dtype=np.float64, where=mask) for part, mask in parts) / count)
+    squares = float(sum(np.square(part - mean).sum(where=mask) for part, mask in parts))
+    scale = _scale(mean, math.sqrt(squares / count))
+    for part, mask in parts:
+        part -= np.float32(mean)
+        part /= np.float32(scale)
+        if mask is not whole:
+            np.copyto(part, 0, where=~mask)
+
+
+def filled_mask(image: np.ndarray) -> np.ndarray:
+    """(D, H, W) bool: where any channel (C, D, H, W) is not zero, and the holes in there.
+
+    A hole is reached from the border of the volume over no face between two voxels that are outside.
+
+    Source: nnU-Net v2, create_nonzero_mask.
+    """
+    from scipy import ndimage
+
+    inside = image[0] != 0
+    for channel in image[1:]:
+        inside |= channel != 0
+    # Several times as fast as scipy's binary_fill_holes, which grows the outside voxel by voxel.
+    regions, count = ndimage.label(~inside)
+    reached = np.zeros(count + 1, dtype=bool)
+    for axis in range(inside.ndim):
+        for side in (0, -1):
+            reached[np.unique(regions.take(side, axis))] = True
+    for part, labels in zip(chunks(inside), chunks(regions)):
+        part |= ~reached[labels]
+    return inside
+
+
 def standardize_nonzero(volume: np.ndarray) -> None:
     """Bring the non-zero voxels to mean 0 and standard deviation 1 (population); zeros stay zero.
 
@@ -89,11 +146,14 @@ def standardize_nonzero(volume: np.ndarray) -> None:
         return
     mean = sum(part.sum(dtype=np.float64) for part in chunks(volume)) / count
     squares = sum(np.square(part - mean).sum(where=part != 0) for part in chunks(volume))
-    std = math.sqrt(squares / count)
-    # Rounding alone lies below this; a constant must not be blown up to noise.
-    scale = std if std > 1e-6 * abs(mean) else 1.0
+    scale = _scale(mean, math.sqrt(squares / count))
     for part in chunks(volume):
         outside = part == 0
         part -= np.float32(mean)
         part /= np.float32(scale)
         np.copyto(part, 0, where=outside)
+
+
+def _scale(mean: float, std: float) -> float:
+    # Rounding alone lies below this; a constant must not be blown up to noise.
+    return std if std > 1e-6 * abs(mean) else 1.0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_preprocessing.normalization import chunks, intensity_fault, normalize_channel
+from data_preprocessing.normalization import chunks, filled_mask, intensity_fault, normalize_channel
 from data_preprocessing.resampling import (
     Maps,
     coarse_axis,
@@ -85,13 +85,15 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
     padded, pad_low = padding(shape, plan.stage.patch_size)
     inner = tuple(slice(low, low + n) for low, n in zip(pad_low, shape))
 
+    masked = any(channel.scheme == "zscore_mask" for channel in plan.channels)
+    inside = filled_mask(image) if masked else None
     out = np.zeros((plan.image_channels, *padded), dtype=np.float32)
     for channel, source, target in zip(plan.channels, image, out):
         if plan.normalize_first and not all(axis_map.is_identity for axis_map in maps):
-            _normalize_and_resample(source, channel, maps, target[inner], coarse=coarse)
+            _normalize_and_resample(source, channel, maps, target[inner], coarse=coarse, inside=inside)
         else:
             resample_image(source, maps, target[inner], coarse=coarse)
-            normalize_channel(target[inner], channel)
+            normalize_channel(target[inner], channel, inside=_mask_at(inside, shape))
     if plan.mask_channel:
         _nonzero_mask(image, out[-1][inner])
     meta = CaseMeta(
@@ -110,17 +112,23 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
 
 
 def _normalize_and_resample(
-    source: np.ndarray, channel: ChannelPlan, maps: Maps, out: np.ndarray, *, coarse: int | None
+    source: np.ndarray,
+    channel: ChannelPlan,
+    maps: Maps,
+    out: np.ndarray,
+    *,
+    coarse: int | None,
+    inside: np.ndarray | None,
 ) -> None:
     """Write a channel (D, H, W), normalised on its own grid, into `out` (D', H', W') float32.
 
-    A z-score leaves what is outside, the zeros of the channel, at 0. The spline would bring ripples there, so each
-    voxel whose nearest one in the scan is outside becomes 0 again. It is within the range to which overshoot is cut:
-    that of a volume (or of a slice) which has a zero.
+    A z-score of the channel's own voxels leaves what is outside, its zeros, at 0. The spline would bring ripples there,
+    so each voxel whose nearest one in the scan is outside becomes 0 again. It is within the range to which overshoot is
+    cut: that of a volume (or of a slice) which has a zero. The other z-scores are nnU-Net's, which has the ripples.
     """
     # Zeros in a resampled scan are not zeros any more, and would count as tissue; so normalisation comes first.
     normalized = np.array(source, dtype=np.float32, order="C")
-    normalize_channel(normalized, channel)
+    normalize_channel(normalized, channel, inside=inside)
     resample_image(normalized, maps, out, coarse=coarse)
     if channel.scheme == "zscore":
         for plane, inside in zip(out, _nearest_nonzero(source[None], out.shape)):
@@ -177,6 +185,13 @@ def padding(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int,
     smallest = (1,) * (3 - len(patch_size)) + tuple(patch_size)
     padded = tuple(max(n, least) for n, least in zip(shape, smallest))
     return padded, tuple((total - n) // 2 for total, n in zip(padded, shape))
+
+
+def _mask_at(inside: np.ndarray | None, shape: Sequence[int]) -> np.ndarray | None:
+    """A mask (D, H, W) on a grid of that shape, by nearest neighbour."""
+    if inside is None or inside.shape == tuple(shape):
+        return inside
+    return np.stack(list(_nearest_nonzero(inside[None], shape)))
 
 
 def _nonzero_mask(image: np.ndarray, out: np.ndarray) -> None:

@@ -177,4 +177,6 @@ def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> st
         words.append("--lowres")
     if folder is not None and folder != root:
         words.append(f"--exec_mode {folder.name}")
+    elif plan.planner and plan.previous_stage is None:
+        words.append(f"--planner {plan.planner}")
     return " ".join([*words, f"--results {root.parent}"])

@@ -8,7 +8,7 @@ Shapes: N batch, C channels, D H W space (2D has no D).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,14 @@ from models.cpu_bf16 import convolve_in_float32, needs_float32
 NUM_GROUPS = 16
 """Groups of group normalisation; the features of every level must be a multiple of it."""
 
-_CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+LayerMaker = Callable[..., nn.Module]
+"""torch's layers for two and for three axes differ in the types of their arguments."""
+_CONVOLUTIONS: dict[int, LayerMaker] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, LayerMaker] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORMS: dict[str, dict[int, LayerMaker]] = {
+    "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Layers:
         """A normalisation layer."""
         if self.norm == "group":
             return nn.GroupNorm(NUM_GROUPS, channels)
-        return {"instance": _INSTANCE, "batch": _BATCH}[self.norm][self.dim](channels, affine=True)
+        return _NORMS[self.norm][self.dim](channels, affine=True)
 
     def make_activation(self) -> nn.Module:
         """LeakyReLU, in place."""
@@ -57,7 +61,7 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, D, H, W) to (N, C', D', H', W')."""
-        if needs_float32(features, self.conv):
+        if isinstance(self.conv, nn.Conv3d) and needs_float32(features, self.conv):
             return convolve_in_float32(features, self.conv)
         return self.conv(features)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.blocks import BasicBlock, Convolution, Layers
+from models.blocks import BasicBlock, Convolution, LayerMaker, Layers
 
-_POOLINGS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_POOLINGS: dict[int, LayerMaker] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class PooledResidualBlock(nn.Module):

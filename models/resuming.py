@@ -60,6 +60,8 @@ def take_notes(
     folder = checkpoint_folder(config.run)
     if resume is None:
         warnings = [] if start is None else flattered_scores(start, cases.fold.val, plan)
+        if record.fold == "all":
+            warnings.append("--fold all validates on cases that are trained on: its Dice says nothing about new ones")
         return TrainingNotes(record, folder, config.optim), warnings
     stored = read_checkpoint(resume)
     warnings = check_resumable(stored, record, plan, config.model)

@@ -69,7 +69,8 @@ class DynamicUNet(nn.Module):
         if acceleration.winograd:
             replace_convolutions(self)
         self.memory_format = acceleration.memory_format(dim)
-        self.to(memory_format=self.memory_format)
+        # torch's stubs leave this argument out.
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def __call__(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """As `forward`; a compiled network gets maps that all lie alike, and is recorded and run under `no_grad`.

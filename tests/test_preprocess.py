@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import main
+from data_preprocessing.readiness import preprocess_command
 from tests.tiny_task import SHAPE_XYZ, Task, files_of, make_task, write_scan
 from utils.config import RunConfig
 from utils.errors import EXIT_INTERRUPTED, EXIT_USAGE, run_cli
@@ -185,6 +186,25 @@ def test_low_resolution_stage_has_its_own_folder_that_main_finds(tmp_path):
     assert find_shards(RunConfig(data=folder / "test")).is_test
 
 
+def test_planner_of_residual_encoders_makes_a_plan_that_main_can_train(tmp_path):
+    task = make_task(tmp_path, shape=(32, 32, 32))
+    assert task.run("--planner", "resenc_m", "--zscore", "nnunet") == 0
+    plan = read_json(Plan, task.results / "77_3d" / "plan.json")
+    assert (plan.planner, plan.stage.encoder_convs, plan.stage.block) == ("resenc_m", (1, 3, 4, 6), "residual")
+    assert plan.channels[0].scheme in ("zscore_crop", "zscore_mask")
+    assert preprocess_command(task.results / "77_3d", plan).endswith(f"--planner resenc_m --results {task.results}")
+
+
+def test_a_fingerprint_of_an_earlier_version_is_made_anew_where_zscores_need_it(task):
+    assert task.run() == 0
+    path = task.results / "77_3d" / "fingerprint.json"
+    old = json.loads(path.read_text())
+    del old["median_relative_size"]
+    path.write_text(json.dumps(old))
+    assert task.run() == 0 and "median_relative_size" not in json.loads(path.read_text())
+    assert task.run("--zscore", "nnunet") == 0 and "median_relative_size" in json.loads(path.read_text())
+
+
 def test_low_resolution_stage_that_is_not_needed_is_refused(task, capsys):
     assert task.run("--lowres") == EXIT_USAGE
     assert "needs no low-resolution stage" in capsys.readouterr().err
@@ -207,9 +227,11 @@ def test_flags_that_make_no_sense_are_refused(task, capsys, flags, message):
 def test_planning_flags_warn_where_they_do_nothing(task, capsys):
     task.run()
     capsys.readouterr()
-    assert task.run("--exec_mode", "test", "--gpu_memory_gb", "4", "--plan", "auto") == 0
+    flags = ("--gpu_memory_gb", "4", "--plan", "auto", "--planner", "resenc_l", "--zscore", "nnunet")
+    assert task.run("--exec_mode", "test", *flags) == 0
     printed = capsys.readouterr().err
     assert "--gpu_memory_gb has no effect with --exec_mode test" in printed and "--plan has no effect" in printed
+    assert "--planner has no effect" in printed and "--zscore has no effect" in printed
 
 
 def test_fewer_cases_than_folds_make_as_many_folds_with_a_warning(task, capsys):

@@ -218,8 +218,9 @@ def _pointless(config: Config) -> list[tuple[str, str, Sequence[str]]]:
     rules = [
         (not training, "only training uses it", "optim", _names(optim)),
         (not training, "only training uses it", "loader",
-         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "elastic_probability", "batches_per_epoch")),
-        (loader.augment == "none", "--augment none changes nothing", "loader", ("elastic_probability",)),
+         ("batch_size", "nvol", "oversampling", "data2d_dim", "augment", "mirror_axes", "elastic_probability",
+          "batches_per_epoch")),
+        (loader.augment == "none", "--augment none changes nothing", "loader", ("elastic_probability", "mirror_axes")),
         (not training, "only training uses it", "run", ("resume_training", "save_ckpt")),
         (not training and not run.benchmark, "the checkpoint holds its own (unless the NVIDIA reference wrote it)",
          "model", _names(config.model)),

@@ -20,6 +20,7 @@ Affinity = Literal[
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Layout = Literal["auto", "NCDHW", "NDHWC"]
+FoldChoice = int | Literal["all"]
 
 DEFAULT_FOLDS = 5
 
@@ -53,8 +54,8 @@ class RunConfig:
     """Task number, two digits. The Medical Segmentation Decathlon uses 01 to 10."""
     dim: Literal[2, 3] = 3
     """Dimension of the U-Net."""
-    fold: int = 0
-    """Cross-validation fold, counted from 0."""
+    fold: FoldChoice = 0
+    """Cross-validation fold, counted from 0; all: train on every case, and validate on those of fold 0 among them."""
     nfolds: int | None = None
     """Number of cross-validation folds (default: those that preprocess.py made; 5 with --group_by)."""
     splits: Path | None = None
@@ -85,8 +86,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.nfolds is None or self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
         # The number of folds of a file is known when it is read.
-        _require(self.fold >= 0, f"--fold must not be negative, got {self.fold}")
-        if self.nfolds is not None:
+        _require(self.fold == "all" or self.fold >= 0, f"--fold must not be negative, got {self.fold}")
+        if self.nfolds is not None and self.fold != "all":
             _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
         _require(self.splits is None or self.group_by is None, "--splits and --group_by both deal the folds; give one")
         _require(
@@ -157,6 +158,9 @@ class LoaderConfig:
     augment: Literal["reference", "nnunet", "none"] = "reference"
     """Random changes of training patches: the NVIDIA reference's, those of nnU-Net v2 (rotation, scaling in both
     directions, low resolution and gamma too; in plane for anisotropic patches), or none."""
+    mirror_axes: tuple[Literal["S", "A", "R", "none"], ...] = ("S", "A", "R")
+    """Axes of a scan (superior, anterior, right) that training and test-time augmentation flip, or none. Leave out R
+    where labels tell left from right."""
     elastic_probability: float = 0.0
     """Probability that a training patch is deformed elastically as well (nnU-Net v1: 0.2, v2: 0)."""
     batches_per_epoch: int = 0
@@ -167,6 +171,9 @@ class LoaderConfig:
             0 <= self.elastic_probability <= 1,
             f"--elastic_probability must lie in 0..1, got {self.elastic_probability}",
         )
+        mirrored = self.mirror_axes
+        if not mirrored or len({*mirrored}) < len(mirrored) or ("none" in mirrored and len(mirrored) > 1):
+            raise UserError(f"--mirror_axes must be different ones of S, A and R, or none, got {' '.join(mirrored)}")
         _require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
         _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
         _require(self.nvol >= 0, "--nvol must not be negative")

@@ -40,6 +40,12 @@ def _one_of(value: Any, kind: Any) -> Any:
     raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
 
 
+def _whole_number_or_all(value: Any, kind: Any) -> int | str:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"expected a whole number or all, got {value!r}")
+
+
 # cattrs would call int(2.7), bool("false") and str(None); a file with such a value is wrong and must not be mended.
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _converter.register_structure_hook(int, _strict((int,), "a whole number"))
@@ -47,6 +53,7 @@ _converter.register_structure_hook(float, _strict((int, float), "a number"))
 _converter.register_structure_hook(bool, _strict((bool,), "true or false"))
 _converter.register_structure_hook(str, _strict((str,), "text"))
 _converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+_converter.register_structure_hook_func(lambda kind: kind == int | Literal["all"], _whole_number_or_all)
 _converter.register_structure_hook_factory(
     dataclasses.is_dataclass,
     lambda cls: make_dict_structure_fn(cls, _converter, _cattrs_forbid_extra_keys=True),
@@ -54,8 +61,10 @@ _converter.register_structure_hook_factory(
 
 
 def _dict_writer(cls: type) -> Callable[[Any], dict[str, Any]]:
+    """Fields whose metadata has `omit_default` are left out where they have their default."""
     later = (field.name for field in dataclasses.fields(cls) if field.metadata.get("omit_default"))
-    return make_dict_unstructure_fn(cls, _converter, **{name: override(omit_if_default=True) for name in later})
+    kwargs: dict[str, Any] = {name: override(omit_if_default=True) for name in later}
+    return make_dict_unstructure_fn(cls, _converter, **kwargs)
 
 
 _converter.register_unstructure_hook_factory(dataclasses.is_dataclass, _dict_writer)

@@ -9,6 +9,7 @@ tuples are in D, H, W order (depth first) of the working axes: the scan brought 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from utils.geometry import Geometry
 from utils.rules import Rules
@@ -102,8 +103,11 @@ class ChannelPlan:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(f"channel {self.name!r}: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
+        if self.scheme != "ct":
+            return
         statistics = (self.lower, self.upper, self.mean, self.std)
-        if self.scheme == "ct" and (None in statistics or not self.std > 0 or not self.lower < self.upper):
+        lower, upper, mean, std = (math.nan if number is None else number for number in statistics)
+        if math.isnan(mean) or not std > 0 or not lower < upper:
             raise ValueError(f"channel {self.name!r}: ct needs lower < upper, mean and std > 0, got {statistics}")
 
 
@@ -197,6 +201,8 @@ class Fingerprint:
     spacings_mm: tuple[tuple[float, float, float], ...]
     shapes_after_crop: tuple[tuple[int, int, int], ...]
     foreground: tuple[ChannelStatistics, ...]
+    median_relative_size: float | None = dataclasses.field(default=None, metadata=UNSAID)
+    """Voxels of a scan after cropping to non-zero ones, as a share of all; None where an earlier version wrote it."""
 
     def __post_init__(self) -> None:
         check_version(self.version, "fingerprint")

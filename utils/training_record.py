@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from utils.args import GROUPS, Config, pointless_options
+from utils.config import FoldChoice
 from utils.files import json_ready, to_dict
 from utils.schema import Fold
 
@@ -28,7 +29,7 @@ FREE = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
     """Attributes:
-    fold: number, counted from 0.
+    fold: number, counted from 0, or `all`.
     cases: trained on and validated on.
     earlier: other cases on which weights that this training began from (`--ckpt_path`) were trained.
     options: those that change what is trained, by name, as plain values.
@@ -36,7 +37,7 @@ class TrainingRecord:
     data: case -> digest of what its shard was made from and by which plan; empty in a checkpoint of an earlier version.
     """
 
-    fold: int
+    fold: FoldChoice
     cases: Fold
     earlier: tuple[str, ...] = ()
     options: dict[str, Any]
@@ -76,11 +77,11 @@ def option_changes(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return changed
 
 
-def fold_changes(stored: TrainingRecord, fold: int, cases: Fold) -> list[str]:
+def fold_changes(stored: TrainingRecord, fold: FoldChoice, cases: Fold) -> list[str]:
     """In what the fold of a resumed training differs from that of the checkpoint."""
     changed = [f"--fold was {stored.fold}, now it is {fold}"] if stored.fold != fold else []
     leaked = sorted(set(stored.cases.train) & set(cases.val))
-    if leaked:
+    if leaked and fold != "all":
         changed.append(f"it was trained on {named(leaked)}, which are validation cases now")
     for part in ("train", "val"):
         before, now = set(getattr(stored.cases, part)), set(getattr(cases, part))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from utils.config import FoldChoice
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.schema import FORMAT_VERSION, check_version
@@ -20,7 +21,7 @@ class TrainingState:
     """How far a training is. Epochs are counted from 1: `epochs` of them are done, `max_epochs` is the most."""
 
     version: int = FORMAT_VERSION
-    fold: int
+    fold: FoldChoice
     epochs: int
     max_epochs: int
     finished: bool

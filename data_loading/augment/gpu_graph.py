@@ -41,7 +41,9 @@ def augment(
             image, label, rotated=drawn["rotated"], matrix=drawn["matrix"], shape=shape, in_plane=preset.in_plane
         )
     if preset.flip:
-        image, label = spatial.flip(image, label, dim=len(shape) - 1, probability=preset.flip)
+        image, label = spatial.flip(
+            image, label, dim=len(shape) - 1, probability=preset.flip, axes=preset.flip_axes
+        )  # fmt: skip
     if preset.noise.probability:
         image = intensity.noise(image, preset.noise)
     if preset.blur.probability:

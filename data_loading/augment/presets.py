@@ -54,6 +54,8 @@ class Preset:
     """Degrees about each axis."""
     flip: float = 0.0
     """Probability of mirroring along each axis."""
+    flip_axes: tuple[int, ...] | None = None
+    """Axes of the patch that are mirrored, its first is 0; None: all of them."""
     noise: Change = Change()
     """Standard deviation of the noise."""
     blur: Change = Change()
@@ -128,9 +130,14 @@ about 2 (3) voxels standard deviation. nnU-Net v2 knows elastic deformation too,
 
 
 def choose_preset(
-    name: str, patch: tuple[int, ...], *, foreground: float = 0.0, elastic_probability: float = 0.0
+    name: str,
+    patch: tuple[int, ...],
+    *,
+    foreground: float = 0.0,
+    elastic_probability: float = 0.0,
+    flip_axes: tuple[int, ...] | None = None,
 ) -> Preset:
-    """The preset of that name for a patch (D, H, W) or (H, W).
+    """The preset of that name for a patch (D, H, W) or (H, W), which is mirrored along some axes (default: all).
 
     A 2D patch is moved in its plane. With `nnunet` an anisotropic 3D patch is too, slice by slice alike and by any
     angle; `reference` keeps to what the NVIDIA reference does, which zooms all three axes.
@@ -145,6 +152,7 @@ def choose_preset(
     return dataclasses.replace(
         preset,
         foreground=foreground,
+        flip_axes=flip_axes,
         in_plane=preset.in_plane or len(patch) == 2,
         elastic=Change(
             probability=elastic_probability if name != "none" else 0.0, bounds=ELASTIC_STD_VOXELS, shared=True

@@ -60,13 +60,19 @@ def look_up_on_gpu(
     return image, label
 
 
-def flip(image: DataNode, label: DataNode, *, dim: int, probability: float) -> tuple[DataNode, DataNode]:
-    """Mirror image and label together along each spatial axis with that probability.
+def flip(
+    image: DataNode, label: DataNode, *, dim: int, probability: float, axes: tuple[int, ...] | None = None
+) -> tuple[DataNode, DataNode]:
+    """Mirror image and label together along each spatial axis, or some `axes` (0 is the first), with that probability.
 
     Patches without a flip are copied: they are one in eight, and parting the batch would cost more.
     """
-    axes = ("horizontal", "vertical", "depthwise")[:dim]
-    flags = {axis: fn.random.coin_flip(probability=probability) for axis in axes}
+    names = ("horizontal", "vertical", "depthwise")[:dim]
+    # DALI counts from the last axis, and flips along that one where it is told nothing.
+    chosen = {name for index, name in enumerate(names) if axes is None or dim - 1 - index in axes}
+    if not chosen:
+        return image, label
+    flags = {name: fn.random.coin_flip(probability=probability) if name in chosen else 0 for name in names}
     return fn.flip(image, **flags), fn.flip(label, **flags)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_preprocessing.dataset.description_file import make_splits
 from data_preprocessing.dataset.label_schemes import with_brats_regions
+from data_preprocessing.planning.planners import fit_levels
 from data_preprocessing.planning.splits import check_folds, deal_folds, read_splits
 from data_preprocessing.planning.topology import DEFAULT_MIN_FMAP, level_filters, plan_topology
 from data_preprocessing.shards import list_cases
-from utils.config import DEFAULT_FOLDS, ModelConfig
+from utils.config import DEFAULT_FOLDS, FoldChoice, ModelConfig
 from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Fold, Plan, Splits
@@ -33,7 +35,16 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
             filters=model.filters,
             rule="reference" if plan.origin == "preset" else "nnunet",
         )
-        stage = dataclasses.replace(stage, strides=topology.strides, kernels=topology.kernels, filters=topology.filters)
+        num_levels = len(topology.strides)
+        stage = dataclasses.replace(
+            stage,
+            strides=topology.strides,
+            kernels=topology.kernels,
+            filters=topology.filters,
+            decoder_kernels=topology.kernels[:-1] if stage.decoder_kernels else (),
+            encoder_convs=fit_levels(stage.encoder_convs, num_levels),
+            decoder_convs=fit_levels(stage.decoder_convs, num_levels - 1),
+        )
     elif model.filters is not None:
         filters = level_filters(model.filters, len(stage.strides), stage.dim)
         stage = dataclasses.replace(stage, filters=filters)
@@ -44,15 +55,39 @@ def adapt_plan(plan: Plan, model: ModelConfig, *, batch_size: int | None, brats:
     return dataclasses.replace(plan, stage=stage, labels=labels)
 
 
+def mirror_along(plan: Plan, axes: Sequence[str]) -> Plan:
+    """The plan with flips along some axes of a scan, S, A or R; another word is no axis, and all three change nothing.
+
+    A 2D patch is flipped along those of its plane.
+    """
+    if set("SAR") <= set(axes):
+        return plan
+    in_patch = plan.axes[3 - plan.stage.dim :]
+    return dataclasses.replace(
+        plan, mirror_axes=tuple(index for index, axis in enumerate(in_patch) if "SAR"[axis] in axes)
+    )  # fmt: skip
+
+
 def read_fold(
-    folder: Path, fold: int, *, nfolds: int | None = None, splits: Path | None = None, group_by: str | None = None
+    folder: Path,
+    fold: FoldChoice,
+    *,
+    nfolds: int | None = None,
+    splits: Path | None = None,
+    group_by: str | None = None,
 ) -> Fold:
-    """The cases of one fold of a shard folder; see `read_folds`.
+    """The cases of one fold of a shard folder; see `read_folds`. Of `all` every case is trained on.
+
+    Then those of the first fold are validated on, though they are trained on as well: an epoch costs what it costs in a
+    fold, and something says whether a training goes wrong. nnU-Net v2 validates on all cases that it trains on.
 
     Raises:
         UserError: there is no such fold, or the folds are faulty or cannot be dealt.
     """
     folds = read_folds(folder, nfolds=nfolds, splits=splits, group_by=group_by)
+    if fold == "all":
+        everyone = sorted({case for each in folds for case in (*each.train, *each.val)})
+        return Fold(train=tuple(everyone), val=folds[0].val)
     if fold >= len(folds):
         raise UserError(f"--fold must lie in 0..{len(folds) - 1}, got {fold}: there are {len(folds)} folds")
     return folds[fold]

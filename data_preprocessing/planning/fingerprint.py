@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ class CaseFingerprint:
     intensities: np.ndarray
     digest: str = ""
     """Of voxels all over the scan: equal for two cases that are one scan."""
+    relative_size: float = 1.0
+    """Voxels after cropping, as a share of all."""
 
 
 def inspect_case(
@@ -57,12 +60,14 @@ def inspect_case(
         spacing_mm: voxel size along S, A, R.
         labels: which values are background or ignored.
     """
+    shape, (slices, rows, columns) = _nonzero_shape(image), spacing_mm
     return CaseFingerprint(
         case=case,
-        spacing_mm=tuple(float(s) for s in spacing_mm),
-        shape_after_crop=_nonzero_shape(image),
+        spacing_mm=(float(slices), float(rows), float(columns)),
+        shape_after_crop=shape,
         intensities=_sample_foreground(case, image, label, labels),
         digest=_digest(image),
+        relative_size=math.prod(shape) / math.prod(image.shape[1:]),
     )
 
 
@@ -104,13 +109,15 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         spacings_mm=tuple(c.spacing_mm for c in cases),
         shapes_after_crop=tuple(c.shape_after_crop for c in cases),
         foreground=_channel_statistics([c.intensities for c in cases]),
+        median_relative_size=float(np.median([c.relative_size for c in cases])),
     )
 
 
 def _nonzero_shape(image: np.ndarray) -> tuple[int, int, int]:
     """Shape after the crop that preprocessing makes; that of the image where every voxel is zero."""
     box = nonzero_box(image)
-    return tuple(image.shape[1:]) if box is None else tuple(stop - start for start, stop in box)
+    slices, rows, columns = image.shape[1:] if box is None else (stop - start for start, stop in box)
+    return slices, rows, columns
 
 
 def _sample_foreground(case: str, image: np.ndarray, label: np.ndarray | None, labels: LabelScheme) -> np.ndarray:

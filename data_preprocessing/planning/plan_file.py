@@ -44,16 +44,16 @@ def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan
     path = next((folder / name for name in (PLAN, PENDING) if (folder / name).is_file()), None)
     if path is None:
         return unedited
+    stored: Plan | None = None
     try:
         stored = read_json(Plan, path)
     except UserError as error:
         if not overwrite:
             raise UserError(f"{error}. Correct it, or plan anew with --overwrite.") from None
-        stored = None
     previous = _previous(folder) or automatic
     # Where the file does not say when intensities are normalised nobody chose the old order: the new one is taken.
     aged = stored is not None and not _names_order(path)
-    if aged:
+    if stored is not None and aged:
         stored, previous = (
             dataclasses.replace(plan, normalize_first=automatic.normalize_first) for plan in (stored, previous)
         )
@@ -61,7 +61,7 @@ def choose_plan(folder: Path, automatic: Plan, *, overwrite: bool) -> ChosenPlan
     if overwrite and (edits or stored is None):
         path.replace(folder / OLD)
         print(f"{path} was {EDITED}; it is now {OLD}")
-    if overwrite or not edits:
+    if overwrite or not edits or stored is None:
         return unedited
     _check_edited(stored, automatic, path)
     print(f"{path} was {EDITED} ({', '.join(edits)}) and is kept; --overwrite plans anew")

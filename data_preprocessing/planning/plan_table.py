@@ -9,9 +9,13 @@ from data_preprocessing.planning.stages import size_text
 from utils.schema import ChannelPlan, Plan
 
 NAME_WIDTH = 11
+BLOCK_NAMES = {"plain": "convs", "residual": "blocks"}
+"""Of what an encoder level is made."""
 LINE_WIDTH = 110
 SCHEME_TEXTS = {
     "zscore": "z-score",
+    "zscore_crop": "z-score of the whole crop",
+    "zscore_mask": "z-score within the non-zero mask",
     "none": "not normalised",
     "rescale_to_0_1": "rescaled to 0 .. 1",
     "rgb_to_0_1": "divided by 255",
@@ -22,7 +26,7 @@ def plan_table(plan: Plan) -> str:
     """The plan as plain text: names on the left, values on the right, reasons below the values."""
     stage, reasons = plan.stage, plan.reasons
     rows = [
-        ("data set", f"{plan.dataset} (task {plan.task}), stage {stage.name}, planned as {plan.origin}", ""),
+        ("data set", f"{plan.dataset} (task {plan.task}), stage {stage.name}, planned as {_origin_text(plan)}", ""),
         ("axes", " ".join("SAR"[axis] for axis in plan.axes), "axes"),
         ("spacing", f"{size_text(stage.spacing_mm)} mm", "spacing_mm"),
         ("patch", size_text(stage.patch_size), "patch_size"),
@@ -30,10 +34,15 @@ def plan_table(plan: Plan) -> str:
         ("poolings", " ".join(str(sum(step > 1 for step in axis)) for axis in zip(*stage.strides)), ""),
         ("strides", ", ".join(size_text(stride) for stride in stage.strides), "strides"),
         ("kernels", ", ".join(size_text(kernel) for kernel in stage.kernels), "kernels"),
+        ("- decoder", ", ".join(size_text(kernel) for kernel in stage.step_kernels), "decoder_kernels"),
+        (BLOCK_NAMES[stage.block], " ".join(map(str, stage.level_convs)), "encoder_convs"),
+        ("- decoder", f"{' '.join(map(str, stage.step_convs))} convolutions", "decoder_convs"),
         ("features", " ".join(map(str, stage.filters)), "filters"),
         ("memory", _memory_text(plan), ""),
         *((f"channel {i}", _channel_text(channel), f"channel_{i}") for i, channel in enumerate(plan.channels)),
     ]
+    if plan.mirror_axes is not None:
+        rows.append(("flips", _flips_text(plan), "mirror_axes"))
     if plan.mask_channel:
         rows.append((f"channel {len(plan.channels)}", "mask of the non-zero voxels (--ohe)", ""))
     rows.append(("labels", ", ".join(f"{v} {n}" for n, v in zip(plan.labels.names, plan.labels.values)), ""))
@@ -54,6 +63,10 @@ def _row(name: str, value: str, reason: str) -> str:
     return "\n".join(lines)
 
 
+def _origin_text(plan: Plan) -> str:
+    return f"{plan.origin} by {plan.planner}" if plan.planner else plan.origin
+
+
 def _memory_text(plan: Plan) -> str:
     stage = plan.stage
     values = stage.batch_size * saved_values(
@@ -61,6 +74,12 @@ def _memory_text(plan: Plan) -> str:
     )
     gigabytes = values * BYTES_PER_VALUE / 1e9
     return f"{gigabytes:.2g} GB of activations a batch in fp32, about half with --amp, without weights and workspace"
+
+
+def _flips_text(plan: Plan) -> str:
+    """The axes that are flipped, by their names in the scan."""
+    in_patch = plan.axes[-plan.stage.dim :]
+    return "along " + " ".join("SAR"[in_patch[axis]] for axis in plan.mirror_axes) if plan.mirror_axes else "none"
 
 
 def _channel_text(channel: ChannelPlan) -> str:

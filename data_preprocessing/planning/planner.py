@@ -7,19 +7,18 @@ wants otherwise. Every other data set is planned from its fingerprint by nnU-Net
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from data_preprocessing.dataset.description_file import Dataset
-from data_preprocessing.normalization import SCHEME_NAMES, scheme_of
-from data_preprocessing.planning.memory import REFERENCE_GB
+from data_preprocessing.planning.channels import ZscoreRule, choose_zscore, plan_channels
+from data_preprocessing.planning.planners import PLANNERS
 from data_preprocessing.planning.presets import MSD_TASKS, MsdTask
 from data_preprocessing.planning.stages import Grid, plan_lowres_stage, plan_stage
 from data_preprocessing.planning.topology import DEFAULT_DEPTH, DEFAULT_MIN_FMAP, SAME_SCALE_RATIO, plan_topology
 from utils.errors import UserError
-from utils.schema import FORMAT_VERSION, ChannelPlan, Fingerprint, Plan, StagePlan
+from utils.schema import FORMAT_VERSION, Fingerprint, Plan, StagePlan
 
 PRESET_BATCH = {2: 16, 3: 2}
 ANISOTROPY_RATIO = 3.0
@@ -32,16 +31,11 @@ PRESET_REASONS = {
     "strides": f"each axis of the finest scale is halved while it keeps {DEFAULT_MIN_FMAP} voxels, "
     f"at most {DEFAULT_DEPTH} times",
     "kernels": f"convolve only across axes at most {SAME_SCALE_RATIO:g} times as coarse as the finest",
+    "decoder_kernels": "those of the level below, as the reference has it",
 }
 FILTERS_REASON = "32, doubled from level to level, at most 320 in 3D and 512 in 2D"
-SCHEME_REASONS = {
-    "zscore": "mean and deviation of each scan's own non-zero voxels",
-    "none": "intensities as they are stored",
-    "rescale_to_0_1": "each scan's own smallest and largest intensity",
-    "rgb_to_0_1": "divided by 255; a scan with other values than 0 .. 255 is refused",
-}
-
 Axes = tuple[int, int, int]
+PlannerName = Literal["default", "resenc_m", "resenc_l", "resenc_xl"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,25 +44,37 @@ class PlanOptions:
 
     source: Literal["auto", "preset"] | None = None
     """None: the preset of a Decathlon task, else auto."""
-    gpu_memory_gb: float = REFERENCE_GB
-    """What auto plans patch and batch for."""
+    planner: PlannerName = "default"
+    """Which of nnU-Net's planners; those for residual encoders are always auto."""
+    gpu_memory_gb: float | None = None
+    """What auto plans patch and batch for; None: the planner's own."""
     lowres: bool = False
     """Plan the low-resolution 3D stage, which is always auto."""
+    zscore: ZscoreRule = "nonzero"
+    """auto: which voxels z-scores are computed from."""
+
+    @property
+    def always_auto(self) -> str | None:
+        """The flag that asks for what no preset has, if any."""
+        if self.lowres:
+            return "--lowres"
+        return None if self.planner == "default" else f"--planner {self.planner}"
 
 
 def plan_source(dataset: Dataset, options: PlanOptions) -> Literal["auto", "preset"]:
     """Where the numbers come from.
 
     Raises:
-        UserError: `preset` for a data set that has none, or for the low-resolution stage.
+        UserError: `preset` for a data set that has none, or for what no preset has.
     """
     if options.source == "preset":
-        if options.lowres:
-            raise UserError("--plan preset has no low-resolution stage; leave out --plan or --lowres")
+        if options.always_auto is not None:
+            lacking = "low-resolution stage" if options.lowres else "residual encoder"
+            raise UserError(f"--plan preset has no {lacking}; leave out --plan or {options.always_auto}")
         if _preset(dataset) is None:
             folders = ", ".join(task.folder for task in MSD_TASKS.values())
             raise UserError(f"--plan preset: {dataset.folder} is none of {folders}; use --plan auto")
-    if options.source is not None or options.lowres or _preset(dataset) is None:
+    if options.source is not None or options.always_auto is not None or _preset(dataset) is None:
         return options.source or "auto"
     return "preset"
 
@@ -95,8 +101,8 @@ def make_plan(
 
     Raises:
         UserError: a CT channel without intensity statistics (no labels), or with constant ones; a preset that does
-            not exist; a low-resolution stage that is not needed; too little memory; scans that are single slices, for a
-            3D network or along different axes.
+            not exist; z-scores that need what the fingerprint does not say; a low-resolution stage that is not needed;
+            too little memory; scans that are single slices, for a 3D network or along different axes.
     """
     if dim == 3 and (single := _slice_axis(fingerprint)) is not None:
         raise UserError(
@@ -110,7 +116,8 @@ def make_plan(
         stage, stage_reasons = _auto_stage(fingerprint, axes, dim, dataset.labels.num_outputs, options)
     else:
         stage, stage_reasons = _preset_stage(preset, dim)
-    channels, channel_reasons = _channel_plans(dataset.channels, fingerprint, preset)
+    zscore = "zscore" if preset is not None else choose_zscore(fingerprint, options.zscore)
+    channels, channel_reasons = plan_channels(dataset.channels, fingerprint, preset, zscore)
     return Plan(
         version=FORMAT_VERSION,
         task=dataset.task,
@@ -123,6 +130,7 @@ def make_plan(
         stage=stage,
         reasons={"axes": axes_reason, **stage_reasons, "filters": FILTERS_REASON, **channel_reasons},
         normalize_first=True,
+        planner="" if preset is not None else PLANNERS[options.planner].name,
     )
 
 
@@ -149,13 +157,18 @@ def _auto_stage(
 ) -> tuple[StagePlan, dict[str, str]]:
     spacing_sar, spacing_reason = _target_spacing(fingerprint)
     grid = _grid(fingerprint, tuple(spacing_sar[axis] for axis in axes), axes)
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": options.gpu_memory_gb}
+    planner = PLANNERS[options.planner]
+    memory_gb = planner.memory_gb if options.gpu_memory_gb is None else options.gpu_memory_gb
     if options.lowres:
-        return plan_lowres_stage(grid, **budget)
-    if dim == 2:
-        grid = dataclasses.replace(grid, spacing_mm=grid.spacing_mm[1:], median_shape=grid.median_shape[1:])
-    stage, reasons = plan_stage(f"{dim}d", grid, **budget)
-    return stage, {"spacing_mm": spacing_reason, **reasons}
+        stage, reasons = plan_lowres_stage(grid, num_outputs=num_outputs, gpu_memory_gb=memory_gb, planner=planner)
+    else:
+        if dim == 2:
+            grid = dataclasses.replace(grid, spacing_mm=grid.spacing_mm[1:], median_shape=grid.median_shape[1:])
+        stage, reasons = plan_stage(
+            f"{dim}d", grid, num_outputs=num_outputs, gpu_memory_gb=memory_gb, planner=planner
+        )  # fmt: skip
+        reasons = {"spacing_mm": spacing_reason, **reasons}
+    return stage, reasons
 
 
 def _grid(fingerprint: Fingerprint, spacing_mm: tuple[float, ...], axes: Axes) -> Grid:
@@ -174,15 +187,19 @@ def _choose_axes(fingerprint: Fingerprint, least_ratio: float) -> tuple[Axes, st
     """
     single = _slice_axis(fingerprint)
     if single is not None:
-        others = tuple(axis for axis in range(3) if axis != single)
-        return (single, *others), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
+        return _first(single), f"scans have one voxel along {'SAR'[single]}, so slices lie across it"
     median_mm = np.median(np.array(fingerprint.spacings_mm), axis=0)
     coarse = int(np.argmax(median_mm))
-    others = tuple(axis for axis in range(3) if axis != coarse)
-    ratio = median_mm[coarse] / max(median_mm[axis] for axis in others)
+    ratio = median_mm[coarse] / max(median_mm[axis] for axis in _first(coarse)[1:])
     if ratio > least_ratio:
-        return (coarse, *others), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
+        return _first(coarse), f"{'SAR'[coarse]} is {ratio:.3g} times as coarse as the others, so it comes first"
     return (0, 1, 2), f"no axis is more than {least_ratio:g} times as coarse as the others: axial slices"
+
+
+def _first(axis: int) -> Axes:
+    """The axes with one of them brought to the front."""
+    second, third = (other for other in range(3) if other != axis)
+    return axis, second, third
 
 
 def _slice_axis(fingerprint: Fingerprint) -> int | None:
@@ -224,43 +241,3 @@ def _target_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, ...], str]:
     target[coarse] = max(float(np.percentile(spacings[:, coarse], 10)), largest_other + 1e-5)
     reason = f"median over the training cases; along {'SAR'[coarse]}, the anisotropic axis, the 10th percentile"
     return tuple(float(s) for s in target), reason
-
-
-def _channel_plans(
-    names: Sequence[str], fingerprint: Fingerprint, preset: MsdTask | None
-) -> tuple[tuple[ChannelPlan, ...], dict[str, str]]:
-    """Normalisation of each channel by its name, as in nnU-Net v2: names that it does not know are z-scored."""
-    plans, reasons = [], {}
-    for index, name in enumerate(names):
-        scheme = scheme_of(name)
-        if scheme is None:
-            plans.append(ChannelPlan(name=name, scheme="zscore"))
-            known = ", ".join(known for known in SCHEME_NAMES if known != "zscore")
-            reasons[f"channel_{index}"] = f"{SCHEME_REASONS['zscore']}, as for every name but {known}"
-        elif scheme != "ct":
-            plans.append(ChannelPlan(name=name, scheme=scheme))
-            reasons[f"channel_{index}"] = f"{name} in dataset.json: {SCHEME_REASONS[scheme]}"
-        elif preset is not None and preset.ct is not None:
-            ct = preset.ct
-            plans.append(ChannelPlan(name=name, scheme="ct", lower=ct.lower, upper=ct.upper, mean=ct.mean, std=ct.std))
-            reasons[f"channel_{index}"] = f"CT: statistics of the NVIDIA reference for {preset.folder}"
-        else:
-            plans.append(_ct_from_fingerprint(name, index, fingerprint))
-            reasons[f"channel_{index}"] = "CT: 0.5 and 99.5 percentile, mean and deviation of the foreground"
-    return tuple(plans), reasons
-
-
-def _ct_from_fingerprint(name: str, index: int, fingerprint: Fingerprint) -> ChannelPlan:
-    if not fingerprint.foreground:
-        raise UserError(
-            f"channel {index} ({name}) is CT, which is normalised by the intensities of labelled voxels, but "
-            "no training case has any. Add labels, or rename the channel in dataset.json to use z-scores."
-        )
-    statistics = fingerprint.foreground[index]
-    lower, upper = statistics.percentile_00_5, statistics.percentile_99_5
-    if not (lower < upper and statistics.std > 0):
-        raise UserError(
-            f"channel {index} ({name}) is CT, but (nearly) all its labelled voxels have the intensity "
-            f"{statistics.median:g}. Check that images and labels belong together."
-        )
-    return ChannelPlan(name=name, scheme="ct", lower=lower, upper=upper, mean=statistics.mean, std=statistics.std)

@@ -37,13 +37,18 @@ def describe_sources(dataset: Dataset) -> Inspection:
     )
 
 
-def stored_fingerprint(folder: Path, inspection: Inspection) -> Fingerprint | None:
-    """The fingerprint of an earlier run, if no case was added, taken out or changed since; else None."""
+def stored_fingerprint(folder: Path, inspection: Inspection, *, relative_size: bool = False) -> Fingerprint | None:
+    """The fingerprint of an earlier run, if no case was added, taken out or changed since; else None.
+
+    With `relative_size` one of an earlier version, which does not say how much cropping takes away, is not used.
+    """
     try:
         if read_json(Inspection, folder / "inspection.json") != inspection:
             return None
         fingerprint = read_json(Fingerprint, folder / "fingerprint.json")
     except UserError:
+        return None
+    if relative_size and fingerprint.median_relative_size is None:
         return None
     return fingerprint if set(fingerprint.cases) == set(inspection.source_stamps) else None
 

@@ -11,9 +11,31 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.dataset.description_file import FOLD_SEED, make_splits, require_two
+from utils.config import DEFAULT_FOLDS
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
 from utils.schema import FORMAT_VERSION, Fold, Splits
+
+
+def choose_splits(
+    cases: Sequence[str], *, nfolds: int, path: Path | None, group_by: str | None
+) -> tuple[Splits, list[str]]:
+    """The folds of a file, those that keep patients together, or those of the plain rule; and what may surprise.
+
+    Raises:
+        UserError: the file or the pattern does not fit the cases.
+    """
+    if path is not None:
+        unused = "--nfolds has no effect with --splits: the file says how many there are"
+        return read_splits(path, cases), [unused] if nfolds != DEFAULT_FOLDS else []
+    units, name = (len(cases), "cases")
+    if group_by is not None:
+        units, name = len(find_groups(cases, group_by)), "patients"
+    fewer = min(nfolds, max(units, 2))
+    warnings = []
+    if 2 <= units < nfolds:
+        warnings.append(f"{units} {name} make {fewer} folds at most; dealt as with --nfolds {fewer}")
+    return deal_folds(cases, fewer, group_by), warnings
 
 
 def deal_folds(cases: Sequence[str], nfolds: int, group_by: str | None = None) -> Splits:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_preprocessing.planning import memory
+from data_preprocessing.planning.planners import DEFAULT, Planner
 from data_preprocessing.planning.topology import (
     DEFAULT_MIN_FMAP,
     LONE_AXIS_FMAPS,
@@ -58,7 +59,23 @@ class Grid:
         return Grid(spacing_mm=spacing_mm, median_shape=rounded, num_voxels=self.num_voxels * share)
 
 
-def plan_stage(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float) -> tuple[StagePlan, Reasons]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a patch and a batch must fit."""
+
+    num_outputs: int
+    """K of the logits."""
+    gpu_memory_gb: float
+    planner: Planner
+
+    def values(self, levels: memory.Levels, patch: Size) -> int:
+        """Feature map values of one patch."""
+        return memory.feature_map_values(levels, patch, num_outputs=self.num_outputs)
+
+
+def plan_stage(
+    name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float, planner: Planner = DEFAULT
+) -> tuple[StagePlan, Reasons]:
     """The stage whose training fills the memory.
 
     Args:
@@ -66,28 +83,30 @@ def plan_stage(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float)
         grid: what it is for; its axes decide between 2D and 3D.
         num_outputs: K of the logits.
         gpu_memory_gb: memory to plan for.
+        planner: what fills it.
 
     Returns:
-        The stage and, for its patch, batch, strides and kernels, why they are what they are.
+        The stage and, for its patch, batch and levels, why they are what they are.
 
     Raises:
         UserError: no patch is small enough for the memory.
     """
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
-    stage, reasons = _fill_memory(name, grid, **budget)
+    budget = Budget(num_outputs=num_outputs, gpu_memory_gb=gpu_memory_gb, planner=planner)
+    stage, reasons = _fill_memory(name, grid, budget)
     # nnU-Net v2: where a patch shows so little of a scan that there is a coarser stage, a single one says too little
     # about its Dice.
-    batch_dice = name == "3d" and not isinstance(_lowres_stage(grid, stage, **budget), UserError)
+    batch_dice = name == "3d" and not isinstance(_lowres_stage(grid, stage, budget), UserError)
     return dataclasses.replace(stage, batch_dice=batch_dice), reasons
 
 
-def _fill_memory(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: float) -> tuple[StagePlan, Reasons]:
-    patch, levels, patch_reason = _choose_patch(grid, num_outputs, gpu_memory_gb)
-    values = memory.feature_map_values(levels, patch, num_outputs=num_outputs)
-    batch, batch_reason = _choose_batch(grid, patch, values, gpu_memory_gb)
+def _fill_memory(name: str, grid: Grid, budget: Budget) -> tuple[StagePlan, Reasons]:
+    patch, levels, patch_reason = _choose_patch(grid, budget)
+    batch, batch_reason = _choose_batch(grid, patch, budget.values(levels, patch), budget)
     stage = StagePlan(
         name=name, patch_size=patch, spacing_mm=grid.spacing_mm, batch_size=batch,
         strides=levels.strides, kernels=levels.kernels, filters=levels.filters,
+        decoder_kernels=levels.decoder_kernels, encoder_convs=levels.encoder_convs,
+        decoder_convs=levels.decoder_convs, block=levels.block,
     )  # fmt: skip
     return stage, {
         "patch_size": patch_reason,
@@ -95,26 +114,27 @@ def _fill_memory(name: str, grid: Grid, *, num_outputs: int, gpu_memory_gb: floa
         "strides": f"an axis is halved while {DEFAULT_MIN_FMAP} voxels of it remain, and only if it is less than "
         "2 times as coarse as the finest axis that can still be halved",
         "kernels": "convolve across an axis once it is less than 2 times as coarse as the finest",
-    }
+        "decoder_kernels": "those of the encoder at the same level, as nnU-Net v2 has it",
+    } | budget.planner.reasons()
 
 
-def plan_lowres_stage(fullres: Grid, *, num_outputs: int, gpu_memory_gb: float) -> tuple[StagePlan, Reasons]:
+def plan_lowres_stage(
+    fullres: Grid, *, num_outputs: int, gpu_memory_gb: float, planner: Planner = DEFAULT
+) -> tuple[StagePlan, Reasons]:
     """The stage that sees at least LOWRES_SHARE of the median scan: a coarser spacing, and its own patch and batch.
 
     Raises:
         UserError: the full-resolution patch covers that share already, or the scans would hardly get smaller.
     """
-    budget = {"num_outputs": num_outputs, "gpu_memory_gb": gpu_memory_gb}
-    full_stage, _ = _fill_memory("3d", fullres, **budget)
-    found = _lowres_stage(fullres, full_stage, **budget)
+    budget = Budget(num_outputs=num_outputs, gpu_memory_gb=gpu_memory_gb, planner=planner)
+    full_stage, _ = _fill_memory("3d", fullres, budget)
+    found = _lowres_stage(fullres, full_stage, budget)
     if isinstance(found, UserError):
         raise found
     return found
 
 
-def _lowres_stage(
-    fullres: Grid, full_stage: StagePlan, *, num_outputs: int, gpu_memory_gb: float
-) -> tuple[StagePlan, Reasons] | UserError:
+def _lowres_stage(fullres: Grid, full_stage: StagePlan, budget: Budget) -> tuple[StagePlan, Reasons] | UserError:
     """The low-resolution stage beside a full-resolution one, or why there is none."""
     full_voxels = math.prod(fullres.median_shape)
     covered = math.prod(full_stage.patch_size) / full_voxels
@@ -124,11 +144,11 @@ def _lowres_stage(
             f"this data set needs no low-resolution stage: the full-resolution patch {size_text(full_stage.patch_size)}"
             f" covers {covered:.0%} of {scans}; --lowres is for less than {LOWRES_SHARE:.0%}"
         )
-    grid, share, reasons = fullres, covered, {}
-    stage = full_stage
+    grid, share = fullres, covered
+    stage, reasons = full_stage, Reasons()
     while share < LOWRES_SHARE:
         grid = fullres.coarser(_next_coarser(grid.spacing_mm))
-        stage, reasons = _fill_memory("3d_lowres", grid, num_outputs=num_outputs, gpu_memory_gb=gpu_memory_gb)
+        stage, reasons = _fill_memory("3d_lowres", grid, budget)
         share = math.prod(stage.patch_size) / (full_voxels * grid.num_voxels / fullres.num_voxels)
     saving = fullres.num_voxels / grid.num_voxels
     if saving < LOWRES_LEAST_SAVING:
@@ -147,14 +167,13 @@ def size_text(values: Sequence[float]) -> str:
     return "x".join(f"{v:.4g}" for v in values)
 
 
-def _choose_patch(grid: Grid, num_outputs: int, gpu_memory_gb: float) -> tuple[Size, Topology, str]:
-    dim, median = len(grid.spacing_mm), grid.median_shape
+def _choose_patch(grid: Grid, budget: Budget) -> tuple[Size, Topology, str]:
+    dim, median, gpu_memory_gb = len(grid.spacing_mm), grid.median_shape, budget.gpu_memory_gb
     first = _smallest_useful(_first_patch(grid), grid.spacing_mm)
     patch = first = divisible_patch(first, grid.spacing_mm, rule="nnunet")
     while True:
-        levels = plan_topology(patch, grid.spacing_mm, rule="nnunet")
-        values = memory.feature_map_values(levels, patch, num_outputs=num_outputs)
-        if memory.fits(values, dim, gpu_memory_gb):
+        levels = budget.planner.equip(plan_topology(patch, grid.spacing_mm, rule="nnunet"))
+        if memory.fits(budget.values(levels, patch), dim, gpu_memory_gb, budget.planner):
             break
         patch = _shrink(patch, levels.total_strides, grid)
         if not patch:
@@ -165,7 +184,7 @@ def _choose_patch(grid: Grid, num_outputs: int, gpu_memory_gb: float) -> tuple[S
     if patch != first:
         reason += (
             f"; from {size_text(first)} on, always the axis that is longest relative to the median scan was cut until "
-            f"{memory.MIN_BATCH} patches fit {gpu_memory_gb:g} GB"
+            f"{budget.planner.must_fit[dim]} patches fit {gpu_memory_gb:g} GB"
         )
     return patch, levels, reason
 
@@ -217,12 +236,12 @@ def _strides_of(patch: Size, spacing_mm: tuple[float, ...]) -> Size:
     return plan_topology(whole, spacing_mm, rule="nnunet").total_strides
 
 
-def _choose_batch(grid: Grid, patch: Size, values: int, gpu_memory_gb: float) -> tuple[int, str]:
-    dim = len(patch)
-    by_memory = memory.memory_batch(values, dim, gpu_memory_gb)
-    by_data = memory.data_batch(grid.num_voxels, patch)
+def _choose_batch(grid: Grid, patch: Size, values: int, budget: Budget) -> tuple[int, str]:
+    dim, gpu_memory_gb, planner = len(patch), budget.gpu_memory_gb, budget.planner
+    by_memory = memory.memory_batch(values, dim, gpu_memory_gb, planner)
+    by_data = memory.data_batch(grid.num_voxels, patch, planner)
     batch = min(by_memory, by_data)
-    share = f"{memory.MAX_DATA_SHARE:.0%} of the data set's voxels"
+    share = f"{planner.data_share:.0%} of the data set's voxels"
     if batch < memory.MIN_BATCH:
         return memory.MIN_BATCH, f"the least; {share} are {by_data} patches"
     if by_data < by_memory:

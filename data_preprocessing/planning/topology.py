@@ -35,11 +35,15 @@ Levels = tuple[list[Axes], list[Axes]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Strides, kernels and features per level, as `StagePlan` holds them: level 0 is not strided."""
+    """Strides, kernels, features and convolutions per level, as `StagePlan` holds them: level 0 is not strided."""
 
     strides: tuple[Axes, ...]
     kernels: tuple[Axes, ...]
     filters: tuple[int, ...]
+    decoder_kernels: tuple[Axes, ...] = ()
+    encoder_convs: tuple[int, ...] = ()
+    decoder_convs: tuple[int, ...] = ()
+    block: str = "plain"
 
     @property
     def total_strides(self) -> Axes:

@@ -68,12 +68,13 @@ def constant_cases(folder: Path, count: int, shape: tuple[int, int, int] = (4, 4
 
 def make_module(
     folder: Path, patch: tuple[int, ...], *, train: tuple[str, ...] = (), val: tuple[str, ...] = (),
-    predict: tuple[str, ...] = (), channels: int = 1, loader: LoaderConfig | None = None, **settings: object,
+    predict: tuple[str, ...] = (), channels: int = 1, loader: LoaderConfig | None = None,
+    mirror_axes: tuple[int, ...] | None = None, **settings: object,
 ) -> DataModule:  # fmt: skip
     """A data module on the host with seed 1 unless told otherwise."""
     return DataModule(
         cases=ShardCases(folder=folder, train=train, val=val, predict=predict),
-        plan=make_plan(patch, channels=channels),
+        plan=dataclasses.replace(make_plan(patch, channels=channels), mirror_axes=mirror_axes),
         loader=loader or LoaderConfig(),
         settings=LoadingSettings(**{"seed": 1, "num_threads": 1, "on_gpu": False} | settings),
     )

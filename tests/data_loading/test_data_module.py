@@ -177,6 +177,13 @@ def test_flags_choose_the_augmentation(tmp_path, augment, elastic) -> None:
     assert preset == choose_preset(augment, PATCH, foreground=0.3, elastic_probability=elastic)
 
 
+@pytest.mark.parametrize("axes", [None, (), (1,)])
+def test_the_plan_says_which_axes_are_flipped(tmp_path, axes) -> None:
+    constant_cases(tmp_path, 1)
+    module = make_module(tmp_path, PATCH, train=("case0",), mirror_axes=axes)
+    assert module.train_dataloader().preset.flip_axes == axes
+
+
 def test_no_case_is_an_error_of_that_loader_only(tmp_path) -> None:
     constant_cases(tmp_path, 1)
     module = make_module(tmp_path, PATCH, train=("case0",))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from data_preprocessing.normalization import SCHEME_NAMES, intensity_fault, normalize_channel, scheme_of
+from data_preprocessing.normalization import SCHEME_NAMES, filled_mask, intensity_fault, normalize_channel, scheme_of
 from utils.schema import SCHEMES, ChannelPlan
 
 ZSCORE = ChannelPlan(name="T1", scheme="zscore")
@@ -86,8 +87,59 @@ def test_names_choose_a_normalisation_in_any_case(name, scheme):
     assert scheme_of(name) == scheme
 
 
-def test_every_scheme_has_a_name():
-    assert sorted(SCHEME_NAMES.values()) == sorted(SCHEMES)
+def test_every_scheme_has_a_name_but_those_that_planning_makes_of_zscore():
+    assert sorted(SCHEME_NAMES.values()) == sorted({*SCHEMES} - {"zscore_crop", "zscore_mask"})
+
+
+def test_zscore_of_the_crop_counts_zeros():
+    # 0, 2, 4: mean 2, population standard deviation sqrt(8 / 3).
+    np.testing.assert_allclose(_normalized([0, 2, 4], channel_of("zscore_crop")), [-1.2247449, 0, 1.2247449], rtol=1e-6)
+
+
+def test_zscore_of_a_mask_counts_zeros_inside_and_leaves_0_outside():
+    volume = np.array([7, 0, 2, 4], dtype=np.float32).reshape(1, 1, 4)
+    inside = np.array([False, True, True, True]).reshape(1, 1, 4)
+    normalize_channel(volume, channel_of("zscore_mask"), inside=inside)
+    np.testing.assert_allclose(volume.ravel(), [0, -1.2247449, 0, 1.2247449], rtol=1e-6)
+
+
+def test_zscores_of_constants_and_of_empty_masks_are_not_blown_up():
+    np.testing.assert_array_equal(_normalized([0.1, 0.1, 0.1], channel_of("zscore_crop")), 0)
+    volume = np.array([3, 4], dtype=np.float32).reshape(1, 1, 2)
+    normalize_channel(volume, channel_of("zscore_mask"), inside=np.zeros((1, 1, 2), bool))
+    np.testing.assert_array_equal(volume.ravel(), [3, 4])
+
+
+def test_zscores_of_many_slices_are_those_of_numpy():
+    volume = np.random.default_rng(0).normal(500, 3, (40, 100, 90)).astype(np.float32)
+    inside = np.random.default_rng(1).random(volume.shape) < 0.5
+    for scheme, chosen in (("zscore_crop", np.ones_like(inside)), ("zscore_mask", inside)):
+        expected = np.where(chosen, (volume - volume[chosen].mean()) / volume[chosen].std(), 0)
+        result = volume.copy()
+        normalize_channel(result, channel_of(scheme), inside=inside)
+        np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
+def test_mask_takes_all_channels_and_fills_holes_but_not_bays():
+    # A ring of two channels around a hole, and a gap through which the outside comes in.
+    ring = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], dtype=np.float32)
+    image = np.zeros((2, 3, 4, 4), np.float32)
+    image[0, 1], image[1, 1, 1, 0] = ring, 5
+    image[0, 1, 1, 0] = 0
+    image[:, 0, 1, 1] = image[:, 2, 1, 1] = 1
+    filled = ring.astype(bool)
+    filled[1, 1] = True
+    mask = filled_mask(image)
+    np.testing.assert_array_equal(mask[1], filled)
+    assert mask.sum() == filled.sum() + 2
+    image[1, 1, 1, 0] = 0
+    np.testing.assert_array_equal(filled_mask(image)[1, 1], [False, False, True, False])
+
+
+def test_mask_is_that_of_scipy():
+    image = (np.random.default_rng(0).random((2, 12, 13, 14)) < 0.35).astype(np.float32)
+    filled = ndimage.binary_fill_holes((image != 0).any(axis=0))
+    np.testing.assert_array_equal(filled_mask(image), filled)
 
 
 @pytest.mark.parametrize(("values", "fits"), [([0, 255], True), ([-1, 3], False), ([0, 255.5], False)])

@@ -364,3 +364,31 @@ def test_a_channel_that_is_not_normalised_is_only_resampled():
     image = np.random.default_rng(0).uniform(0, 1, (8, 8, 8)).astype(np.float32)
     out = preprocess_case(make_case(image[None], spacing=(2.0,) * 3), make_plan(channels=("none",))).image[0]
     np.testing.assert_allclose(out, cubic(image.astype(np.float64), (16, 16, 16)), atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["zscore_crop", "zscore_mask"])
+def test_zscores_of_nnunet_come_before_resampling_and_keep_the_ripples_of_the_spline(scheme):
+    image = np.stack([stripped((20, 24, 22)), stripped((20, 24, 22))])
+    image[1, 8:10, 8:10, 8:10] = 0
+    image[0, 8:10, 8:10, 8:10] = 0
+    out = preprocess_case(make_case(image, spacing=(1.25,) * 3), make_plan(channels=(scheme,) * 2)).image
+    inside = ndimage.binary_fill_holes((image != 0).any(axis=0))
+    assert inside[8, 8, 8] and not inside.all()
+    chosen = inside if scheme == "zscore_mask" else np.ones_like(inside)
+    for channel, source in zip(out, image):
+        normal = np.where(chosen, (source - source[chosen].mean()) / source[chosen].std(), 0)
+        expected = np.empty((25, 30, 28), dtype=np.float32)
+        maps = make_maps(source.shape, expected.shape, cubic=True, coarse=None)
+        resample_image(normal.astype(np.float32), maps, expected, coarse=None)
+        np.testing.assert_allclose(channel, expected, atol=1e-4)
+
+
+def test_a_masked_zscore_where_nothing_is_resampled_or_normalised_first():
+    image = stripped((12, 14, 13))[None]
+    inside = image[0] != 0
+    expected = np.where(inside, (image[0] - image[0][inside].mean()) / image[0][inside].std(), 0)
+    np.testing.assert_allclose(
+        preprocess_case(make_case(image), make_plan(channels=("zscore_mask",))).image[0], expected, atol=1e-4
+    )
+    late = make_plan(channels=("zscore_mask",), normalize_first=False, spacing=(0.5, 0.5, 0.5))
+    assert not preprocess_case(make_case(image), late).image[0][nearest(image[0], (24, 28, 26)) == 0].any()

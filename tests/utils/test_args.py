@@ -202,6 +202,8 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--fused_norm off --layout NCDHW", "--fused_norm", "NDHWC"),
         ("--compile_mode max-autotune", "--compile_mode", "--compile"),
         ("--augment none --elastic_probability 0.2", "--elastic_probability", "--augment none"),
+        ("--augment none --mirror_axes S", "--mirror_axes", "--augment none"),
+        ("--mirror_axes none --exec_mode predict", "--mirror_axes", "training"),
         ("--augment nnunet --exec_mode evaluate", "--augment", "training"),
         ("--min_learning_rate 1e-6", "--min_learning_rate", "stays as it is"),
         ("--batches_per_epoch 9 --exec_mode evaluate", "--batches_per_epoch", "training"),

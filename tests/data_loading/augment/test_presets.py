@@ -78,7 +78,7 @@ def test_nnunet_has_the_numbers_of_the_default_trainer() -> None:
 def test_geometry_leaves_intensities_alone_and_everything_else_as_it_was() -> None:
     preset = choose_preset("nnunet", (8, 8, 8), foreground=0.4, elastic_probability=0.3)
     geometry = preset.geometry()
-    kept = ("foreground", "in_plane", "zoom", "cubic_zoom", "rotation", "flip", "elastic", "degraded")
+    kept = ("foreground", "in_plane", "zoom", "cubic_zoom", "rotation", "flip", "flip_axes", "elastic", "degraded")
     names = [field.name for field in dataclasses.fields(preset)]
     assert [name for name in names if getattr(geometry, name) == getattr(preset, name)] == list(kept)
     assert all(getattr(geometry, name) == Change() for name in names if name not in kept)

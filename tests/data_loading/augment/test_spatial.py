@@ -86,6 +86,26 @@ def test_flips_mirror_image_and_label_alike_along_every_axis(change, image, labe
     assert set(of_images) == set(mirrored(image).values())
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (2,), (0, 1)])
+def test_flips_keep_to_the_axes_that_they_are_given(axes) -> None:
+    def change(x, y):
+        return spatial.flip(x, y, dim=3, probability=0.5, axes=axes)
+
+    images, labels = run(change, count=64)
+    of_images = [mirrored(IMAGE)[sample.tobytes()] for sample in images]
+    assert of_images == [mirrored(LABEL)[sample.tobytes()] for sample in labels]
+    wanted = {1 + axis for axis in axes}
+    assert set(of_images) == {subset for subset in mirrored(IMAGE).values() if wanted.issuperset(subset)}
+
+
+def test_flips_of_slices_keep_to_the_axes_that_they_are_given() -> None:
+    image, label = IMAGE[:, 0], LABEL[:, 0]
+    images, _ = run(
+        lambda x, y: spatial.flip(x, y, dim=2, probability=1.0, axes=(0,)), image=image, label=label, count=2
+    )
+    assert {mirrored(image)[sample.tobytes()] for sample in images} == {(1,)}
+
+
 def test_zoom_invents_no_label_value_and_keeps_label_on_image() -> None:
     cubes = np.zeros((1, 6, 8, 10), np.uint8)
     cubes[0, 1:4, 2:6, 3:8] = 7

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from data_preprocessing.dataset.description_file import make_splits
-from data_preprocessing.planning.adapt import adapt_plan, read_fold
+from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
 from tests.models.builders import BRATS, make_plan, make_stage
 from utils.config import ModelConfig
 from utils.errors import UserError
@@ -57,3 +57,43 @@ def test_another_number_of_folds_is_dealt_from_the_same_cases(tmp_path):
     cases = [f"case{i}" for i in range(7)]
     write_json(make_splits(cases, 5), tmp_path / "splits.json")
     assert read_fold(tmp_path, 1, nfolds=3) == make_splits(cases, 3).folds[1]
+
+
+def test_a_shallower_residual_network_keeps_the_kinds_of_its_levels():
+    kernels = ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+    stage = dataclasses.replace(
+        make_stage((16, 16, 16), filters=(32, 64, 128)), kernels=kernels, decoder_kernels=kernels[:-1],
+        encoder_convs=(1, 3, 4), decoder_convs=(1, 1), block="residual",
+    )  # fmt: skip
+    shallow = adapt_plan(make_plan(stage), ModelConfig(depth=1), batch_size=None, brats=False).stage
+    assert (shallow.encoder_convs, shallow.decoder_convs, shallow.block) == ((1, 3), (1,), "residual")
+    assert shallow.decoder_kernels == shallow.kernels[:-1]
+    deep = adapt_plan(make_plan(stage), ModelConfig(depth=3, min_fmap=2), batch_size=None, brats=False).stage
+    assert (deep.encoder_convs, deep.decoder_convs) == ((1, 3, 4, 4), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("axes", "mirrored"),
+    [
+        (("S", "A", "R"), None),
+        (("R", "A", "S"), None),
+        (("S", "A"), (0, 1)),
+        (("A",), (0,)),
+        (("R",), (2,)),
+        (("none",), ()),
+    ],
+)
+def test_axes_of_a_scan_become_those_of_the_patch(axes, mirrored):
+    plan = dataclasses.replace(PLAN, axes=(1, 0, 2))
+    assert mirror_along(plan, axes).mirror_axes == mirrored
+
+
+def test_slices_are_flipped_along_the_axes_of_their_plane():
+    plan = dataclasses.replace(make_plan(make_stage((16, 16))), axes=(2, 0, 1))
+    assert mirror_along(plan, ("A", "R")).mirror_axes == (1,) and mirror_along(plan, ("R",)).mirror_axes == ()
+
+
+def test_fold_all_trains_on_every_case_and_validates_on_those_of_the_first_fold(tmp_path):
+    cases = [f"case{i}" for i in range(7)]
+    write_json(make_splits(cases, 3), tmp_path / "splits.json")
+    assert read_fold(tmp_path, "all") == Fold(train=tuple(cases), val=make_splits(cases, 3).folds[0].val)

@@ -115,3 +115,12 @@ def test_numbers_are_plain_python():
     fingerprint = combine([inspect(*volume([1.0, 2.0]))])
     json.dumps(to_dict(fingerprint))
     assert type(fingerprint.foreground[0].mean) is float
+
+
+def test_share_that_cropping_leaves_is_the_median_of_the_cases():
+    cases = []
+    for width in (1, 2, 4):
+        image = np.zeros((1, 4, 4, 4), np.float32)
+        image[0, :, :, :width] = 3
+        cases.append(inspect(image, np.ones((4, 4, 4), np.uint8), case=str(width)))
+    assert combine(cases).median_relative_size == 0.5

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from data_preprocessing.planning import memory
 from data_preprocessing.planning.memory import feature_map_values, saved_values
+from data_preprocessing.planning.planners import PLANNERS, fit_levels
 from data_preprocessing.planning.topology import Topology, plan_topology
 from models.unet import build_network
 from utils.config import ModelConfig
@@ -97,3 +100,39 @@ def test_twice_the_memory_holds_twice_the_batch():
 def test_batch_of_five_percent_of_the_voxels():
     assert memory.data_batch(20 * 1000.0, (10, 10, 10)) == 1
     assert memory.data_batch(200 * 1000.0, (10, 10, 10)) == 10
+
+
+def test_residual_feature_maps_counted_by_hand():
+    levels = dataclasses.replace(
+        TWO_LEVELS, filters=(4, 8), encoder_convs=(1, 3), decoder_convs=(1,), block="residual"
+    )  # fmt: skip
+    # 16 voxels: stem 4, one block 2x4, decoder 2x4, logits 3; 4 voxels: three blocks 6x8, a skip connection 8.
+    assert feature_map_values(levels, (4, 4), num_outputs=3) == 16 * (4 + 8 + 8 + 3) + 4 * (48 + 8)
+    # Channels that stay, but are pooled, are counted as well.
+    pooled = dataclasses.replace(levels, filters=(8, 8))
+    assert feature_map_values(pooled, (4, 4), num_outputs=0) == 16 * (8 + 16 + 16) + 4 * (48 + 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_model_agrees_with_what_torch_keeps_of_a_residual_network(name):
+    patch, spacing_mm, supervised = NETWORKS[name]
+    plain = stage_of(patch, spacing_mm, 8)
+    stage = dataclasses.replace(
+        plain, block="residual", encoder_convs=fit_levels((1, 3, 2), len(plain.strides)),
+        decoder_convs=(1,) * (len(plain.strides) - 1), filters=(8, 16, *(24,) * (len(plain.strides) - 2)),
+    )  # fmt: skip
+    kept = torch_saved_values(stage, ModelConfig(deep_supervision=supervised, deep_supr_num=1))
+    counted = {"num_outputs": OUTPUTS, "num_heads": int(supervised)}
+    assert saved_values(stage, patch, in_channels=CHANNELS, **counted) == pytest.approx(kept, rel=0.01)
+
+
+def test_planners_for_residual_encoders_have_budgets_of_their_own():
+    large = PLANNERS["resenc_l"]
+    assert memory.fits(int(2100e6), 3, 24.0, large) and not memory.fits(int(2101e6), 3, 24.0, large)
+    assert memory.fits(int(700e6), 3, 8.0, large) and memory.memory_batch(int(700e6), 3, 8.0, large) == 2
+    # In 2D one patch has the whole budget, as in nnU-Net, and the batch follows.
+    assert memory.fits(int(135e6), 2, 8.0, PLANNERS["resenc_m"]) and not memory.fits(
+        int(136e6), 2, 8.0, PLANNERS["resenc_m"]
+    )
+    assert memory.data_batch(20 * 1000.0, (10, 10, 10), large) == 20

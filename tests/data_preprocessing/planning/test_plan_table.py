@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+
 from data_preprocessing.planning.plan_table import LINE_WIDTH, plan_table
-from tests.data_preprocessing.planning.test_planner import dataset, plan
+from tests.data_preprocessing.planning.test_planner import dataset, fingerprint, plan
 
 
 def test_table_gives_every_number_with_its_reason():
@@ -29,3 +31,20 @@ def test_table_says_how_each_channel_is_normalised():
     ):  # fmt: skip
         assert line in text
     assert text.count("as for every name but CT, noNorm") == 1
+
+
+def test_table_says_how_each_level_of_a_residual_network_convolves():
+    text = plan_table(plan(planner="resenc_m", numbers=fingerprint((3.0, 1.0, 1.0), shapes=((12, 40, 40),))))
+    for line in (
+        "planned as auto by resenc_m", "kernels    1x3x3, 3x3x3, 3x3x3, 3x3x3", "- decoder  1x3x3, 3x3x3, 3x3x3",
+        "blocks     1 3 4 6", "- decoder  1 1 1 convolutions", "the encoder does most of the work",
+    ):  # fmt: skip
+        assert line in text
+    assert max(map(len, text.splitlines())) <= LINE_WIDTH
+
+
+def test_table_says_which_axes_are_flipped():
+    own = plan(numbers=fingerprint((0.8, 4.0, 0.8)))
+    assert "flips" not in plan_table(own) and own.axes == (1, 0, 2)
+    assert "flips      along A S" in plan_table(dataclasses.replace(own, mirror_axes=(0, 1)))
+    assert "flips      none" in plan_table(dataclasses.replace(own, mirror_axes=()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -265,3 +266,53 @@ def test_single_slices_along_different_axes_are_refused():
     shapes = ((1, 40, 44), (40, 1, 44), (40, 44, 1))
     with pytest.raises(UserError, match=r"3 of 3 scans are single slices.*1 along S, 1 along A, 1 along R"):
         plan(numbers=fingerprint(*[(1.0, 1.0, 1.0)] * 3, shapes=shapes), dim=2)
+
+
+@pytest.mark.parametrize("planner", ["resenc_m", "resenc_l", "resenc_xl"])
+def test_a_residual_encoder_is_always_planned_from_the_data(planner):
+    task = dataset(task="04", name="Task04_Hippocampus")
+    result = plan(task, planner=planner)
+    assert (result.origin, result.planner, result.stage.block) == ("auto", planner, "residual")
+    assert plan(task).planner == "" and plan(task).stage.block == "plain"
+    with pytest.raises(
+        UserError, match=f"--plan preset has no residual encoder; leave out --plan or --planner {planner}"
+    ):
+        plan(task, planner=planner, source="preset")
+
+
+def test_presets_keep_the_decoder_of_the_reference_and_auto_has_that_of_nnunet():
+    preset = plan(dataset(task="05", name="Task05_Prostate")).stage
+    assert preset.decoder_kernels == () and preset.step_kernels == preset.kernels[1:]
+    auto = plan(dataset(task="05", name="Task05_Prostate"), fingerprint((3.6, 0.6, 0.6)), source="auto").stage
+    assert auto.step_kernels == auto.kernels[:-1] and auto.kernels[0] == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("planner", "gigabytes"), [("default", 8.0), ("resenc_m", 8.0), ("resenc_l", 24.0), ("resenc_xl", 40.0)]
+)
+def test_each_planner_has_a_memory_of_its_own(planner, gigabytes):
+    numbers = fingerprint((1.0, 1.0, 1.0), shapes=((400, 400, 400),))
+    assert plan(numbers=numbers, planner=planner) == plan(numbers=numbers, planner=planner, gpu_memory_gb=gigabytes)
+    more = plan(numbers=numbers, planner=planner, gpu_memory_gb=4 * gigabytes)
+    assert math.prod(more.stage.patch_size) > math.prod(plan(numbers=numbers, planner=planner).stage.patch_size)
+
+
+@pytest.mark.parametrize(("share", "scheme"), [(0.7499, "zscore_mask"), (0.75, "zscore_crop"), (1.0, "zscore_crop")])
+def test_nnunet_s_zscores_are_those_of_a_mask_where_cropping_takes_much_away(share, scheme):
+    numbers = dataclasses.replace(fingerprint((1.0, 1.0, 1.0)), median_relative_size=share)
+    result = plan(
+        dataset(channels=("MRI", "CT", "zscore")),
+        numbers=dataclasses.replace(numbers, foreground=(STATISTICS,) * 3),
+        zscore="nnunet",
+    )
+    assert [channel.scheme for channel in result.channels] == [scheme, "ct", scheme]
+    assert plan(numbers=numbers).channels[0].scheme == "zscore"
+
+
+def test_nnunet_s_zscores_need_to_know_what_cropping_takes_away():
+    with pytest.raises(UserError, match="--overwrite"):
+        plan(zscore="nnunet")
+
+
+def test_a_preset_keeps_the_zscores_of_the_reference():
+    assert plan(dataset(task="04", name="Task04_Hippocampus"), zscore="nnunet").channels[0].scheme == "zscore"
