@@ -32,7 +32,7 @@ from models.inferer import (
     to_probabilities,
     window_logits,
 )
-from models.windows import Start, WindowLayout, importance_map, sampled_importance, window_layout
+from models.windows import Start, WindowLayout, window_layout, window_weights
 from utils.rules import Rules
 from utils.schema import LabelScheme, StagePlan
 
@@ -209,13 +209,7 @@ class _HeldPlanes:
         self.layout, self.networks, self.dim, self.settings = layout, networks, stage.dim, settings
         self.first = 0
         self.device = self._choose_device(settings)
-        if networks.rules.importance == "sampled" and settings.blend == "gaussian":
-            self.weight = sampled_importance(stage.patch_size, device=networks.device)
-        else:
-            blend = settings.blend if layout.blended else "constant"
-            self.weight = importance_map(stage.patch_size, blend=blend, device=networks.device)
-        if stage.dim == 2:
-            self.weight = self.weight[None]
+        self.weight = window_weights(layout, settings, networks.rules, device=networks.device)
         planes = (layout.span, *layout.padded[1:])
         kind = torch.float16 if networks.rules.sums == "float16" else torch.float32
         self.logits = [

@@ -150,6 +150,13 @@ def window_layout(
     )  # fmt: skip
 
 
+def window_weights(layout: WindowLayout, settings: InferenceSettings, rules: Rules, *, device: torch.device) -> Tensor:
+    """Weights (D, H, W) of a window's voxels."""
+    if rules.importance == "sampled" and settings.blend == "gaussian":
+        return sampled_importance(layout.window, device=device)
+    return importance_map(layout.window, blend=settings.blend if layout.blended else "constant", device=device)
+
+
 def _three(values: Iterable[int]) -> Start:
     depth, height, width = values
     return depth, height, width

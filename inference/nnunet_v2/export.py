@@ -7,6 +7,7 @@ becomes of that is said.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,9 +91,9 @@ def _problems(bundle: ConfigurationModel) -> Iterator[str]:
     if not plan.normalize_first:
         yield "a plan that resamples before it normalises (plans of earlier versions)"
     labels = plan.labels
-    if labels.values != tuple(range(labels.num_classes)):
+    if not labels.regions and labels.values != tuple(range(labels.num_classes)):
         yield f"label values {', '.join(map(str, labels.values))}: its classes are numbered 0, 1, 2, ..."
-    if labels.ignore_value not in (None, labels.num_classes):
+    if labels.ignore_value not in (None, labels.values[-1] + 1):
         yield f"the ignored value {labels.ignore_value}: there it is the one after the last class"
     if labels.regions and all(len(region.classes) == 1 for region in labels.regions):
         yield "regions of one class each"
@@ -210,7 +211,7 @@ def _write_stage(
             "init_args": {"plans": plans, "configuration": name, "fold": fold.fold or 0, "dataset_json": dataset},
             "trainer_name": _trainer(bundle), "inference_allowed_mirroring_axes": _mirror_axes(bundle),
         }  # fmt: skip
-        write_atomically(place / CHECKPOINTS["last"], lambda file, content=content: torch.save(content, file))
+        write_atomically(place / CHECKPOINTS["last"], functools.partial(torch.save, content))
     write_json(dict(plans), folder / PLANS)
     write_json(dict(dataset), folder / DATASET)
 

@@ -34,7 +34,9 @@ def resolve(plans: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such configuration, or it inherits from itself.
     """
-    configurations, merged, seen = plans.get("configurations", {}), {}, []
+    configurations = plans.get("configurations", {})
+    merged: dict[str, Any] = {}
+    seen: list[str] = []
     current: str | None = name
     while current is not None:
         if current in seen:
@@ -203,6 +205,6 @@ def read_labels(dataset: Mapping[str, Any], source: str) -> LabelScheme:
     )  # fmt: skip
 
 
-def _values(value: int | str | Sequence[int]) -> tuple[int, ...]:
-    """The values of a label, or of a region without repetitions."""
+def _values(value: Any) -> tuple[int, ...]:
+    """The values of a label, a number, or of a region, a list, without repetitions."""
     return tuple(dict.fromkeys(map(int, value))) if isinstance(value, (list, tuple)) else (int(value),)

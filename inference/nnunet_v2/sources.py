@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from utils.errors import UserError
 
@@ -102,7 +102,7 @@ class ZipFiles:
             member = f"{self.folder}{fold}/{name}"
             _check_size(archive, member, MAX_CHECKPOINT_BYTES, self.path)
             with archive.open(member) as file:
-                yield file
+                yield cast(BinaryIO, file)
 
     def sibling(self, configuration: str) -> ModelFiles | None:
         """See `ModelFiles`."""

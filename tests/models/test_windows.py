@@ -51,7 +51,7 @@ def test_a_sampled_window_of_four_by_hand():
     # Around voxel 2, deviation 1/2: 10 * exp(-2 d^2).
     weight = sampled_importance([4], device=HOST)
     assert weight.dtype == torch.float16
-    assert torch.allclose(weight.float(), torch.tensor([0.00335, 1.353, 10.0, 1.353]), rtol=1e-3)
+    assert torch.allclose(weight.float(), torch.tensor([0.003354, 1.3534, 10.0, 1.3534]), rtol=1e-3)
 
 
 def test_sampled_weights_that_half_precision_has_no_number_for_are_the_smallest_other_one():

@@ -67,7 +67,8 @@ class MadeUp:
 
     @property
     def num_outputs(self) -> int:
-        return len(self.labels) - 1 if self.regions_class_order else len(self.labels)
+        named = len(self.labels) - ("ignore" in self.labels)
+        return named - 1 if self.regions_class_order else named
 
     @property
     def in_channels(self) -> int:

@@ -91,7 +91,7 @@ def main() -> None:
                 mask = np.asarray(nib.load(out / f"scan{index}.nii.gz").dataobj).astype(np.uint8)  # type: ignore[attr-defined]
                 recorded[f"{name} {index}"] = mask
                 print(name, index, mask.shape, np.bincount(mask.ravel()))
-    np.savez_compressed(OUT, **recorded)
+        np.savez_compressed(OUT, **recorded)
 
 
 if __name__ == "__main__":
