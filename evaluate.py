@@ -97,6 +97,7 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
 
     nearby = (config.lbls / "dataset.json", config.lbls.parent / "dataset.json")
     source = config.labels or next((path for path in nearby if path.is_file()), None)
+    labels: LabelScheme | None
     if source is None:
         labels = labels_from_files(pairs)
     else:
@@ -123,8 +124,9 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     import numpy as np
 
     from utils.nifti import read_label
-    from utils.predictions import class_indices, read_prediction
+    from utils.predictions import read_prediction
     from utils.scores import CaseScores, dice_from_counts, label_counts, surface_scores, target_masks
+    from utils.scoring import class_indices
 
     volume = read_label(pair.label)
     label = class_indices(volume.array, labels, pair.label)
@@ -173,11 +175,11 @@ def write_results(
 
 def table(summary: ScoreSummary) -> str:
     """The means as text: Dice and NSD in 0..1, HD95 in mm with the cases in which one mask is empty beside it."""
-    columns = {"Dice": [*summary.dice, summary.mean_dice]}
-    if summary.hd95_mm:
+    columns: dict[str, Sequence[float | int]] = {"Dice": [*summary.dice, summary.mean_dice]}
+    if summary.mean_hd95_mm is not None:
         columns["HD95 mm"] = [*summary.hd95_mm, summary.mean_hd95_mm]
         columns["missed"] = [*summary.unbounded, sum(summary.unbounded)]
-    if summary.nsd:
+    if summary.mean_nsd is not None:
         columns["NSD"] = [*summary.nsd, summary.mean_nsd]
     names = [*summary.targets, "mean"]
     width = max(len(name) for name in ("target", *names))

@@ -22,10 +22,11 @@ from inference.saved import SavedProbabilities, mean_classes, planes_of, read_pr
 from models.averaging import mean_of
 from utils.errors import UserError, list_problems
 from utils.files import read_json
-from utils.nifti import Volume, allowed_mm, from_working, grid_difference_mm, read_label
-from utils.predictions import class_indices, most_probable, working_view
+from utils.nifti import from_working
+from utils.predictions import most_probable, working_view
 from utils.schema import Geometry, LabelScheme, Plan
 from utils.scores import dice_from_counts, finite_mean, label_counts
+from utils.scoring import class_indices, read_label_on
 
 Candidate = tuple[str, ...]
 """Configurations whose probabilities are averaged."""
@@ -67,7 +68,7 @@ def find_predictions(folders: dict[str, Path], label_files: dict[str, Path]) -> 
             problems.append(f"{name}: {len(missing)} of {len(label_files)} cases are not in {folder}: {shown}")
         else:
             schemes[name] = read_json(Plan, folder / "plan.json").labels
-    first = next(iter(schemes), None)
+    first = next(iter(schemes), "")
     problems += [
         f"{name} and {first} have different label schemes: they make no ensemble"
         for name, labels in schemes.items()
@@ -178,13 +179,12 @@ def _count(data: OutOfFold, function: Callable[[CaseFiles], np.ndarray | str], w
 
 def _candidate_counts(files: CaseFiles, *, data: OutOfFold, candidates: Sequence[Candidate]) -> np.ndarray | str:
     try:
-        members = {name: read_probabilities(folder, files.case) for name, folder in data.folders.items()}
-        volume = _read_label(files, next(iter(members.values())))
-        label = class_indices(volume.array, data.labels, files.label)
-        stored = from_working(label, volume.geometry).swapaxes(-1, -3)
+        saved = {name: read_probabilities(folder, files.case) for name, folder in data.folders.items()}
+        label, grid = _read_label(files.case, data, next(iter(saved.values())))
+        stored = from_working(label, grid).swapaxes(-1, -3)
         counts, first = np.zeros((len(candidates), len(data.labels.target_names), 3), dtype=np.int64), 0
-        for planes in planes_of(list(members.values())):
-            named = dict(zip(members, planes))
+        for planes in planes_of(list(saved.values())):
+            named = dict(zip(saved, planes))
             part = stored[first : first + planes[0].shape[1]]
             for index, names in enumerate(candidates):
                 classes = most_probable(mean_of(named[name] for name in names), data.labels)
@@ -199,9 +199,9 @@ def _processed_counts(
     files: CaseFiles, *, data: OutOfFold, candidate: Candidate, choices: Sequence[PostProcessing]
 ) -> np.ndarray | str:
     try:
-        members = [read_probabilities(data.folders[name], files.case) for name in candidate]
-        label = class_indices(_read_label(files, members[0]).array, data.labels, files.label)
-        classes = working_view(mean_classes(members), members[0].affine)
+        saved = [read_probabilities(data.folders[name], files.case) for name in candidate]
+        label, _ = _read_label(files.case, data, saved[0])
+        classes = working_view(mean_classes(saved), saved[0].affine)
         mask = np.array(data.labels.values, dtype=np.uint8)[classes]
         masks = (keep_largest(mask, data.labels, choice) for choice in choices)
         source = Path(files.case)
@@ -210,22 +210,16 @@ def _processed_counts(
         return str(error)
 
 
-def _read_label(files: CaseFiles, member: SavedProbabilities) -> Volume:
-    """The label of a case, on the grid of its predictions."""
-    predicted = tuple(member.values.shape[:0:-1])
-    # Turned as the prediction is, whose probabilities are compared with it.
-    like = Geometry(
-        shape_xyz=predicted, affine=tuple(map(tuple, np.asarray(member.affine, float).tolist())), qform_code=0,
-        sform_code=0, xyzt_units=2,
+def _read_label(case: str, data: OutOfFold, saved: SavedProbabilities) -> tuple[np.ndarray, Geometry]:
+    """Class indices (S, A, R) of the label of a case, on the grid of its predictions; and that grid."""
+    # The label is turned as the prediction is, whose probabilities are compared with it.
+    columns, rows, slices = (int(size) for size in saved.values.shape[:0:-1])
+    grid = Geometry(
+        shape_xyz=(columns, rows, slices), affine=tuple(map(tuple, np.asarray(saved.affine, float).tolist())),
+        qform_code=0, sform_code=0, xyzt_units=2,
     )  # fmt: skip
-    volume = read_label(files.label, like)
-    shape = volume.geometry.shape_xyz
-    if shape != predicted:
-        raise UserError(f"{files.label} has shape {shape}, its prediction {member.name} {predicted} (x, y, z)")
-    distance_mm = grid_difference_mm(volume.geometry.affine, member.affine, shape)
-    if distance_mm > allowed_mm(member.affine):
-        raise UserError(f"{files.label} lies {distance_mm:.3g} mm off its prediction {member.name}")
-    return volume
+    label = read_label_on(grid, data.label_files[case], data.labels, of=f"its prediction {saved.name}")
+    return label, grid
 
 
 def _scores(counts: np.ndarray) -> Scores:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cross_validation.records import OUT_OF_FOLD, CaseRecord, prediction_files
-from data_preprocessing.preprocessor import native_label_classes
 from data_preprocessing.shards import label_changes, read_meta
 from utils.errors import UserError, list_problems
 from utils.files import link_or_copy, write_json
 from utils.nifti import read_label
-from utils.predictions import class_indices
 from utils.schema import Plan
-from utils.scores import dice_from_counts, label_counts
+from utils.scores import dice_from_counts
+from utils.scoring import class_indices, score_mask
 
 
 def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Plan) -> tuple[CaseRecord, ...]:
@@ -45,16 +44,13 @@ def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Pla
 
 
 def _score(shards: Path, mask: Path, case: str, plan: Plan) -> CaseRecord:
-    volume, meta = read_label(mask), read_meta(shards, case)
-    source = meta.label
+    volume, source = read_label(mask), read_meta(shards, case).label
     found = class_indices(volume.array, plan.labels, mask)
     digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
     if source is None or not Path(source).is_file():
         return CaseRecord(case=case, mask=digest, dice=())
-    label = native_label_classes(read_label(Path(source), volume.geometry), plan, source=source)
-    if label.shape != found.shape:
-        raise UserError(f"{mask} has shape {found.shape}, its label {source} {label.shape} (S, A, R)")
-    dice = dice_from_counts(label_counts(found, label, plan.labels)).tolist()
+    counts = score_mask(found, volume.geometry, Path(source), plan.labels, of=f"its mask {mask}")
+    dice = dice_from_counts(counts).tolist()
     return CaseRecord(case=case, mask=digest, dice=tuple(None if math.isnan(value) else value for value in dice))
 
 

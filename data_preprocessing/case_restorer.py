@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocessing.preprocessor import native_label_classes
 from data_preprocessing.restoration import native_shape, restore_slabs
 from data_preprocessing.shards import read_meta
 from utils.errors import UserError, list_problems
-from utils.nifti import read_header, read_label, working_grid, write_mask
+from utils.nifti import read_header, working_grid, write_mask
 from utils.predictions import working_view
 from utils.reserved import new_array
 from utils.schema import CaseMeta, Plan
-from utils.scores import label_counts
+from utils.scoring import score_mask
 
 
 def _grid_problem(label: Path, shape: tuple[int, ...], meta: CaseMeta) -> str | None:
@@ -96,13 +95,12 @@ class CaseRestorer:
     def _score(self, mask: np.ndarray, meta: CaseMeta) -> np.ndarray | None:
         if meta.label is None or not Path(meta.label).is_file():
             return None
-        volume = read_label(Path(meta.label), meta.geometry)
-        if problem := _grid_problem(Path(meta.label), volume.array.shape, meta):
-            raise UserError(f"{problem}; run preprocess.py again")
-        label = native_label_classes(volume, self.plan)
         values = np.zeros(256, np.uint8)
         values[list(self.plan.labels.values)] = np.arange(self.plan.labels.num_classes)
-        return label_counts(values[mask], label, self.plan.labels)
+        try:
+            return score_mask(values[mask], meta.geometry, Path(meta.label), self.plan.labels, of=f"scan {meta.case}")
+        except UserError as error:
+            raise UserError(f"{error}; where scan or label have changed, run preprocess.py again") from None
 
     @contextmanager
     def _stored(self, case: str, meta: CaseMeta) -> Iterator[np.ndarray | None]:

@@ -62,7 +62,10 @@ class MaskFolder:
         Raises:
             UserError: files of other origin, or edited ones, would be lost; all are named.
         """
-        waiting, reasons, edited, foreign = [], {}, [], []
+        waiting: list[Scan] = []
+        reasons: dict[str, list[str]] = {}
+        edited: list[str] = []
+        foreign: list[str] = []
         for scan in scans:
             # Taken before the scan is read: one that is replaced meanwhile is another one.
             self._sources[scan.case] = scan_stamp(scan)
@@ -178,9 +181,11 @@ class MaskFolder:
         found = stamp.made_by.differences(self._made_by)
         if stamp.scan != self._sources[scan.case]:
             found.append("the scan of that name is another one now")
-        if save_probabilities and stamp.probabilities is None:
+        if not save_probabilities:
+            return found
+        if stamp.probabilities is None:
             found.append("its probabilities were not saved")
-        elif save_probabilities and not stamp.probabilities.holds(self._path(scan.case, PROBABILITIES)):
+        elif not stamp.probabilities.holds(self._path(scan.case, PROBABILITIES)):
             found.append("its probabilities are missing or were changed since")
         return found
 
@@ -204,7 +209,7 @@ class NewFiles:
 
     path: Path
     target: Path
-    probabilities: np.ndarray | None
+    probabilities: np.memmap | None
 
     def write(self, mask: np.ndarray, geometry: Geometry) -> None:
         """Write the mask (S, A, R).

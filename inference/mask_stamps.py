@@ -151,7 +151,7 @@ def _add_weights(digest: hashlib._Hash, configuration: ConfigurationModel) -> No
     for fold in configuration.folds:
         for name, value in sorted(fold.state_dict.items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     if configuration.previous is not None:
         digest.update(b"previous")
         _add_weights(digest, configuration.previous)

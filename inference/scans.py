@@ -111,7 +111,8 @@ def _single_channel(files: list[Path]) -> list[Scan]:
 def _group(files: list[Path], num_channels: int) -> list[Scan]:
     if num_channels == 1:
         return _single_channel(files)
-    scans, groups = [], {}
+    scans: list[Scan] = []
+    groups: dict[str, list[tuple[int, Path]]] = {}
     for file in files:
         name = case_name(file)
         match = _CHANNEL.fullmatch(name)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from models.acceleration import Acceleration
@@ -29,7 +32,7 @@ from utils.files import to_dict
 from utils.schema import FORMAT_VERSION, Plan, StagePlan
 
 Scorer = Callable[[str, Iterator[Tensor]], Tensor]
-"""(case name, probabilities as slabs (K, d, H, W) on the host) -> (T, 3) true positives, false positives, false
+"""(case name, probabilities as slabs (K, d, H, W) on the CPU) -> (T, 3) true positives, false positives, false
 negatives."""
 
 
@@ -158,8 +161,9 @@ class NNUnet(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Let processes validate different numbers of cases, none included."""
         # DDP would copy buffers to all processes in the first forward pass, which a process without a case never makes.
-        if hasattr(self.trainer.model, "require_forward_param_sync"):
-            self.trainer.model.require_forward_param_sync = False
+        model = self.trainer.model
+        if isinstance(model, DistributedDataParallel):
+            model.require_forward_param_sync = False
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
@@ -202,8 +206,10 @@ class NNUnet(pl.LightningModule):
         for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
             self.log(f"dice_{name}", value)
 
-    def predict_step(self, batch: dict, batch_index: int) -> tuple[str, Iterator[Tensor]] | Tensor:
-        """Case name and probabilities of one preprocessed case, as slabs (K, d, H, W) float32 on the host, in order.
+    def predict_step(
+        self, batch: dict[str, Any], batch_index: int
+    ) -> tuple[str, Iterator[Tensor]] | Tensor | tuple[Tensor, ...]:
+        """Case name and probabilities of one preprocessed case, as slabs (K, d, H, W) float32 on the CPU, in order.
 
         The slabs are computed when they are asked for, in the precision of this call.
         A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: the logits of one forward pass.
@@ -227,7 +233,7 @@ class NNUnet(pl.LightningModule):
             image, self.network, num_outputs=outputs, stage=self.plan.stage, settings=self.inference
         )  # fmt: skip
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimiser and schedule of `OptimConfig`; schedules step once an epoch."""
         optim = self.optim
         # Lightning refuses to clip gradients that a fused step would unscale by itself.

@@ -39,7 +39,7 @@ class PredictionSink(Callback):
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._pending: list[tuple[str, Future]] = []
 
-    def on_predict_batch_end(self, trainer: pl.Trainer, module: NNUnet, outputs: Any, *_: Any) -> None:
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Compute one case, slab by slab."""
         case, slabs = outputs
         while len(self._pending) >= 2:
@@ -54,13 +54,14 @@ class PredictionSink(Callback):
         finally:
             waiting.abandon()
 
-    def on_predict_end(self, trainer: pl.Trainer, module: NNUnet) -> None:
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the last cases and pool scores and failures of all processes; our own mistakes are raised here."""
         while self._pending:
             self._collect()
         self._pool.shutdown()
-        self.dice.merge(module.reduce_sum)
-        self.num_failed = round(module.reduce_sum(torch.tensor(float(self.num_failed))).item())
+        assert isinstance(pl_module, NNUnet), "what predicts is an NNUnet"
+        self.dice.merge(pl_module.reduce_sum)
+        self.num_failed = round(pl_module.reduce_sum(torch.tensor(float(self.num_failed))).item())
 
     def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
         """Mean Dice and Dice per target of the cases that could be scored; empty where none could."""
@@ -75,12 +76,17 @@ class PredictionSink(Callback):
             counts = future.result()
         except (UserError, OSError) as error:
             self.num_failed += 1
-            reason = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-            print(f"error: {case} could not be predicted: {reason}", file=sys.stderr, flush=True)
+            print(f"error: {case} could not be predicted: {_reason(error)}", file=sys.stderr, flush=True)
             return
         if counts is not None:
             self.dice.add(torch.from_numpy(counts))
 
-    def on_exception(self, trainer: pl.Trainer, module: NNUnet, exception: BaseException) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no thread behind."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _reason(error: UserError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

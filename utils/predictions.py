@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError, list_problems
-from utils.nifti import Volume, allowed_mm, grid_difference_mm, read_label, to_working
+from utils.nifti import Volume, read_label, to_working
 from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem
 from utils.schema import LabelScheme
+from utils.scoring import class_indices, read_label_on
 
 ARRAY = ".npy"
 REGION_THRESHOLD = 0.5
@@ -55,7 +56,11 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
 
 
 def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarray:
-    """Class indices (S, A, R) of a mask or of probabilities, checked against the label's grid."""
+    """Class indices (S, A, R) uint8 of a mask or of probabilities, checked against the label's grid.
+
+    Raises:
+        UserError: the file cannot be read, holds unknown values, or lies on another grid.
+    """
     path, grid = pair.prediction, label.geometry
     if not nifti_ending(path):
         stored = _load_array(path)
@@ -67,29 +72,7 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
         if len(stored) != labels.num_outputs:
             raise UserError(f"{path} has {len(stored)} channels, the labels ask for {labels.num_outputs}")
         return most_probable(array, labels)
-    volume = read_label(path, grid)
-    if volume.geometry.shape_xyz != grid.shape_xyz:
-        raise UserError(f"{path} has shape {volume.geometry.shape_xyz}, its label {grid.shape_xyz}")
-    distance_mm = grid_difference_mm(volume.geometry.affine, grid.affine, grid.shape_xyz)
-    if distance_mm > allowed_mm(grid.affine):
-        raise UserError(f"{path} lies {distance_mm:.3g} mm off its label; resample it to the label's grid")
-    return class_indices(volume.array, labels, path)
-
-
-def class_indices(values: np.ndarray, labels: LabelScheme, path: Path) -> np.ndarray:
-    """Class indices uint8 of file values; the ignored value becomes class K.
-
-    Raises:
-        UserError: values that the scheme does not name.
-    """
-    known = (*labels.values, *(() if labels.ignore_value is None else (labels.ignore_value,)))
-    strange = np.setdiff1d(values, known)
-    if strange.size:
-        shown = ", ".join(f"{value:g}" for value in strange[:5])
-        raise UserError(f"{path} holds values that are no label: {shown} (labels: {', '.join(map(str, known))})")
-    table = np.zeros(256, dtype=np.uint8)
-    table[list(known)] = np.arange(len(known))
-    return table[values.astype(np.uint8)]
+    return read_label_on(grid, path, labels, of="its label")
 
 
 def _cases(folder: Path, problems: list[str], *, arrays: bool = True) -> dict[str, Path]:

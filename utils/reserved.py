@@ -28,7 +28,7 @@ def array_bytes(shape: Sequence[int]) -> int:
     return 4 * int(np.prod([int(size) for size in shape], dtype=object))
 
 
-def create_array(path: Path, shape: Sequence[int], *, target: Path) -> np.ndarray:
+def create_array(path: Path, shape: Sequence[int], *, target: Path) -> np.memmap:
     """A new .npy file of float32 zeros, mapped for writing; its room is reserved.
 
     Args:
@@ -45,7 +45,7 @@ def create_array(path: Path, shape: Sequence[int], *, target: Path) -> np.ndarra
 
 
 @contextlib.contextmanager
-def new_array(target: Path, shape: Sequence[int]) -> Iterator[np.ndarray]:
+def new_array(target: Path, shape: Sequence[int]) -> Iterator[np.memmap]:
     """A .npy file of float32 zeros to be filled, which appears under its name at the end; after an error nothing does.
 
     Raises:
@@ -59,9 +59,10 @@ def new_array(target: Path, shape: Sequence[int]) -> Iterator[np.ndarray]:
         os.replace(path, target)
 
 
-def _fill(file: BinaryIO, path: Path, shape: Sequence[int], target: Path) -> np.ndarray:
+def _fill(file: BinaryIO, path: Path, shape: Sequence[int], target: Path) -> np.memmap:
     """Header and zeros of a new file, mapped."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(int(size) for size in shape)}
+    sizes = tuple(int(size) for size in shape)
+    header = {"descr": "<f4", "fortran_order": False, "shape": sizes}
     size = array_bytes(shape)
     try:
         np.lib.format.write_array_header_1_0(file, header)
@@ -75,7 +76,7 @@ def _fill(file: BinaryIO, path: Path, shape: Sequence[int], target: Path) -> np.
                 f"({error.strerror}); make room or choose another folder"
             ) from None
         raise
-    return np.memmap(path, dtype="<f4", mode="r+", offset=start, shape=header["shape"])
+    return np.memmap(path, dtype=np.dtype("<f4"), mode="r+", offset=start, shape=sizes)
 
 
 def _reserve(file: int, start: int, size: int) -> None:

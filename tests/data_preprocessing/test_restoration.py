@@ -73,5 +73,5 @@ def test_labels_that_are_needed_are_found_missing_before_the_work(tmp_path):
         restoring.require_labels(cases)
     for part in (f"{labels[0]} does not exist", "has (5, 4, 3) voxels, its scan had", "scan2", "preprocess.py"):
         assert part in str(caught.value)
-    with pytest.raises(UserError, match=r"scan had .* run preprocess\.py again"):
+    with pytest.raises(UserError, match=r"has shape .* run preprocess\.py again"):
         restoring.restore("scan1", [certain(restoring.folder, "scan1")])

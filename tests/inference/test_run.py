@@ -101,7 +101,7 @@ def test_a_disk_without_room_for_the_sum_fails_the_scan(tmp_path, scans, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     assert predict(*words, "--output", tmp_path / "none") == 1
     printed = capsys.readouterr().err
-    assert "2 of 2 scans could not be predicted:" in printed and "the probabilities of a need 20 kB" in printed
+    assert "2 of 2 scans could not be predicted:" in printed and "the probabilities of a need 0.02 MB" in printed
     assert not masks(tmp_path / "none")
 
 
