@@ -7,6 +7,7 @@ is invented. Where a patch sticks out of the volume both are 0. Shapes as in aug
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
@@ -72,7 +73,9 @@ def flip(
     chosen = {name for index, name in enumerate(names) if axes is None or dim - 1 - index in axes}
     if not chosen:
         return image, label
-    flags = {name: fn.random.coin_flip(probability=probability) if name in chosen else 0 for name in names}
+    flags: dict[str, Any] = {
+        name: fn.random.coin_flip(probability=probability) if name in chosen else 0 for name in names
+    }
     return fn.flip(image, **flags), fn.flip(label, **flags)
 
 
