@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.args import parse, task_name
+from utils.args import parse
 from utils.errors import UserError, run_cli
 from utils.files import write_json
+from utils.task_number import checked_task
 
 PROJECT = Path(__file__).resolve().parents[1]
 RULES = ("nonzero", "nnunet")
@@ -68,7 +69,7 @@ def _measure(options: Options, rule: str) -> list[dict[str, Any]]:
     words = ["--task", options.task, "--dim", str(options.dim)]
     planned = [*words, "--plan", "auto", "--zscore", rule, *shlex.split(options.preprocess_flags)]
     _run("preprocess.py", [*planned, "--data", str(options.data), "--results", str(shards)])
-    folder = shards / f"{task_name(options.task)}_{options.dim}d"
+    folder = shards / f"{checked_task(options.task)}_{options.dim}d"
     scheme = [channel["scheme"] for channel in json.loads((folder / "plan.json").read_text())["channels"]]
     runs = []
     for seed in options.seeds:

@@ -96,7 +96,8 @@ def previous_classes(mask: Volume, meta: CaseMeta, plan: Plan, *, source: str = 
         UserError: values that are none of the plan's classes; `source` is how the message calls the mask.
     """
     known = dataclasses.replace(plan, labels=dataclasses.replace(plan.labels, ignore_value=None))
-    return classes_on_grid(native_label_classes(mask, known, source=source), meta, plan.stage)
+    classes = native_label_classes(mask, known, source=source)
+    return classes_on_grid(classes, meta, plan.stage, half=plan.rules.previous_mask == "half")
 
 
 def require_masks(folder: Path, metas: dict[str, CaseMeta]) -> None:

@@ -1,6 +1,6 @@
 """From a scan to the arrays that the network sees; restoration.py goes the way back.
 
-Permute (S, A, R) to the plan's axes, crop to the box of non-zero voxels, normalise, resample to the target spacing, pad
+Turn (S, A, R) to the plan's axes, crop to the box of non-zero voxels, normalise, resample to the target spacing, pad
 to the patch (plans of earlier versions resample first). Arrays in, arrays out; files are read and written elsewhere.
 
 Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes of the scan.
@@ -25,6 +25,7 @@ from data_preprocessing.resampling import (
     resample_label,
     resampled_shape,
 )
+from data_preprocessing.working_axes import WorkingAxes, case_axes, working_axes, working_spacing
 from utils.axes import triple
 from utils.errors import UserError
 from utils.nifti import Volume
@@ -70,16 +71,17 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
             that cannot be normalised so, or a single slice that lies across those of a 2D plan; a label of another
             shape or of values that the plan does not know.
     """
-    _check_arrays(files, plan)
-    image = files.image.array.transpose(0, *(axis + 1 for axis in plan.axes))
+    axes = working_axes(plan, files.image.geometry.affine)
+    _check_arrays(files, plan, axes)
+    image = axes.view(files.image.array)
     box = nonzero_box(image)
     if box is None:
         raise UserError(f"{files.image_path}: every voxel is zero; replace the file or leave the case out")
     crop = tuple(slice(*side) for side in box)
     image = image[(slice(None), *crop)]
-    spacing_mm = triple(float(files.image.spacing_mm[axis]) for axis in plan.axes)
+    spacing_mm = working_spacing(plan, files.image.spacing_mm, axes, files.image.geometry)
     target_mm = target_grid_mm(plan.stage, spacing_mm)
-    shape = resampled_shape(image.shape[1:], spacing_mm, target_mm)
+    shape = resampled_shape(image.shape[1:], spacing_mm, target_mm, rule=plan.rules.grid_shape)
     coarse = coarse_axis(spacing_mm, target_mm)
     maps = make_maps(image.shape[1:], shape, cubic=True, coarse=coarse)
     padded, pad_low = padding(shape, plan.stage.patch_size)
@@ -98,8 +100,8 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
         _nonzero_mask(image, out[-1][inner])
     meta = CaseMeta(
         version=FORMAT_VERSION, case=files.case, image=files.image_path, label=files.label_path,
-        geometry=files.image.geometry, axes=plan.axes, spacing_mm=spacing_mm,
-        original_shape=triple(files.image.array.shape[1 + axis] for axis in plan.axes), crop_box=box,
+        geometry=files.image.geometry, axes=axes.order, flipped=axes.flipped, spacing_mm=spacing_mm,
+        original_shape=triple(files.image.array.shape[1 + axis] for axis in axes.order), crop_box=box,
         resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
         source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
         label_digest=files.label_digest,
@@ -135,30 +137,33 @@ def _normalize_and_resample(
             np.copyto(plane, 0, where=~inside)
 
 
-def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan) -> np.ndarray:
-    """Bring class indices (S, A, R) uint8 of a scan to its preprocessed grid: (1, D, H, W) uint8, background around."""
+def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan, *, half: bool = False) -> np.ndarray:
+    """Bring class indices (S, A, R) uint8 of a scan to its preprocessed grid: (1, D, H, W) uint8, background around.
+
+    `half`: see `resample_label`.
+    """
     target_mm = target_grid_mm(stage, meta.spacing_mm)
     crop = tuple(slice(*side) for side in meta.crop_box)
-    cropped = classes.transpose(meta.axes)[crop]
+    cropped = case_axes(meta).view(classes)[crop]
     maps = make_maps(
         cropped.shape, meta.resampled_shape, cubic=False, coarse=coarse_axis(meta.spacing_mm, target_mm)
     )  # fmt: skip
     label = np.zeros((1, *meta.padded_shape), dtype=np.uint8)
     inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
-    resample_label(cropped, maps, label[0][inner])
+    resample_label(cropped, maps, label[0][inner], half=half)
     return label
 
 
-def _check_arrays(files: CaseInput, plan: Plan) -> None:
+def _check_arrays(files: CaseInput, plan: Plan, axes: WorkingAxes) -> None:
     shape = files.image.array.shape
     if shape[0] != len(plan.channels):
         raise UserError(f"{files.image_path} has {shape[0]} channels; the plan was made for {len(plan.channels)}")
-    across, *in_plane = (shape[1 + axis] for axis in plan.axes)
+    across, *in_plane = (shape[1 + axis] for axis in axes.order)
     if plan.stage.dim == 2 and across > 1 and 1 in in_plane:
-        lone = plan.axes[1 + in_plane.index(1)]
+        lone = axes.order[1 + in_plane.index(1)]
         raise UserError(
             f"{files.image_path} is a single slice, one voxel along {'SAR'[lone]}, and the slices of this plan lie "
-            f"across {'SAR'[plan.axes[0]]} (superior, anterior, right): the network would see lines. Leave it out, or "
+            f"across {'SAR'[axes.order[0]]} (superior, anterior, right): the network would see lines. Leave it out, or "
             "use a model of such slices"
         )
     for index, (channel, array) in enumerate(zip(plan.channels, files.image.array)):

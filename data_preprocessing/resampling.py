@@ -142,8 +142,12 @@ def coarse_axis(spacing_mm: Sequence[float], target_mm: Sequence[float]) -> int 
     return None
 
 
-def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Shape:
-    """Voxels at the target spacing: rounded to the nearest, at least one."""
+def resampled_shape(
+    shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float], *, rule: str = "extent"
+) -> Shape:
+    """Voxels at the target spacing: rounded to the nearest, at least one. `rule`: `Rules.grid_shape`."""
+    if rule == "ratio":
+        return triple(max(1, round(mm / target * n)) for n, mm, target in zip(shape, spacing_mm, target_mm))
     return triple(max(1, round(n * mm / target)) for n, mm, target in zip(shape, spacing_mm, target_mm))
 
 
@@ -227,21 +231,24 @@ def _range(volume: np.ndarray, maps: Maps, reduce: Callable, coarse: int | None)
     return bound if coarse is None else np.take(bound, maps[coarse].first, axis=coarse)
 
 
-def resample_label(label: np.ndarray, maps: Maps, out: np.ndarray) -> None:
+def resample_label(label: np.ndarray, maps: Maps, out: np.ndarray, *, half: bool = False) -> None:
     """Write a resampled label (D, H, W) uint8 into `out` (D', H', W') uint8.
 
     Each voxel gets the class whose interpolated one-hot mask is largest there (of equals, the highest class), so no
-    voxel is left without one and no class appears that was not there.
+    voxel is left without one and no class appears that was not there. With `half` it gets the highest class whose mask
+    is at least 1/2, and 0 where there is none.
+
+    Source for `half`: batchgenerators, resize_segmentation, with which nnU-Net resamples labels.
     """
     if all(axis_map.is_identity for axis_map in maps):
         out[...] = label
         return
     for slab in slabs(maps):
         across, inputs = maps[0].restrict(slab.start, slab.stop)
-        _resample_label_slab(label[inputs], (across, maps[1], maps[2]), out[slab])
+        _resample_label_slab(label[inputs], (across, maps[1], maps[2]), out[slab], half=half)
 
 
-def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray) -> None:
+def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray, *, half: bool) -> None:
     counts = np.bincount(label.ravel())
     common = int(counts.argmax())
     out[...] = common
@@ -258,10 +265,15 @@ def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray) -> None
     first, *others = np.flatnonzero(counts).tolist()
     best = resample_slab(part == first, part_maps, slice(0, maps[0].size_out))
     winner = np.full(best.shape, first, dtype=np.uint8)
+    if half:
+        winner[best <= 0.5 - _TIE] = 0
     for k in others:
         share = resample_slab(part == k, part_maps, slice(0, maps[0].size_out))
-        np.copyto(winner, k, where=share > best - _TIE)
-        np.maximum(best, share, out=best)
+        if half:
+            np.copyto(winner, k, where=share > 0.5 - _TIE)
+        else:
+            np.copyto(winner, k, where=share > best - _TIE)
+            np.maximum(best, share, out=best)
     out[:, reached[0], reached[1]] = winner
 
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from data_preprocessing.preprocessor import target_grid_mm
 from data_preprocessing.resampling import coarse_axis, make_maps, resample_slab, slab_step, slabs
+from data_preprocessing.working_axes import case_axes
 from utils.axes import triple
 from utils.pages import give_back_pages
-from utils.predictions import most_probable
-from utils.schema import CaseMeta, Plan
+from utils.predictions import REGION_THRESHOLD, most_probable
+from utils.schema import CaseMeta, LabelScheme, Plan
 
 _COPIES = 6
 """Of a slab of one class while it is resampled and compared with the best so far."""
@@ -80,6 +81,8 @@ def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outpu
 class SlabRestorer:
     """Restores the mask of one case from planes that arrive in order; only those still needed are kept.
 
+    The planes hold probabilities, or logits where the plan averages those.
+
     Args:
         meta: how the case was preprocessed.
         plan: by which plan.
@@ -88,21 +91,24 @@ class SlabRestorer:
     """
 
     def __init__(self, meta: CaseMeta, plan: Plan, probabilities: np.ndarray | None = None) -> None:
-        self._labels = plan.labels
+        self._labels, self._rules = plan.labels, plan.rules
         self._values = np.array(plan.labels.values, dtype=np.uint8)
+        # A logit of 0 is a probability of 1/2.
+        self._threshold = 0.0 if plan.rules.average == "logits" else REGION_THRESHOLD
         self._mask = np.full(native_shape(meta), self._values[0], dtype=np.uint8)
         crop = triple(slice(*side) for side in meta.crop_box)
-        self._crop = self._mask.transpose(meta.axes)[crop]
+        self._crop = case_axes(meta).view(self._mask)[crop]
         self._native = None
         if probabilities is not None:
-            self._native = probabilities.transpose(0, *(1 + axis for axis in meta.axes))
+            self._native = case_axes(meta).view(probabilities)
             if not plan.labels.regions:
                 for plane in itertools.chain.from_iterable(_outside(self._native[0], crop)):
                     plane += 1
                     give_back_pages(probabilities)
             self._native = self._native[(slice(None), *crop)]
-        # The same rule as on the way there, so that slices which were not mixed stay unmixed.
-        coarse = coarse_axis(meta.spacing_mm, target_grid_mm(plan.stage, meta.spacing_mm))
+        # The same rule as on the way there, so that slices which were not mixed stay unmixed; nnU-Net's differs.
+        spacings = (meta.spacing_mm, target_grid_mm(plan.stage, meta.spacing_mm))
+        coarse = coarse_axis(*(reversed(spacings) if plan.rules.coarse_first == "plan" else spacings))
         self._maps = make_maps(meta.resampled_shape, self._crop.shape, cubic=False, coarse=coarse)
         self._waiting = deque(slabs(self._maps, num_volumes=plan.labels.num_outputs))
         self._plane_shape = meta.padded_shape[1:]
@@ -153,9 +159,12 @@ class SlabRestorer:
         maps, part = (across, *self._maps[1:]), slice(inputs.start - self._first, inputs.stop - self._first)
         channels = (self._channel(k, part) for k in range(self._labels.num_outputs))
         shares: Iterator[np.ndarray] = (resample_slab(channel, maps, slice(0, across.size_out)) for channel in channels)
+        if self._rules.sums == "float16":
+            shares = map(_in_half, shares)
         if self._native is not None:
-            shares = _recorded(shares, self._native[:, slab])
-        self._crop[slab] = self._values[most_probable(shares, self._labels)]
+            record = _recorded_logits if self._rules.average == "logits" else _recorded
+            shares = record(shares, self._native[:, slab], self._labels)
+        self._crop[slab] = self._values[most_probable(shares, self._labels, threshold=self._threshold)]
         give_back_pages(self._native)
 
     def _channel(self, k: int, part: slice) -> np.ndarray:
@@ -169,10 +178,27 @@ class SlabRestorer:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _recorded(shares: Iterator[np.ndarray], out: np.ndarray) -> Iterator[np.ndarray]:
+def _in_half(share: np.ndarray) -> np.ndarray:
+    """The same numbers, rounded to half precision."""
+    return share.astype(np.float16).astype(np.float32)
+
+
+def _recorded(shares: Iterator[np.ndarray], out: np.ndarray, labels: LabelScheme) -> Iterator[np.ndarray]:
+    """The probabilities themselves, which are added to `out`."""
     for share, target in zip(shares, out):
         target += share
         yield share
+
+
+def _recorded_logits(shares: Iterator[np.ndarray], out: np.ndarray, labels: LabelScheme) -> Iterator[np.ndarray]:
+    """The logits themselves, whose probabilities are added to `out`; all classes of a slab are in memory."""
+    logits = np.stack(list(shares))
+    if labels.regions:
+        out += (1 + np.tanh(logits / 2)) / 2
+    else:
+        powers = np.exp(logits - logits.max(axis=0))
+        out += powers / powers.sum(axis=0)
+    return iter(logits)
 
 
 def _outside(volume: np.ndarray, box: tuple[slice, slice, slice]) -> Iterator[np.ndarray]:

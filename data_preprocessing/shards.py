@@ -193,7 +193,10 @@ def stamp_plan(plan: Plan) -> str:
     channels = [to_dict(channel) for channel in plan.channels]
     label_values = [plan.labels.values, plan.labels.ignore_value]
     grid = [plan.axes, plan.stage.spacing_mm, plan.stage.patch_size]
-    return _digest([FORMAT, channels, label_values, grid, plan.mask_channel, plan.normalize_first])
+    facts = [FORMAT, channels, label_values, grid, plan.mask_channel, plan.normalize_first]
+    # Only what differs from earlier plans, whose shards are kept.
+    later = [plan.orientation, plan.rules.grid_shape]
+    return _digest(facts if later == ["ras", "extent"] else [*facts, later])
 
 
 def _digest(value: object) -> str:

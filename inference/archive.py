@@ -38,6 +38,7 @@ from inference.configuration import ConfigurationModel, FoldWeights, build_netwo
 from inference.decided import refuse_folder_of_models
 from inference.decision import DECISION_FILE, Decision, DecisionMember
 from inference.model import Model, check_fit, folder_model, single_model
+from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.files import from_dict, to_dict, write_atomically
@@ -155,13 +156,15 @@ def read_archive(path: Path) -> Model:
 
 
 def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
-    """The model of a checkpoint, a folder of checkpoints or of folds, a decision, or an exported zip.
+    """The model of a checkpoint, a folder of checkpoints or of folds, a decision, an exported zip, or of nnU-Net v2.
 
     With `allow_unfinished` trainings may have been interrupted, and folds of a cross-validation may be missing.
 
     Raises:
-        UserError: as `folder_model` and `read_archive`.
+        UserError: as `folder_model`, `read_archive` and `nnunet_model`.
     """
+    if is_nnunet_v2(path):
+        return nnunet_model(path, folds, allow_unfinished=allow_unfinished)
     if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
         return read_archive(path).select(folds)
     refuse_folder_of_models(path)

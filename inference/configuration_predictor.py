@@ -78,7 +78,7 @@ class ConfigurationPredictor:
         self.ensemble = Ensemble(
             names=tuple(fold.name for fold in configuration.folds),
             networks=build_networks(configuration, device, acceleration),
-            labels=self.plan.labels, device=device, amp=amp,
+            labels=self.plan.labels, device=device, amp=amp, rules=self.plan.rules, mirror_axes=self.plan.mirror_axes,
         )  # fmt: skip
 
     @property
@@ -101,11 +101,14 @@ class ConfigurationPredictor:
         first = Work()
         if self.previous is not None and prepared.previous is not None:
             first = self.previous.work(prepared.previous)
-        return first + self._work(window_layout(prepared.image.shape[1:], self.plan.stage, self.settings).num_windows)
+        layout = window_layout(prepared.image.shape[1:], self.plan.stage, self.settings, self.plan.rules)
+        return first + self._work(layout.num_windows)
 
     def _work(self, windows: int) -> Work:
         stage = self.plan.stage
-        passes = len(self.ensemble.networks) * (len(flips(stage.dim)) if self.settings.tta else 1)
+        passes = len(self.ensemble.networks) * (
+            len(flips(stage.dim, self.plan.mirror_axes)) if self.settings.tta else 1
+        )
         return Work(windows=windows, voxels=windows * passes * math.prod(stage.patch_size))
 
     def stream(self, prepared: PreparedScan, count: Counter | None = None) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.restoration import restoring_bytes
+from data_preprocessing.working_axes import Affine, working_axes
 from models.inferer import InferenceSettings
 from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
 from models.windows import window_layout
@@ -60,27 +61,30 @@ def forecast_memory(
     settings: InferenceSettings,
     num_networks: int,
     on_gpu: bool = False,
+    affine: Affine | None = None,
 ) -> Forecast:
     """What a scan of `shape` (S, A, R) voxels of `spacing_mm` takes of the CPU's memory at most.
 
-    It is taken as uncropped, stored in four bytes a voxel, and scaled when it is read.
+    It is taken as uncropped, stored in four bytes a voxel, and scaled when it is read. `affine` says how it lies in its
+    file; without, it is taken as RAS+.
     """
     stage, labels = plan.stage, plan.labels
-    spacing = tuple(spacing_mm[axis] for axis in plan.axes)
-    grid = resampled_shape([shape[axis] for axis in plan.axes], spacing, target_grid_mm(stage, spacing))
+    axes = plan.axes if affine is None else working_axes(plan, affine).order
+    spacing, sizes = tuple(spacing_mm[axis] for axis in axes), [shape[axis] for axis in axes]
+    grid = resampled_shape(sizes, spacing, target_grid_mm(stage, spacing), rule=plan.rules.grid_shape)
     padded, _ = padding(grid, stage.patch_size)
     scan_voxels, plane_voxels = math.prod(shape), padded[1] * padded[2]
     scan = FLOAT_BYTES * len(plan.channels) * scan_voxels
     prepared = FLOAT_BYTES * plan.image_channels * math.prod(padded)
     # The second stage of a cascade sees a copy that has the first stage's channels as well.
     seen = FLOAT_BYTES * plan.in_channels * math.prod(padded) if plan.previous_channels else 0
-    layout = window_layout(padded, stage, settings)
+    layout = window_layout(padded, stage, settings, plan.rules)
     slab = FLOAT_BYTES * labels.num_outputs * plane_voxels * slab_planes(layout, num_outputs=labels.num_outputs)
     # Those on their way, the one that the writer is at and its copy; the one being made: weighted, as probabilities,
     # and as the sum of several networks.
     making = 2 if num_networks == 1 else 3
     working = (AHEAD + 2 + making) * slab
-    working += restoring_bytes(grid, [shape[axis] for axis in plan.axes], num_outputs=labels.num_outputs)
+    working += restoring_bytes(grid, sizes, num_outputs=labels.num_outputs)
     if not on_gpu:
         working += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)
         working += activation_bytes(
@@ -96,12 +100,16 @@ def forecast_memory(
     )  # fmt: skip
 
 
-def forecast_predictor(predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Forecast:
+def forecast_predictor(
+    predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float], affine: Affine | None = None
+) -> Forecast:
     """The same for a predictor, post-processing included.
 
     A scan that is prepared for all configurations waits for all of them; they predict one after the other.
     """
-    each = [forecast_configuration(configuration, shape, spacing_mm) for configuration in predictor.configurations]
+    each = [
+        forecast_configuration(configuration, shape, spacing_mm, affine) for configuration in predictor.configurations
+    ]
     held = [forecast.prepared_bytes for forecast in each]
     total = sum(held)
     write = max(total - own.prepared_bytes + own.write_bytes for own in each)
@@ -115,16 +123,20 @@ def forecast_predictor(predictor: Predictor, shape: Sequence[int], spacing_mm: S
 
 
 def forecast_configuration(
-    predictor: ConfigurationPredictor, shape: Sequence[int], spacing_mm: Sequence[float]
+    predictor: ConfigurationPredictor,
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    affine: Affine | None = None,
 ) -> Forecast:
     """The same for one configuration. With a cascade each stage's prepared scan is held while the other is at work."""
     own = forecast_memory(
         shape, spacing_mm, plan=predictor.plan, settings=predictor.settings,
         num_networks=len(predictor.ensemble.networks), on_gpu=predictor.ensemble.device.type != "cpu",
+        affine=affine,
     )  # fmt: skip
     if predictor.previous is None:
         return own
-    first = forecast_configuration(predictor.previous, shape, spacing_mm)
+    first = forecast_configuration(predictor.previous, shape, spacing_mm, affine)
     return Forecast(
         prepare_bytes=max(first.prepare_bytes, own.prepare_bytes + first.prepared_bytes),
         predict_bytes=max(first.predict_bytes + own.prepared_bytes, own.predict_bytes + first.prepared_bytes),

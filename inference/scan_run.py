@@ -103,7 +103,7 @@ class ScanRun:
         if len(shape) not in (3, 4) or min(shape) < 1:
             return None
         grid, spacing_mm = working_grid(shape, affine)
-        return forecast_predictor(self.predictors[0], grid, spacing_mm)
+        return forecast_predictor(self.predictors[0], grid, spacing_mm, affine)
 
     def _case_bytes(self, case: str) -> int:
         forecast = self.forecasts[case]

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +51,18 @@ def to_probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
     return logits.float().sigmoid() if labels.regions else logits.float().softmax(dim=1)
 
 
-def flips(dim: int) -> tuple[tuple[int, ...], ...]:
-    """All sets of spatial axes of an (N, C, ...) tensor, the empty one first: 4 in 2D, 8 in 3D."""
-    axes = range(2, 2 + dim)
-    return tuple(itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(dim + 1)))
+def flips(dim: int, mirror_axes: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
+    """All sets of spatial axes of an (N, C, ...) tensor, the empty one first: 4 in 2D, 8 in 3D.
+
+    With `mirror_axes` (0 is the first spatial axis) only sets of those.
+    """
+    axes = [2 + axis for axis in (range(dim) if mirror_axes is None else sorted(mirror_axes))]
+    return tuple(itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1)))
 
 
-def window_logits(network: nn.Module, windows: Tensor, settings: InferenceSettings) -> Tensor:
+def window_logits(
+    network: nn.Module, windows: Tensor, settings: InferenceSettings, mirror_axes: Sequence[int] | None = None
+) -> Tensor:
     """Logits (N, K, ...) of windows (N, C, ...) on the network's device: float32 means over flips with `tta`.
 
     Without, they are what the network handed out, which may be a view of its input: nobody may change them in place.
@@ -67,7 +73,7 @@ def window_logits(network: nn.Module, windows: Tensor, settings: InferenceSettin
         windows = torch.cat([windows, windows.new_zeros(room - count, *windows.shape[1:])])
     if not settings.tta:
         return network(windows)[:count]
-    axes_sets = flips(windows.dim() - 2)
+    axes_sets = flips(windows.dim() - 2, mirror_axes)
     total = network(windows).to(torch.float32, copy=True)
     for axes in axes_sets[1:]:
         _add_flipped(total, network(windows.flip(axes)), axes)

@@ -220,6 +220,7 @@ class NNUnet(pl.LightningModule):
         ensemble = Ensemble(
             names=("the network",), networks=(self.network,), labels=self.plan.labels, device=self.device,
             amp=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
+            rules=self.plan.rules, mirror_axes=self.plan.mirror_axes,
         )  # fmt: skip
         return batch["case"], stream_probabilities(
             batch["image"], ensemble, stage=self.plan.stage, settings=self.inference

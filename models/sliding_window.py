@@ -32,7 +32,8 @@ from models.inferer import (
     to_probabilities,
     window_logits,
 )
-from models.windows import Start, WindowLayout, importance_map, window_layout
+from models.windows import Start, WindowLayout, window_layout, window_weights
+from utils.rules import Rules
 from utils.schema import LabelScheme, StagePlan
 
 Place = tuple[slice, slice, slice]
@@ -55,6 +56,9 @@ class Ensemble:
     labels: LabelScheme
     device: torch.device
     amp: torch.dtype | None = None
+    rules: Rules = dataclasses.field(default_factory=Rules)
+    mirror_axes: tuple[int, ...] | None = None
+    """Axes of a window that test-time augmentation flips; None: all."""
 
     @property
     def num_outputs(self) -> int:
@@ -70,6 +74,8 @@ class _OneNetwork:
     num_outputs: int
     device: torch.device
     amp: None = None
+    rules: Rules = dataclasses.field(default_factory=Rules)
+    mirror_axes: tuple[int, ...] | None = None
 
 
 def buffer_bytes(layout: WindowLayout, *, num_outputs: int, num_networks: int) -> int:
@@ -94,7 +100,8 @@ def stream_probabilities(
 ) -> Iterator[Tensor]:
     """Mean probabilities of a case (1, C, D, H, W) as slabs (K, d, H, W) float32 on the CPU, in order of planes.
 
-    The slabs have D planes together. The image may stay on the CPU; only windows go to the device.
+    Where the rules average logits the slabs hold those, in the type that the rules sum up in. They have D planes
+    together. The image may stay on the CPU; only windows go to the device.
 
     Args:
         image: the case.
@@ -105,6 +112,8 @@ def stream_probabilities(
     """
 
     def mean(logits: Iterator[Tensor]) -> Tensor:
+        if ensemble.rules.average == "logits":
+            return mean_of(logits)
         return mean_of(to_probabilities(each[None], ensemble.labels)[0] for each in logits)
 
     for slab in _stream(image, ensemble, mean, stage=stage, settings=settings, count=count):
@@ -172,7 +181,7 @@ def _stream(
     """
     assert image.dim() == 5 and image.shape[0] == 1, image.shape
     shape = tuple(image.shape[2:])
-    layout = window_layout(shape, stage, settings)
+    layout = window_layout(shape, stage, settings, networks.rules)
     image = _pad(image[0], layout)
     inner = tuple(slice(low, low + size) for low, size in zip(layout.low, shape))
     held = _HeldPlanes(layout, networks, stage, settings)
@@ -200,13 +209,13 @@ class _HeldPlanes:
         self.layout, self.networks, self.dim, self.settings = layout, networks, stage.dim, settings
         self.first = 0
         self.device = self._choose_device(settings)
-        blend = settings.blend if layout.blended else "constant"
-        self.weight = importance_map(stage.patch_size, blend=blend, device=networks.device)
-        if stage.dim == 2:
-            self.weight = self.weight[None]
+        self.weight = window_weights(layout, settings, networks.rules, device=networks.device)
         planes = (layout.span, *layout.padded[1:])
-        self.logits = [torch.zeros((networks.num_outputs, *planes), device=self.device) for _ in networks.networks]
-        self.weights = torch.zeros(planes, device=self.device)
+        kind = torch.float16 if networks.rules.sums == "float16" else torch.float32
+        self.logits = [
+            torch.zeros((networks.num_outputs, *planes), device=self.device, dtype=kind) for _ in networks.networks
+        ]
+        self.weights = torch.zeros(planes, device=self.device, dtype=kind)
 
     def _choose_device(self, settings: InferenceSettings) -> torch.device:
         """The networks' device, or the CPU where the planes would take too much of it."""
@@ -233,7 +242,7 @@ class _HeldPlanes:
         # A function of its own, so that one network's logits are gone before the next one computes.
         device, amp = self.networks.device, self.networks.amp
         with torch.autocast(device.type, dtype=amp) if amp else nullcontext():
-            logits = window_logits(network, windows, self.settings)
+            logits = window_logits(network, windows, self.settings, self.networks.mirror_axes)
         if self.dim == 2:
             logits = logits.unsqueeze(2)
         for window, (planes, *sides) in zip(logits, places):

@@ -1,6 +1,7 @@
-"""Put a trained model into one file that inference.py takes on another machine.
+"""Put a trained model into one file that inference.py takes on another machine, or into a folder of nnU-Net v2.
 
 python scripts/export_model.py --model results --output model.zip
+python scripts/export_model.py --model results --output folder --format nnunet-v2
 """
 
 from __future__ import annotations
@@ -9,22 +10,31 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
 from utils.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    from inference.model import Model
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Put a trained model into one zip: weights, plan, network options, label scheme, decision, licence note."""
+    """Put a trained model into one zip: weights, plan, network options, label scheme, decision, licence note.
+
+    With --format nnunet-v2 it becomes a folder that nnUNetv2_predict_from_modelfolder takes.
+    """
 
     model: Path
     """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., the folder of a
-    decision.json (scripts/find_best_configuration.py), or an exported zip."""
+    decision.json (scripts/find_best_configuration.py), an exported zip, or a model of nnU-Net v2."""
     output: Path
-    """Zip file to write."""
+    """Zip file to write, or the folder for nnU-Net v2."""
+    format: Literal["zip", "nnunet-v2"] = "zip"
+    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
     license_note: Path | None = None
@@ -35,12 +45,12 @@ class ExportOptions:
     """Export trainings that were interrupted, and a cross-validation of which folds are missing, as they are."""
 
     def __post_init__(self) -> None:
-        if self.output.suffix != ".zip":
+        if self.format == "zip" and self.output.suffix != ".zip":
             raise UserError(f"--output must end in .zip, got {self.output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write one archive."""
+    """Write one archive or folder."""
     options = parse(ExportOptions, argv, prog="export_model.py")
     if options.output.exists() and not options.overwrite:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
@@ -51,8 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
+    if options.format == "nnunet-v2":
+        return _export_folder(options, model)
     write_archive(options.output, model, **note)
     print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _export_folder(options: ExportOptions, model: Model) -> int:
+    from inference.nnunet_v2.export import export_folder
+
+    if options.output.exists():
+        raise UserError(f"--output {options.output} exists, and folders are not replaced; choose another name")
+    if options.license_note is not None:
+        print("warning: --license_note has no effect with --format nnunet-v2", file=sys.stderr)
+    folder, notes = export_folder(options.output, model)
+    for note in notes:
+        print(f"note: with nnU-Net {note}")
+    print(f"wrote {folder}: {model.describe()}")
+    print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
     return 0
 
 

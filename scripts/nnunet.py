@@ -58,6 +58,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         _verb("find-best", "scripts.find_best_configuration", "BestOptions",
               "choose configuration or ensemble, and post-processing"),
         _verb("export-model", "scripts.export_model", "ExportOptions", "put a trained model into one zip"),
+        _verb("import-model", "scripts.import_model", "ImportOptions", "turn a model of nnU-Net v2 into one zip"),
     ),
     "prediction": (
         _verb("predict", "scripts.inference", "InferenceOptions", "predict masks of scans with a trained model"),

@@ -110,13 +110,15 @@ def _load_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
 
 
-def most_probable(shares: Iterable[np.ndarray], labels: LabelScheme) -> np.ndarray:
+def most_probable(
+    shares: Iterable[np.ndarray], labels: LabelScheme, *, threshold: float = REGION_THRESHOLD
+) -> np.ndarray:
     """Class indices (...) uint8 of probabilities: one array (...) after the other, or an array (K, ...).
 
-    The largest wins, of equals the lowest class; regions hold where p > 0.5 and are written one over the other. One
-    class or region is in memory at a time.
+    The largest wins, of equals the lowest class; regions hold where p > 0.5 (`threshold`, 0 for logits) and are written
+    one over the other. One class or region is in memory at a time.
     """
-    return _regions(shares, labels) if labels.regions else _largest(shares)
+    return _regions(shares, labels, threshold) if labels.regions else _largest(shares)
 
 
 def _largest(shares: Iterable[np.ndarray]) -> np.ndarray:
@@ -129,11 +131,11 @@ def _largest(shares: Iterable[np.ndarray]) -> np.ndarray:
     return winner
 
 
-def _regions(shares: Iterable[np.ndarray], labels: LabelScheme) -> np.ndarray:
+def _regions(shares: Iterable[np.ndarray], labels: LabelScheme, threshold: float) -> np.ndarray:
     winner: np.ndarray | None = None
     for region, share in zip(labels.regions, shares):
         winner = np.zeros(share.shape, dtype=np.uint8) if winner is None else winner
-        np.copyto(winner, region.write_class, where=share > REGION_THRESHOLD)
+        np.copyto(winner, region.write_class, where=share > threshold)
     assert winner is not None, "no regions"
     return winner
 

@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 from utils.geometry import Geometry
+from utils.rules import Rules
 from utils.stage_plan import UNSAID, StagePlan
 
 __all__ = [
@@ -138,8 +139,15 @@ class Plan:
     mirror_axes: tuple[int, ...] | None = dataclasses.field(default=None, metadata=UNSAID)
     """Axes of the patch (0 is its first) that training flips and test-time augmentation may flip; None: all of them."""
 
+    orientation: str = dataclasses.field(default="ras", metadata=UNSAID)
+    """What `axes` permutes: `ras`, the (S, A, R) axes; `stored`, the (z, y, x) axes of the file."""
+    rules: Rules = dataclasses.field(default_factory=Rules, metadata=UNSAID)
+    """Numerical rules in which programs differ."""
+
     def __post_init__(self) -> None:
         check_version(self.version, "plan")
+        if self.orientation not in ("ras", "stored"):
+            raise ValueError(f"orientation must be 'ras' or 'stored', got {self.orientation!r}")
         if sorted(self.axes) != [0, 1, 2]:
             raise ValueError(f"axes must be a permutation of (0, 1, 2), got {self.axes}")
         if not self.channels:
@@ -206,8 +214,8 @@ class Fingerprint:
 class CaseMeta:
     """How one case got from its file to its shard, so that a prediction finds the way back. `<case>.json`.
 
-    The way: bring to RAS+, read as (S, A, R), permute by `axes`, crop to `crop_box`, normalise, resample to
-    `resampled_shape`, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
+    The way: bring to RAS+, read as (S, A, R), permute by `axes`, flip `flipped`, crop to `crop_box`, normalise,
+    resample to `resampled_shape`, pad `pad_low` voxels in front and as many behind as `padded_shape` asks for.
     """
 
     version: int
@@ -230,6 +238,8 @@ class CaseMeta:
     """Digest of the parts of the plan that the shard depends on."""
     label_digest: str | None = None
     """Digest of the bytes of the label file; None without a label, and in shards of an earlier version."""
+    flipped: tuple[int, ...] = dataclasses.field(default=(), metadata=UNSAID)
+    """Which of the permuted axes are read backwards; only plans whose orientation is `stored` have any."""
 
     def __post_init__(self) -> None:
         check_version(self.version, f"case {self.case}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from models.windows import importance_map, window_starts
+from models.windows import even_starts, importance_map, sampled_importance, window_starts
 
 CPU = torch.device("cpu")
 
@@ -37,3 +37,24 @@ def test_a_window_of_three_by_hand():
 @pytest.mark.parametrize("window", [(8,), (40, 56, 40), (7, 128, 2), (192, 160)])
 def test_weights_are_those_of_monai(window, blend):
     assert torch.equal(importance_map(window, blend=blend, device=CPU), compute_importance_map(window, mode=blend))
+
+
+def test_even_windows_are_spread_out():
+    # At most half a window apart: 4 windows over 10 voxels of room, at 0, 10/3, 20/3 and 10.
+    assert even_starts([18], [8], 0.5) == [(0,), (3,), (7,), (10,)]
+    # A half is rounded to the even neighbour.
+    assert even_starts([13], [8], 0.5) == [(0,), (2,), (5,)]
+    assert even_starts([8, 9], [8, 8], 0.5) == [(0, 0), (0, 1)]
+
+
+def test_a_sampled_window_of_four_by_hand():
+    # Around voxel 2, deviation 1/2: 10 * exp(-2 d^2).
+    weight = sampled_importance([4], device=CPU)
+    assert weight.dtype == torch.float16
+    assert torch.allclose(weight.float(), torch.tensor([0.003354, 1.3534, 10.0, 1.3534]), rtol=1e-3)
+
+
+def test_sampled_weights_that_half_precision_has_no_number_for_are_the_smallest_other_one():
+    weight = sampled_importance([64, 64, 64], device=CPU)
+    assert weight[0, 0, 0] == weight[weight > 0].min() > 0
+    assert weight[32, 32, 32] == 10

@@ -1,0 +1,31 @@
+"""Masks of nnU-Net v2's models equal those that nnU-Net itself made; see record_masks.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference import Predictor
+from models.inferer import InferenceSettings
+from tests.inference.nnunet_v2.made_up_models import MODELS, write_model, write_scans
+from utils.nifti import from_working
+
+RECORDED = np.load(Path(__file__).with_name("nnunet_masks.npz"))
+MOST_DIFFERING = 2
+"""Voxels of a mask of about 15,000 where two classes tie within the rounding of another processor."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_masks_are_those_of_nnunet(name: str, tmp_path: Path):
+    model = MODELS[name]
+    write_scans(tmp_path, model)
+    settings = InferenceSettings(tta=True)
+    predictor = Predictor.load(write_model(tmp_path / "models", model), device="cpu", settings=settings)
+    for index in range(len(model.scans)):
+        files = [tmp_path / f"scan{index}_{channel:04d}.nii.gz" for channel in range(len(model.channels))]
+        prediction = predictor.predict_file(files)
+        mask, expected = from_working(prediction.mask, prediction.geometry), RECORDED[f"{name} {index}"]
+        assert len(np.unique(expected)) > 1
+        assert mask.shape == expected.shape and np.count_nonzero(mask != expected) <= MOST_DIFFERING
