@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
-from tests.test_main import outcome, run
+from tests.main_runs import outcome, run
 from tests.tiny_task import Task, make_task
 from utils.training_state import read_training_state
 

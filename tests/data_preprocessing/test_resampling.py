@@ -203,5 +203,5 @@ def test_where_no_class_has_half_there_is_background():
 
 def test_voxels_are_rounded_from_the_ratio_where_the_rule_says_so():
     # 10 * 0.6 / 0.8 is 7.5; 0.6 / 0.8 is a little less than 3/4.
-    assert resampled_shape((10,), (0.6,), (0.8,)) == (8,)
-    assert resampled_shape((10,), (0.6,), (0.8,), rule="ratio") == (7,)
+    assert resampled_shape((10,) * 3, (0.6,) * 3, (0.8,) * 3) == (8,) * 3
+    assert resampled_shape((10,) * 3, (0.6,) * 3, (0.8,) * 3, rule="ratio") == (7,) * 3
