@@ -82,7 +82,7 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
 
     A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
     """
-    from models.checkpoint import check_fits
+    from models.checkpoint import check_fits, flips_remark
     from models.resuming import flattered_scores
 
     setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
@@ -90,8 +90,7 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
     assert stored is not None, "a checkpoint was found"
     check_fits(stored, setup.plan)
     warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
-    if config.inference.tta and not stored.mirrored:
-        warnings.append(f"{stored.path} was trained without flips; --tta makes its masks worse")
+    warnings += filter(None, [flips_remark(stored) if config.inference.tta else None])
     warn(setup, warnings)
     if stored.plan is not None and stored.model is not None:
         setup = dataclasses.replace(setup, plan=stored.plan)
@@ -163,7 +162,7 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
         if options.invert_resampled_y
         else None,
         acceleration=acceleration,
-        mirrored=config.loader.augment != "none" and setup.plan.mirror_axes != (),
+        mirrored=config.loader.augment != "none",
     )
     if config.run.exec_mode != "train" and setup.checkpoint is not None:
         load_weights(module.network, setup.checkpoint)

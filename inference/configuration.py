@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from inference.decision import Checkpoint
 from inference.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint, skipped_folds
 from models.acceleration import Acceleration
-from models.checkpoint import CheckpointContents, check_fits, fitting_weights, read_checkpoint
+from models.checkpoint import CheckpointContents, check_fits, fitting_weights, flips_remark, read_checkpoint
 from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
@@ -93,6 +93,8 @@ def read_configuration(
     for other in contents[1:]:
         if _described(other)[0].labels != first_plan.labels:
             raise UserError(f"{other.path} and {contents[0].path} have different label schemes and make no ensemble")
+        if _described(other)[0].mirror_axes != first_plan.mirror_axes:
+            raise UserError(f"{other.path} and {contents[0].path} were trained with other --mirror_axes: no ensemble")
         check_fits(other, first_plan, model=first_model)
     weights = tuple(
         FoldWeights(
@@ -150,9 +152,12 @@ def build_networks(
 
 def flips_warning(configuration: ConfigurationModel) -> str | None:
     """What to say where test-time augmentation is asked of networks that never saw a flipped scan; None if they did."""
-    if configuration.mirrored and (configuration.previous is None or configuration.previous.mirrored):
-        return None
-    return f"{configuration.source} was trained without flips; --tta makes its masks worse"
+    remarks = (
+        flips_remark(each.source, mirrored=each.mirrored, plan=each.plan)
+        for each in (configuration, configuration.previous)
+        if each is not None
+    )
+    return next(filter(None, remarks), None)
 
 
 def weight_bytes(networks: Sequence[nn.Module]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from inference.configuration import build_networks, read_configuration, weight_bytes
+from inference.configuration import build_networks, flips_warning, read_configuration, weight_bytes
 from models.acceleration import Acceleration
 from tests.models.builders import BRATS, make_plan, make_stage
 from tests.models.checkpoints import save_ours, save_reference
@@ -167,4 +169,19 @@ def test_the_checkpoint_that_was_scored_is_the_one_that_predicts(folds):
     assert taken(folds, checkpoint="best") == [False] * 3
     (folds / "fold_0/checkpoints/last.ckpt").unlink()
     with pytest.raises(UserError, match=r"holds no last\.ckpt"):
+        read_configuration(folds)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"), [(None, None), ((0, 2), None), ((), "along no axis, so --tta has no effect")]
+)
+def test_flips_along_no_axis_make_tta_pointless(tmp_path, axes, said):
+    save_ours(tmp_path / "last.ckpt", dataclasses.replace(make_plan(), mirror_axes=axes))
+    remark = flips_warning(read_configuration(tmp_path / "last.ckpt"))
+    assert remark is None if said is None else said in remark
+
+
+def test_folds_that_were_flipped_along_other_axes_make_no_ensemble(folds):
+    save_ours(folds / "fold_1/checkpoints/last.ckpt", dataclasses.replace(make_plan(), mirror_axes=(0, 1)))
+    with pytest.raises(UserError, match=r"fold_1.*fold_0.*other --mirror_axes"):
         read_configuration(folds)
