@@ -172,9 +172,7 @@ def test_the_checkpoint_that_was_scored_is_the_one_that_predicts(folds):
         read_configuration(folds)
 
 
-@pytest.mark.parametrize(
-    ("axes", "said"), [(None, None), ((0, 2), None), ((), "along no axis, so --tta has no effect")]
-)
+@pytest.mark.parametrize(("axes", "said"), [(None, None), ((0, 2), None), ((), "so --tta has no effect")])
 def test_flips_along_no_axis_make_tta_pointless(tmp_path, axes, said):
     save_ours(tmp_path / "last.ckpt", dataclasses.replace(make_plan(), mirror_axes=axes))
     remark = flips_warning(read_configuration(tmp_path / "last.ckpt"))
