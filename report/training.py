@@ -137,7 +137,7 @@ def curves(epochs: Mapping[int, Mapping[str, float]], targets: Sequence[str]) ->
         return Series(name=name, points=points, number=number)
 
     # All charts show the same epochs, those without a validation too.
-    x = Axis(title="epoch", low=float(min(epochs, default=0)), high=float(max(epochs, default=1)))
+    x = Axis(title="epoch", low=float(min(epochs, default=0)), high=float(max(epochs, default=1)), whole=True)
     dice = [series(target, f"dice_{target}", number) for number, target in enumerate(targets)]
     return [
         line_chart([series("training", "train_loss", 5), series("validation", "val_loss", 0)],
