@@ -38,6 +38,8 @@ class Axis:
     title: str
     low: float | None = None
     high: float | None = None
+    whole: bool = False
+    """Ticks are whole numbers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class _Frame:
         return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+def nice_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) from `low` to `high`, at most that many and one."""
     span = high - low
     if span <= 0:
@@ -68,6 +70,8 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     raw = span / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    if whole:
+        step = 5.0 if step == 2.5 else max(1.0, step)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
@@ -87,7 +91,7 @@ def line_chart(
         width=width, height=height,
     )  # fmt: skip
     curves = [_curve(frame, each) for each in shown]
-    picture = _svg(frame, title, [*_axes(frame, x.title, y.title), *curves])
+    picture = _svg(frame, title, [*_axes(frame, x, y.title), *curves])
     return _figure(title, picture, _legend(shown) if len(shown) > 1 else None)
 
 
@@ -105,7 +109,7 @@ def dot_chart(groups: Sequence[tuple[str, Sequence[Dot]]], *, value: Axis, title
     low, high = _bounds([dot.value for _, _, dots in rows for dot in dots], value, margin=0.03)
     width, row_height = 560, 46
     frame = _Frame(x_low=low, x_high=high, y_low=0, y_high=1, width=width, height=TOP + BOTTOM + row_height * len(rows))
-    parts: list[Markup] = _ticks_below(frame, value.title)
+    parts: list[Markup] = _ticks_below(frame, value)
     for number, (code, name, dots) in enumerate(rows):
         middle = TOP + row_height * number + row_height // 2
         parts += [*_box(frame, [dot.value for dot in dots], middle), *_dots(frame, dots, middle, code)]
@@ -114,14 +118,14 @@ def dot_chart(groups: Sequence[tuple[str, Sequence[Dot]]], *, value: Axis, title
 
 
 def _bounds(values: Sequence[float], axis: Axis, *, margin: float = 0.0) -> tuple[float, float]:
-    low, high = min(values), max(values)
+    low, high = (edge(value for value in (*values, bound) if value is not None)
+                 for edge, bound in ((min, axis.low), (max, axis.high)))  # fmt: skip
     extra = (high - low) * margin
-    low = low - extra if axis.low is None else min(axis.low, low)
-    high = high + extra if axis.high is None else max(axis.high, high)
+    low, high = low - (axis.low is None) * extra, high + (axis.high is None) * extra
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _axes(frame: _Frame, x_title: str, y_title: str) -> list[Markup]:
+def _axes(frame: _Frame, x: Axis, y_title: str) -> list[Markup]:
     parts = []
     for tick in nice_ticks(frame.y_low, frame.y_high, 5):
         y = frame.y(tick)
@@ -129,17 +133,17 @@ def _axes(frame: _Frame, x_title: str, y_title: str) -> list[Markup]:
         parts.append(_text(LEFT - 6, y + 4, _tick_text(tick), anchor="end"))
     middle = (TOP + frame.height - BOTTOM) // 2
     parts.append(_text(12, middle, y_title, anchor="middle", transform=f"rotate(-90 12 {middle})"))
-    return [*parts, *_ticks_below(frame, x_title)]
+    return [*parts, *_ticks_below(frame, x)]
 
 
-def _ticks_below(frame: _Frame, title: str) -> list[Markup]:
+def _ticks_below(frame: _Frame, axis: Axis) -> list[Markup]:
     bottom = frame.height - BOTTOM
     parts = []
-    for tick in nice_ticks(frame.x_low, frame.x_high):
+    for tick in nice_ticks(frame.x_low, frame.x_high, whole=axis.whole):
         x = frame.x(tick)
         parts.append(element("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="grid"))
         parts.append(_text(x, bottom + 15, _tick_text(tick), anchor="middle"))
-    parts.append(_text((LEFT + frame.width - RIGHT) // 2, frame.height - 6, title, anchor="middle"))
+    parts.append(_text((LEFT + frame.width - RIGHT) // 2, frame.height - 6, axis.title, anchor="middle"))
     return parts
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from report.layers import Structure, structures_of
+from report.layers import Structure, ignored, structures_of
 from report.markup import Content, Markup, element, join
 from report.numbers import decimal, duration, mean, plural
 from report.page import build_page, section
@@ -160,7 +160,8 @@ def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tup
         return Views(), structures
     places, masks = case_places(chosen.run), by_case(chosen.folder / "out_of_fold")
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
-    return make_views(files, structures, room, titles=titles(chosen.cases)), structures
+    ignore = ignored(chosen.plan.labels if chosen.plan else None)
+    return make_views(files, structures, room, titles=titles(chosen.cases), ignore_value=ignore), structures
 
 
 def fold_table(facts: CrossValidationFacts) -> Markup:

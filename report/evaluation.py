@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from report.layers import Structure, structures_of
+from report.layers import Structure, ignored, structures_of
 from report.markup import Content, element, join
 from report.numbers import decimal, plural
 from report.page import build_page, section
@@ -20,6 +20,7 @@ from report.words import run_record, tiles
 from utils.errors import UserError
 from utils.nifti import read_label
 from utils.schema import LabelScheme
+from utils.values import distinct_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def write_evaluation_views(facts: EvaluationFacts, room: Room) -> tuple[Views, t
     cases = worst_first(facts.scores.cases)
     files = [facts.files[case] for case in room.choose([case.case for case in cases])]
     structures = structures_of(facts.labels, () if facts.labels else values_of(files))
-    return make_views(files, structures, room, titles=titles(cases)), structures
+    return make_views(files, structures, room, titles=titles(cases), ignore_value=ignored(facts.labels)), structures
 
 
 def means_table(facts: EvaluationFacts) -> object:
@@ -106,7 +107,7 @@ def values_of(files: Sequence[CaseFiles]) -> list[int]:
     values: set[int] = set()
     for path in (path for each in files for path in (each.mask, each.label)):
         try:
-            values |= set() if path is None else {int(value) for value in set(read_label(path).array.ravel().tolist())}
+            values |= set() if path is None else set(map(int, distinct_values(read_label(path).array)))
         except UserError:
             continue
     return sorted(values)

@@ -38,13 +38,18 @@ class Layers:
     spacing_mm: tuple[float, float, float]
     affine: np.ndarray
     """(4, 4): indices (R, A, S) to mm."""
+    ignore_value: int | None = None
+    """Value of the label of voxels that count for nothing."""
 
     @property
     def difference(self) -> np.ndarray | None:
         """Where mask and label disagree, and how; None unless there are both."""
         if self.mask is None or self.label is None:
             return None
-        return differences(self.mask, self.label)
+        found = differences(self.mask, self.label)
+        if self.ignore_value is not None:
+            found[self.label == self.ignore_value] = 0
+        return found
 
     @property
     def telling(self) -> np.ndarray:
@@ -73,6 +78,11 @@ def structures_of(labels: LabelScheme | None, values: Sequence[int] = ()) -> tup
     else:
         known = []
     return (*known, *(Structure(name=f"value {value}", value=value) for value in sorted(set(values) - {0})))
+
+
+def ignored(labels: LabelScheme | None) -> int | None:
+    """Value of the voxels that a scheme leaves out of every score."""
+    return None if labels is None else labels.ignore_value
 
 
 def read_layers(files: CaseFiles) -> Layers:

@@ -14,6 +14,8 @@ from utils.files import from_dict, read_json
 from utils.scan_names import nifti_files, nifti_stem
 from utils.schema import CaseMeta, Plan
 
+MAX_PLAN_BYTES = 16 << 20
+"""A plan has some kilobytes; what an archive calls one and is larger is left alone."""
 FIRST_CHANNEL = "_0000"
 """nnU-Net's ending of the first of several files of a scan."""
 
@@ -126,8 +128,10 @@ def _archived_plan(path: Path) -> Plan | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted((name for name in archive.namelist() if name.endswith("plan.json")), key=len)
-            content = json.loads(archive.read(names[0])) if names else {}
-        return from_dict(Plan, content, source=str(path)) if content else None
+            if not names or archive.getinfo(names[0]).file_size > MAX_PLAN_BYTES:
+                return None
+            content = json.loads(archive.read(names[0]))
+        return from_dict(Plan, content, source=str(path))
     except (OSError, ValueError, zipfile.BadZipFile, UserError):
         return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from report.charts import Axis, Series, line_chart
-from report.layers import Structure, structures_of
+from report.layers import Structure, ignored, structures_of
 from report.markup import Content, Markup, element, join
 from report.numbers import decimal, duration, plural
 from report.page import build_page, section
@@ -123,7 +123,8 @@ def write_training_views(facts: TrainingFacts, room: Room) -> tuple[Views, tuple
         return Views(), structures
     cases = worst_first(facts.scored.scores.cases)
     files = [facts.scored.files[case] for case in room.choose([case.case for case in cases])]
-    return make_views(files, structures, room, titles=titles(cases)), structures
+    ignore = ignored(facts.plan.labels if facts.plan else None)
+    return make_views(files, structures, room, titles=titles(cases), ignore_value=ignore), structures
 
 
 def curves(epochs: Mapping[int, Mapping[str, float]], targets: Sequence[str]) -> list[Markup]:
@@ -136,7 +137,7 @@ def curves(epochs: Mapping[int, Mapping[str, float]], targets: Sequence[str]) ->
         return Series(name=name, points=points, number=number)
 
     # All charts show the same epochs, those without a validation too.
-    x = Axis(title="epoch", low=float(min(epochs, default=0)), high=float(max(epochs, default=1)))
+    x = Axis(title="epoch", low=float(min(epochs, default=0)), high=float(max(epochs, default=1)), whole=True)
     dice = [series(target, f"dice_{target}", number) for number, target in enumerate(targets)]
     return [
         line_chart([series("training", "train_loss", 5), series("validation", "val_loss", 0)],

@@ -62,10 +62,12 @@ class Views:
 
 def make_views(
     chosen: Sequence[CaseFiles], structures: Sequence[Structure], room: Room, *,
-    titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (),
+    titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (), ignore_value: int | None = None,
     read: Callable[[CaseFiles], Layers] = read_layers,
 ) -> Views:  # fmt: skip
     """Read the chosen cases, and a still picture of them and of all of `pictured`, each file once.
+
+    Label voxels of `ignore_value` are no difference.
 
     A case that does not fit into its share of what is left, or cannot be read, is named with the reason.
     """
@@ -77,7 +79,7 @@ def make_views(
     names = [files.case for files in chosen]
     for files in [*chosen, *(files for files in pictured if files.case not in names)]:
         try:
-            layers = read(files)
+            layers = dataclasses.replace(read(files), ignore_value=ignore_value)
         except UserError as error:
             refused[files.case] = str(error)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -99,6 +100,18 @@ def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None)
         "training": write_training_report, "evaluation": write_evaluation_report, "prediction": write_prediction_report,
     }  # fmt: skip
     return writers[kind](place, room, output)
+
+
+def finish_with(write: Callable[[], Written]) -> Written | None:
+    """Write a page at the end of another command, whose work is done: that there is no page is a warning, no error."""
+    try:
+        written = write()
+    except Exception as error:
+        reason = str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"
+        print(f"warning: no page was written about this run: {reason}", file=sys.stderr)
+        return None
+    print(f"page about this run: {written.path}")
+    return written
 
 
 def find_kind(folder: Path) -> tuple[Kind, Path, str]:

@@ -27,7 +27,8 @@
     document.head.append(script);
     viewer = new niivue.Niivue({
       show3Dcrosshair: true, crosshairWidth: 0.5, crosshairGap: 4, crosshairColor: [0.9, 0.9, 0.9, 0.6], backColor: [0, 0, 0, 1],
-      isNearestInterpolation: true, loadingText: "", multiplanarShowRender: 1, multiplanarLayout: 2, isOrientationTextVisible: true,
+      isNearestInterpolation: true, loadingText: "", multiplanarShowRender: 1, multiplanarLayout: 2,
+      clipPlaneColor: [0.5, 0.5, 0.5, 0], isOrientationTextVisible: true,
       logLevel: "silent",
     });
     viewer.onLocationChange = place => describe(place);

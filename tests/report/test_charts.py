@@ -22,6 +22,11 @@ def test_ticks_are_round_numbers_within_the_bounds(low, high, expected):
     assert nice_ticks(low, high) == pytest.approx(expected)
 
 
+def test_epochs_are_whole_numbers():
+    assert nice_ticks(0, 14, whole=True) == [0, 5, 10]
+    assert nice_ticks(0, 2, whole=True) == [0, 1, 2]
+
+
 def test_a_curve_goes_from_the_lower_left_to_the_upper_right():
     chart = line_chart([Series(name="a", points=((0, 0), (1, 1)), number=0)], x=X, y=Axis(title="d", low=0, high=1),
                        title="T", width=580, height=250)  # fmt: skip

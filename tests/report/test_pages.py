@@ -7,13 +7,14 @@ import html
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from report.page import asset, policy
 from report.records import read_epochs
 from report.viewer import library_source
 from report.views import Room
-from report.writing import find_kind, write_report
+from report.writing import find_kind, finish_with, write_report, write_training_report
 from scripts import report as command
 from tests.conftest import PROJECT
 from tests.report import folders
@@ -155,6 +156,25 @@ def test_the_command_writes_where_it_is_told_and_leaves_the_viewer_out(tmp_path,
     assert "view-library" not in output.read_text() and not (folder / "report.html").exists()
     assert run_cli(lambda: command.main([str(folder), "--cases", "nobody"])) == 2
     assert "no such case: nobody" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_and_a_scan_without_numbers_do_no_harm(tmp_path):
+    folder = folders.make_predicted(tmp_path)
+    odd = np.full(folders.SHAPE, np.nan, np.float32)
+    folders.write_volume(folder / "odd\udcff.nii.gz", folders.block(slice(1, 3)))
+    folders.write_volume(tmp_path / "scans" / "odd\udcff.nii.gz", odd)
+    written = write_report(folder)
+    assert "odd\\udcff 0.448" in read(written.path)[0] and written.viewer_cases == 4
+
+
+def test_a_page_that_fails_is_a_warning_at_the_end_of_another_command(tmp_path, capsys):
+    assert finish_with(lambda: write_training_report(tmp_path)) is None
+    assert "warning: no page was written about this run: " in capsys.readouterr().err
+    assert finish_with(lambda: 1 / 0) is None
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    folder = folders.make_training(tmp_path / "results")
+    assert finish_with(lambda: write_training_report(folder)).path == folder / "report.html"
+    assert "page about this run: " in capsys.readouterr().out
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

@@ -64,6 +64,24 @@ def test_structures_without_names_are_called_by_their_values():
     assert [(s.name, s.value) for s in structures_of(None, (0, 2))] == [("value 2", 2)]
 
 
+def test_voxels_that_count_for_nothing_are_no_difference():
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[0], label[1, 2, 3] = 9, 1
+    layers = make_layers(label=label)
+    assert np.count_nonzero(layers.difference) == 80 + 4
+    assert np.count_nonzero(dataclasses.replace(layers, ignore_value=9).difference) == 4
+
+
+def test_a_single_slice_keeps_its_place(tmp_path):
+    affine = np.array([[0.0, 0, 2.0, 7], [1.5, 0, 0, -3], [0, 0.5, 0, 11], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.arange(20).reshape(4, 5, 1).astype(np.int16), affine), tmp_path / "a.nii.gz")
+    volume = read_image([tmp_path / "a.nii.gz"])
+    working = np.argwhere(volume.array[0] == 17)[0][::-1]
+    assert volume.array.shape == (1, 5, 4, 1)
+    np.testing.assert_allclose(working_affine(volume.geometry) @ [*working, 1], affine @ [3, 2, 0, 1])
+    assert abs(np.linalg.det(working_affine(volume.geometry))) == pytest.approx(1.5)
+
+
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PSR", "SAL"])
 def test_a_voxel_keeps_its_place_in_the_patient(tmp_path, axcodes):
     affine = np.array([[0.0, 0.5, 0, 7], [1.5, 0, 0, -3], [0, 0, 2.0, 11], [0, 0, 0, 1]])
