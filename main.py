@@ -90,7 +90,8 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
     assert stored is not None, "a checkpoint was found"
     check_fits(stored, setup.plan)
     warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
-    warnings += filter(None, [flips_remark(stored) if config.inference.tta else None])
+    remark = flips_remark(stored.path, mirrored=stored.mirrored, plan=stored.plan)
+    warnings += [remark] if config.inference.tta and remark is not None else []
     warn(setup, warnings)
     if stored.plan is not None and stored.model is not None:
         setup = dataclasses.replace(setup, plan=stored.plan)

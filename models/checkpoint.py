@@ -137,16 +137,14 @@ def check_fits(contents: CheckpointContents, plan: Plan, *, model: ModelConfig |
         raise list_problems(f"{contents.path} is a checkpoint of another task or setting:", differences, advice=advice)
 
 
-def flips_remark(source: CheckpointContents | Path, *, mirrored: bool = True, plan: Plan | None = None) -> str | None:
+def flips_remark(source: Path, *, mirrored: bool, plan: Plan | None) -> str | None:
     """What to say where test-time augmentation is asked of a network that never saw a flipped scan; None if it did.
 
     Args:
-        source: a checkpoint, which knows; or what else the network came from, with what is known of it.
+        source: what the network came from.
         mirrored: whether its training patches were flipped.
-        plan: its plan.
+        plan: its plan; None where the source has none.
     """
-    if isinstance(source, CheckpointContents):
-        source, mirrored, plan = source.path, source.mirrored, source.plan
     if plan is not None and plan.mirror_axes == ():
         return f"{source} was trained with flips along no axis, so --tta has no effect"
     return None if mirrored else f"{source} was trained without flips; --tta makes its masks worse"

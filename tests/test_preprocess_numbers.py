@@ -73,7 +73,8 @@ def test_raw_inference_prepares_scans_bit_for_bit_as_preprocess_does(skull_strip
     predictor = Predictor.load(tmp_path, device="cpu")
     for case, image in case_arrays(task).items():
         volume, name = read_scan(task.folder / f"imagesTr/{case}.nii.gz")
-        np.testing.assert_array_equal(predictor.prepare(volume, name).image, image)
+        [prepared] = predictor.prepare(volume, name)
+        np.testing.assert_array_equal(prepared.image, image)
         np.testing.assert_array_equal(prepare_scan(volume, plan, name).image, image)
 
 
