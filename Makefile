@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo install test test-fast test-half test-rest gpu-test lint docs clean
+.PHONY: demo install test test-fast test-half test-rest gpu-test lint style docs clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,12 +36,12 @@ demo: $(VENV)/.installed
 DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --scheduler cosine --learning_rate 0.002 \
   --augment none
 
-test: $(VENV)/.installed lint
+test: lint
 	$(RUN) -m pytest
 
 # Two halves of equal length beside each other, for two cores.
 HALF := tests/models tests/data_loading tests/utils
-test-fast: $(VENV)/.installed lint
+test-fast: style
 	$(MAKE) --no-print-directory --jobs 2 --output-sync test-half test-rest
 
 test-half: $(VENV)/.installed
@@ -57,7 +57,10 @@ gpu-test: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(RUN) scripts/commands_page.py
 
-lint: $(VENV)/.installed
+lint: style
+	$(RUN) -m mypy
+
+style: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
