@@ -18,7 +18,7 @@ def resample_to_nearest(label: np.ndarray, maps: Maps, out: np.ndarray) -> None:
     """Write a resampled mask (D, H, W) uint8 into `out` (D', H', W') uint8; the maps are linear or nearest ones.
 
     Each voxel gets the class whose interpolated one-hot mask is largest there; of equals that of the nearest voxel if
-    it is one of them, else the lowest. Double precision and scipy's order of operations: rounding decides what is equal.
+    it is one of them, else the lowest. In double precision and scipy's order, since rounding decides what is equal.
 
     Source: batchgenerators 0.25, resize_segmentation.
     """
