@@ -15,9 +15,11 @@ import numpy as np
 
 from data_preprocessing.case_memory import mask_bytes
 from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.nearest_ties import resample_to_nearest
 from data_preprocessing.planning.plan_file import PLAN, read_plan
 from data_preprocessing.preprocessor import classes_on_grid, native_label_classes
 from data_preprocessing.readiness import drop_metas, gone_cases, remove_gone
+from data_preprocessing.resampling import resample_label
 from data_preprocessing.runner import CaseStatus
 from data_preprocessing.shards import (
     PREVIOUS_STAMP,
@@ -97,7 +99,8 @@ def previous_classes(mask: Volume, meta: CaseMeta, plan: Plan, *, source: str = 
     """
     known = dataclasses.replace(plan, labels=dataclasses.replace(plan.labels, ignore_value=None))
     classes = native_label_classes(mask, known, source=source)
-    return classes_on_grid(classes, meta, plan.stage, half=plan.rules.previous_mask == "half")
+    resample = resample_label if plan.rules.previous_mask == "highest" else resample_to_nearest
+    return classes_on_grid(classes, meta, plan.stage, resample=resample)
 
 
 def require_masks(folder: Path, metas: dict[str, CaseMeta]) -> None:

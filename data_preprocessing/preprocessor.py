@@ -9,7 +9,7 @@ Shapes: C channels, K classes or regions, D H W the working axes, S A R the axes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -137,11 +137,10 @@ def _normalize_and_resample(
             np.copyto(plane, 0, where=~inside)
 
 
-def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan, *, half: bool = False) -> np.ndarray:
-    """Bring class indices (S, A, R) uint8 of a scan to its preprocessed grid: (1, D, H, W) uint8, background around.
-
-    `half`: see `resample_label`.
-    """
+def classes_on_grid(
+    classes: np.ndarray, meta: CaseMeta, stage: StagePlan, *, resample: Callable[..., None] = resample_label
+) -> np.ndarray:
+    """Bring class indices (S, A, R) uint8 of a scan to its preprocessed grid: (1, D, H, W) uint8, background around."""
     target_mm = target_grid_mm(stage, meta.spacing_mm)
     crop = tuple(slice(*side) for side in meta.crop_box)
     cropped = case_axes(meta).view(classes)[crop]
@@ -150,7 +149,7 @@ def classes_on_grid(classes: np.ndarray, meta: CaseMeta, stage: StagePlan, *, ha
     )  # fmt: skip
     label = np.zeros((1, *meta.padded_shape), dtype=np.uint8)
     inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
-    resample_label(cropped, maps, label[0][inner], half=half)
+    resample(cropped, maps, label[0][inner])
     return label
 
 

@@ -231,24 +231,21 @@ def _range(volume: np.ndarray, maps: Maps, reduce: Callable, coarse: int | None)
     return bound if coarse is None else np.take(bound, maps[coarse].first, axis=coarse)
 
 
-def resample_label(label: np.ndarray, maps: Maps, out: np.ndarray, *, half: bool = False) -> None:
+def resample_label(label: np.ndarray, maps: Maps, out: np.ndarray) -> None:
     """Write a resampled label (D, H, W) uint8 into `out` (D', H', W') uint8.
 
     Each voxel gets the class whose interpolated one-hot mask is largest there (of equals, the highest class), so no
-    voxel is left without one and no class appears that was not there. With `half` it gets the highest class whose mask
-    is at least 1/2, and 0 where there is none.
-
-    Source for `half`: batchgenerators, resize_segmentation, with which nnU-Net resamples labels.
+    voxel is left without one and no class appears that was not there.
     """
     if all(axis_map.is_identity for axis_map in maps):
         out[...] = label
         return
     for slab in slabs(maps):
         across, inputs = maps[0].restrict(slab.start, slab.stop)
-        _resample_label_slab(label[inputs], (across, maps[1], maps[2]), out[slab], half=half)
+        _resample_label_slab(label[inputs], (across, maps[1], maps[2]), out[slab])
 
 
-def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray, *, half: bool) -> None:
+def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray) -> None:
     counts = np.bincount(label.ravel())
     common = int(counts.argmax())
     out[...] = common
@@ -265,15 +262,10 @@ def _resample_label_slab(label: np.ndarray, maps: Maps, out: np.ndarray, *, half
     first, *others = np.flatnonzero(counts).tolist()
     best = resample_slab(part == first, part_maps, slice(0, maps[0].size_out))
     winner = np.full(best.shape, first, dtype=np.uint8)
-    if half:
-        winner[best <= 0.5 - _TIE] = 0
     for k in others:
         share = resample_slab(part == k, part_maps, slice(0, maps[0].size_out))
-        if half:
-            np.copyto(winner, k, where=share > 0.5 - _TIE)
-        else:
-            np.copyto(winner, k, where=share > best - _TIE)
-            np.maximum(best, share, out=best)
+        np.copyto(winner, k, where=share > best - _TIE)
+        np.maximum(best, share, out=best)
     out[:, reached[0], reached[1]] = winner
 
 

@@ -11,7 +11,7 @@ _CHOICES = {
     "sums": ("float32", "float16"),
     "average": ("probabilities", "logits"),
     "coarse_first": ("scan", "plan"),
-    "previous_mask": ("largest", "half"),
+    "previous_mask": ("highest", "nearest"),
 }
 
 
@@ -34,9 +34,9 @@ class Rules:
     """What is averaged over folds and resampled to the scan."""
     coarse_first: str = "scan"
     """On the way back to the scan: whose spacing is asked first for an axis across which nothing is interpolated."""
-    previous_mask: str = "largest"
-    """How the first stage's mask is brought to the grid of a cascade's second stage. `largest`: the class with the
-    largest share; `half`: the last class whose share is at least 1/2, else background."""
+    previous_mask: str = "highest"
+    """Which class a voxel of the second stage's grid gets in a cascade, where several have the largest share of it in
+    the first stage's mask: the `highest` one, or that of the `nearest` voxel."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -12,6 +12,8 @@ from utils.stage_plan import DEFAULT_CONVOLUTIONS, Axes
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 PACKAGE = "dynamic_network_architectures.architectures"
 SLOPE = 0.01
+MOST_LEVELS, MOST_CONVOLUTIONS = 16, 100
+"""A network is built before its weights are compared with it, so numbers are not believed without limit."""
 EPSILON = 1e-5
 _IDLE = {
     "n_stages", "conv_op", "conv_bias", "dropout_op", "dropout_op_kwargs", "deep_supervision", "stochastic_depth_p",
@@ -71,11 +73,14 @@ def read_architecture(configuration: Mapping[str, Any], source: str) -> Architec
     blocks = "n_blocks_per_stage" if module == RESIDUAL else "n_conv_per_stage"
     filters = _per_level(settings["features_per_stage"], num_levels)
     decoder = _per_level(settings["n_conv_per_stage_decoder"], num_levels - 1)
+    convs = _per_level(settings[blocks], num_levels)
+    if num_levels > MOST_LEVELS or not all(0 < count <= MOST_CONVOLUTIONS for count in (*convs, *decoder)):
+        raise UserError(f"{source}: its network {name} has {num_levels} levels of {convs} blocks, more than any has")
     slope = (settings.get("nonlin_kwargs") or {}).get("negative_slope", SLOPE)
     return Architecture(
         block="residual" if module == RESIDUAL else "plain", filters=filters, strides=strides,
         kernels=_axes(settings["kernel_sizes"], dim, num_levels),
-        encoder_convs=_per_level(settings[blocks], num_levels), decoder_convs=decoder[::-1],
+        encoder_convs=convs, decoder_convs=decoder[::-1],
         negative_slope=float(slope),
     )  # fmt: skip
 

@@ -90,11 +90,13 @@ def read_checkpoint(file: Path | BinaryIO, name: str) -> TrainedNetwork:
         raise UserError(f"{name} holds no network_weights; it is no checkpoint of nnU-Net v2")
     started = content.get("init_args")
     started = started if isinstance(started, dict) else {}
-    axes = content.get("inference_allowed_mirroring_axes")
+    axes = content.get("inference_allowed_mirroring_axes") or ()
+    if not isinstance(axes, (tuple, list)) or not all(type(axis) is int for axis in axes):
+        raise UserError(f"{name}: inference_allowed_mirroring_axes must be whole numbers, got {axes!r}")
     return TrainedNetwork(
         weights={_plain(key): value for key, value in weights.items()},
         trainer=str(content.get("trainer_name", "")), configuration=str(started.get("configuration", "")),
-        fold=started.get("fold"), mirror_axes=() if axes is None else tuple(int(axis) for axis in axes),
+        fold=started.get("fold"), mirror_axes=tuple(axes),
         content=content,
     )  # fmt: skip
 

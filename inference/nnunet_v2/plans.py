@@ -34,7 +34,9 @@ def resolve(plans: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such configuration, or it inherits from itself.
     """
-    configurations = plans.get("configurations", {})
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, dict) or not all(isinstance(each, dict) for each in configurations.values()):
+        raise UserError(f"{source} has no configurations; it is no plan of nnU-Net v2")
     merged: dict[str, Any] = {}
     seen: list[str] = []
     current: str | None = name

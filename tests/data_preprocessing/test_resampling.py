@@ -182,25 +182,6 @@ def test_nonzero_box_looks_at_all_channels_and_at_negative_values():
     assert nonzero_box(np.zeros((2, 2, 2))) is None
 
 
-def test_half_a_share_is_enough():
-    # Of two voxels each that become one; the highest class that has half of it wins.
-    label = np.array([[[1, 2, 0, 3]]], np.uint8)
-    maps = make_maps(label.shape, (1, 1, 2), cubic=False, coarse=None)
-    half = np.zeros((1, 1, 2), np.uint8)
-    resample_label(label, maps, half, half=True)
-    assert half.tolist() == [[[2, 3]]]
-
-
-def test_where_no_class_has_half_there_is_background():
-    # One voxel of four, each of another class: a quarter each.
-    label = np.array([[[1, 2], [3, 4]]], np.uint8)
-    maps = make_maps(label.shape, (1, 1, 1), cubic=False, coarse=None)
-    largest, half = np.full((1, 1, 1), 9, np.uint8), np.full((1, 1, 1), 9, np.uint8)
-    resample_label(label, maps, largest)
-    resample_label(label, maps, half, half=True)
-    assert (largest.item(), half.item()) == (4, 0)
-
-
 def test_voxels_are_rounded_from_the_ratio_where_the_rule_says_so():
     # 10 * 0.6 / 0.8 is 7.5; 0.6 / 0.8 is a little less than 3/4.
     assert resampled_shape((10,) * 3, (0.6,) * 3, (0.8,) * 3) == (8,) * 3

@@ -127,6 +127,17 @@ def test_a_reader_of_pictures_is_named():
     assert "NaturalImage2DIO" in refusal(plans)
 
 
+@pytest.mark.parametrize("configurations", [None, [], {"3d_fullres": 1}])
+def test_configurations_of_another_kind_are_refused(configurations: Any):
+    assert "no configurations" in refusal(make_plans(FLAT) | {"configurations": configurations})
+
+
+def test_numbers_are_not_believed_without_limit():
+    plans = make_plans(FLAT)
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["n_conv_per_stage"] = [2, 10**9, 2]
+    assert "more than any has" in refusal(plans)
+
+
 def test_something_else_is_no_plan():
     assert "lacks 'transpose_forward'" in refusal(
         {key: value for key, value in make_plans(FLAT).items() if key != "transpose_forward"}
