@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -61,13 +62,31 @@ def fill_checkpoints(root: Path, model: MadeUp, stage: MadeUp, configuration: st
         torch.save(content, path)
 
 
-def predict(folder: Path, scans: Path, out: Path, previous: Path | None) -> None:
+def predict(folder: Path, scans: Path, out: Path, previous: Path | None, *, mirror: bool = True) -> None:
     out.mkdir()
     cpu = torch.device("cpu")
-    predictor = nnUNetPredictor(perform_everything_on_device=False, device=cpu, allow_tqdm=False)
+    predictor = nnUNetPredictor(use_mirroring=mirror, perform_everything_on_device=False, device=cpu, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), None)
     before = None if previous is None else str(previous)
     predictor.predict_from_files_sequential(str(scans), str(out), folder_with_segs_from_prev_stage=before)
+
+
+def read_masks(out: Path, model: MadeUp) -> list[np.ndarray]:
+    paths = [out / f"scan{index}.nii.gz" for index in range(len(model.scans))]
+    return [np.asarray(nib.load(path).dataobj).astype(np.uint8) for path in paths]  # type: ignore[attr-defined]
+
+
+def record_trained() -> None:
+    """Masks of trained_by_nnunet.zip for the scans of the isotropic model."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(OUT.with_name("trained_by_nnunet.zip")) as archive:
+        root = Path(folder)
+        archive.extractall(root)
+        (root / "scans").mkdir()
+        write_scans(root / "scans", MODELS["isotropic"])
+        [target] = root.glob("*/nnUNetTrainer__*")
+        predict(target, root / "scans", root / "out", None, mirror=False)
+        masks = read_masks(root / "out", MODELS["isotropic"])
+    np.savez_compressed(OUT.with_name("trained_masks.npz"), **{f"trained {i}": mask for i, mask in enumerate(masks)})
 
 
 def main() -> None:
@@ -87,11 +106,11 @@ def main() -> None:
                 predict(model_folder(root / "models", model, "3d_lowres"), scans, before, None)
                 previous = before
             predict(target, scans, out, previous)
-            for index in range(len(model.scans)):
-                mask = np.asarray(nib.load(out / f"scan{index}.nii.gz").dataobj).astype(np.uint8)  # type: ignore[attr-defined]
+            for index, mask in enumerate(read_masks(out, model)):
                 recorded[f"{name} {index}"] = mask
                 print(name, index, mask.shape, np.bincount(mask.ravel()))
         np.savez_compressed(OUT, **recorded)
+    record_trained()
 
 
 if __name__ == "__main__":
