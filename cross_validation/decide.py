@@ -31,6 +31,7 @@ from utils.configurations import CASCADE, CONFIGURATIONS, FIRST_STAGE
 from utils.errors import UserError
 from utils.files import read_json, to_dict, write_json
 from utils.locks import folder_lock
+from utils.program import predict_command
 from utils.runs import prepare_folder, write_run_record
 from utils.schema import FORMAT_VERSION, Plan
 from utils.throughput import environment, num_cores
@@ -200,7 +201,7 @@ def make_decision(
         ),
         post_processing=choice.post,
         scores={" + ".join(candidate): round(each.mean, 6) for candidate, each in choice.scores.items()},
-        command=f"python scripts/inference.py --input FOLDER --output FOLDER --model {shlex.quote(str(asked.folder))}"
+        command=f"{predict_command()} --input FOLDER --output FOLDER --model {shlex.quote(str(asked.folder))}"
         + (" --allow_unfinished" if asked.allow_unfinished else ""),
         tta=settings.tta, overlap=settings.overlap,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 from cross_validation.cascade_job import CascadeData
 from cross_validation.records import FoldRecord, RunRequest, differences, digest, read_record
 from cross_validation.scheduler import Command, Steps, claim
-from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_folds
+from data_preprocessing.planning.adapt import adapt_plan, read_folds
 from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import shard_stamps
 from inference.decision import Checkpoint
@@ -65,12 +65,11 @@ class RunFlags:
         return {name: json_ready(value) for name, value in flat.items() if name not in ELSEWHERE_FLAGS}
 
     def plan(self, shards: Path) -> Plan:
-        """The plan that main.py builds the network from."""
+        """The plan that main.py builds the network from; that it takes --mirror_axes is said by the options."""
         config = self.train
-        plan = adapt_plan(
+        return adapt_plan(
             read_plan(shards), config.model, batch_size=config.loader.batch_size, brats=config.labels.brats
         )
-        return mirror_along(plan, config.loader.mirror_axes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -128,11 +128,15 @@ def finished_records(folder: Path) -> list[FoldRecord]:
     return [record for record in found if record is not None]
 
 
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
 def differences(stored: RunRequest, wanted: RunRequest, *, same_fold: bool = True) -> list[str]:
     """In what an earlier run differs from what is asked for now; with `same_fold` its cases are compared, too."""
     # An option that a later version of the program has brought has its default in both.
     found = [
-        f"--{name} was {stored.options[name]}, now it is {value}"
+        f"--{name} was {_shown(stored.options[name])}, now it is {_shown(value)}"
         for name, value in wanted.options.items()
         if name in stored.options and stored.options[name] != value
     ]

@@ -19,7 +19,7 @@ def describe(outcome: Outcome) -> str:
     if record is not None:
         scores = mean_dice(record.cases, record.targets)
         parts += [f"Dice {scores.mean_dice:.4f}"] if scores else []
-        parts.append(f"{record.epochs} epochs")
+        parts.append(f"{record.epochs} epoch{'' if record.epochs == 1 else 's'}")
     parts.append(f"{outcome.seconds:.0f} s")
     return ", ".join([*parts, *(outcome.error.splitlines()[:1])])
 

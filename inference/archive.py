@@ -42,6 +42,7 @@ from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.files import from_dict, to_dict, write_atomically
+from utils.program import predict_command
 from utils.schema import FORMAT_VERSION, Plan, check_version
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def _parts(model: Model) -> tuple[dict[str, ConfigurationModel], Decision | None
     return parts, Decision(
         version=FORMAT_VERSION, task=plan.task, dataset=plan.dataset, members=tuple(members),
         post_processing=model.post_processing, scores={} if known is None else known.scores,
-        command="python scripts/inference.py --input FOLDER --output FOLDER --model THIS_FILE",
+        command=f"{predict_command()} --input FOLDER --output FOLDER --model THIS_FILE",
         tta=None if known is None else known.tta, overlap=None if known is None else known.overlap,
     )  # fmt: skip
 

@@ -38,6 +38,8 @@ def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
         UserError: a file is missing, damaged, or on another grid than the first.
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not files:
+        raise UserError("no file was given: a scan is one file, or one file for each channel")
     return read_image(files), str(files[0])
 
 
@@ -47,13 +49,16 @@ def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
     Raises:
         UserError: another shape, or voxel sizes that are not positive.
     """
+    wrong = UserError(
+        f"an image is (S, A, R) or (C, S, A, R) of real numbers with three positive voxel sizes in mm, "
+        f"got shape {np.shape(image)} of {np.asarray(image).dtype} and spacing {spacing_mm}"
+    )
+    if np.asarray(image).dtype.kind not in "biuf" or np.shape(spacing_mm) != (3,):
+        raise wrong
     array = np.ascontiguousarray(image, dtype=np.float32)
     array = array[None] if array.ndim == 3 else array
-    if array.ndim != 4 or not array.size or len(spacing_mm) != 3 or not all(size > 0 for size in spacing_mm):
-        raise UserError(
-            f"an image is (S, A, R) or (C, S, A, R) with three positive voxel sizes in mm, "
-            f"got shape {np.shape(image)} and spacing {tuple(spacing_mm)}"
-        )
+    if array.ndim != 4 or not array.size or not all(size > 0 for size in spacing_mm):
+        raise wrong
     slices, rows, columns = (float(size) for size in spacing_mm)
     spacing = (slices, rows, columns)
     affine = np.diag([*reversed(spacing), 1.0])

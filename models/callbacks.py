@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from models.nn_unet import NNUnet
 from models.progress import describe_epoch
-from utils.errors import interrupt_run
+from utils.errors import interrupt_run, raise_lost_interrupt
 from utils.figures import EpochRecord, write_progress
 from utils.files import from_dict, to_dict, write_atomically
 from utils.logger import NullLogger, RunLogger
@@ -216,6 +216,18 @@ class OwnSignals(Callback):
     def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """The same for a run that predicts."""
         self._take_back()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """An interrupt that was lost in the batch before ends the run here."""
+        raise_lost_interrupt()
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """The same between the cases of a validation."""
+        raise_lost_interrupt()
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """The same between cases that are predicted."""
+        raise_lost_interrupt()
 
     @staticmethod
     def _take_back() -> None:

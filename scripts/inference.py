@@ -17,7 +17,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import HardwareConfig, default_root
+from utils.config import FoldChoice, HardwareConfig, default_root
 from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber
 
@@ -55,7 +55,7 @@ class ShardOptions:
 
     data: Annotated[Path | None, tyro.conf.arg(aliases=("--prepared",))] = None
     """Preprocessed data: <task>_<dim>d, its val/ or test/, or the folder above."""
-    fold: int | None = None
+    fold: FoldChoice | None = None
     """Fold whose validation cases are predicted (the test/ folder is predicted whole)."""
     dim: Literal[2, 3] | None = None
     """Dimension of the U-Net."""

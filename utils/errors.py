@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from utils.disk import FULL, DiskFull
 from utils.output import steady_output
@@ -20,6 +21,10 @@ FIXABLE = {*FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 """Faults of the operating system that the user can fix: a full disk, a folder that is not theirs."""
 END_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a run as Ctrl-C does: those of `kill` and Slurm, of a closed terminal, of Slurm's --signal=USR1."""
+
+
+_noted: list[KeyboardInterrupt] = []
+"""Interrupts of the program that runs, so that one is not lost."""
 
 
 class UserError(Exception):
@@ -82,22 +87,32 @@ def run_cli(command: Callable[[], int | None]) -> int:
 @contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
     """Let SIGTERM and its like end the block as Ctrl-C does; a signal that is ignored (nohup) stays so."""
-    before = {}
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in END_SIGNALS if hasattr(signal, name)]
         before = {number: signal.SIG_DFL for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.default_int_handler
     try:
         for number in before:
             signal.signal(number, interrupt_run)
         yield
     finally:
+        _noted.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def interrupt_run(signum: int, frame: FrameType | None) -> None:
-    """Signal handler: raise `Interrupted` in the main thread."""
-    raise Interrupted(signum)
+    """Signal handler: raise `Interrupted`, or for Ctrl-C `KeyboardInterrupt`, in the main thread."""
+    _noted.append(KeyboardInterrupt() if signum == signal.SIGINT else Interrupted(signum))
+    raise _noted[-1]
+
+
+def raise_lost_interrupt() -> None:
+    """Raise an interrupt again that did not get through: Python drops what is raised while it frees an object."""
+    if _noted:
+        raise _noted[-1]
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:

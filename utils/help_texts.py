@@ -40,6 +40,8 @@ def description(options: type, doc: str, program: str) -> str:
     """
     examples = re.findall(r"^python (?:.*\\\n)*.*$", doc, re.MULTILINE)
     if called := called_name():
+        # Those of other commands name files that such a user may not see.
+        examples = [each for each in examples if program in each]
         name, words = called, " ".join(called_words())
         examples = [each.replace(f" {words}", "", 1) for each in examples if words in each] if words else examples
         examples = [re.sub(rf"^python \S*\b{re.escape(program)}", name, each) for each in examples]

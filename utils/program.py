@@ -40,6 +40,11 @@ def called_name() -> str | None:
     return _command.get()
 
 
+def predict_command() -> str:
+    """How the user predicts raw scans: by the installed program's verb where it was called so, else by its file."""
+    return "nnunet predict" if (_command.get() or "").startswith("nnunet") else "python scripts/inference.py"
+
+
 def called_words() -> tuple[str, ...]:
     """Flags that this name stands for."""
     return _words.get()

@@ -13,7 +13,7 @@ from inference.configuration import read_configuration
 from inference.configuration_predictor import window_batch
 from inference.model import single_model
 from inference.predictor import Predictor
-from inference.preparing import as_volume
+from inference.preparing import as_volume, read_scan
 from models.inferer import InferenceSettings, to_probabilities
 from models.sliding_window import predict_volume
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage, with_spacing
@@ -155,3 +155,17 @@ def test_programs_that_import_it_from_its_old_place_go_on_working():
     from scripts import predictor
 
     assert predictor.Predictor is inference.Predictor is Predictor and predictor.as_volume is as_volume
+
+
+@pytest.mark.parametrize(
+    ("image", "spacing_mm"),
+    [(np.zeros((4, 4, 4)), None), (np.zeros((4, 4, 4), complex), (1, 1, 1)), ("scan", (1, 1, 1))],
+)
+def test_what_is_no_image_is_refused(image, spacing_mm):
+    with pytest.raises(UserError, match="real numbers with three positive voxel sizes"):
+        as_volume(image, spacing_mm)
+
+
+def test_no_file_is_no_scan():
+    with pytest.raises(UserError, match="no file was given"):
+        read_scan([])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError, describe_error, describe_fault, list_problems, run_cli
+from utils.errors import UserError, describe_error, describe_fault, list_problems, raise_lost_interrupt, run_cli
 from utils.files import write_atomically
 
 
@@ -85,3 +87,26 @@ def test_a_path_without_a_name_is_a_folder(tmp_path, monkeypatch, capsys):
 )
 def test_a_failed_case_says_why(error, text):
     assert describe_error(error) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "usual", "status"),
+    [(signal.SIGINT, signal.default_int_handler, 130), (signal.SIGTERM, signal.SIG_DFL, 143)],
+)
+def test_an_interrupt_that_python_dropped_ends_the_run_at_the_next_look(number, usual, status):
+    looked = []
+
+    def command() -> None:
+        # As where an object is freed at that moment.
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        looked.append(True)
+        raise_lost_interrupt()
+        looked.append(False)
+
+    before = signal.signal(number, usual)
+    try:
+        assert run_cli(command) == status and looked == [True]
+        assert run_cli(raise_lost_interrupt) == 0
+    finally:
+        signal.signal(number, before)
