@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,7 +122,7 @@ def find_gpus(wanted: int | None) -> tuple[str | None, ...]:
 
 
 def run_all(jobs: Sequence[Job], gpus: Sequence[str | None], results: Path) -> list[Outcome]:
-    """Run everything, with one line for each job that has ended; Ctrl-C and SIGTERM end the commands, too."""
+    """Run everything, with a line for each job that has ended; what interrupts this program ends the commands, too."""
     place = "on the CPU" if gpus[0] is None else f"on {len(gpus)} GPU(s)"
     logs = jobs[0].log if len(jobs) == 1 else results / "*" / "fold_*" / jobs[0].log.name
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} {place}; what they print: {logs}", flush=True)
@@ -140,11 +139,7 @@ def run_all(jobs: Sequence[Job], gpus: Sequence[str | None], results: Path) -> l
         text = "  |  ".join(lines)[: shutil.get_terminal_size().columns - 1]
         print(f"{clear}{text}", end="", flush=True)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        return run_jobs(
-            jobs, gpus, report=tell, notice=lambda text: print(f"{clear}{text}", flush=True),
-            watch=watch if live else lambda lines: None,
-        )  # fmt: skip
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_jobs(
+        jobs, gpus, report=tell, notice=lambda text: print(f"{clear}{text}", flush=True),
+        watch=watch if live else lambda lines: None,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,11 @@ class Study:
         """As a program, so that it can be killed."""
         variables = os.environ | {"FAKE_CALLS": str(self.calls_file), "PYTHONPATH": str(PROJECT)} | environment
         command = [sys.executable, "-m", "tests.scripts.cross_validation", *self.words(*words)]
-        return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120)
+        # As in the background of a shell script, which ignores Ctrl-C.
+        return subprocess.run(
+            command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )  # fmt: skip
 
     def calls(self) -> list[dict]:
         """What the fake was asked to do, in order."""

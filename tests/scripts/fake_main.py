@@ -4,6 +4,7 @@ Masks of fold 0 are the label that all cases share (Dice 1); those of other fold
 `<data>/predictions`. Environment:
 FAKE_CALLS  file to which each call appends a line.
 FAKE_KILL   "<mode> <configuration> <fold> <moment>": kill the parent there, once (see `moment`).
+FAKE_SIGNAL number of the signal that the parent gets in place of SIGKILL.
 FAKE_FIFO   pipe from which the killer reads before it goes on, as an orphan.
 FAKE_FAIL   "<mode> <configuration> <fold>": end with an error.
 """
@@ -87,7 +88,7 @@ def moment(name: str) -> None:
     if os.environ.get("FAKE_KILL") != name or marker.exists():
         return
     marker.touch()
-    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getppid(), int(os.environ.get("FAKE_SIGNAL", signal.SIGKILL)))
     if "FAKE_FIFO" in os.environ:
         Path(os.environ["FAKE_FIFO"]).read_text()
     else:

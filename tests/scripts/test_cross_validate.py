@@ -121,6 +121,16 @@ def test_an_orphan_of_a_killed_command_is_waited_for(study, capsys, monkeypatch)
     assert study.whats().count("train 77_3d 0") == 1 and study.out_of_fold("3d_fullres") == FILES
 
 
+@pytest.mark.slow
+def test_sigterm_ends_the_commands_also_where_ctrl_c_is_ignored(study):
+    pipe = study.root / "pipe"
+    os.mkfifo(pipe)
+    ended = study.start(FAKE_KILL="train 77_3d 0 begin", FAKE_SIGNAL="15", FAKE_FIFO=str(pipe))
+    assert ended.returncode == 143 and "the same command continues" in ended.stderr
+    assert study.whats() == ["train 77_3d 0"]
+    assert study.run() == 0
+
+
 @pytest.mark.parametrize("moment", ["train 77_3d 0 begin", "predict 77_3d 0 half"])
 def test_killed_while_it_overwrites_nothing_of_the_old_networks_is_left_to_pass_for_new_ones(study, moment):
     assert study.run() == 0
