@@ -82,11 +82,11 @@ def test_the_last_model_counts_where_several_say_more_than_background(models: Pa
 def test_scans_are_turned_and_resampled_and_masks_brought_back(models: Path, tmp_path: Path):
     """One command for all scans; here one that lies in PIR and has other voxels."""
     scan = models / "scans" / "scan1_0000.nii.gz"
-    path = write_set(models, orientation="ras", spacing_mm=[1.6, 1.5, 1.5])
+    path = write_set(models, orientation="ras", spacing_mm=[1.7, 1.5, 1.5])
     assert predict("--input", scan, "--output", tmp_path, "--model", path) == 0
     image = nib.load(scan)
     turned = np.asarray(to_working(image.get_fdata(dtype=np.float32), image.affine))
-    sizes, grid_mm = np.array([0.9, 1.0, 1.2]), np.array([1.6, 1.5, 1.5])
+    sizes, grid_mm = np.array([0.9, 1.0, 1.2]), np.array([1.7, 1.5, 1.5])
     shape = np.round(turned.shape * sizes / grid_mm).astype(int)
     coarse = ndimage.zoom(turned, shape / turned.shape, order=3, mode="nearest", grid_mode=True)
     coarse = np.clip(coarse, turned.min(), turned.max())
