@@ -15,11 +15,13 @@ from scipy import ndimage
 from inference import Predictor
 from inference.memory import forecast_predictor
 from inference.merging import Merge
-from inference.model_set import load_model_or_set
+from inference.model_set import ModelSet, load_model_or_set
 from inference.preparing import as_volume
+from tests.conftest import PROJECT
 from tests.inference.nnunet_v2.made_up_models import MODELS, Scan, make_dataset, write_model, write_scans
 from tests.scripts.trained import predict
 from utils.errors import UserError
+from utils.files import from_dict
 from utils.nifti import read_label, to_working
 
 SCANS = (
@@ -146,6 +148,14 @@ def test_the_forecast_counts_scan_and_grid(models: Path):
     assert own.prepared_bytes == 2 * 4 * 40**3
     alone = forecast_predictor(Predictor(apart.configurations[:1]), (120, 120, 120), (0.5, 0.5, 0.5))
     assert large.predict_bytes >= alone.predict_bytes + 120**3 and large.prepare_bytes > alone.prepare_bytes
+
+
+def test_the_example_of_the_documentation_holds():
+    page = (PROJECT / "docs/how-to/nnunet-v2.md").read_text(encoding="utf-8")
+    content = json.loads(page.partition("```json")[2].partition("```")[0])
+    chosen = from_dict(ModelSet, content, source="the example")
+    named = [name for part in chosen.parts for name in part.classes or ()]
+    assert len(chosen.parts) == 5 and named == list(chosen.labels)
 
 
 PART = CONTENT["parts"][0]
