@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inference.decision import DECISION_FILE, Decision
 from inference.fold_folders import fold_folders, holds_checkpoint
-from utils.errors import list_problems
+from utils.errors import UserError, list_problems
 from utils.files import from_dict, read_json
 
 
@@ -49,12 +49,19 @@ def stored_decision(model: Path) -> Decision | None:
     return from_dict(Decision, content, source=f"{DECISION_FILE} in {model}")
 
 
+def is_set_file(path: Path) -> bool:
+    """Whether a path is the file of a set of models (`inference.model_set`): any JSON file but a decision."""
+    return path.suffix.lower() == ".json" and path.name != DECISION_FILE and path.is_file()
+
+
 def refuse_folder_of_models(path: Path, flag: str = "--model") -> None:
     """Name the models that lie in a folder which is none itself.
 
     Raises:
-        UserError: that is so.
+        UserError: that is so, or it is the file of a set of models.
     """
+    if is_set_file(path):
+        raise UserError(f"{flag} {path}: a set of models is only predicted with, by itself; give one of its models")
     if not path.is_dir() or _is_model(path):
         return
     below = [entry for entry in sorted(path.iterdir()) if _is_model(entry)]

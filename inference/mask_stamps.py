@@ -139,6 +139,8 @@ def made_by(predictor: Predictor) -> MadeBy:
         "the precision": str(first.ensemble.amp or torch.float32).removeprefix("torch."),
         "the post-processing": predictor.post_processing.describe(),
     }
+    if predictor.merge is not None:
+        settings["the set of models"] = predictor.merge.describe()
     names = (f"{configuration_name(p.plan)} ({', '.join(p.ensemble.names)})" for p in predictor.configurations)
     return MadeBy(model=digest.hexdigest()[:16], name=" + ".join(names), settings=settings)
 

@@ -14,6 +14,7 @@ from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.restoration import restoring_bytes
 from data_preprocessing.working_axes import Affine, working_axes
+from inference.merging import Merge
 from models.inferer import InferenceSettings
 from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
 from models.windows import window_layout
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FLOAT_BYTES = 4
 GAPS = 1.1
 """The C library keeps freed memory for the next blocks, and not every block fits into a gap: measured."""
+SLAB_BYTES = 1 << 26
+"""What resampling an image holds beside it and its copy: some slabs, and the map of each axis."""
 POSTPROCESSING_BYTES = 7
 """Of each voxel while components are numbered, the mask included: measured, rounded up."""
 PROGRAM_BYTES = 500_000_000
@@ -107,6 +110,14 @@ def forecast_predictor(
 
     A scan that is prepared for all configurations waits for all of them; they predict one after the other.
     """
+    if predictor.merge is not None:
+        return _forecast_set(predictor, predictor.merge, shape, spacing_mm, affine)
+    return _forecast_all(predictor, shape, spacing_mm, affine)
+
+
+def _forecast_all(
+    predictor: Predictor, shape: Sequence[int], spacing_mm: Sequence[float], affine: Affine | None
+) -> Forecast:
     each = [
         forecast_configuration(configuration, shape, spacing_mm, affine) for configuration in predictor.configurations
     ]
@@ -119,6 +130,21 @@ def forecast_predictor(
         prepare_bytes=max(sum(held[:index]) + own.prepare_bytes for index, own in enumerate(each)),
         predict_bytes=max(total - own.prepared_bytes + own.predict_bytes for own in each),
         write_bytes=write, prepared_bytes=total,
+    )  # fmt: skip
+
+
+def _forecast_set(
+    predictor: Predictor, merge: Merge, shape: Sequence[int], spacing_mm: Sequence[float], affine: Affine | None
+) -> Forecast:
+    """The same for a set of models: the scan and its copy on the common grid; the merged mask, there and back."""
+    grid, grid_mm = merge.grid(shape, spacing_mm)
+    on_grid = _forecast_all(predictor, grid, grid_mm, affine if merge.orientation == "stored" else None)
+    scan = FLOAT_BYTES * len(predictor.plan.channels) * math.prod(shape)
+    merged = math.prod(grid)
+    return Forecast(
+        prepare_bytes=max(3 * scan, scan + SLAB_BYTES + on_grid.prepare_bytes),
+        predict_bytes=on_grid.predict_bytes + merged,
+        write_bytes=on_grid.prepared_bytes + merged + 4 * math.prod(shape), prepared_bytes=on_grid.prepared_bytes,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inference.configuration import ConfigurationModel, read_configuration
 from inference.decision import DECISION_FILE, Decision, DecisionMember, PostProcessing
+from inference.merging import Merge
 from utils.configurations import CASCADE, FIRST_STAGE
 from utils.errors import UserError
 from utils.files import read_json
@@ -19,7 +20,8 @@ from utils.schema import Plan
 class Model:
     """The configurations whose probabilities are averaged, and the post-processing of the mask.
 
-    All have one label scheme and see the same image channels; `names` are those of the configurations.
+    All have one label scheme and see the same image channels; `names` are those of the configurations. With `merge`
+    they are a set: label schemes differ, and masks are merged in place of the mean of probabilities.
     """
 
     source: Path
@@ -27,6 +29,7 @@ class Model:
     configurations: tuple[ConfigurationModel, ...]
     post_processing: PostProcessing = dataclasses.field(default_factory=PostProcessing)
     decision: Decision | None = None
+    merge: Merge | None = None
 
     @property
     def is_plain(self) -> bool:

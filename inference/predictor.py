@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from data_preprocessing.restoration import SlabRestorer
-from inference.archive import load_model
 from inference.configuration import flips_warning
 from inference.configuration_predictor import ConfigurationPredictor, Counter, Work
 from inference.decision import PostProcessing
+from inference.merging import Merge
 from inference.model import Model
+from inference.model_set import load_model_or_set
 from inference.postprocessing import keep_largest
 from inference.preparing import PreparedScan, as_volume, finite_scan, read_scan
 from inference.saved import SLAB_VALUES
@@ -51,10 +52,14 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Slab:
-    """Probabilities (K, d, H, W) float32 of the next planes, on the preprocessed grid of one configuration."""
+    """Probabilities (K, d, H, W) float32 of the next planes, on the preprocessed grid of one configuration.
+
+    `geometry` is the grid on which the mask is wanted.
+    """
 
     configuration: int
     meta: CaseMeta
+    geometry: Geometry
     planes: np.ndarray
 
 
@@ -64,13 +69,18 @@ class Predictor:
     The probabilities of several are added up in a file; a few planes of them are in memory at a time.
 
     Args:
-        configurations: what predicts; all have one label scheme and see the same image channels.
+        configurations: what predicts; all see the same image channels and, without `merge`, have one label scheme.
         post_processing: what is done to masks.
+        merge: for a set of models, how scans come to them and how their masks become one.
     """
 
     def __init__(
-        self, configurations: Sequence[ConfigurationPredictor], post_processing: PostProcessing | None = None
+        self,
+        configurations: Sequence[ConfigurationPredictor],
+        post_processing: PostProcessing | None = None,
+        merge: Merge | None = None,
     ) -> None:
+        self.merge = merge
         self.configurations, self.post_processing = tuple(configurations), post_processing or PostProcessing()
         self.plan, self.settings = self.configurations[0].plan, self.configurations[0].settings
 
@@ -84,7 +94,7 @@ class Predictor:
         amp: bool = False,
         settings: InferenceSettings | None = None,
     ) -> Predictor:
-        """Load a checkpoint, a folder of checkpoints or of folds, of a decision, or an exported zip.
+        """Load a checkpoint, a folder of checkpoints or of folds, of a decision, an exported zip, or a set of models.
 
         Args:
             path: what `inference.py --model` takes.
@@ -99,19 +109,19 @@ class Predictor:
         runtime = resolve_hardware(_hardware(device, amp))
         configure_backends(runtime)
         place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
-        model = load_model(Path(path), folds)
+        model = load_model_or_set(Path(path), folds)
         if settings is not None and settings.tta:
             warn_of_flips(model)
         each = [
             ConfigurationPredictor(configuration, device=place, amp=amp_type(runtime), settings=settings)
             for configuration in model.configurations
         ]
-        return cls(each, model.post_processing)
+        return cls(each, model.post_processing, model.merge)
 
     @property
     def adds_up(self) -> bool:
         """Whether probabilities of several configurations are added up, which takes a place for the sum."""
-        return len(self.configurations) > 1
+        return len(self.configurations) > 1 and self.merge is None
 
     @property
     def weight_bytes(self) -> int:
@@ -132,6 +142,8 @@ class Predictor:
 
     def predict_probabilities(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`. Post-processing plays no part."""
+        if self.merge is not None:
+            raise UserError("a set of models gives masks only")
         volume = as_volume(image, spacing_mm)
         # An array in memory is stored as it is worked on.
         stored = np.zeros((self.plan.labels.num_outputs, *volume.array.shape[1:]), dtype=np.float32)
@@ -167,8 +179,11 @@ class Predictor:
     def _each(self, volume: Volume, name: str) -> Iterator[PreparedScan]:
         """One after the other, as they are needed: only one of them is in memory then."""
         volume = finite_scan(volume, name)
+        geometry = volume.geometry
+        if self.merge is not None:
+            volume = self.merge.on_grid(volume)
         for configuration in self.configurations:
-            yield configuration.prepare(volume, name)
+            yield dataclasses.replace(configuration.prepare(volume, name), file_geometry=geometry)
 
     def work(self, prepared: Sequence[PreparedScan]) -> Work:
         """What `stream` will do."""
@@ -185,7 +200,7 @@ class Predictor:
         for index, configuration in enumerate(self.configurations):
             scan = next(scans)
             for planes in configuration.stream(scan, count):
-                yield Slab(configuration=index, meta=scan.meta, planes=planes)
+                yield Slab(configuration=index, meta=scan.meta, geometry=scan.geometry, planes=planes)
                 # Gone before the next one is made.
                 del planes
             del scan
@@ -198,6 +213,8 @@ class Predictor:
             stored: (K, z, y, x) float32 zeros that become the mean probabilities; they are needed where several
                 configurations are added up.
         """
+        if self.merge is not None:
+            return self._merged(slabs, self.merge)
         assert stored is not None or not self.adds_up, "no place for the sum"
         restorer, index, affine, working = None, -1, None, None
         for slab in slabs:
@@ -216,6 +233,21 @@ class Predictor:
             return mask
         del restorer, mask
         return to_working(self._average(stored).swapaxes(-1, -3), affine)
+
+    def _merged(self, slabs: Iterable[Slab], merge: Merge) -> np.ndarray:
+        """The mask (S, A, R) uint8 of a set of models, on the scan's own grid; one model's mask is held at a time."""
+        restorer, index, merged, geometry = None, -1, None, None
+        for slab in slabs:
+            if slab.configuration != index:
+                if restorer is not None:
+                    merged = merge.add(merged, index, restorer.finish())
+                index, geometry, restorer = slab.configuration, slab.geometry, None
+                restorer = SlabRestorer(slab.meta, self.configurations[index].plan)
+            assert restorer is not None
+            restorer.add(slab.planes)
+            del slab
+        assert restorer is not None and geometry is not None, "nothing to merge"
+        return merge.back(merge.add(merged, index, restorer.finish()), geometry)
 
     def finish(self, mask: np.ndarray) -> np.ndarray:
         """The mask (S, A, R) after post-processing."""

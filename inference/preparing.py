@@ -23,12 +23,19 @@ from utils.schema import CaseMeta, Geometry, Plan
 class PreparedScan:
     """A scan as the network sees it: image (C, D, H, W) float32, and the way back.
 
-    `previous` is the same scan as the first stage of a cascade sees it.
+    `previous` is the same scan as the first stage of a cascade sees it. `file_geometry` is the grid of its file where
+    the scan was brought to the common grid of a set of models, which is that of `meta` then.
     """
 
     image: np.ndarray
     meta: CaseMeta
     previous: PreparedScan | None = None
+    file_geometry: Geometry | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid on which the mask is wanted."""
+        return self.file_geometry or self.meta.geometry
 
 
 def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import torch
 
-from inference.archive import load_model
 from inference.configuration import ConfigurationModel
 from inference.configuration_predictor import ConfigurationPredictor
 from inference.decision import PostProcessing
+from inference.model_set import load_model_or_set
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from inference.predictor import Predictor, warn_of_flips
 from inference.scan_run import ScanJob, ScanRun, list_scans
+from utils.errors import UserError
 from utils.locks import folder_lock
 from utils.runs import prepare_folder, write_run_record
 from utils.runtime import Runtime
@@ -33,14 +34,18 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
     Raises:
         UserError: no such model, fold or scan, or a folder that cannot be written to or holds what would be lost.
     """
-    model = load_model(job.model, job.folds, allow_unfinished=job.allow_unfinished)
+    model = load_model_or_set(job.model, job.folds, allow_unfinished=job.allow_unfinished)
+    if job.save_probabilities and model.merge is not None:
+        raise UserError(f"--save_probabilities: {job.model} is a set of models, which has masks only")
     if not job.postprocessing:
         if model.post_processing.does_nothing:
             print("warning: --no-postprocessing has no effect: the model has none", file=sys.stderr)
         model = dataclasses.replace(model, post_processing=PostProcessing())
     devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
     predictors = [
-        Predictor([make(configuration, device) for configuration in model.configurations], model.post_processing)
+        Predictor(
+            [make(configuration, device) for configuration in model.configurations], model.post_processing, model.merge
+        )
         for device in devices
     ]
     scans = list_scans(job, len(model.plan.channels))

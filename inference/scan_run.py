@@ -161,7 +161,7 @@ class ScanRun:
         return compute
 
     def _write(self, scan: Scan, item: tuple[Scan, list[PreparedScan]], slabs: Iterator[Slab]) -> Path:
-        geometry, predictor = item[1][0].meta.geometry, self.predictors[0]
+        geometry, predictor = item[1][0].geometry, self.predictors[0]
         kept = self.job.save_probabilities
         stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if kept or self.adds_up else None
         with self.masks.writing(scan, stored_shape, keep=kept) as files:

@@ -75,8 +75,8 @@ class NetworkOptions:
 
     model: Annotated[Path | None, tyro.conf.arg(aliases=("--ckpt_path",))] = None
     """Raw scans: exported zip, checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ...,
-    or the folder of a decision.json (scripts/find_best_configuration.py). Prepared cases: checkpoint, or a folder of
-    checkpoints."""
+    the folder of a decision.json (scripts/find_best_configuration.py), a model of nnU-Net v2, or the JSON file of a set
+    of models. Prepared cases: checkpoint, or a folder of checkpoints."""
     batch_size: int | None = None
     """Windows (3D) or slices (2D) that go through the network together (default: 4; raw scans on a CPU: as many of
     them as fit in little memory)."""

@@ -146,7 +146,7 @@ def from_working(array: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def stored_axes(affine: np.ndarray | Sequence[Sequence[float]]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """For the axes z, y, x of a file: which of S, A, R each runs along, and whether it does so backwards."""
-    order, flips = _orientation(affine)
+    order, (_, *flips) = _orientation(affine)
     axes = [order.index(axis) for axis in (2, 1, 0)]
     first, second, third = ((axis, flips[axis].step == -1) for axis in axes)
     return (first[0], second[0], third[0]), (first[1], second[1], third[1])
