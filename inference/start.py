@@ -12,13 +12,13 @@ from utils.runs import find_checkpoint
 from utils.schema import Plan
 
 
-def read_start(path: Path, plan: Plan) -> tuple[CheckpointContents, list[str]]:
+def read_start(path: Path, plan: Plan | None = None) -> tuple[CheckpointContents, list[str]]:
     """What `--ckpt_path` means to a training.
 
     Args:
         path: checkpoint, or folder of checkpoints (the best); checkpoint, folder or exported zip of a model of nnU-Net
             v2; or a zip of this program. Of several folds the first one counts.
-        plan: by which the training's data were prepared.
+        plan: by which the training's data were prepared; without, nothing is compared.
 
     Returns:
         The weights, and warnings: what differs between the data that they know and those that come.
@@ -49,9 +49,9 @@ def _of_archive(path: Path) -> CheckpointContents:
     )  # fmt: skip
 
 
-def _differences(start: CheckpointContents, plan: Plan) -> list[str]:
+def _differences(start: CheckpointContents, plan: Plan | None) -> list[str]:
     """What the weights have seen otherwise than it is here; labels and names of channels may differ."""
-    if start.plan is None:
+    if start.plan is None or plan is None:
         return []
     there, here = _seen(start.plan), _seen(plan)
     differing = [f"{name} ({there[name]}, here {here[name]})" for name in there if there[name] != here[name]]
