@@ -17,7 +17,7 @@ def read_start(path: Path, plan: Plan | None = None) -> tuple[CheckpointContents
 
     Args:
         path: checkpoint, or folder of checkpoints (the best); checkpoint, folder or exported zip of a model of nnU-Net
-            v2; or a zip of this program. Of several folds the first one counts.
+            v2; a zip of this program; or an encoder of nnssl. Of several folds the first one counts.
         plan: by which the training's data were prepared; without, nothing is compared.
 
     Returns:
@@ -27,7 +27,7 @@ def read_start(path: Path, plan: Plan | None = None) -> tuple[CheckpointContents
         UserError: there is nothing, or it is not safe to read; a zip of several configurations.
     """
     if path.exists() and (path.suffix == ".pth" or is_nnunet_v2(path)):
-        start = nnunet_start(path)
+        start = nnunet_start(path, plan)
     elif path.is_file() and is_archive(path):
         start = _of_archive(path)
     else:

@@ -16,6 +16,7 @@ from inference.model import Model, check_fit, single_model
 from inference.nnunet_v2.architecture import read_architecture
 from inference.nnunet_v2.checkpoint import TrainedNetwork, read_checkpoint
 from inference.nnunet_v2.plans import read_plan, resolve
+from inference.nnunet_v2.pretrained import is_pretrained, pretrained_start
 from inference.nnunet_v2.sources import (
     CHECKPOINTS,
     DATASET,
@@ -57,18 +58,23 @@ def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfini
     return models
 
 
-def nnunet_start(path: Path) -> CheckpointContents:
+def nnunet_start(path: Path, plan: Plan | None = None) -> CheckpointContents:
     """The network that a training may start from, with the heads of deep supervision.
 
     Args:
         path: a `checkpoint_final.pth`, whose plans lie in the folder above its own, or else in itself; or a model as
             `nnunet_model` takes it, of which the first fold counts.
+        plan: of what is to be trained; an encoder of nnssl needs it.
 
     Raises:
-        UserError: as `nnunet_model`.
+        UserError: as `nnunet_model`, or (see `pretrained_start`) an encoder that does not fit.
     """
     if path.is_file() and not zip_folders(path):
         network, fold = read_checkpoint(path, str(path)), path
+        if is_pretrained(network):
+            if plan is None:
+                raise UserError(f"{path} is an encoder that nnssl trained without labels; it holds no plan to follow")
+            return pretrained_start(network, path, plan.stage, _parameter_names(plan, ModelConfig()))
         beside = FolderFiles(path.resolve().parent.parent)
         if is_model_folder(beside.path):
             plans, dataset, source = *_descriptions(beside), f"{beside.name} ({PLANS})"
@@ -80,13 +86,13 @@ def nnunet_start(path: Path) -> CheckpointContents:
         numbered = sorted(map(_number, files.folds().keys() - {"fold_all"}))
         [(name, network), *_] = _networks(files, numbered[:1] or None, allow_unfinished=True)
         fold, (plans, dataset), source = path / name, _descriptions(files), f"{files.name} ({PLANS})"
-    plan, model = _described(network, plans, dataset, source)
+    theirs, model = _described(network, plans, dataset, source)
     # Whichever levels a training supervises; nnU-Net has a head for each.
-    most_heads = len(plan.stage.filters) - 2
+    most_heads = len(theirs.stage.filters) - 2
     supervised = dataclasses.replace(model, deep_supervision=most_heads > 0, deep_supr_num=most_heads)
     return CheckpointContents(
-        path=fold, plan=plan, model=model,
-        state_dict=import_weights(network.weights, _parameter_names(plan, supervised), plan.stage, str(fold)),
+        path=fold, plan=theirs, model=model,
+        state_dict=import_weights(network.weights, _parameter_names(theirs, supervised), theirs.stage, str(fold)),
     )  # fmt: skip
 
 

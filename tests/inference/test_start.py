@@ -17,6 +17,7 @@ from tests.inference.nnunet_v2.made_up_models import (
     make_dataset,
     make_plans,
     make_weight,
+    parameter_shapes,
     write_model,
 )
 from utils.config import ModelConfig
@@ -114,3 +115,57 @@ def test_what_nothing_can_start_from_is_refused(folder: Path, tmp_path: Path):
         read_start(path, plan)
     with pytest.raises(UserError, match=r"other\.pth does not exist"):
         read_start(path.with_name("other.pth"), plan)
+
+
+ENCODER = dataclasses.replace(MODELS["residual"], channels=("ZScoreNormalization",), folds=1)
+
+
+def write_encoder(path: Path, **changes) -> Path:
+    """As nnssl writes what it has trained: with a decoder of its own, and the stem under two names."""
+    weights = {f"decoder.{i}.weight": torch.ones(2) for i in range(2)}
+    for name, shape in parameter_shapes(ENCODER):
+        if name.startswith("encoder."):
+            weights[name.replace("encoder.", "online_encoder.")] = make_weight(name, shape, 0)
+    weights["online_encoder.stem.convs.0.all_modules.0.weight"] = weights["online_encoder.stem.convs.0.conv.weight"]
+    adaptation = {
+        "architecture_plans": {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requiring_import": None},
+        "pretrain_plan": {"configurations": {"onemmiso": {"patch_size": [16, 16, 16]}}},
+        "pretrain_num_input_channels": 1, "recommended_downstream_patchsize": [16, 16, 16],
+        "key_to_encoder": "online_encoder.stages", "key_to_stem": "online_encoder.stem", "key_to_lpe": None,
+        "keys_to_in_proj": ["online_encoder.stem.convs.0.conv", "online_encoder.stem.convs.0.all_modules.0"],
+    }  # fmt: skip
+    torch.save({"network_weights": weights, "nnssl_adaptation_plan": adaptation | changes}, path)
+    return path
+
+
+def test_an_encoder_of_nnssl_is_taken_and_the_decoder_is_new(tmp_path: Path):
+    plan = plan_of(write_model(tmp_path / "m", ENCODER))
+    network = network_of(plan)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    start, _ = read_start(write_encoder(tmp_path / "checkpoint_final.pth"), plan)
+    [message] = warm_start(network, start)
+    assert "is an encoder; the decoder and its heads start from random weights" in message
+    after = network.state_dict()
+    taken = {name for name in after if not name.startswith(("upsamples.", "output_block."))}
+    assert taken == start.state_dict.keys()
+    assert all(torch.equal(after[name], before[name]) for name in after.keys() - taken)
+    expected = make_weight("encoder.stages.1.blocks.0.conv1.conv.weight", (6, 4, 3, 3, 3), 0)
+    assert any(torch.equal(value, expected) for value in start.state_dict.values() if value.shape == expected.shape)
+
+
+def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path):
+    plan, plain = plan_of(write_model(tmp_path / "m", ENCODER)), plan_of(write_model(tmp_path / "p", SMALL))
+    path = write_encoder(tmp_path / "checkpoint_final.pth")
+    with pytest.raises(UserError, match=r"planned for another network: preprocess\.py --planner resenc_l"):
+        read_start(path, plain)
+    with pytest.raises(UserError, match=r"it holds no plan to follow"):
+        read_start(path)
+    deeper = dataclasses.replace(plan, stage=dataclasses.replace(plan.stage, encoder_convs=(1, 3, 3)))
+    with pytest.raises(UserError, match=r"stages\.2\.blocks\.2\.conv1\.conv\.weight is missing"):
+        read_start(path, deeper)
+    flatter = dataclasses.replace(plan, stage=dataclasses.replace(plan.stage, encoder_convs=(1, 2, 2)))
+    with pytest.raises(UserError, match=r"stages\.1\.blocks\.2\.conv1\.conv\.weight has no place"):
+        read_start(path, flatter)
+    write_encoder(path, architecture_plans={"arch_class_name": "PrimusM"})
+    with pytest.raises(UserError, match=r"is a network of PrimusM; of those that nnssl trained, ResEncL"):
+        read_start(path, plan)
