@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import runs
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every mode needs: the shards, how the network looks, the cases of the fold, the device, the start."""
+    """What every mode needs: the shards, how the network looks, the cases of the fold, the device."""
 
     shards: runs.ShardFolder
     plan: Plan
@@ -46,11 +45,10 @@ class Setup:
     cases: tuple[str, ...]
     """What this run looks at: the cases of the fold, its validation cases, or all test scans."""
     runtime: Runtime
-    checkpoint: CheckpointContents | None
 
 
-def prepare(config: Config, ckpt_path: Path | None) -> Setup:
-    """Find shards, device and checkpoint; nothing is written.
+def prepare(config: Config) -> Setup:
+    """Find shards and device; nothing is written.
 
     Raises:
         UserError: anything that does not exist or does not fit.
@@ -58,7 +56,6 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
     from data_preprocessing.planning.plan_file import read_plan
     from data_preprocessing.readiness import run_cases
-    from models.checkpoint import read_checkpoint
     from utils.runtime import configure_backends, resolve_hardware, seed_everything
 
     runtime = resolve_hardware(config.hardware)
@@ -70,24 +67,22 @@ def prepare(config: Config, ckpt_path: Path | None) -> Setup:
     plan, run = mirror_along(plan, config.loader.mirror_axes), config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
-    checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     configure_backends(runtime)
     seed_everything(run.seed)
     runtime.pin(config.hardware.affinity)
-    return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime, checkpoint=checkpoint)
+    return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime)
 
 
-def prepare_scoring(config: Config) -> tuple[Setup, Config]:
+def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:
     """As `prepare`, with the network of `--ckpt_path`: its plan and its options replace those of the flags.
 
     A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
     """
-    from models.checkpoint import check_fits, flips_remark
+    from models.checkpoint import check_fits, flips_remark, read_checkpoint
     from models.resuming import flattered_scores
 
-    setup = prepare(config, runs.find_checkpoint(config.run.ckpt_path))
-    stored = setup.checkpoint
-    assert stored is not None, "a checkpoint was found"
+    stored = read_checkpoint(runs.find_checkpoint(config.run.ckpt_path))
+    setup = prepare(config)
     check_fits(stored, setup.plan)
     warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
     remark = flips_remark(stored.path, mirrored=stored.mirrored, plan=stored.plan)
@@ -97,7 +92,7 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config]:
         setup = dataclasses.replace(setup, plan=stored.plan)
         config = dataclasses.replace(config, model=stored.model)
     runs.prepare_folder(config.run.results, "--results")
-    return setup, config
+    return setup, config, stored
 
 
 def warn(setup: Setup, messages: Sequence[str]) -> None:
@@ -133,8 +128,8 @@ def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) 
     )
 
 
-def build_module(config: Config, setup: Setup) -> NNUnet:
-    """The network of the plan, with the weights of the checkpoint where one is given to evaluate or predict."""
+def build_module(config: Config, setup: Setup, checkpoint: CheckpointContents | None = None) -> NNUnet:
+    """The network of the plan, with the weights of the checkpoint to evaluate or predict."""
     import torch
 
     from data_preprocessing.case_restorer import CaseRestorer
@@ -165,14 +160,15 @@ def build_module(config: Config, setup: Setup) -> NNUnet:
         acceleration=acceleration,
         mirrored=config.loader.augment != "none",
     )
-    if config.run.exec_mode != "train" and setup.checkpoint is not None:
-        load_weights(module.network, setup.checkpoint)
+    if checkpoint is not None:
+        load_weights(module.network, checkpoint)
     return module
 
 
 def train(config: Config) -> None:
     """Train on the fold, validate after each epoch, keep last.ckpt and the best checkpoint."""
     from data_preprocessing.shards import shard_stamps
+    from inference.start import read_start
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
     from models.checkpoint import warm_start
     from models.resuming import TrainingCases, take_notes
@@ -183,17 +179,17 @@ def train(config: Config) -> None:
 
     run = config.run
     resume = runs.last_checkpoint(run) if run.resume_training else None
-    setup = prepare(config, runs.find_checkpoint(run.ckpt_path) if run.ckpt_path and not resume else None)
+    setup = prepare(config)
+    start, differences = read_start(run.ckpt_path, setup.plan) if run.ckpt_path and not resume else (None, [])
     cases = TrainingCases(fold=setup.fold, stamps=shard_stamps(setup.shards.cases, setup.cases, previous=True))
     notes, warnings = take_notes(
-        config, setup.plan, cases, processes=setup.runtime.world_size, start=setup.checkpoint, resume=resume
+        config, setup.plan, cases, processes=setup.runtime.world_size, start=start, resume=resume
     )
-    warn(setup, warnings)
+    warn(setup, [*warnings, *differences])
     data = build_data(config, setup)
     module = build_module(config, setup)
-    if setup.checkpoint is not None:
-        for message in warm_start(module.network, setup.checkpoint):
-            print(message)
+    for message in [] if start is None else warm_start(module.network, start):
+        print(message)
     runs.prepare_folder(run.results, "--results")
     folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
     first = not resume and setup.runtime.is_first_process
@@ -223,11 +219,11 @@ def evaluate(config: Config) -> None:
     from utils.files import to_dict
     from utils.reporting import RunReport
 
-    setup, config = prepare_scoring(config)
+    setup, config, stored = prepare_scoring(config)
     if setup.shards.is_test:
         raise UserError(f"{setup.shards.cases} has no labels to score against; use --exec_mode predict")
     data = build_data(config, setup)
-    module = build_module(config, setup)
+    module = build_module(config, setup, stored)
     with RunReport(config.run, to_dict(config), setup.runtime) as report:
         build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
         assert module.last_validation is not None, "validated"
@@ -246,9 +242,9 @@ def predict(config: Config) -> int:
     from utils.files import to_dict
     from utils.reporting import RunReport
 
-    setup, config = prepare_scoring(config)
+    setup, config, stored = prepare_scoring(config)
     data = build_data(config, setup, setup.cases)
-    module = build_module(config, setup)
+    module = build_module(config, setup, stored)
     folder = runs.prediction_folder(config.run, setup.plan, tta=config.inference.tta)
     output = runs.prepare_folder(folder, "--results") if config.inference.save_preds else None
     restorer = CaseRestorer(
@@ -279,7 +275,7 @@ def benchmark(config: Config) -> None:
     from utils.throughput import LatencyRecorder
 
     run = config.run
-    setup = prepare(config, None)
+    setup = prepare(config)
     runs.prepare_folder(run.results, "--results")
     training = run.exec_mode == "train"
     data = build_data(config, setup, () if training else setup.fold.train)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,13 +18,13 @@ import tyro
 
 from utils.args import parse
 from utils.config import DEFAULT_FOLDS, PreparedFolder, default_root
-from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, list_problems, run_cli
+from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber, normalise_task
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset.description_file import Dataset
     from data_preprocessing.runner import CaseStatus
-    from utils.schema import Plan
+    from utils.schema import Fingerprint, Plan
     from utils.workers import Workers
 
 PLANNING = ("plan", "planner", "gpu_memory_gb", "zscore")
@@ -47,8 +47,9 @@ class Options:
     """Folder in which <task>_<dim>d is made (--lowres: <task>_3d_lowres); the --data of all that follows."""
     n_jobs: int | None = None
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
-    plan: Literal["auto", "preset"] | None = None
-    """auto: by nnU-Net v2's rules. preset: the NVIDIA reference's numbers (default: preset for the ten MSD tasks)."""
+    plan: Literal["auto", "preset"] | Path | None = None
+    """auto: by nnU-Net v2's rules. preset: the NVIDIA reference's numbers (default: preset for the ten MSD tasks). A
+    path: as another data set, by its nnUNetPlans.json or plan.json, or by that of a model to train on."""
     planner: Literal["default", "resenc_m", "resenc_l", "resenc_xl"] = "default"
     """Which of nnU-Net v2's planners makes an automatic plan. resenc_*: residual encoders, for GPUs of about 8, 24 and
     40 GB (implies --plan auto)."""
@@ -117,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.cascade is not None:
         return prepare_cascade(options, options.cascade)
     # Heavy imports wait until the options are known to be good.
+    from data_preprocessing.outcome import report, write_record
     from data_preprocessing.outdated import load_current
+    from utils.files import to_dict
     from utils.runs import require_writable
     from utils.throughput import num_cores
     from utils.workers import Workers
@@ -135,13 +138,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{error.filename or options.root}: {error.strerror or error}; run the same command again"
         ) from None
-    _write_record(folder, options, statuses, time.monotonic() - start_s)
-    return _report(folder, options, statuses)
+    write_record(folder, to_dict(options), statuses, elapsed_s=time.monotonic() - start_s)
+    return report(folder, statuses, verbose=options.verbose)
 
 
 def prepare_cascade(options: Options, masks: Path) -> int:
     """Make the folder of a cascade's second stage from shards and the masks of the first stage."""
     from data_preprocessing.cascade import prepare_second_stage
+    from data_preprocessing.outcome import report, write_record
+    from utils.files import to_dict
     from utils.locks import folder_lock
     from utils.runs import prepare_folder
     from utils.throughput import num_cores
@@ -155,8 +160,8 @@ def prepare_cascade(options: Options, masks: Path) -> int:
     folder = prepare_folder(options.root.with_name(f"{options.root.name}_cascade_fullres"), "--results")
     with folder_lock(folder), Workers(options.n_jobs or num_cores()) as workers:
         statuses = prepare_second_stage(options.root, masks, folder, workers, overwrite=options.overwrite)
-    _write_record(folder, options, statuses, time.monotonic() - start_s)
-    return _report(folder, options, statuses)
+    write_record(folder, to_dict(options), statuses, elapsed_s=time.monotonic() - start_s)
+    return report(folder, statuses, verbose=options.verbose)
 
 
 def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -168,7 +173,6 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     from data_preprocessing.folders import TrainingFolder, fill_training
     from data_preprocessing.planning import resume
     from data_preprocessing.planning.fingerprint import combine
-    from data_preprocessing.planning.planner import PlanOptions, make_plan, plan_source
     from data_preprocessing.planning.splits import choose_splits
     from data_preprocessing.runner import inspect_cases
     from data_preprocessing.shard_room import require_shard_room
@@ -177,16 +181,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     folder, cases = options.root, dataset.training
     if not cases:
         raise UserError(f"{dataset.folder}/dataset.json lists no training cases; there is nothing to plan from")
-    planning = PlanOptions(
-        source=options.plan,
-        planner=options.planner,
-        gpu_memory_gb=options.gpu_memory_gb,
-        lowres=options.lowres,
-        zscore=options.zscore,
-    )
-    if plan_source(dataset, planning) == "preset":
-        for name in options.given("gpu_memory_gb", "zscore"):
-            _warn(f"--{name} has no effect on a preset; use --plan auto")
+    make_plan = choose_planning(options, dataset)
     splits, warnings = choose_splits(
         [case.case for case in cases], nfolds=options.nfolds, path=options.splits, group_by=options.group_by
     )
@@ -200,7 +195,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         fingerprint = combine(inspect_cases(dataset, cases, workers))
     content = TrainingFolder(
         cases=cases,
-        automatic=make_plan(dataset, fingerprint, dim=options.dim, mask_channel=options.ohe, options=planning),
+        automatic=make_plan(fingerprint),
         fingerprint=fingerprint,
         inspection=inspection,
         splits=splits,
@@ -210,6 +205,34 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         require_shard_room(folder, fingerprint, content.automatic)
     prepare_folder(folder, "--results")
     return folder, fill_training(folder, content, workers, overwrite=options.overwrite)
+
+
+def choose_planning(options: Options, dataset: Dataset) -> Callable[[Fingerprint], Plan]:
+    """How a plan is made from the fingerprint.
+
+    Raises:
+        UserError: there is no such preset, or no such plan to follow.
+    """
+    from data_preprocessing.planning.follow import follow_plan
+    from data_preprocessing.planning.planner import PlanOptions, make_plan, plan_source
+
+    if isinstance(options.plan, Path):
+        from inference.followed import read_followed
+
+        for name in options.given("planner", "gpu_memory_gb", "zscore"):
+            _warn(f"--{name} has no effect on a plan that follows another; use --plan auto")
+        followed = read_followed(options.plan, dataset.channels, dim=options.dim, lowres=options.lowres)
+        return lambda fingerprint: follow_plan(followed, dataset, fingerprint, mask_channel=options.ohe)
+    planning = PlanOptions(
+        source=options.plan, planner=options.planner, gpu_memory_gb=options.gpu_memory_gb, lowres=options.lowres,
+        zscore=options.zscore,
+    )  # fmt: skip
+    if plan_source(dataset, planning) == "preset":
+        for name in options.given("gpu_memory_gb", "zscore"):
+            _warn(f"--{name} has no effect on a preset; use --plan auto")
+    return lambda fingerprint: make_plan(
+        dataset, fingerprint, dim=options.dim, mask_channel=options.ohe, options=planning
+    )  # fmt: skip
 
 
 def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> tuple[Path, list[CaseStatus]]:
@@ -259,32 +282,6 @@ def _stored_plan(options: Options, dataset: Dataset) -> Plan:
     for name in options.given("nfolds", "splits", "group_by", *PLANNING):
         _warn(f"--{name} has no effect with --exec_mode {options.exec_mode}: plan and folds are of the training cases")
     return plan
-
-
-def _write_record(folder: Path, options: Options, statuses: Sequence[CaseStatus], elapsed_s: float) -> None:
-    from utils.files import to_dict
-    from utils.runs import write_run_record
-    from utils.throughput import environment
-
-    outcome = {"elapsed_s": round(elapsed_s, 3), "cases": {s.case: to_dict(s) for s in statuses}}
-    try:
-        write_run_record(folder / "run.json", options=to_dict(options), environment=environment(), outcome=outcome)
-    except OSError as error:
-        _warn(f"run.json could not be written: {error.strerror}")
-
-
-def _report(folder: Path, options: Options, statuses: Sequence[CaseStatus]) -> int:
-    if options.verbose:
-        for status in statuses:
-            print(f"{status.case}: {status.status} {status.detail}")
-    counts = {kind: sum(s.status == kind for s in statuses) for kind in ("written", "kept", "failed")}
-    print(f"{folder}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    failed = [f"{s.case}: {s.detail}" for s in statuses if s.status == "failed"]
-    if failed:
-        title = f"{len(failed)} of {len(statuses)} cases failed:"
-        advice = "Remove the cause and run the same command again; finished cases are kept."
-        print(f"error: {list_problems(title, failed, advice=advice)}", file=sys.stderr)
-    return EXIT_PARTIAL if failed else EXIT_OK
 
 
 def _warn(message: str) -> None:

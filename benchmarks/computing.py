@@ -73,7 +73,7 @@ def measure_computing(config: Config, plan: Plan | None) -> tuple[dict[str, Any]
     Raises:
         UserError: as `main.prepare`, or no batch remains after the warm-up.
     """
-    setup = entry.prepare(config, None) if plan is None else _resident_setup(config, plan)
+    setup = entry.prepare(config) if plan is None else _resident_setup(config, plan)
     runtime, stage = setup.runtime, setup.plan.stage
     module = entry.build_module(config, setup).to(runtime.device)
     step = TrainingStep(module.train(), config, runtime)
@@ -111,7 +111,7 @@ def _resident_setup(config: Config, plan: Plan) -> entry.Setup:
     adapted = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
     # No case is read.
     shards, fold = ShardFolder(root=Path(), cases=Path()), Fold(train=(), val=())
-    return entry.Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime, checkpoint=None)
+    return entry.Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime)
 
 
 def _time(function: Callable[[], Any], config: Config, batch_size: int, runtime: Runtime) -> LatencyRecorder:

@@ -30,7 +30,7 @@ def measure_loading(config: Config) -> tuple[dict[str, Any], Runtime]:
         UserError: as `main.prepare`, or no batch remains after the warm-up.
     """
     run = config.run
-    setup = entry.prepare(config, None)
+    setup = entry.prepare(config)
     more = dataclasses.replace(config, run=dataclasses.replace(run, train_batches=run.train_batches + AHEAD))
     loader = entry.build_data(more, setup).train_dataloader()
     device, size = setup.runtime.device, setup.plan.stage.batch_size

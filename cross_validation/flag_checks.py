@@ -87,9 +87,9 @@ def check_training(
     import torch
 
     from data_loading.data_module import ShardCases, batch_spec, find_shards
-    from models.checkpoint import read_checkpoint, warm_start
+    from inference.start import read_start
+    from models.checkpoint import warm_start
     from models.unet import build_network
-    from utils.runs import find_checkpoint
 
     batch_spec(plan, config.loader)
     cases = tuple(sorted({case for fold in folds for case in (*fold.train, *fold.val)}))
@@ -99,7 +99,7 @@ def check_training(
         cascade=plan.previous_stage is not None,
     )  # fmt: skip
     # Without memory, unless weights are to be put into it.
-    start = None if config.run.ckpt_path is None else read_checkpoint(find_checkpoint(config.run.ckpt_path))
+    start = None if config.run.ckpt_path is None else read_start(config.run.ckpt_path, plan)[0]
     with torch.device("meta" if start is None else "cpu"):
         network = build_network(
             plan.stage, in_channels=plan.in_channels, num_outputs=plan.labels.num_outputs, model=config.model

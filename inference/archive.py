@@ -166,7 +166,7 @@ def load_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinish
     """
     if is_nnunet_v2(path):
         return nnunet_model(path, folds, allow_unfinished=allow_unfinished)
-    if path.is_file() and (path.suffix == ".zip" or _is_archive(path)):
+    if path.is_file() and (path.suffix == ".zip" or is_archive(path)):
         return read_archive(path).select(folds)
     refuse_folder_of_models(path)
     return folder_model(path, folds, allow_unfinished=allow_unfinished)
@@ -220,7 +220,7 @@ def _read_configuration(archive: zipfile.ZipFile, prefix: str, path: Path) -> Co
     )
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
     """Whether a file of any name is an exported model; checkpoints are zip files, too."""
     try:
         with zipfile.ZipFile(path) as archive:

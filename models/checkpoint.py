@@ -42,6 +42,8 @@ class CheckpointContents:
     """On which cases and with which options it was trained; earlier versions have not noted that."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The options of its training by name, as far as it tells."""
+    encoder_only: bool = False
+    """Whether there are weights of an encoder alone; a training may start from them."""
 
     @property
     def is_reference(self) -> bool:
@@ -197,9 +199,11 @@ def warm_start(network: nn.Module, contents: CheckpointContents) -> list[str]:
         if _head(name) == head and _shape(contents.state_dict.get(name)) != tuple(value.shape)
     }
     weights = {n: v for n, v in contents.state_dict.items() if _head(n) is None or _head(n) in heads - renewed}
-    weights |= {name: value for name, value in own.items() if _head(name) in renewed}
+    weights |= {n: v for n, v in own.items() if _head(n) in renewed or (contents.encoder_only and n not in weights)}
     _require_fit(own, weights, contents)
     network.load_state_dict(weights)
+    if contents.encoder_only:
+        return [f"{contents.path} is an encoder; the decoder and its heads start from random weights"]
     return [f"{head} does not fit {contents.path} and starts from random weights" for head in sorted(renewed)]
 
 

@@ -15,10 +15,14 @@ from utils.schema import Fingerprint, Plan
 SCHEMES = {
     "ct": "clipped and scaled by the data set's intensities (CT)",
     "zscore": "mean and deviation of each scan's own voxels",
+    "zscore_crop": "mean and deviation of all voxels of each scan's crop",
+    "zscore_mask": "mean and deviation of each scan's voxels that are not zero, holes filled",
     "none": "as it is",
     "rescale_to_0_1": "each scan's range brought to 0..1",
     "rgb_to_0_1": "divided by 255",
 }
+
+ORIGINS = {"preset": "the task's own numbers", "auto": "the training cases"}
 
 
 def times(sizes: Sequence[float]) -> str:
@@ -45,7 +49,7 @@ def plan_in_words(plan: Plan | None) -> Markup:
                 "Data set": f"{plan.dataset} (task {plan.task})",
                 "Channels": channels,
                 "Regions": ", ".join(region.name for region in labels.regions),
-                "Origin of the plan": "the task's own numbers" if plan.origin == "preset" else "the training cases",
+                "Origin of the plan": plan.reasons.get("plan", ORIGINS[plan.origin]),
             }
         ),
         element("details", element("summary", "Why these numbers"), element("ul", reasons)) if reasons else None,

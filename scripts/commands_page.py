@@ -92,7 +92,8 @@ def _section(verb: Verb) -> list[str]:
 
 def _row(flag: Flag) -> str:
     names = ", ".join(f"`{name}`" for name in flag.names)
-    choices = f" One of {', '.join(f'`{value}`' for value in flag.choices)}." if flag.choices else ""
+    others = " or a path" if flag.is_open else ""
+    choices = f" One of {', '.join(f'`{value}`' for value in flag.choices)}{others}." if flag.choices else ""
     default = flag.default if flag.default.startswith("`") else _prose(flag.default)
     return f"| {names} | {default} | {_prose(flag.help)}{choices} |"
 

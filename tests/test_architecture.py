@@ -13,7 +13,8 @@ ENTRY_FILES = ("main.py", "preprocess.py", "download.py", "evaluate.py")
 FLOORS = (
     ("utils",),
     ("data_preprocessing", "data_loading", "models", "report"),
-    ("inference", "main", "preprocess", "download", "evaluate"),
+    ("inference",),
+    ("main", "preprocess", "download", "evaluate"),
     ("cross_validation", "benchmarks"),
     ("scripts",),
 )

@@ -1,13 +1,15 @@
-"""main.py with plans of residual encoders, with all cases and with flips along some axes."""
+"""main.py with plans of residual encoders, with all cases, flips along some axes, and from a model of nnU-Net v2."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
+from tests.inference.nnunet_v2.made_up_models import MODELS, make_weight, write_model
 from tests.main_runs import outcome, run
 from tests.tiny_task import Task, make_task
 from utils.training_state import read_training_state
@@ -59,3 +61,23 @@ def test_flips_that_were_trained_with_are_kept_in_the_checkpoint(task, tmp_path)
     assert run(task, tmp_path, "train", *SHORT, "--filters", "4", "8", "8", "8", "--mirror_axes", "S", "A") == 0
     plan = read_checkpoint(last(tmp_path)).plan
     assert plan is not None and plan.mirror_axes == (0, 1)
+
+
+@pytest.mark.slow
+def test_a_model_of_nnunet_is_trained_on_with_data_that_follow_its_plan(tmp_path, capsys):
+    model = write_model(tmp_path / "model", dataclasses.replace(MODELS["isotropic"], folds=1))
+    task = make_task(tmp_path, num_cases=6, shape=(14, 18, 16))
+    assert task.run("--nfolds", "3", "--plan", str(model), "--zscore", "nnunet") == 0
+    printed = capsys.readouterr()
+    assert "--zscore has no effect on a plan that follows another" in printed.err
+    assert f"follows {model}, configuration 3d_fullres" in " ".join(printed.out.split())
+    flags = (*SHORT, "--deep_supervision", "--deep_supr_num", "1", "--learning_rate", "1e-9")
+    assert run(task, tmp_path / "r", "train", *flags, "--ckpt_path", str(model / "fold_0/checkpoint_final.pth")) == 0
+    printed = capsys.readouterr()
+    assert "output_block does not fit" in printed.out and "deep_supervision_heads.0 does not fit" in printed.out
+    assert "prepared otherwise" not in printed.err
+    stored = read_checkpoint(last(tmp_path / "r"))
+    assert stored.plan is not None and stored.plan.orientation == "stored" and stored.plan.labels.num_classes == 2
+    theirs = make_weight("encoder.stages.1.0.convs.0.conv.weight", (6, 4, 3, 3, 3), 0)
+    assert torch.allclose(stored.state_dict["downsamples.0.conv1.conv.weight"], theirs, atol=1e-5)
+    assert run(task, tmp_path / "e", "evaluate", "--nfolds", "3", "--ckpt_path", str(last(tmp_path / "r"))) == 0

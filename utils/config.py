@@ -71,7 +71,7 @@ class RunConfig:
     seed: int = 1
     """Seed of weights, order of cases, patches and augmentations."""
     ckpt_path: Annotated[Path | None, tyro.conf.arg(aliases=("--model",))] = None
-    """Checkpoint to start from (train) or to use (evaluate, predict)."""
+    """Checkpoint to start from (train; a model of nnU-Net v2 or an exported zip, too) or to use (evaluate, predict)."""
     resume_training: bool = False
     """Continue from checkpoints/last.ckpt with optimiser, schedule, epoch and best score."""
     save_ckpt: bool = True

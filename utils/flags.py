@@ -34,6 +34,8 @@ class Flag:
     """In words; `required` where there is none."""
     choices: tuple[str, ...]
     """Values that it takes, where they are few."""
+    is_open: bool
+    """Whether it takes a path, too."""
     help: str
     is_switch: bool
 
@@ -78,6 +80,7 @@ def _flag(field: dataclasses.Field, kind: Any, text: str) -> Flag:
         names=tuple(names),
         default=next(filter(None, said.groups())) if said else _default(field),
         choices=_choices(kind),
+        is_open=Path in typing.get_args(kind),
         help=text,
         is_switch=kind is bool or typing.get_args(kind)[:1] == (bool,),
     )

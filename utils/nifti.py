@@ -148,7 +148,8 @@ def stored_axes(affine: np.ndarray | Sequence[Sequence[float]]) -> tuple[tuple[i
     """For the axes z, y, x of a file: which of S, A, R each runs along, and whether it does so backwards."""
     order, (_, *flips) = _orientation(affine)
     axes = [order.index(axis) for axis in (2, 1, 0)]
-    first, second, third = ((axis, flips[axis].step == -1) for axis in axes)
+    # The last three are those of the axes.
+    first, second, third = ((axis, flips[axis - 3].step == -1) for axis in axes)
     return (first[0], second[0], third[0]), (first[1], second[1], third[1])
 
 

@@ -38,7 +38,7 @@ def ours(job: Job) -> Outcome:
         config,
         entry.Setup(
             shards=ShardFolder(root=folder, cases=folder), plan=read_json(Plan, folder / "plan.json"),
-            fold=Fold(train=(), val=()), cases=(), runtime=runtime, checkpoint=None,
+            fold=Fold(train=(), val=()), cases=(), runtime=runtime,
         ),
     )  # fmt: skip
     module.train()

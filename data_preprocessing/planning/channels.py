@@ -70,12 +70,17 @@ def plan_channels(
             plans.append(ChannelPlan(name=name, scheme="ct", lower=ct.lower, upper=ct.upper, mean=ct.mean, std=ct.std))
             reasons[f"channel_{index}"] = f"CT: statistics of the NVIDIA reference for {preset.folder}"
         else:
-            plans.append(_ct_from_fingerprint(name, index, fingerprint))
+            plans.append(ct_from_fingerprint(name, index, fingerprint))
             reasons[f"channel_{index}"] = "CT: 0.5 and 99.5 percentile, mean and deviation of the foreground"
     return tuple(plans), reasons
 
 
-def _ct_from_fingerprint(name: str, index: int, fingerprint: Fingerprint) -> ChannelPlan:
+def ct_from_fingerprint(name: str, index: int, fingerprint: Fingerprint) -> ChannelPlan:
+    """A CT channel with the statistics of the data set's own foreground.
+
+    Raises:
+        UserError: there are none, or they are constant.
+    """
     if not fingerprint.foreground:
         raise UserError(
             f"channel {index} ({name}) is CT, which is normalised by the intensities of labelled voxels, but "

@@ -26,7 +26,7 @@ def plan_table(plan: Plan) -> str:
     """The plan as plain text: names on the left, values on the right, reasons below the values."""
     stage, reasons = plan.stage, plan.reasons
     rows = [
-        ("data set", f"{plan.dataset} (task {plan.task}), stage {stage.name}, planned as {_origin_text(plan)}", ""),
+        ("data set", f"{plan.dataset} (task {plan.task}), stage {stage.name}, {_origin_text(plan)}", ""),
         ("axes", " ".join("SAR"[axis] for axis in plan.axes), "axes"),
         ("spacing", f"{size_text(stage.spacing_mm)} mm", "spacing_mm"),
         ("patch", size_text(stage.patch_size), "patch_size"),
@@ -64,7 +64,9 @@ def _row(name: str, value: str, reason: str) -> str:
 
 
 def _origin_text(plan: Plan) -> str:
-    return f"{plan.origin} by {plan.planner}" if plan.planner else plan.origin
+    if "plan" in plan.reasons:
+        return plan.reasons["plan"]
+    return f"planned as {plan.origin} by {plan.planner}" if plan.planner else f"planned as {plan.origin}"
 
 
 def _memory_text(plan: Plan) -> str:

@@ -104,11 +104,7 @@ def make_plan(
             not exist; z-scores that need what the fingerprint does not say; a low-resolution stage that is not needed;
             too little memory; scans that are single slices, for a 3D network or along different axes.
     """
-    if dim == 3 and (single := _slice_axis(fingerprint)) is not None:
-        raise UserError(
-            f"the scans of {dataset.folder} are single slices: one voxel along {'SAR'[single]} (S, A, R: superior, "
-            "anterior, right). A 3D network has nothing to see there; use --dim 2"
-        )
+    refuse_single_slices(dataset, fingerprint, dim=dim)
     source = plan_source(dataset, options)
     preset = _preset(dataset) if source == "preset" else None
     axes, axes_reason = _choose_axes(fingerprint, COARSE_AXIS_RATIO[source])
@@ -132,6 +128,19 @@ def make_plan(
         normalize_first=True,
         planner="" if preset is not None else PLANNERS[options.planner].name,
     )
+
+
+def refuse_single_slices(dataset: Dataset, fingerprint: Fingerprint, *, dim: int) -> None:
+    """Refuse scans in which a 3D network has nothing to see.
+
+    Raises:
+        UserError: they are single slices, for a 3D network.
+    """
+    if dim == 3 and (single := _slice_axis(fingerprint)) is not None:
+        raise UserError(
+            f"the scans of {dataset.folder} are single slices: one voxel along {'SAR'[single]} (S, A, R: superior, "
+            "anterior, right). A 3D network has nothing to see there; use --dim 2"
+        )
 
 
 def _preset(dataset: Dataset) -> MsdTask | None:

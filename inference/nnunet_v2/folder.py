@@ -16,6 +16,7 @@ from inference.model import Model, check_fit, single_model
 from inference.nnunet_v2.architecture import read_architecture
 from inference.nnunet_v2.checkpoint import TrainedNetwork, read_checkpoint
 from inference.nnunet_v2.plans import read_plan, resolve
+from inference.nnunet_v2.pretrained import is_pretrained, pretrained_start
 from inference.nnunet_v2.sources import (
     CHECKPOINTS,
     DATASET,
@@ -23,10 +24,12 @@ from inference.nnunet_v2.sources import (
     FolderFiles,
     ModelFiles,
     ZipFiles,
+    is_model_folder,
     model_folders,
     zip_folders,
 )
 from inference.nnunet_v2.weights import has_batch_norm, import_weights
+from models.checkpoint import CheckpointContents
 from models.unet import build_network
 from utils.config import ModelConfig
 from utils.errors import UserError
@@ -50,6 +53,50 @@ def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfini
         UserError: several models, no such fold, unfinished trainings, something that cannot be read here, or files
             that do not belong together.
     """
+    models = single_model(_bundle(_only_model(path, FLAG), folds, allow_unfinished=allow_unfinished))
+    check_fit(models)
+    return models
+
+
+def nnunet_start(path: Path, plan: Plan | None = None) -> CheckpointContents:
+    """The network that a training may start from, with the heads of deep supervision.
+
+    Args:
+        path: a `checkpoint_final.pth`, whose plans lie in the folder above its own, or else in itself; or a model as
+            `nnunet_model` takes it, of which the first fold counts.
+        plan: of what is to be trained; an encoder of nnssl needs it.
+
+    Raises:
+        UserError: as `nnunet_model`, or (see `pretrained_start`) an encoder that does not fit.
+    """
+    if path.is_file() and not zip_folders(path):
+        network, fold = read_checkpoint(path, str(path)), path
+        if is_pretrained(network):
+            if plan is None:
+                raise UserError(f"{path} is an encoder that nnssl trained without labels; it holds no plan to follow")
+            return pretrained_start(network, path, plan.stage, _parameter_names(plan, ModelConfig()))
+        beside = FolderFiles(path.resolve().parent.parent)
+        if is_model_folder(beside.path):
+            plans, dataset, source = *_descriptions(beside), f"{beside.name} ({PLANS})"
+        else:
+            plans, dataset, source = *_own_descriptions(network, path), f"the plans in {path}"
+        _require_readable(network, str(path))
+    else:
+        files = _only_model(path, "--ckpt_path")
+        numbered = sorted(map(_number, files.folds().keys() - {"fold_all"}))
+        [(name, network), *_] = _networks(files, numbered[:1] or None, allow_unfinished=True)
+        fold, (plans, dataset), source = path / name, _descriptions(files), f"{files.name} ({PLANS})"
+    theirs, model = _described(network, plans, dataset, source)
+    # Whichever levels a training supervises; nnU-Net has a head for each.
+    most_heads = len(theirs.stage.filters) - 2
+    supervised = dataclasses.replace(model, deep_supervision=most_heads > 0, deep_supr_num=most_heads)
+    return CheckpointContents(
+        path=fold, plan=theirs, model=model,
+        state_dict=import_weights(network.weights, _parameter_names(theirs, supervised), theirs.stage, str(fold)),
+    )  # fmt: skip
+
+
+def _only_model(path: Path, flag: str) -> ModelFiles:
     candidates: list[ModelFiles]
     if path.is_file():
         candidates = [ZipFiles(path, folder) for folder in zip_folders(path)]
@@ -58,10 +105,8 @@ def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfini
     bundles = _without_first_stages(candidates)
     if len(bundles) > 1:
         names = [_short(files) for files in bundles]
-        raise UserError(f"{FLAG} {path} holds several models: {', '.join(names)}; give the folder of one of them")
-    models = single_model(_bundle(bundles[0], folds, allow_unfinished=allow_unfinished))
-    check_fit(models)
-    return models
+        raise UserError(f"{flag} {path} holds several models: {', '.join(names)}; give the folder of one of them")
+    return bundles[0]
 
 
 def _short(files: ModelFiles) -> str:
@@ -88,19 +133,12 @@ def _knows(plans: Any, name: str) -> bool:
 
 
 def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished: bool) -> ConfigurationModel:
-    plans, dataset = files.read_json(PLANS), files.read_json(DATASET)
-    if not isinstance(plans, dict) or not isinstance(dataset, dict):
-        raise UserError(f"{files.name}: {PLANS} and {DATASET} must hold mappings")
+    plans, dataset = _descriptions(files)
     networks = _networks(files, folds, allow_unfinished)
     first = networks[0][1]
     _require_alike(files, networks)
     source = f"{files.name} ({PLANS})"
-    plan = read_plan(plans, dataset, first.configuration, mirror_axes=first.mirror_axes, source=source)
-    config = resolve(plans, first.configuration, source)
-    model = ModelConfig(
-        norm="batch" if has_batch_norm(first.weights) else "instance",
-        negative_slope=read_architecture(config, source).negative_slope,
-    )
+    plan, model = _described(first, plans, dataset, source)
     names = _parameter_names(plan, model)
     weights = tuple(
         FoldWeights(
@@ -110,7 +148,7 @@ def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished:
         for fold, network in networks
     )  # fmt: skip
     bundle = ConfigurationModel(source=Path(files.name), plan=plan, model=model, folds=weights)
-    previous = config.get("previous_stage")
+    previous = resolve(plans, first.configuration, source).get("previous_stage")
     if previous is None:
         return bundle
     stage = files.sibling(previous)
@@ -120,6 +158,34 @@ def _bundle(files: ModelFiles, folds: Sequence[int] | None, *, allow_unfinished:
             "lie beside it; copy it there"
         )
     return dataclasses.replace(bundle, previous=_bundle(stage, None, allow_unfinished=allow_unfinished))
+
+
+def _descriptions(files: ModelFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What lies in plans.json and dataset.json."""
+    plans, dataset = files.read_json(PLANS), files.read_json(DATASET)
+    if not isinstance(plans, dict) or not isinstance(dataset, dict):
+        raise UserError(f"{files.name}: {PLANS} and {DATASET} must hold mappings")
+    return plans, dataset
+
+
+def _own_descriptions(network: TrainedNetwork, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same as a checkpoint has it inside."""
+    started = network.content.get("init_args") or {}
+    plans, dataset = started.get("plans"), started.get("dataset_json")
+    if not (isinstance(plans, dict) and plans and isinstance(dataset, dict) and dataset):
+        raise UserError(f"{path} holds no plans; put it back into its model folder, beside {PLANS}")
+    return plans, dataset
+
+
+def _described(
+    network: TrainedNetwork, plans: dict[str, Any], dataset: dict[str, Any], source: str
+) -> tuple[Plan, ModelConfig]:
+    plan = read_plan(plans, dataset, network.configuration, mirror_axes=network.mirror_axes, source=source)
+    config = resolve(plans, network.configuration, source)
+    return plan, ModelConfig(
+        norm="batch" if has_batch_norm(network.weights) else "instance",
+        negative_slope=read_architecture(config, source).negative_slope,
+    )
 
 
 def _parameter_names(plan: Plan, model: ModelConfig) -> list[str]:
@@ -173,15 +239,19 @@ def _number(fold: str) -> int:
 def _require_alike(files: ModelFiles, networks: Sequence[tuple[str, TrainedNetwork]]) -> None:
     first_fold, first = networks[0]
     for fold, network in networks:
-        if OTHER_NETWORKS.search(network.trainer):
-            raise UserError(
-                f"{files.name}: {network.trainer} trained a network of its own, which cannot be read; U-Nets, plain "
-                "and with residual encoders, can"
-            )
-        if not network.configuration:
-            raise UserError(f"{files.name}, {fold}: it does not say which configuration was trained")
+        _require_readable(network, f"{files.name}, {fold}")
         if (network.configuration, network.mirror_axes) != (first.configuration, first.mirror_axes):
             raise UserError(
                 f"{files.name}: {first_fold} and {fold} were trained differently ({first.configuration}, flips along "
                 f"{first.mirror_axes}; {network.configuration}, {network.mirror_axes}) and make no ensemble"
             )
+
+
+def _require_readable(network: TrainedNetwork, source: str) -> None:
+    if OTHER_NETWORKS.search(network.trainer):
+        raise UserError(
+            f"{source}: {network.trainer} trained a network of its own, which cannot be read; U-Nets, plain and with "
+            "residual encoders, can"
+        )
+    if not network.configuration:
+        raise UserError(f"{source}: it does not say which configuration was trained")

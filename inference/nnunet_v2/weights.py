@@ -20,6 +20,11 @@ _RUNNING_MEAN = ".norm.running_mean"
 _SHOWN = 10
 
 
+def is_alias(name: str) -> bool:
+    """Whether it is another name of weights that occur under one of their own."""
+    return _ALIAS.search(name) is not None
+
+
 def has_batch_norm(weights: Mapping[str, Tensor]) -> bool:
     """Whether a network normalises by batches (`nnUNetTrainerBN`), which its plans do not say."""
     return any(name.endswith(_RUNNING_MEAN) for name in weights)
@@ -42,7 +47,7 @@ def import_weights(
         UserError: parameters are missing, or left over; they are named.
     """
     theirs = {name: their_name(name, stage) for name in names}
-    own = {name for name in weights if not _ALIAS.search(name)}
+    own = {name for name in weights if not is_alias(name)}
     problems = [f"{name} is missing" for name in theirs.values() if name not in own and not _unbiased(weights, name)]
     # The heads of deep supervision are trained for nothing but training.
     known = {*theirs.values(), *(name for name in own if name.startswith("decoder.seg_layers."))}

@@ -17,6 +17,7 @@ from utils.nifti import (
     read_header,
     read_image,
     read_label,
+    stored_axes,
     to_working,
     write_mask,
     write_volume,
@@ -70,6 +71,13 @@ def read_geometry(array: np.ndarray, affine: np.ndarray):
 
     rows = tuple(tuple(float(v) for v in row) for row in affine)
     return Geometry(shape_xyz=array.shape, affine=rows, qform_code=1, sform_code=1, xyzt_units=2)
+
+
+def test_axes_as_stored_are_told_with_their_directions():
+    # A file whose x runs to the right, y downwards and z backwards.
+    affine = np.array([[1, 0, 0, 0], [0, 0, -2, 0], [0, -3, 0, 0], [0, 0, 0, 1]], float)
+    # z runs along A backwards, y along S backwards, x along R.
+    assert stored_axes(affine) == ((1, 0, 2), (True, True, False))
 
 
 def test_an_oblique_grid_is_read_along_the_nearest_axes(tmp_path):
