@@ -9,18 +9,72 @@ from collections.abc import Callable
 import torch
 
 from inference.configuration import ConfigurationModel
-from inference.configuration_predictor import ConfigurationPredictor
+from inference.configuration_predictor import ConfigurationPredictor, window_batch
+from inference.decided import scored_settings
 from inference.decision import PostProcessing
 from inference.model_set import load_model_or_set
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
-from inference.predictor import Predictor, warn_of_flips
+from inference.predictor import Predictor, amp_type, warn_of_flips
 from inference.scan_run import ScanJob, ScanRun, list_scans
+from models.acceleration import resolve_acceleration
+from models.inferer import InferenceSettings
+from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.locks import folder_lock
 from utils.runs import prepare_folder, write_run_record
-from utils.runtime import Runtime
+from utils.runtime import Runtime, configure_backends, resolve_hardware
 
 Maker = Callable[[ConfigurationModel, torch.device], ConfigurationPredictor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkUse:
+    """On what and how networks are applied, as the user wants it; None leaves it to the machine or to the model.
+
+    Attributes:
+        batch_size: windows or slices that go through the network together.
+        gpus: how many; 0: the CPU.
+        amp: mixed precision.
+        compile: with torch.compile.
+        tta: average over flips.
+        overlap: of neighbouring windows, as a share of the window.
+        blend: weights of overlapping windows.
+    """
+
+    batch_size: int | None
+    gpus: int | None
+    amp: bool
+    compile: bool
+    tta: bool | None
+    overlap: float | None
+    blend: str
+
+
+def predict_folder(job: ScanJob, use: NetworkUse) -> int:
+    """Run a job as the user wants networks to be applied; returns the exit status.
+
+    Raises:
+        UserError: as `predict_scans`; or there are fewer GPUs than wanted.
+    """
+    hardware = HardwareConfig(gpus=use.gpus, amp=use.amp, compile=use.compile)
+    runtime = resolve_hardware(hardware)
+    configure_backends(runtime)
+    tta, overlap = scored_settings(job.model, tta=use.tta, overlap=use.overlap)
+
+    def make(configuration: ConfigurationModel, device: torch.device) -> ConfigurationPredictor:
+        acceleration = resolve_acceleration(hardware, runtime, norm=configuration.model.norm)
+        plan, first = configuration.plan, configuration.previous
+        fitting = window_batch(plan.stage, device, num_outputs=plan.labels.num_outputs, tta=tta)
+        settings = InferenceSettings(
+            tta=tta, overlap=overlap, blend=use.blend, window_batch=use.batch_size or fitting,
+            fill_batches=acceleration.compiles,
+        )  # fmt: skip
+        return ConfigurationPredictor(
+            configuration, device=device, amp=amp_type(runtime), settings=settings,
+            previous=None if first is None else make(first, device), acceleration=acceleration,
+        )  # fmt: skip
+
+    return predict_scans(job, runtime, make)
 
 
 def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:

@@ -17,7 +17,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import FoldChoice, HardwareConfig, default_root
+from utils.config import FoldChoice, default_root
 from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber
 
@@ -152,40 +152,13 @@ def _require(groups: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool | None) -> int:
-    assert network.model is not None
-    hardware = HardwareConfig(gpus=network.gpus, amp=network.amp, compile=network.compile)
-
-    import torch
-
-    from inference.configuration import ConfigurationModel
-    from inference.configuration_predictor import ConfigurationPredictor, window_batch
-    from inference.decided import scored_settings
-    from inference.predictor import amp_type
-    from inference.run import predict_scans
+    assert network.model is not None, "it has been asked for"
+    # After --help.
+    from inference.run import NetworkUse, predict_folder
     from inference.scan_run import ScanJob
-    from models.acceleration import resolve_acceleration
-    from models.inferer import InferenceSettings
-    from utils.runtime import configure_backends, resolve_hardware
 
-    runtime = resolve_hardware(hardware)
-    configure_backends(runtime)
-    flips, overlap = scored_settings(network.model, tta=tta, overlap=network.overlap)
-
-    def make(configuration: ConfigurationModel, device: torch.device) -> ConfigurationPredictor:
-        acceleration = resolve_acceleration(hardware, runtime, norm=configuration.model.norm)
-        plan, first = configuration.plan, configuration.previous
-        settings = InferenceSettings(
-            tta=flips, overlap=overlap, blend=network.blend,
-            window_batch=network.batch_size
-            or window_batch(plan.stage, device, num_outputs=plan.labels.num_outputs, tta=flips),
-            fill_batches=acceleration.compiles,
-        )  # fmt: skip
-        return ConfigurationPredictor(
-            configuration, device=device, amp=amp_type(runtime), settings=settings,
-            previous=None if first is None else make(first, device), acceleration=acceleration,
-        )  # fmt: skip
-
-    return predict_scans(ScanJob(**vars(options), model=network.model), runtime, make)
+    values = {name: value for name, value in vars(network).items() if name not in ("model", "tta")}
+    return predict_folder(ScanJob(**vars(options), model=network.model), NetworkUse(**values, tta=tta))
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
