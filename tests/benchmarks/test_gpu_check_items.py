@@ -68,6 +68,7 @@ def test_a_change_of_dali_that_is_wrong_differs(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_steps_of_a_compiled_network_are_those_of_the_plain_one():
     from benchmarks.gpu_check import steps
 
