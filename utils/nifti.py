@@ -146,7 +146,7 @@ def from_working(array: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def stored_axes(affine: np.ndarray | Sequence[Sequence[float]]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """For the axes z, y, x of a file: which of S, A, R each runs along, and whether it does so backwards."""
-    order, (_, *flips) = _orientation(affine)
+    order, flips = _orientation(affine)
     axes = [order.index(axis) for axis in (2, 1, 0)]
     # The last three are those of the axes.
     first, second, third = ((axis, flips[axis - 3].step == -1) for axis in axes)

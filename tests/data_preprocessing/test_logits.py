@@ -8,7 +8,7 @@ import numpy as np
 
 from data_preprocessing.preprocessor import preprocess_case
 from data_preprocessing.restoration import restore_mask, restore_probabilities
-from tests.data_preprocessing.test_preprocessor import make_case, make_plan, random_image
+from tests.data_preprocessing.builders import make_case, make_plan, random_image
 from utils.rules import Rules
 from utils.schema import LabelScheme, Plan, Region
 
