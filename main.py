@@ -81,8 +81,8 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:
     from models.checkpoint import check_fits, flips_remark, read_checkpoint
     from models.resuming import flattered_scores
 
-    stored = read_checkpoint(runs.find_checkpoint(config.run.ckpt_path))
-    setup = prepare(config)
+    path = runs.find_checkpoint(config.run.ckpt_path)
+    setup, stored = prepare(config), read_checkpoint(path)
     check_fits(stored, setup.plan)
     warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
     remark = flips_remark(stored.path, mirrored=stored.mirrored, plan=stored.plan)
