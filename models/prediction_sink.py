@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from models.callbacks import as_ours
 from models.metrics import DiceAccumulator
-from models.nn_unet import NNUnet
 from utils.errors import UserError
 from utils.pipeline import SlabQueue
 
@@ -59,9 +59,9 @@ class PredictionSink(Callback):
         while self._pending:
             self._collect()
         self._pool.shutdown()
-        assert isinstance(pl_module, NNUnet), "what predicts is an NNUnet"
-        self.dice.merge(pl_module.reduce_sum)
-        self.num_failed = round(pl_module.reduce_sum(torch.tensor(float(self.num_failed))).item())
+        module = as_ours(pl_module)
+        self.dice.merge(module.reduce_sum)
+        self.num_failed = round(module.reduce_sum(torch.tensor(float(self.num_failed))).item())
 
     def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
         """Mean Dice and Dice per target of the cases that could be scored; empty where none could."""
