@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -364,6 +365,8 @@ def test_help_comes_within_a_second_and_neither_torch_nor_monai_is_imported():
 
 
 def _seconds_of_help() -> float:
-    start_s = time.monotonic()
+    """Of the CPU: how long it takes depends on what else runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "preprocess.py", "--help"], cwd=PROJECT, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - start_s
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
