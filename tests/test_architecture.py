@@ -56,6 +56,7 @@ def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
     return names & modules.keys()
 
 
+@pytest.mark.slow
 def test_rooms_import_what_lies_on_lower_floors_only():
     modules = _modules()
     for name, path in modules.items():
@@ -65,6 +66,7 @@ def test_rooms_import_what_lies_on_lower_floors_only():
         assert not above, f"{path} imports {above}"
 
 
+@pytest.mark.slow
 def test_only_scripts_import_benchmarks():
     modules = _modules()
     for name, path in modules.items():
@@ -72,6 +74,7 @@ def test_only_scripts_import_benchmarks():
             assert not any(other.split(".")[0] == "benchmarks" for other in _imported_modules(path, modules)), path
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle():
     modules = _modules()
     # A package's own file says nothing of the modules in it.
@@ -90,6 +93,7 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not circles, circles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_file_is_small_and_safe(path):
     text = path.read_text(encoding="utf-8")
@@ -118,6 +122,7 @@ def _functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
                 yield f"{prefix}{node.name}", node
 
 
+@pytest.mark.slow
 def test_functions_fit_a_screen():
     long = [
         f"{path.relative_to(PROJECT)}: {name}"
@@ -150,6 +155,7 @@ def test_public_names_have_docstrings(path):
     assert not list(_without_docstring(tree))
 
 
+@pytest.mark.slow
 def test_no_test_imports_another():
     for path in (PROJECT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

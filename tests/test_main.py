@@ -280,6 +280,7 @@ class TestBadInput:
         assert "Traceback" not in message
         assert not results.exists() or not list(results.iterdir())
 
+    @pytest.mark.slow
     def test_missing_checkpoint(self, task, tmp_path, capsys):
         status = run(task, tmp_path / "r", "predict", "--nfolds", "3", "--ckpt_path", "nowhere.ckpt")
         self.check(capsys, tmp_path / "r", status, "nowhere.ckpt", "does not exist")
@@ -327,6 +328,7 @@ class TestBadInput:
         nothing = Task(tmp_path, tmp_path)
         self.check(capsys, tmp_path / "r", run(nothing, tmp_path / "r", "train"), "preprocess.py --task 77")
 
+    @pytest.mark.slow
     def test_wrong_dimension(self, task, tmp_path, capsys):
         status = run(task, tmp_path / "r", "train", "--dim", "2", data=task.results / "77_3d")
         self.check(capsys, tmp_path / "r", status, "--dim 3")

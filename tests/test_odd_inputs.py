@@ -95,6 +95,7 @@ def prepared(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_places_that_are_something_else(prepared, tmp_path, monkeypatch, name):
     shutil.copytree(prepared, tmp_path / "w", symlinks=True)
@@ -104,6 +105,7 @@ def test_places_that_are_something_else(prepared, tmp_path, monkeypatch, name):
         assert status(program, [place if word == HERE else word for word in words]) in (EXIT_PARTIAL, EXIT_USAGE), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 def test_values_that_are_none(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -137,6 +139,7 @@ def with_nonsense(content, rng: random.Random):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "program", "words"),
     [

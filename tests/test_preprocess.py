@@ -167,6 +167,7 @@ def test_plan_that_was_edited_after_its_shards_is_refused_by_main(task, capsys):
     assert "asks for other shards than those beside it" in printed and "an earlier version" in printed
 
 
+@pytest.mark.slow
 def test_less_memory_makes_a_smaller_patch(tmp_path):
     task = make_task(tmp_path, shape=(64, 64, 64))
     assert task.run("--gpu_memory_gb", "0.2") == 0
@@ -196,6 +197,7 @@ def test_planner_of_residual_encoders_makes_a_plan_that_main_can_train(tmp_path)
     assert preprocess_command(task.results / "77_3d", plan).endswith(f"--planner resenc_m --results {task.results}")
 
 
+@pytest.mark.slow
 def test_a_fingerprint_of_an_earlier_version_is_made_anew_where_zscores_need_it(task):
     assert task.run() == 0
     path = task.results / "77_3d" / "fingerprint.json"
@@ -296,6 +298,7 @@ def test_wrong_folds_stop_the_run_before_anything_is_written(task, capsys):
     assert not task.results.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "cases"), [("val", {"scan0", "scan1", "scan2"}), ("test", {"unseen"})])
 def test_inference_modes_write_into_their_folder_and_leave_the_training_shards(task, mode, cases):
     task.run()

@@ -46,6 +46,7 @@ def use(task: Task, mode: str = "train", folder: str = "") -> int:
     return run_cli(lambda: main.main([*words, "--ckpt_path", str(nothing)]))
 
 
+@pytest.mark.slow
 def test_cases_that_are_gone_leave_every_folder(task, capsys):
     take_out(task, "scan1")
     task.describe(test=[])
@@ -67,6 +68,7 @@ def test_cases_that_are_gone_leave_every_folder(task, capsys):
     assert json.loads((root / "test/cases.json").read_text())["cases"] == ["other"]
 
 
+@pytest.mark.slow
 def test_gone_cases_leave_the_second_stage_of_a_cascade_and_their_masks_are_not_demanded(task, capsys):
     masks = shutil.copytree(task.folder / "labelsTr", task.results / "masks")
     assert task.run("--cascade", str(masks)) == 0
@@ -80,6 +82,7 @@ def test_gone_cases_leave_the_second_stage_of_a_cascade_and_their_masks_are_not_
     assert list_cases(folder) == ("scan0", "scan2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "folder"), [("training", ""), ("val", "val")])
 def test_failed_rerun_leaves_a_folder_that_names_what_is_missing(task, capsys, monkeypatch, mode, folder):
     change(task, "scan1")
@@ -97,6 +100,7 @@ def test_failed_rerun_leaves_a_folder_that_names_what_is_missing(task, capsys, m
     assert "nothing.ckpt cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["remove_gone", "_write", "update_sources", "mark"])
 @pytest.mark.parametrize("mode", ["training", "val"])
 def test_run_that_is_killed_at_any_step_after_a_source_has_changed_is_not_ready(task, monkeypatch, mode, step):
@@ -115,6 +119,7 @@ def test_run_that_is_killed_at_any_step_after_a_source_has_changed_is_not_ready(
     assert (task.results / "77_3d" / ready).exists()
 
 
+@pytest.mark.slow
 def test_killed_overwrite_keeps_no_old_shard_for_the_next_run(task, monkeypatch, capsys):
     write = runner.write_shard
 
@@ -132,6 +137,7 @@ def test_killed_overwrite_keeps_no_old_shard_for_the_next_run(task, monkeypatch,
     assert "2 written, 1 kept" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_test_shards_of_an_older_plan_are_refused_with_the_command_that_renews_them(task, capsys):
     assert task.run("--ohe") == 0
     capsys.readouterr()
@@ -144,6 +150,7 @@ def test_test_shards_of_an_older_plan_are_refused_with_the_command_that_renews_t
     assert "nothing.ckpt cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shard_of_one_case_by_another_plan_is_noticed_whichever_it_is(task, capsys):
     path = task.results / "77_3d/scan2.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"plan_stamp": "older"}))
@@ -151,6 +158,7 @@ def test_shard_of_one_case_by_another_plan_is_noticed_whichever_it_is(task, caps
     assert "scan2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_moved_data_set_is_the_same_and_its_shards_say_where_it_is_now(task, capsys):
     root = task.results / "77_3d"
     before = {path.name: path.stat().st_mtime_ns for path in root.glob("*.npy")}
@@ -170,6 +178,7 @@ def test_moved_data_set_is_the_same_and_its_shards_say_where_it_is_now(task, cap
     assert read_meta(task.results / "77_3d_cascade_fullres", "scan1") == meta
 
 
+@pytest.mark.slow
 def test_second_run_in_a_folder_waits_for_the_first_and_keeps_what_it_made(tmp_path, capsys):
     task = make_task(tmp_path)
     folder = task.results / "77_3d"
@@ -220,6 +229,7 @@ def spoil_and_take_out(task: Task) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_rerun_that_fails_before_it_writes_leaves_no_ready_folder_of_old_shards(task, capsys, spoiling, named, good):
     root = task.results / "77_3d"
     before = {path.name: path.read_bytes() for path in root.glob("scan*")}
@@ -239,6 +249,7 @@ def test_rerun_that_fails_for_a_flag_leaves_the_folder_ready(task, capsys):
     assert {path.name: path.read_bytes() for path in (task.results / "77_3d").iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_edited_plan_survives_a_rerun_that_fails_before_it_writes(task, capsys):
     root = task.results / "77_3d"
     content = json.loads((root / "plan.json").read_text())
@@ -252,6 +263,7 @@ def test_edited_plan_survives_a_rerun_that_fails_before_it_writes(task, capsys):
     assert not (root / "plan.edited.json").exists() and not (root / ".outdated.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["val", "test"])
 def test_rerun_of_val_or_test_that_fails_before_it_writes_names_what_is_outdated(task, capsys, mode):
     path = task.folder / ("imagesTr/scan1.nii.gz" if mode == "val" else "imagesTs/unseen.nii.gz")
@@ -267,6 +279,7 @@ def test_rerun_of_val_or_test_that_fails_before_it_writes_names_what_is_outdated
     assert (task.results / "77_3d" / mode / "cases.json").exists()
 
 
+@pytest.mark.slow
 def test_val_shards_and_a_cascade_of_scans_that_were_preprocessed_again_since_are_refused(task, capsys):
     masks = shutil.copytree(task.folder / "labelsTr", task.results / "masks")
     assert task.run("--cascade", str(masks)) == 0

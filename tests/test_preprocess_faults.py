@@ -108,6 +108,7 @@ def two_channels(task: Task) -> None:
         (two_channels, "has 2 channels"),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_is_named_and_nothing_is_written(task, capsys, spoil: Callable[[Task], None], message):
     spoil(task)
     assert task.run() == EXIT_USAGE
@@ -191,6 +192,7 @@ def test_leading_zeros_of_the_task_do_not_matter(task):
     assert [path.name for path in task.results.iterdir()] == ["77_3d"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plane", PLANES, ids=str)
 @pytest.mark.parametrize("noise", [NOISE, -NOISE])
 def test_near_45_degrees_shards_of_label_and_image_fit(task, plane, noise):

@@ -63,6 +63,7 @@ def test_scans_with_a_background_of_zeros_are_alike_whether_resampled_or_not(sku
     assert {read_meta(folder, case).resampled_shape for case in ("scan2", "scan4")} == {(28, 30, 25), (20, 19, 16)}
 
 
+@pytest.mark.slow
 def test_raw_inference_prepares_scans_bit_for_bit_as_preprocess_does(skull_stripped, tmp_path):
     task = skull_stripped
     assert task.run("--ohe") == 0
@@ -91,6 +92,7 @@ def test_a_model_of_an_earlier_version_prepares_scans_in_the_old_order(skull_str
         assert np.array_equal(*images) != differs
 
 
+@pytest.mark.slow
 def test_shards_of_an_earlier_version_are_made_anew(skull_stripped, monkeypatch):
     task = skull_stripped
     with monkeypatch.context() as patched:
@@ -122,6 +124,7 @@ def test_a_label_that_becomes_ignored_makes_the_shards_anew(tmp_path):
     assert set(label[tuple(rows.T)]) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -72,6 +72,7 @@ def prose(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @each_page
 def test_commands_parse(page):
     for verb, words in commands(prose(page)):

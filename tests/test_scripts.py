@@ -102,6 +102,7 @@ def test_noise_has_the_shape_of_the_task_and_is_repeatable(tmp_path):
     assert (first / "noise_0_x.npy").stat().st_size == 128 + 4 * voxels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "shift_mm", "reason"),
     [((5, 6, 7), 0, "has shape"), ((10, 14, 12), 3, "lies 3 mm off its scan"), ((10, 14, 12), 0, None)],

@@ -58,6 +58,7 @@ def test_from_slices_to_masks(tmp_path, shape, capsys):
     np.testing.assert_array_equal(mask.affine, scan.affine)
 
 
+@pytest.mark.slow
 def test_a_slice_across_those_of_the_plan_is_refused_by_name(tmp_path, capsys):
     task = make_slices(tmp_path, (40, 44, 1))
     image = np.random.default_rng(1).uniform(1, 9, (1, 40, 44)).astype(np.float32)

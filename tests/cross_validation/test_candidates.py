@@ -137,6 +137,7 @@ def test_labels_on_another_grid_are_listed(tmp_path, text, shift_mm, reason):
     assert "label0" in str(caught.value) and "label1" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plane", PLANES, ids=str)
 @pytest.mark.parametrize("noise", [NOISE, -NOISE])
 def test_near_45_degrees_labels_are_turned_as_predictions_are(tmp_path, plane, noise):

@@ -40,6 +40,7 @@ def value_of(words: list[str], flag: str) -> str:
     return [after for word, after in itertools.pairwise(words) if word == flag][-1]
 
 
+@pytest.mark.slow
 def test_places_and_devices_make_no_other_run(run):
     other = RunFlags.of(("--epochs", "2", "--num_workers", "3", "--affinity", "disabled"), dim=3, several_gpus=True)
     assert dataclasses.replace(run, flags=other).request() == run.request()
@@ -61,6 +62,7 @@ def test_a_training_that_has_a_checkpoint_is_resumed(run):
     assert "--resume_training" in words_of(run, "0")
 
 
+@pytest.mark.slow
 def test_cores_are_not_pinned_where_several_runs_share_them(run):
     several = dataclasses.replace(run, flags=RunFlags.of((), dim=3, several_gpus=True))
     assert value_of(words_of(several), "--affinity") == "disabled"
@@ -73,6 +75,7 @@ def test_a_folder_of_something_else_is_left_alone(run):
         refuse_conflicts([run])
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_and_named(run):
     begun(run)
     longer = dataclasses.replace(run, flags=RunFlags.of(("--epochs", "3"), dim=3, several_gpus=False))

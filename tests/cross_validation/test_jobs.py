@@ -45,6 +45,7 @@ def test_a_configuration_that_is_named_twice_runs_once(selection):
     assert len(plan_jobs(replaced(selection, configurations=("3d_fullres", "3d_fullres")), ()).runs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folds", "said"), [((2,), "got 2: there are 2 folds"), ((), "got none")])
 def test_folds_that_are_not_there_are_refused(selection, folds, said):
     with pytest.raises(UserError, match=said):

@@ -56,6 +56,7 @@ def test_two_devices_work_at_the_same_time(tmp_path):
     assert (tmp_path / "b.log").read_text().splitlines()[-2:] == ["3", "5"]
 
 
+@pytest.mark.slow
 def test_one_device_does_one_job_after_the_other(tmp_path):
     jobs = [ShellJob(name, tmp_path, (f"mkdir busy; echo {name} >> order; rmdir busy",)) for name in "abc"]
     assert set(run(*jobs).values()) == {"finished"}
@@ -73,6 +74,7 @@ def test_a_free_device_goes_past_jobs_that_must_wait(tmp_path):
     assert (tmp_path / "second.log").read_text().splitlines()[-1] == "met"
 
 
+@pytest.mark.slow
 def test_failures_say_why_and_reach_those_that_wait(tmp_path):
     def fail() -> None:
         raise UserError("no such scan")

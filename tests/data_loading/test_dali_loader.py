@@ -160,6 +160,7 @@ def test_moved_patches_lie_where_the_matrix_says(tmp_path) -> None:
     assert len(lengths) > 5 and min(lengths) >= 0.69 and max(lengths) <= 1.41 and max(lengths) > 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("patch", [(6, 6, 8), (2, 8, 8), (8, 8)])
 def test_augmented_labels_hold_no_new_value(noisy, name, patch) -> None:
@@ -232,6 +233,7 @@ def test_thin_patches_take_every_augmentation(tmp_path, name) -> None:
     assert batch["image"].shape == (2, 2, 2, 8, 8) and batch["image"].isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("patch", [(6, 6, 8), (2, 8, 8), (8, 8)])
 def test_same_place_gives_the_same_augmented_batches(noisy, name, patch) -> None:

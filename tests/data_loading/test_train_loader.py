@@ -180,6 +180,7 @@ def test_a_training_leaves_no_pipeline_and_begins_none_too_many(tmp_path, shards
     assert num_running() == 0
 
 
+@pytest.mark.slow
 def test_a_training_that_stops_early_leaves_no_pipeline(tmp_path, shards, num_running):
     class Stopping(Recorder):
         def on_train_epoch_end(self):

@@ -69,6 +69,7 @@ def test_copies_serve_where_files_cannot_be_linked(task, monkeypatch):
     assert (folder(task) / "scan1_x.npy").read_bytes() == (task.results / "77_3d/scan1_x.npy").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_run_rewrites_only_what_has_changed(task, capsys):
     run(task)
     before = files_of(folder(task))
@@ -130,6 +131,7 @@ def test_the_ignored_value_is_no_class_of_a_mask(task):
         cascade.previous_classes(ignored, meta, ignoring)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--dim", "2"), ("--lowres",), ("--exec_mode", "test")])
 def test_other_modes_are_refused(task, flags, capsys):
     assert run(task, *flags) == EXIT_USAGE

@@ -70,6 +70,7 @@ def with_even_batch(line: str) -> str:
     return re.sub(r"batch (\d+)", lambda found: f"batch {int(found[1]) // 2 * 2}", line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "planner", "configuration"), CASES)
 def test_plan_is_that_of_nnunet(name, planner, configuration):
     plan = plan_of(SCANS[name], planner, configuration)

@@ -133,6 +133,7 @@ def test_a_large_class_has_so_many_different_voxels_spread_over_all_of_it():
     np.testing.assert_allclose(rows.mean(axis=0), (19.5, 29.5, 24.5), atol=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "each"), [(104, 1153), (254, 472)])
 def test_many_classes_share_the_room_of_a_file(num_classes, each):
     # One class fills most of the volume, one has three voxels, the others 2,000 each.

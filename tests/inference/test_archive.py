@@ -92,6 +92,7 @@ def test_zip_is_told_from_a_checkpoint_whatever_its_name(exported):
     assert load_model(exported.parent / "runs/fold_0/last.ckpt").configurations[0].folds[0].fold is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "fold_0/../../x.safetensors", "code.py", "data.pkl"])
 def test_members_that_do_not_belong_are_refused_and_nothing_is_written(exported, tmp_path_factory, name, monkeypatch):
     rewrite(exported, {name: b"import os"})
@@ -140,6 +141,7 @@ def test_repeated_members_are_refused(exported):
         ({DESCRIPTION: b'{"version": 1}'}, "not a valid"),
     ],
 )
+@pytest.mark.slow
 def test_archives_that_contradict_themselves_are_refused(exported, changes, reason):
     rewrite(exported, changes)
     with pytest.raises(UserError, match=reason):

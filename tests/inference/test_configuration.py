@@ -90,6 +90,7 @@ def test_folds_of_different_trainings_are_refused_with_both_names(folds, plan, r
     assert "fold_1" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_reference_checkpoint_is_refused_with_the_way_out(tmp_path):
     save_reference(tmp_path / "last.ckpt", make_plan())
     with pytest.raises(UserError, match="--ckpt_path"):

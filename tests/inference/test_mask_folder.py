@@ -84,6 +84,7 @@ class TestPredictedAgain:
         # Probabilities of the old masks do not stay beside the new ones.
         assert not list(out.glob("*.npy"))
 
+    @pytest.mark.slow
     def test_with_another_training_or_another_model(self, words, out, tmp_path, model, capsys):
         save_ours(model / "fold_1/checkpoints/last.ckpt", PLANS["3d_fullres"], seed=99)
         assert predict(*words) == 0
@@ -95,11 +96,13 @@ class TestPredictedAgain:
         assert "made by 3d_fullres (fold_0, fold_1), now it is 2d (fold_0, fold_1)" in capsys.readouterr().out
         assert record(out)["options"]["model"].endswith("04_2d")
 
+    @pytest.mark.slow
     def test_with_another_postprocessing(self, words, out, tmp_path, capsys):
         best = decide(tmp_path, "3d_fullres", post=ORGAN_ONLY)
         assert predict(*words[:-1], best) == 0
         assert "the post-processing was none, now it is largest component of all foreground" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_where_precision_is_another_one(self, words, out, capsys):
         stamps = json.loads((out / "masks.json").read_text())
         stamps["masks"]["a"]["made_by"]["settings"]["the precision"] = "bfloat16"
@@ -109,6 +112,7 @@ class TestPredictedAgain:
         assert "1 predicted again (the precision was bfloat16, now it is float32): a\n" in printed
         assert "1 written, 1 kept" in printed
 
+    @pytest.mark.slow
     def test_where_the_scan_is_another_one(self, words, out, scans, tmp_path, capsys):
         other_scan(scans / "a.nii.gz")
         assert predict(*words) == 0
@@ -119,11 +123,13 @@ class TestPredictedAgain:
             np.testing.assert_array_equal(mask, masks(out)[name])
         assert not (out / "a.npy").exists() and (out / "b.npy").exists()
 
+    @pytest.mark.slow
     def test_where_only_its_time_is_another_one(self, words, out, scans, capsys):
         os.utime(scans / "b.nii.gz", ns=(1, 1))
         assert predict(*words) == 0
         assert "1 written, 1 kept" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_where_the_probabilities_are_gone_or_of_another_run(self, words, out, capsys):
         (out / "a.npy").unlink()
         np.save(out / "b.npy", np.zeros((3, 14, 10, 12), np.float32))
@@ -135,6 +141,7 @@ class TestPredictedAgain:
             capsys.readouterr().out
         )
 
+    @pytest.mark.slow
     def test_but_not_where_everything_was_moved_or_copied(self, words, out, scans, tmp_path, capsys):
         scans.rename(tmp_path / "moved")
         shutil.copytree(out, tmp_path / "copy")
@@ -144,6 +151,7 @@ class TestPredictedAgain:
         printed = capsys.readouterr()
         assert "0 written, 2 kept" in printed.out and "edited" not in printed.out
 
+    @pytest.mark.slow
     def test_by_an_ensemble_too(self, words, out, scans, tmp_path, capsys):
         train(tmp_path, "2d")
         both = [*words[:-1], decide(tmp_path, "2d", "3d_fullres")]
@@ -157,6 +165,7 @@ class TestPredictedAgain:
         assert "1 written, 1 kept" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_of_a_person_are_errors_and_stay_unless_overwritten(words, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
@@ -174,6 +183,7 @@ def test_files_of_a_person_are_errors_and_stay_unless_overwritten(words, tmp_pat
     assert "a.npy" in capsys.readouterr().out and np.load(out / "a.npy").shape == (3, 14, 10, 12)
 
 
+@pytest.mark.slow
 def test_an_edited_mask_is_kept_and_never_replaced_in_silence(words, tmp_path, capsys):
     assert predict(*words) == 0
     path = tmp_path / "out/a.nii.gz"
@@ -192,6 +202,7 @@ def test_an_edited_mask_is_kept_and_never_replaced_in_silence(words, tmp_path, c
     assert path.read_bytes() != edited
 
 
+@pytest.mark.slow
 def test_run_json_does_not_speak_for_masks_of_another_model(words, scans, tmp_path, capsys):
     assert predict(*words) == 0
     assert "masks_of_other_origin" not in record(tmp_path / "out")["outcome"]
@@ -210,6 +221,7 @@ def test_run_json_does_not_speak_for_masks_of_another_model(words, scans, tmp_pa
     assert (tmp_path / "out/a.nii.gz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_record_of_another_model(words, tmp_path, monkeypatch):
     assert predict(*words) == 0
 
@@ -278,6 +290,7 @@ def test_killed_at_any_step_no_mask_passes_for_one_that_it_is_not(tmp_path, monk
 
 
 class TestOutputFolders:
+    @pytest.mark.slow
     def test_links_to_the_scans_are_never_lost(self, words, scans, tmp_path, capsys):
         links = tmp_path / "links"
         links.mkdir()
@@ -299,6 +312,7 @@ class TestOutputFolders:
         assert predict(*words[:2], "--output", tmp_path / "links", *words[4:], "--overwrite") == 2
         assert os.path.samefile(scans / "a.nii.gz", tmp_path / "links/a.nii.gz")
 
+    @pytest.mark.slow
     def test_the_models_folder_stays_a_model(self, words, model, tmp_path, capsys):
         """A folder of folds, of one fold's checkpoints, and one with the record of a training."""
         before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
@@ -311,6 +325,7 @@ class TestOutputFolders:
         assert (model / "fold_0/run.json").read_text() == '{"outcome": {"epochs": 3}}'
         assert all(path.read_bytes() == content for path, content in before.items())
 
+    @pytest.mark.slow
     def test_a_plan_of_preprocessed_data_is_not_replaced(self, words, tmp_path, capsys):
         (tmp_path / "out").mkdir()
         (tmp_path / "out/plan.json").write_text("{}")
@@ -357,6 +372,7 @@ class TestFullDisk:
         assert "the probabilities of 2 scans need 0.18 MB of disk, 0.03 MB are free in" in message
         assert "out: the probabilities of b need 0.16 MB" in message and set(masks(tmp_path / "out")) == {"a.nii.gz"}
 
+    @pytest.mark.slow
     def test_an_old_mask_stays_where_the_new_one_finds_no_room(self, words, tmp_path, monkeypatch):
         assert predict(*words, "--save_probabilities") == 0
         before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("b.n*")}
@@ -366,6 +382,7 @@ class TestFullDisk:
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("b.n*")} == before
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_and_keeps_what_the_first_has_made(words, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(locks, "_WAIT_S", 0.01)
@@ -387,6 +404,7 @@ def test_a_second_run_waits_and_keeps_what_the_first_has_made(words, tmp_path, m
     assert not (tmp_path / "out" / locks.LOCK).exists()
 
 
+@pytest.mark.slow
 def test_damaged_stamps_are_named(words, tmp_path, capsys):
     assert predict(*words) == 0
     (tmp_path / "out/masks.json").write_text('{"version": 1, "masks"')
@@ -396,6 +414,7 @@ def test_damaged_stamps_are_named(words, tmp_path, capsys):
     assert predict(*words, "--overwrite") == 0 and predict(*words) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_predicts_only_where_that_is_asked_for(words, model, capsys):
     state = TrainingState(fold=1, epochs=3, max_epochs=10, finished=False)
     write_training_state(model / "fold_1/checkpoints", state)

@@ -72,6 +72,7 @@ def merged_by_hand(models: Path, scan: Path) -> np.ndarray:
     return merged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["scan0", "scan1"])
 def test_the_last_model_counts_where_several_say_more_than_background(models: Path, scan: str):
     file = models / "scans" / f"{scan}_0000.nii.gz"
@@ -81,6 +82,7 @@ def test_the_last_model_counts_where_several_say_more_than_background(models: Pa
     assert not np.array_equal(Predictor.load(backwards, device="cpu").predict_file(file).mask, prediction.mask)
 
 
+@pytest.mark.slow
 def test_scans_are_turned_and_resampled_and_masks_brought_back(models: Path, tmp_path: Path):
     """One command for all scans; here one that lies in PIR and has other voxels."""
     scan = models / "scans" / "scan1_0000.nii.gz"
@@ -101,6 +103,7 @@ def test_scans_are_turned_and_resampled_and_masks_brought_back(models: Path, tmp
     assert np.array_equal(nib.load(tmp_path / "scan1.nii.gz").affine, image.affine)
 
 
+@pytest.mark.slow
 def test_axes_stay_as_stored_where_the_set_says_so(models: Path):
     scan = models / "scans" / "scan1_0000.nii.gz"
     ras, stored = (
@@ -131,6 +134,7 @@ def test_regions_go_by_the_value_that_is_written_for_them(models: Path, tmp_path
     assert merge is not None and merge.values == ({3: 9},)
 
 
+@pytest.mark.slow
 def test_masks_of_another_set_are_predicted_again(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["--input", models / "scans" / "scan0_0000.nii.gz", "--output", tmp_path, "--model"]
     assert predict(*words, write_set(models)) == 0

@@ -36,6 +36,7 @@ def predictor_of(folder, plan, seeds=(1,), **options):
     return Predictor.load(folder, device="cpu", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])
 @pytest.mark.parametrize("stage", [make_stage((8, 8, 8)), make_stage((8, 8))], ids=["3d", "2d"])
 def test_mask_is_that_of_the_stages_one_by_one(tmp_path, stage, labels):
@@ -60,6 +61,7 @@ def test_mask_is_that_of_the_stages_one_by_one(tmp_path, stage, labels):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_folds_are_averaged(tmp_path):
     plan = make_plan()
     both = predictor_of(tmp_path, plan, seeds=(1, 2))
@@ -74,6 +76,7 @@ def test_channel_axis_may_be_left_out_for_one_channel(tmp_path):
     np.testing.assert_array_equal(predictor.predict(scan()[None], SPACING), predictor.predict(scan(), SPACING))
 
 
+@pytest.mark.slow
 def test_file_in_any_orientation_gives_the_mask_of_its_array(tmp_path):
     predictor = predictor_of(tmp_path / "model", make_plan(num_channels=2))
     image = scan(channels=2)
@@ -91,6 +94,7 @@ def test_file_in_any_orientation_gives_the_mask_of_its_array(tmp_path):
     np.testing.assert_array_equal(split.mask, expected)
 
 
+@pytest.mark.slow
 def test_exported_model_predicts_the_same(tmp_path):
     predictor = predictor_of(tmp_path / "runs", make_plan(), seeds=(1, 2))
     write_archive(tmp_path / "model.zip", single_model(read_configuration(tmp_path / "runs")))
@@ -107,6 +111,7 @@ def test_image_in_memory_is_left_alone(tmp_path):
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "spacing", "reason"),
     [

@@ -98,6 +98,7 @@ def resident_bytes(path) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux says how much of a mapped file is in memory")
 def test_files_that_have_been_read_take_no_memory(tmp_path, monkeypatch):
     shape = (3, 64, 128, 128)

@@ -44,6 +44,7 @@ def network_of(plan: Plan, **model) -> torch.nn.Module:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "cascade"])
 def test_a_training_starts_from_all_weights_of_a_checkpoint_of_nnunet(tmp_path: Path, name):
     folder = write_model(tmp_path / "m", dataclasses.replace(MODELS[name], folds=1))
@@ -153,6 +154,7 @@ def test_an_encoder_of_nnssl_is_taken_and_the_decoder_is_new(tmp_path: Path):
     assert any(torch.equal(value, expected) for value in start.state_dict.values() if value.shape == expected.shape)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path):
     plan, plain = plan_of(write_model(tmp_path / "m", ENCODER)), plan_of(write_model(tmp_path / "p", SMALL))
     path = write_encoder(tmp_path / "checkpoint_final.pth")

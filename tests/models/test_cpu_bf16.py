@@ -56,6 +56,7 @@ def gradients(layer: Convolution, depth: int, *, precision: str, order: torch.me
     return [features.grad.double(), layer.conv.weight.grad.double()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)], ids=str)
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("order", ORDERS)

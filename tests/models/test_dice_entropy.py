@@ -36,6 +36,7 @@ def plain_loss(logits, target, valid, exclusive, over_batch):
     return entropy + soft_dice_loss(probabilities[:, first:], target[:, first:], valid, over_batch=over_batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=["3d", "2d"])
 @pytest.mark.parametrize("exclusive", [True, False], ids=["classes", "regions"])
 @pytest.mark.parametrize("over_batch", [True, False], ids=["batch", "patch"])

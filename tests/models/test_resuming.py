@@ -63,6 +63,7 @@ def check(stored: TrainingRecord | None, wanted: TrainingRecord) -> list[str]:
         (("--max_epochs", "10"), "--max_epochs was 10000, now it is 10; it may only grow"),
     ],
 )
+@pytest.mark.slow
 def test_option_that_changes_what_is_trained_is_refused_by_name_with_the_two_ways_out(words, says):
     with pytest.raises(UserError) as error:
         check(record(), record(*words))

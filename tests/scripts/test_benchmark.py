@@ -44,6 +44,7 @@ def test_preprocessing_of_a_data_set_in_two_processes(tmp_path):
     assert [path for path in before if not path.exists()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["reference", "nnunet", "none"])
 def test_loading(tmp_path, augment):
     outcome = measure(tmp_path, "data", *TINY[:-3], *BATCHES, "--augment", augment, "--channels", "2")
@@ -114,6 +115,7 @@ def test_an_option_without_effect_is_named(words, expected):
     assert benchmark.ineffective(options) == ([expected] if expected else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

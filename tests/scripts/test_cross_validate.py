@@ -131,6 +131,7 @@ def test_sigterm_ends_the_commands_also_where_ctrl_c_is_ignored(study):
     assert study.run() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["train 77_3d 0 begin", "predict 77_3d 0 half"])
 def test_killed_while_it_overwrites_nothing_of_the_old_networks_is_left_to_pass_for_new_ones(study, moment):
     assert study.run() == 0
@@ -146,6 +147,7 @@ def test_killed_while_it_overwrites_nothing_of_the_old_networks_is_left_to_pass_
     assert study.whats()[number:] == [*again, "predict 77_3d 0", "train 77_3d 1", "predict 77_3d 1"]
 
 
+@pytest.mark.slow
 def test_removal_that_is_killed_half_way_is_finished_by_the_next_command(study, monkeypatch):
     assert study.run() == 0
     folder = study.results / "77_3d_fullres"
@@ -224,6 +226,7 @@ class TestChangedCommands:
             (("--task", "tumour"), "--task must be a number"),
         ],
     )
+    @pytest.mark.slow
     def test_wrong_flags(self, study, capsys, words, says):
         self.refused(study, capsys, *words, says=(says,))
         assert not study.results.exists()
@@ -294,6 +297,7 @@ class TestCheckpoints:
         """Name of the checkpoint of each prediction so far."""
         return [Path(call["flags"]["ckpt_path"]).name for call in study.calls() if call["what"].startswith("predict")]
 
+    @pytest.mark.slow
     def test_the_last_one_predicts_and_the_best_where_that_is_asked_for(self, study):
         assert study.run() == 0
         assert self.taken(study) == ["last.ckpt"] * 2
@@ -306,6 +310,7 @@ class TestCheckpoints:
         assert {fold["checkpoint"] for fold in study.summary()["3d_fullres"]["folds"]} == {"best"}
         assert study.run("--checkpoint", "best") == 0 and len(study.calls()) == 6
 
+    @pytest.mark.slow
     def test_predictions_of_an_earlier_version_came_from_the_best(self, study):
         assert study.run("--checkpoint", "best") == 0
         for done in (study.results / "77_3d_fullres").glob("fold_*/done.json"):
@@ -316,6 +321,7 @@ class TestCheckpoints:
             study.whats()[4:] == ["predict 77_3d 0", "predict 77_3d 1"] and self.taken(study)[2:] == ["last.ckpt"] * 2
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("moment", ["begin", "half", "end"])
     def test_killed_while_another_checkpoint_predicts_nothing_is_mixed(self, study, moment):
         assert study.run("--folds", "0") == 0
@@ -331,6 +337,7 @@ class TestChangedData:
         path = study.data / f"77_3d/{case}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0123456789abcdef"}))
 
+    @pytest.mark.slow
     def test_a_shard_of_another_plan_is_refused(self, study, capsys):
         assert study.run() == 0
         self.change(study, "scan2", "plan_stamp")
@@ -338,6 +345,7 @@ class TestChangedData:
         message = capsys.readouterr().err
         assert "asks for other shards" in message and "scan2" in message and len(study.calls()) == 4
 
+    @pytest.mark.slow
     def test_a_shard_that_was_made_anew_is_noticed_in_all_folds(self, study, capsys):
         assert study.run() == 0
         self.change(study, "scan2", "source_stamp")
@@ -348,6 +356,7 @@ class TestChangedData:
         assert len(study.calls()) == 4
         assert study.run("--overwrite") == 0 and len(study.calls()) == 8
 
+    @pytest.mark.slow
     def test_a_run_of_an_earlier_version_does_not_say_and_goes_on(self, study):
         assert study.run("--folds", "0") == 0
         options = study.results / "77_3d_fullres/fold_0/options.json"
@@ -383,6 +392,7 @@ class TestChangedData:
         (("--", "--brats"), "--brats"),
     ],
 )
+@pytest.mark.slow
 def test_flags_that_only_a_training_would_refuse_are_refused_before_anything_starts(study, capsys, words, says):
     (study.root / "text.ckpt").write_text("no checkpoint")
     save_ours(study.root / "other.ckpt", make_plan(num_channels=3))
@@ -392,6 +402,7 @@ def test_flags_that_only_a_training_would_refuse_are_refused_before_anything_sta
     assert not study.calls_file.exists() and not study.results.exists()
 
 
+@pytest.mark.slow
 def test_without_locks_of_the_file_system_a_file_is_the_lock(study, monkeypatch):
     def refuse(*_) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -405,6 +416,7 @@ def test_without_locks_of_the_file_system_a_file_is_the_lock(study, monkeypatch)
     assert not list(lock.parent.glob(".fold_*.lock")) and len(study.calls()) == 4
 
 
+@pytest.mark.slow
 def test_label_that_changed_after_preprocessing_is_not_scored_against(study, capsys):
     meta = json.loads((study.data / "77_3d/scan0.json").read_text())
     label = study.root / "scan0.nii.gz"

@@ -144,6 +144,7 @@ class TestSlurm:
         submitted = [line.split() for line in (study.root / "submitted").read_text().splitlines()]
         return [(words[-1].split("/")[-1], words[:-1]) for words in submitted]
 
+    @pytest.mark.slow
     def test_cascade_jobs_wait_for_all_of_the_first_stage(self, study):
         slurm = ("--slurm", str(study.root / "jobs"), "--gpus", "1", "--nfolds", "2")
         jobs = self.write(study, *CASCADE, "2d", *slurm, "--", "--group_by", "(.+)")
@@ -193,6 +194,7 @@ def test_second_stage_masks_are_gathered_apart(study):
     assert np.load(folder / "scan0.npy").dtype == np.float32
 
 
+@pytest.mark.slow
 def test_masks_of_different_checkpoints_make_no_cascade(study, capsys):
     assert study.run("--configurations", "3d_lowres") == 0
     assert study.run("--configurations", "3d_lowres", "--checkpoint", "best", "--folds", "0") == 0
@@ -205,6 +207,7 @@ def test_masks_of_different_checkpoints_make_no_cascade(study, capsys):
     assert study.run(*CASCADE, "--prepare") == 0
 
 
+@pytest.mark.slow
 def test_data_of_a_cascade_made_from_masks_of_different_checkpoints_are_not_current(study, capsys):
     assert study.run(*CASCADE) == 0
     assert study.run("--configurations", "3d_lowres", "--checkpoint", "best", "--folds", "0") == 0

@@ -76,6 +76,7 @@ def test_the_configuration_with_the_higher_dice_is_chosen(root, capsys):
     assert "out-of-fold predictions of 3 cases" in printed and "by 2d, 3d_fullres and 1 ensemble of two" in printed
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_chosen_where_each_lacks_another_part(root):
     both_unsure = np.where(without_planes(3), 0.9, 0.4)
     predict(root, "2d", without_planes(3))
@@ -206,6 +207,7 @@ class TestFolds:
             write_fold(root / f"models/77_2d/fold_{fold}", fold)
         return root / "models/77_2d"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["last", "best", None])
     def test_the_decision_records_the_checkpoint_that_was_scored(self, root, models, kind):
         for fold in (0, 1):
@@ -214,6 +216,7 @@ class TestFolds:
         [member] = decision(root).members
         assert member.checkpoint == (kind or "best") and "--allow_unfinished" not in decision(root).command
 
+    @pytest.mark.slow
     def test_the_decision_records_flips_and_overlap_that_were_scored(self, root, models):
         for fold in (0, 1):
             write_fold(models / f"fold_{fold}", fold, options={"tta": True, "overlap": 0.25})
@@ -277,6 +280,7 @@ def write_fold(
     write_json(record, folder / "done.json")
 
 
+@pytest.mark.slow
 def test_labels_that_changed_since_the_shards_were_made_are_named(root, capsys):
     predict(root, "3d_fullres", ORGAN)
     path = root / "data/Task77_Tiny/labelsTr/scan1.nii.gz"

@@ -94,6 +94,7 @@ def test_masks_are_those_of_preprocess_and_main(prepared, tmp_path, flags):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_task_folder_means_its_unseen_scans(prepared, tmp_path):
     words = [
         "--input",
@@ -107,6 +108,7 @@ def test_task_folder_means_its_unseen_scans(prepared, tmp_path):
     assert set(masks(tmp_path / "masks")) == {"unseen.nii.gz"}
 
 
+@pytest.mark.slow
 def test_mask_lies_on_the_scan_as_it_is_stored(model, tmp_path):
     affine = np.array([[0, -1.1, 0.1, 5], [0.9, 0, 0, -7], [0.05, 0, 2.0, 3], [0, 0, 0, 1]])
     array = np.random.default_rng(0).uniform(1, 9, (12, 10, 14)).astype(np.float32)
@@ -151,6 +153,7 @@ def test_existing_masks_are_kept_unless_overwritten(model, scans, tmp_path, caps
     assert "0 written, 3 kept" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_broken_scans_are_listed_and_the_others_written(model, scans, tmp_path, capsys):
     (scans / "b.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
     (scans / "no_scan.nii.gz").write_bytes(b"text")
@@ -247,6 +250,7 @@ def test_wrong_usage_ends_in_status_2_with_the_reason(words, reason, model, scan
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_mask_carries_both_orientations_of_its_scan(model, tmp_path):
     image = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 9, (12, 10, 14)).astype(np.float32), None)
     image.set_sform(np.diag([-1.1, 0.9, 1.3, 1]), 2, update_affine=False)
@@ -259,6 +263,7 @@ def test_a_mask_carries_both_orientations_of_its_scan(model, tmp_path):
         np.testing.assert_array_equal(mask[field], scan[field], err_msg=field)
 
 
+@pytest.mark.slow
 def test_odd_files_are_predicted_or_named(model, scans, tmp_path, capsys):
     rng = np.random.default_rng(0)
     (scans / "b.nii.gz").rename(scans / "b.NII.GZ")

@@ -176,6 +176,7 @@ def test_an_exported_ensemble_gives_the_same_bytes_from_one_file_in_an_empty_fol
     assert models.post_processing == ORGAN_ONLY and models.decision.scores == {"2d": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -206,6 +207,7 @@ def other_labels() -> Plan:
     return dataclasses.replace(FULL, labels=LabelScheme(names=("background", "x"), values=(0, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [

@@ -17,6 +17,7 @@ from utils.errors import UserError
 HEAVY = ("torch", "numpy", "tyro", "matplotlib", "pytorch_lightning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", nnunet.VERBS.values(), ids=list(nnunet.VERBS))
 def test_every_verb_has_a_main_and_its_own_help(verb, capsys):
     assert callable(importlib.import_module(verb.module).main)

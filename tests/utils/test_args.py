@@ -217,6 +217,7 @@ def test_help_shows_every_flag_with_its_default(capsys):
         ("--train_batches 3", "--train_batches", "--batches_per_epoch"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_an_option_without_effect_is_named_with_the_reason(words, option, reason):
     messages = ineffective_options(parse_config(words.split()))
     assert len(messages) == 1

@@ -132,6 +132,7 @@ CHECKPOINT = LIMITED.replace("import numpy as np", "import torch").replace(
 )
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("body", [LIMITED, CHECKPOINT], ids=["numpy", "torch"])
 def test_a_file_that_cannot_grow_is_one_message_with_its_path(tmp_path, body):

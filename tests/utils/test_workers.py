@@ -92,6 +92,7 @@ def test_killed_worker_is_a_user_error():
         workers.map(die, CASES, title="test")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("num_cases", [1, 2], ids=["one busy, one idle", "both busy"])
 def test_workers_end_when_their_parent_is_killed(tmp_path, num_cases):
@@ -154,6 +155,7 @@ def mark(case: str, folder: Path) -> list[str]:
     return together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_gb", [1, 4, 7])
 def test_cases_that_are_worked_on_together_fit_into_the_free_memory(tmp_path, monkeypatch, capsys, free_gb):
     monkeypatch.setattr(memory_limits, "free_memory_bytes", lambda: free_gb * 10**9)

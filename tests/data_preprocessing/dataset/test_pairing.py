@@ -38,6 +38,7 @@ def test_differing_prefixes_and_suffixes_are_found_out(images, labels, names):
     assert pairs(images, labels) == dict(zip(names, zip(images, labels)))
 
 
+@pytest.mark.slow
 def test_numbers_are_never_cut_in_two():
     labels = [f"seg_{n}" for n in range(1, 31)]
     found = pairs([f"img_{n}" for n in range(1, 31)], labels)

@@ -20,6 +20,7 @@ def files_of(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_the_task_is_complete_and_sound(tmp_path):
     folder = write_phantom(tmp_path / "new", num_train=3, num_test=2, seed=1)
     dataset = load_dataset(tmp_path / "new", "00")
@@ -32,6 +33,7 @@ def test_the_task_is_complete_and_sound(tmp_path):
         assert check_case(case, read_image(case.images), read_label(label), dataset) == []
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path):
     first, again, other = (
         write_phantom(tmp_path / name, num_train=2, num_test=1, seed=seed) for name, seed in zip("abc", (5, 5, 6))
@@ -41,6 +43,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path):
     assert not filecmp.cmpfiles(first, other, files_of(first), shallow=False)[0]
 
 
+@pytest.mark.slow
 def test_the_files_hold_what_was_drawn_on_its_grid(tmp_path):
     folder = write_phantom(tmp_path, num_train=4, num_test=0, seed=2)
     for number in range(4):
@@ -53,6 +56,7 @@ def test_the_files_hold_what_was_drawn_on_its_grid(tmp_path):
         np.testing.assert_allclose(extent_mm, FIELD_OF_VIEW_MM, rtol=0.08)
 
 
+@pytest.mark.slow
 def test_spacing_and_orientation_vary_and_each_structure_is_in_each_case():
     cases = [make_case(3, number) for number in range(8)]
     assert len({case.geometry.affine for case in cases}) == 8

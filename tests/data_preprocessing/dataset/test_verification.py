@@ -155,6 +155,7 @@ def test_the_table_has_problems_first_and_paths_within_the_folder(tmp_path):
     assert not dataclasses.replace(problem).is_remark
 
 
+@pytest.mark.slow
 def test_real_tasks_have_no_problems(real_data):
     for task, kinds in (("53", []), ("63", ["orientation", "spacing"])):
         with Workers(1) as workers:

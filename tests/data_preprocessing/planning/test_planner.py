@@ -261,6 +261,7 @@ def test_presets_keep_the_decoder_of_the_reference_and_auto_has_that_of_nnunet()
     assert auto.step_kernels == auto.kernels[:-1] and auto.kernels[0] == (1, 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planner", "gigabytes"), [("default", 8.0), ("resenc_m", 8.0), ("resenc_l", 24.0), ("resenc_xl", 40.0)]
 )

@@ -72,6 +72,7 @@ def test_decathlon_patches_are_those_of_the_publications(task, dim):
     assert all(abs(a - b) <= step for a, b, step in zip(stage.patch_size, expected, one_step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(PUBLISHED))
 def test_decathlon_tasks_with_a_cascade_are_those_of_the_publications(task):
     published, preset = PUBLISHED[task], MSD_TASKS[task]
@@ -152,6 +153,7 @@ def test_small_scans_can_be_planned(shape, spacing_mm):
     assert len(stage.strides) >= 2 and min(stage.patch_size[-2:]) >= 4
 
 
+@pytest.mark.slow
 def test_low_resolution_coarsens_the_finer_axes_first():
     stage, reasons = plan_lowres_stage(grid((60, 512, 512), (8.0, 0.5, 0.5)), num_outputs=2, gpu_memory_gb=2.0)
     assert stage.spacing_mm[0] == 8.0 and stage.spacing_mm[1] == stage.spacing_mm[2] > 0.5
@@ -165,6 +167,7 @@ def test_low_resolution_that_hardly_saves_anything_is_refused():
         plan_lowres_stage(barely, num_outputs=2, gpu_memory_gb=8.0)
 
 
+@pytest.mark.slow
 def test_dice_is_over_the_batch_where_a_patch_shows_little_of_a_scan() -> None:
     small, large = (Grid(spacing_mm=(1.0,) * 3, median_shape=(n,) * 3, num_voxels=n**3 * 20) for n in (64, 512))
     stages = [plan_stage("3d", grid, num_outputs=2, gpu_memory_gb=8)[0] for grid in (small, large)]

@@ -33,6 +33,7 @@ def trained(plan: Plan, model: ModelConfig | None = None) -> Model:
     return single_model(ConfigurationModel(source=Path("x"), plan=plan, model=model, folds=(weights,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["isotropic", "anisotropic", "residual", "2d", "regions", "old", "cascade"])
 def test_there_and_back_is_the_same_model(name: str, tmp_path: Path):
     first = load_model(write_model(tmp_path / "m", MODELS[name]))

@@ -22,6 +22,7 @@ MOST_DIFFERING = 2
 """Voxels of a mask of about 15,000 where two classes tie within the rounding of another processor."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_masks_are_those_of_nnunet(name: str, tmp_path: Path):
     model = MODELS[name]
@@ -36,6 +37,7 @@ def test_masks_are_those_of_nnunet(name: str, tmp_path: Path):
         assert mask.shape == expected.shape and np.count_nonzero(mask != expected) <= MOST_DIFFERING
 
 
+@pytest.mark.slow
 def test_masks_of_a_model_that_nnunets_trainer_wrote(tmp_path: Path):
     write_scans(tmp_path, MODELS["isotropic"])
     predictor = Predictor.load(TRAINED, device="cpu")
