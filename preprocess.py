@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from utils.args import parse
+from utils.args import changed_options, parse
 from utils.config import DEFAULT_FOLDS, PreparedFolder, default_root
 from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber, normalise_task
@@ -101,8 +101,8 @@ class Options:
 
     def given(self, *names: str) -> list[str]:
         """Those of the options that are not as by default."""
-        default = Options(task=self.task)
-        return [name for name in names if getattr(self, name) != getattr(default, name)]
+        changed = changed_options(self, Options(task=self.task))
+        return [name for name in names if name in changed]
 
     @property
     def command(self) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from utils.args import changed_options
 from utils.config import CompileMode, Layout, default_root
 from utils.errors import UserError
 from utils.task_number import TaskNumber, normalise_task
@@ -144,8 +145,7 @@ class BenchmarkOptions:
 
 def ineffective(options: BenchmarkOptions) -> list[str]:
     """Options that differ from their default and do nothing in this mode."""
-    default = BenchmarkOptions(mode=options.mode, dim=options.dim)
-    changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(default, f.name)]
+    changed = changed_options(options, BenchmarkOptions(mode=options.mode, dim=options.dim))
     mode = options.mode
     useless = {name: f"--mode {mode}" for name in changed if mode not in USES[name].modes}
     if options.data is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from report.markup import Content, Markup, element, join
-from report.numbers import NONE, duration, plural, quantile
+from report.numbers import NONE, plural, quantile
 from report.records import RunFacts, is_number
 from report.tables import facts
 from utils.schema import Fingerprint, Plan
@@ -116,11 +116,6 @@ def tiles(values: Mapping[str, Content]) -> Markup:
     shown = {name: value for name, value in values.items() if value not in (None, "", NONE)}
     each = [element("div", element("b", value), element("span", name), class_="tile") for name, value in shown.items()]
     return element("div", each, class_="tiles")
-
-
-def seconds_in_words(value: object) -> str:
-    """Seconds of a record, in words."""
-    return duration(float(value)) if isinstance(value, (int, float)) else NONE
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import parse
+from utils.args import changed_options, parse, to_words
 from utils.config import FoldChoice, default_root
 from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber
@@ -117,7 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predict in the way that the flags ask for; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = parse(InferenceOptions, words, prog="inference.py")
-    scans, shards = _given(options.raw_scans), _given(options.prepared_cases)
+    scans, shards = (
+        [f"--{name}" for name in changed_options(group, type(group)())]
+        for group in (options.raw_scans, options.prepared_cases)
+    )
     if scans and shards:
         raise UserError(
             f"{', '.join(scans)} (raw scans) and {', '.join(shards)} (preprocessed cases) are two ways to predict; "
@@ -135,13 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _predict_scans(options.raw_scans, options.network, tta=options.network.tta if said_tta else None)
     _require([options.prepared_cases, options.network], ("data", "fold", "dim", "model"))
     return _predict_shards(options.prepared_cases, options.network)
-
-
-def _given(group: Any) -> list[str]:
-    """The flags of a group that differ from their default."""
-    default = type(group)()
-    names = [field.name for field in dataclasses.fields(group)]
-    return [f"--{name}" for name in names if getattr(group, name) != getattr(default, name)]
 
 
 def _require(groups: Sequence[Any], names: Sequence[str]) -> None:
@@ -164,17 +160,13 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool |
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
     import main as entry
 
-    words = ["--exec_mode", "predict", "--val_batch_size", str(network.batch_size or 4)]
-    values = {name: getattr(options, name) for name in ("data", "task", "dim", "fold")}
-    values["ckpt_path"] = network.model
-    values["results"] = options.results or default_root("results")
-    values["logname"] = options.logname or "inference_log.json"
-    values |= {name: getattr(network, name) for name in ("gpus", "overlap", "blend")}
-    for name, value in values.items():
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    flags = {"amp": network.amp, "compile": network.compile, "tta": network.tta, "save_preds": options.save_preds}
-    return entry.main([*words, *(f"--{name}" for name, given in flags.items() if given)])
+    own = {
+        "exec_mode": "predict", "val_batch_size": network.batch_size or 4, "ckpt_path": network.model,
+        "results": options.results or default_root("results"), "logname": options.logname or "inference_log.json",
+    }  # fmt: skip
+    words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
+    words += to_words(options, ("data", "task", "dim", "fold", "save_preds"))
+    return entry.main([*words, *to_words(network, ("gpus", "overlap", "blend", "amp", "compile", "tta"))])
 
 
 if __name__ == "__main__":

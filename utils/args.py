@@ -83,6 +83,12 @@ def parse(
         raise UserError(f"{error} (see {program_name(prog)} --help)") from None
 
 
+def changed_options(options: Any, default: Any) -> list[str]:
+    """Names of the fields of a dataclass that differ from those of another one of its kind."""
+    names = [field.name for field in dataclasses.fields(options)]
+    return [name for name in names if getattr(options, name) != getattr(default, name)]
+
+
 def to_words(options: Any, names: Sequence[str]) -> list[str]:
     """The command line that gives these fields these values, for another program with the same flags.
 

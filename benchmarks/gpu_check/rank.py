@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.computing import TrainingStep
 from benchmarks.gpu_check import steps
 from benchmarks.gpu_check.context import FULL, TINY, Context, distance
+from benchmarks.gpu_check.parent import end_with_parent
 from models.nn_unet import NNUnet
 
 PATIENCE_S = 120
@@ -45,7 +44,7 @@ class Loss(nn.Module):
 def main() -> None:
     """Do this process's part."""
     job = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     device = torch.device("cuda", job["rank"]) if job["on_gpu"] else torch.device("cpu")
     if job["on_gpu"]:
         torch.cuda.set_device(device)
@@ -123,13 +122,6 @@ def _wrap(module: NNUnet, context: Context) -> DistributedDataParallel:
 
 def _flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat([each.flatten() for each in tensors])
-
-
-def _end_with_parent() -> None:
-    # Not sys.stdin: its lock would be held when Python ends.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu_check.findings import Outcome
+from benchmarks.gpu_check.parent import end_with_parent
 from utils.files import json_ready
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     context = make_context(job)
     module, _, function = job["checks"].rpartition(":")
     cases = list(getattr(importlib.import_module(module), function)(context))
@@ -105,13 +105,6 @@ def say(channel: TextIO, message: dict[str, Any]) -> None:
     """One line for the process that waits."""
     channel.write(json.dumps(message) + "\n")
     channel.flush()
-
-
-def _end_with_parent() -> None:
-    # Not sys.stdin: its lock would be held when Python ends.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":
