@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from inference.dicom import voxels
+from inference.preparing import read_scan
 from inference.scans import find_input
 from tests.inference.dicom.made_up import values, write_frames, write_series
 from utils import extras
@@ -160,6 +161,15 @@ def test_slices_of_other_planes_are_left_out_where_most_agree(tmp_path):
     (scan,) = find_input(tmp_path / "ct", 1).scans
     assert scan.remarks == ("2 slices in other planes or of other sizes than the 5 others are left out",)
     assert scan.header()[0] == (7, 6, 5)
+
+
+def test_a_folder_of_one_series_is_a_scan_in_python_too(tmp_path):
+    write_series(tmp_path / "ct", values())
+    volume, title = read_scan(tmp_path / "ct")
+    assert title == "ct" and volume.array.shape == (1, 5, 6, 7)
+    write_series(tmp_path / "more", values())
+    with pytest.raises(UserError, match="holds 2 scans, not one"):
+        read_scan(tmp_path)
 
 
 def test_three_planes_in_one_series_are_a_localizer(tmp_path):
