@@ -103,7 +103,7 @@ def warn(setup: Setup, messages: Sequence[str]) -> None:
 
 def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) -> DataModule:
     """The loaders of a run."""
-    from data_loading.data_module import DataModule, LoadingSettings, ShardCases
+    from data_loading.data_module import DataModule, LoadingSettings, ShardCases, ValidationSettings
 
     run = config.run
     training = run.exec_mode == "train"
@@ -125,6 +125,7 @@ def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) 
             train_batches=run.train_batches,
             test_batches=run.test_batches,
         ),
+        validation=ValidationSettings.of(config.optim, config.inference.overlap) if training and scored else None,
     )
 
 
@@ -166,7 +167,7 @@ def build_module(config: Config, setup: Setup, checkpoint: CheckpointContents | 
 
 
 def train(config: Config) -> None:
-    """Train on the fold, validate after each epoch, keep last.ckpt and the best checkpoint."""
+    """Train on the fold, validate as often as it is worth, keep last.ckpt and the best checkpoint."""
     from data_preprocessing.shards import shard_stamps
     from inference.start import read_start
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
@@ -195,14 +196,17 @@ def train(config: Config) -> None:
     first = not resume and setup.runtime.is_first_process
     if first and (kept := runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)):
         print(f"the checkpoints of an earlier run were moved to {kept}")
-    patience = config.optim.patience
-    keeping = [notes, *checkpoint_callbacks(folder, patience)] if run.save_ckpt else early_stopping(patience)
+    ending = (config.optim.patience, data.schedule.every)
+    keeping = [notes, *checkpoint_callbacks(folder, *ending)] if run.save_ckpt else early_stopping(*ending)
+    if first and data.schedule.every > 1:
+        print(data.schedule.in_words())
     with RunReport(run, to_dict(config), setup.runtime) as report:
         epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
         trainer = build_trainer(
             setup.runtime,
             callbacks=[epochs, *profiler_callbacks(run), *keeping],
             optim=config.optim,
+            schedule=data.schedule,
             tensorboard=run.results,
             sync_batchnorm=config.hardware.sync_batchnorm,
         )
@@ -285,7 +289,7 @@ def benchmark(config: Config) -> None:
     callbacks = [BenchmarkTimer(recorder), *profiler_callbacks(run)]
     with RunReport(run, to_dict(config), setup.runtime) as report:
         if training:
-            optim = dataclasses.replace(config.optim, max_epochs=1, min_epochs=1, skip_first_n_eval=1)
+            optim = dataclasses.replace(config.optim, max_epochs=1, min_epochs=1)
             build_trainer(setup.runtime, callbacks=callbacks, optim=optim).fit(module, data)
         else:
             build_trainer(setup.runtime, callbacks=callbacks).predict(module, data, return_predictions=False)

@@ -17,11 +17,14 @@ from data_loading.sampling import BatchSpec, CaseShard, Place
 from utils.axes import triple
 from utils.config import LoaderConfig
 from utils.errors import UserError, list_problems
+from utils.optim_config import OptimConfig
 from utils.schema import Plan
+from utils.validation_schedule import ValidationSchedule, affordable_interval, count_windows
 
 if TYPE_CHECKING:
     from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
     from data_loading.train_loader import TrainLoader
+    from data_loading.validation_loader import ValidationLoader
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,42 @@ class LoadingSettings:
     test_batches: int = 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationSettings:
+    """How often a training is validated.
+
+    Attributes:
+        every: epochs from one validation of whole cases to the next; None: as few as keep its share of the time small.
+        skipped: epochs without any at the beginning.
+        max_epochs: of the training.
+        overlap: of neighbouring windows, as a share of the patch.
+    """
+
+    every: int | None = None
+    skipped: int = 0
+    max_epochs: int
+    overlap: float = 0.5
+
+    @classmethod
+    def of(cls, optim: OptimConfig, overlap: float) -> ValidationSettings:
+        """As the options of a training have it; a schedule that judges each epoch's Dice needs one."""
+        every = 1 if optim.scheduler == "plateau" else optim.validate_every
+        return cls(every=every, skipped=optim.skip_first_n_eval, max_epochs=optim.max_epochs, overlap=overlap)
+
+
 class DataModule(pl.LightningDataModule):
     """Loaders over the shards of a folder; an epoch depends on (seed, rank, epoch) and on no state in here.
+
+    `schedule` says what is validated when; without settings of it all cases are shown whole.
 
     Raises:
         UserError: shards are missing, unreadable or do not fit the plan (all are named), or the batch does not divide.
     """
 
-    def __init__(self, *, cases: ShardCases, plan: Plan, loader: LoaderConfig, settings: LoadingSettings) -> None:
+    def __init__(
+        self, *, cases: ShardCases, plan: Plan, loader: LoaderConfig, settings: LoadingSettings,
+        validation: ValidationSettings | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cases, self.settings, self.loader = cases, settings, loader
         self._training: TrainLoader | None = None
@@ -66,6 +97,18 @@ class DataModule(pl.LightningDataModule):
         single_slice = plan.stage.dim == 2 and loader.data2d_dim == 2
         self._shards = find_shards(
             cases, channels=plan.image_channels, single_slice=single_slice, cascade=plan.previous_stage is not None
+        )
+        self.schedule = ValidationSchedule(last_epoch=0) if validation is None else self._schedule(validation)
+
+    def _schedule(self, validation: ValidationSettings) -> ValidationSchedule:
+        every = validation.every
+        if every is None:
+            shapes = [self._shards[name].shape for name in self.cases.val]
+            batches = self.spec.per_epoch or -(-len(self.cases.train) // self.spec.cases_per_batch)
+            windows = count_windows(shapes, self.spec.patch, validation.overlap)
+            every = affordable_interval(windows, max(batches, 1) * self.spec.batch_size)
+        return ValidationSchedule(
+            every=min(every, validation.max_epochs), skipped=validation.skipped, last_epoch=validation.max_epochs - 1
         )
 
     def train_dataloader(self) -> TrainLoader:
@@ -91,10 +134,19 @@ class DataModule(pl.LightningDataModule):
         if self._training is not None:
             self._training.close()
 
-    def val_dataloader(self) -> VolumeLoader:
-        """Cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name}."""
-        shards = self._of(self.cases.val, "validation")
-        return self._volumes(shards)
+    def val_dataloader(self) -> ValidationLoader:
+        """Cases {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8, "case": name}, or patches."""
+        from data_loading.validation_loader import ValidationLoader
+
+        volumes = self._volumes(self._of(self.cases.val, "validation"))
+        return ValidationLoader(volumes, spec=self.spec, place=self._place, in_patches=self._in_patches)
+
+    def _in_patches(self) -> bool:
+        trainer = self.trainer
+        # What Lightning shows before the first epoch is to find mistakes in whole cases.
+        if trainer is None or trainer.sanity_checking:
+            return False
+        return self.schedule.kind(trainer.current_epoch) == "patches"
 
     def predict_dataloader(self) -> VolumeLoader | CentrePatchLoader:
         """Cases {"image": (1, C, D, H, W), "case": name}; in a benchmark batches {"image": (N, C, *patch)}."""
@@ -188,7 +240,8 @@ def find_shards(cases: ShardCases, *, channels: int, single_slice: bool, cascade
             expected[previous] = (np.uint8, (1, *size))
         if case in cases.train or case in cases.val:
             expected[label] = (np.uint8, (1, *size))
-        if case in cases.train:
+        # Patches are chosen by it, for training and for the validation of one.
+        if case in cases.train or (case in cases.val and cases.train):
             expected[foreground] = (np.int32, (None, 3))
         shapes = {path: _shape(path, *kind, problems=problems) for path, kind in expected.items()}
         volumes = {shape[1:] for path, shape in shapes.items() if shape and path != foreground}

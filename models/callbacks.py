@@ -23,6 +23,7 @@ from utils.pace import Pace
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
 from utils.throughput import LatencyRecorder, synchronize
+from utils.validation_schedule import ValidationSchedule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
+def checkpoint_callbacks(folder: Path, patience: int, every: int = 1) -> list[Callback]:
     """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice."""
     shared: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = BestCheckpoint(
@@ -46,7 +47,7 @@ def checkpoint_callbacks(folder: Path, patience: int) -> list[Callback]:
     )
     # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
     last = ModelCheckpoint(filename=Path(LAST_CHECKPOINT).stem, **shared)
-    return [CheckpointRoom(folder), best, last, *early_stopping(patience)]
+    return [CheckpointRoom(folder), best, last, *early_stopping(patience, every)]
 
 
 class CheckpointRoom(Callback):
@@ -67,17 +68,18 @@ class CheckpointRoom(Callback):
         require_room(self.folder, weights * (1 + moments) * missing, "checkpoints")
 
 
-def early_stopping(patience: int) -> list[Callback]:
-    """Stop when `patience` validations in a row have not improved the mean Dice; never with patience 0.
+def early_stopping(patience: int, every: int = 1) -> list[Callback]:
+    """Stop when `patience` epochs, one in `every` of them validated, have not improved the mean Dice; never with 0.
 
-    Patience counts validations of cases that have a target: others, and epochs that skip validation, use none of it.
+    Validations of cases without a target, and epochs at the beginning that skip validation, use no patience.
     """
     shared: dict[str, Any] = {"strict": False, "check_on_train_epoch_end": False}
-    return [DiceStopping(monitor="dice", mode="max", patience=patience, **shared)] if patience else []
+    validations = math.ceil(patience / every)
+    return [DiceStopping(monitor="dice", mode="max", patience=validations, **shared)] if patience else []
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Leaves out epochs whose validation has shown no target: a Dice of nothing is no best one."""
+    """Leaves out epochs whose validation has shown no target, or patches only: a Dice of nothing is no best one."""
 
     @property
     def state_key(self) -> str:
@@ -91,7 +93,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class DiceStopping(EarlyStopping):
-    """A validation that has shown no target uses no patience, and does not end the training."""
+    """A validation that has shown no target, or patches only, uses no patience, and does not end the training."""
 
     @property
     def state_key(self) -> str:
@@ -111,7 +113,8 @@ def as_ours(module: pl.LightningModule) -> NNUnet:
 
 def _can_be_judged(module: pl.LightningModule) -> bool:
     validation = as_ours(module).last_validation
-    return validation is None or validation.has_target
+    # Lightning keeps the Dice of an epoch before where this one has none.
+    return validation is not None and validation.whole and validation.has_target
 
 
 class EpochReport(Callback):
@@ -137,7 +140,8 @@ class EpochReport(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the epoch in every process (checkpoints hold the history); only the first one writes."""
         ours = as_ours(module)
-        validation = ours.last_validation
+        found = ours.last_validation
+        validation, patches = (found, None) if found is None or found.whole else (None, found)
         record = EpochRecord(
             epoch=trainer.current_epoch,
             train_loss=ours.mean_train_loss(),
@@ -146,6 +150,8 @@ class EpochReport(Callback):
             mean_dice=validation.mean_dice if validation else None,
             learning_rate=self._learning_rate,
             seconds=time.perf_counter() - self._epoch_start_s,
+            patch_loss=patches.loss if patches else None,
+            patch_dice=patches.mean_dice if patches else None,
         )
         self.history.append(record)
         self._pace.add(record.seconds)
@@ -154,9 +160,8 @@ class EpochReport(Callback):
         print(self._line(record, trainer.max_epochs or 0), flush=True)
         data: dict[str, float | None] = {"train_loss": record.train_loss, "learning_rate": record.learning_rate}
         data["epoch_s"] = record.seconds
-        if validation:
-            data |= {"val_loss": record.val_loss, "dice": record.mean_dice}
-            data |= {f"dice_{name}": value for name, value in zip(self.target_names, record.val_dice)}
+        if found:
+            data |= found.summary(self.target_names)
         self.logger.log(record.epoch, data)
         write_progress(self.figure, self.history, self.target_names)
 
@@ -175,6 +180,8 @@ class EpochReport(Callback):
         if record.mean_dice is not None:
             each = ", ".join(f"{name} {value:.4f}" for name, value in zip(self.target_names, record.val_dice))
             parts += [f"val loss {record.val_loss:.4f}", f"dice {record.mean_dice:.4f} ({each})"]
+        if record.patch_dice is not None:
+            parts += [f"patches: val loss {record.patch_loss:.4f}, dice {record.patch_dice:.4f}"]
         parts += [f"lr {record.learning_rate:.2e}", f"{record.seconds:.1f} s"]
         return "  ".join([*parts, *filter(None, [self._pace.left(max_epochs - record.epoch - 1)])])
 
@@ -187,15 +194,17 @@ class EpochReport(Callback):
         self.history = [from_dict(EpochRecord, record, source="checkpoint") for record in state["history"]]
 
 
-class SkipFirstValidations(Callback):
-    """No validation in the first `count` epochs."""
+class ScheduledValidations(Callback):
+    """Validation of whole cases, of patches, or none, as the schedule has it for the epoch."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, schedule: ValidationSchedule) -> None:
+        self.schedule = schedule
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Switch validation off or on for the epoch that begins."""
-        trainer.limit_val_batches = 0.0 if trainer.current_epoch < self.count else 1.0
+        """Switch validation off or on for the epoch that begins, and tell the module what it will be shown."""
+        kind = self.schedule.kind(trainer.current_epoch)
+        trainer.limit_val_batches = 0.0 if kind == "none" else 1.0
+        as_ours(module).shown_patches = kind == "patches"
 
 
 class OwnSignals(Callback):

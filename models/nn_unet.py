@@ -1,7 +1,8 @@
 """The LightningModule: one network of a plan, its loss, optimiser, validation and prediction.
 
 It reads no file and prints nothing; what it needs is handed in, and what it finds out is in `last_validation` and in
-the values that it logs (`train_loss`, `val_loss`, `dice`, `dice_<target>`).
+the values that it logs (`train_loss`; `val_loss`, `dice`, `dice_<target>`, with `patch_` before them where patches
+were shown).
 
 Shapes: N batch, C channels, K classes or regions, D H W space, T scored targets.
 """
@@ -27,8 +28,9 @@ from models.schedules import LossPlateau, build_optimizer, build_scheduler
 from models.sliding_window import Ensemble, predict_volume, stream_probabilities
 from models.unet import PLAIN, build_network
 from models.volume_loss import volume_loss
-from utils.config import ModelConfig, OptimConfig
+from utils.config import ModelConfig
 from utils.files import to_dict
+from utils.optim_config import OptimConfig
 from utils.schema import FORMAT_VERSION, Plan, StagePlan
 
 Scorer = Callable[[str, Iterator[Tensor]], Tensor]
@@ -45,11 +47,14 @@ class ValidationResult:
     loss: float
     has_target: bool = True
     """Whether some case has a voxel of some target. Without any, Dice says nothing: NaN, or 0 for one wrong voxel."""
+    whole: bool = True
+    """Of whole cases; else of one patch of each."""
 
     def summary(self, target_names: tuple[str, ...]) -> dict[str, float]:
         """The same numbers by the names under which they are logged."""
         each = {f"dice_{name}": value for name, value in zip(target_names, self.dice)}
-        return {"dice": self.mean_dice, **each, "val_loss": self.loss}
+        numbers = {"dice": self.mean_dice, **each, "val_loss": self.loss}
+        return numbers if self.whole else {f"patch_{name}": value for name, value in numbers.items()}
 
 
 class NNUnet(pl.LightningModule):
@@ -99,6 +104,8 @@ class NNUnet(pl.LightningModule):
             self.network.compile(**acceleration.compile_options())
         self.dice = DiceAccumulator(plan.labels)
         self.last_validation: ValidationResult | None = None
+        self.shown_patches = False
+        """Whether the validation that comes is of patches, in their own grid, and not of whole cases."""
         self._loss_sum = torch.zeros(2)
         self._val_loss_sum = torch.zeros(2)
         self._target_voxels = torch.zeros(())
@@ -172,14 +179,14 @@ class NNUnet(pl.LightningModule):
         self._target_voxels = torch.zeros(())
 
     def validation_step(self, batch: dict, batch_index: int) -> None:
-        """Score one case: image (1, C, D, H, W), label (1, 1, D, H, W)."""
+        """Score one case, or a patch of it: image (1, C, D, H, W), label (1, 1, D, H, W)."""
         labels, logits = self.plan.labels, self.predict_logits(batch["image"])
         label = batch["label"].to(logits.device)
         loss = volume_loss(self.loss, logits, label).cpu()
         self._val_loss_sum = self._val_loss_sum + torch.stack([loss, torch.ones(())])
         # A few planes at a time: with many classes the logits of a scan are most of what fits the device.
         parts = plane_blocks(logits)
-        if self.native_scorer is not None:
+        if self.native_scorer is not None and not self.shown_patches:
             slabs = (to_probabilities(logits[:, :, part], labels)[0].cpu() for part in parts)
             counts = self.native_scorer(batch["case"], slabs)
         else:
@@ -200,11 +207,10 @@ class NNUnet(pl.LightningModule):
             mean_dice=mean,
             loss=loss_sum / max(count, 1),
             has_target=self.reduce_sum(self._target_voxels).item() > 0,
+            whole=not self.shown_patches,
         )
-        self.log("val_loss", self.last_validation.loss)
-        self.log("dice", mean)
-        for name, value in zip(self.plan.labels.target_names, self.last_validation.dice):
-            self.log(f"dice_{name}", value)
+        for name, value in self.last_validation.summary(self.plan.labels.target_names).items():
+            self.log(name, value)
 
     def predict_step(
         self, batch: dict[str, Any], batch_index: int

@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import Callback
 from models.checkpoint import CheckpointContents, check_fits, read_checkpoint
 from models.schedules import build_scheduler
 from utils.args import Config
-from utils.config import ModelConfig, OptimConfig
+from utils.config import ModelConfig
 from utils.errors import list_problems
 from utils.files import to_dict
+from utils.optim_config import OptimConfig
 from utils.runs import checkpoint_folder
 from utils.schema import Fold, Plan
 from utils.training_record import TrainingRecord, data_changes, fold_changes, named, option_changes, training_options

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from utils.config import OptimConfig
+from utils.optim_config import OptimConfig
 
 POLY_EXPONENT = 0.9
 LOSS_MEMORY = 0.93

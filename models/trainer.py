@@ -19,14 +19,16 @@ from pytorch_lightning.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-from models.callbacks import AtomicCheckpointIO, OwnSignals, SkipFirstValidations
+from models.callbacks import AtomicCheckpointIO, OwnSignals, ScheduledValidations
 from models.finite import EndWhereNotFinite
 from models.launcher import OwnDDP
 from models.profiling import StepProfiler
 from models.progress import EpochBar
-from utils.config import OptimConfig, RunConfig
+from utils.config import RunConfig
 from utils.launch import slurm_tasks
+from utils.optim_config import OptimConfig
 from utils.runtime import Runtime
+from utils.validation_schedule import ValidationSchedule
 
 EXPECTED_WARNINGS = (
     # Lightning 2.6 asks torch 2.13 the old way; nothing that a user could change.
@@ -47,6 +49,7 @@ def build_trainer(
     *,
     callbacks: list[Callback],
     optim: OptimConfig | None = None,
+    schedule: ValidationSchedule | None = None,
     tensorboard: Path | None = None,
     sync_batchnorm: bool = False,
 ) -> pl.Trainer:
@@ -56,6 +59,7 @@ def build_trainer(
         runtime: devices, precision and processes.
         callbacks: what happens around epochs and batches; checkpoints are written only by a checkpoint callback.
         optim: number of epochs and gradient clipping; None where nothing is trained.
+        schedule: which epochs of a training are validated; None validates none.
         tensorboard: folder for training curves; None writes none.
         sync_batchnorm: batch normalisation over all processes.
     """
@@ -67,9 +71,10 @@ def build_trainer(
             "gradient_clip_val": optim.gradient_clip_val or None,
             "log_every_n_steps": 1,
             # A run without any validation does not ask for validation cases.
-            "limit_val_batches": 0.0 if optim.skip_first_n_eval >= optim.max_epochs else 1.0,
+            "limit_val_batches": 0.0 if schedule is None or schedule.is_empty else 1.0,
         }
-        callbacks = [SkipFirstValidations(optim.skip_first_n_eval), EndWhereNotFinite(), *callbacks]
+        validations = [] if schedule is None else [ScheduledValidations(schedule)]
+        callbacks = [*validations, EndWhereNotFinite(), *callbacks]
     on_terminal = sys.stdout.isatty()
     # Lightning's remarks on hardware and its advertisements; warnings still show.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -235,6 +235,17 @@ def test_first_epochs_can_go_without_validation(task, tmp_path):
 
 
 @pytest.mark.slow
+def test_whole_cases_are_validated_every_other_epoch_and_at_the_end(task, tmp_path, capsys):
+    flags = ("--max_epochs", "3", "--validate_every", "2", "--invert_resampled_y", *TRAINING)
+    assert run(task, tmp_path, "train", *flags) == 0
+    assert "every 2 epochs and after the last one" in capsys.readouterr().out
+    history = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["EpochReport"]["history"]
+    assert [record["mean_dice"] is None for record in history] == [True, False, False]
+    assert [record["patch_dice"] is None for record in history] == [False, True, True]
+    assert outcome(tmp_path)["best_epoch"] in (1, 2)
+
+
+@pytest.mark.slow
 def test_patience_stops_after_min_epochs(task, tmp_path):
     flags = ("--max_epochs", "9", "--min_epochs", "3", "--patience", "1", "--learning_rate", "1e-9")
     assert run(task, tmp_path, "train", *TRAINING, *flags) == 0

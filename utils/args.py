@@ -18,12 +18,12 @@ from utils.config import (
     LabelConfig,
     LoaderConfig,
     ModelConfig,
-    OptimConfig,
     RunConfig,
 )
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
 from utils.help_texts import description, help_registry
+from utils.optim_config import OptimConfig
 from utils.program import program_name
 from utils.recipes import RECIPES
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from utils.errors import UserError
+from utils.errors import UserError, require
 from utils.task_number import TaskNumber, normalise_task
 
 Affinity = Literal[
@@ -33,11 +33,6 @@ def default_root(name: Literal["data", "results"]) -> Path:
     """`/data` or `/results` where they exist (the container), else the folder of that name under the working one."""
     mounted = Path("/") / name
     return mounted if mounted.is_dir() else Path(name)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,15 +83,15 @@ class RunConfig:
     """Run the PyTorch profiler over some training or prediction steps and write a trace into the results folder."""
 
     def __post_init__(self) -> None:
-        _require(self.nfolds is None or self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
+        require(self.nfolds is None or self.nfolds >= 2, f"--nfolds must be at least 2, got {self.nfolds}")
         # The number of folds of a file is known when it is read.
-        _require(self.fold == "all" or self.fold >= 0, f"--fold must not be negative, got {self.fold}")
+        require(self.fold == "all" or self.fold >= 0, f"--fold must not be negative, got {self.fold}")
         if self.nfolds is not None and self.fold != "all":
-            _require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
-        _require(self.splits is None or self.group_by is None, "--splits and --group_by both make the folds; give one")
+            require(self.fold < self.nfolds, f"--fold must lie in 0..{self.nfolds - 1}, got {self.fold}")
+        require(self.splits is None or self.group_by is None, "--splits and --group_by both make the folds; give one")
         normalise_task(self)
         for name in ("train_batches", "test_batches", "warmup", "seed"):
-            _require(getattr(self, name) >= 0, f"--{name} must not be negative")
+            require(getattr(self, name) >= 0, f"--{name} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,10 +130,10 @@ class HardwareConfig:
     """Threads of the data pipeline, at most as many as there are CPU cores."""
 
     def __post_init__(self) -> None:
-        _require(self.gpus is None or self.gpus >= 0, f"--gpus must not be negative, got {self.gpus}")
-        _require(self.nodes >= 1, f"--nodes must be at least 1, got {self.nodes}")
-        _require(self.processes >= 1, f"--processes must be at least 1, got {self.processes}")
-        _require(self.num_workers >= 1, f"--num_workers must be at least 1, got {self.num_workers}")
+        require(self.gpus is None or self.gpus >= 0, f"--gpus must not be negative, got {self.gpus}")
+        require(self.nodes >= 1, f"--nodes must be at least 1, got {self.nodes}")
+        require(self.processes >= 1, f"--processes must be at least 1, got {self.processes}")
+        require(self.num_workers >= 1, f"--num_workers must be at least 1, got {self.num_workers}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,18 +163,18 @@ class LoaderConfig:
     """Training batches in an epoch of each process, cases in turn (0: as many as hold every case once)."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 <= self.elastic_probability <= 1,
             f"--elastic_probability must lie in 0..1, got {self.elastic_probability}",
         )
         mirrored = self.mirror_axes
         if not mirrored or len({*mirrored}) < len(mirrored) or ("none" in mirrored and len(mirrored) > 1):
             raise UserError(f"--mirror_axes must be different ones of S, A and R, or none, got {' '.join(mirrored)}")
-        _require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
-        _require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
-        _require(self.nvol >= 0, "--nvol must not be negative")
-        _require(0 <= self.oversampling <= 1, f"--oversampling must lie in 0..1, got {self.oversampling}")
-        _require(self.batches_per_epoch >= 0, "--batches_per_epoch must not be negative")
+        require(self.batch_size is None or self.batch_size >= 1, "--batch_size must be at least 1")
+        require(self.val_batch_size >= 1, "--val_batch_size must be at least 1")
+        require(self.nvol >= 0, "--nvol must not be negative")
+        require(0 <= self.oversampling <= 1, f"--oversampling must lie in 0..1, got {self.oversampling}")
+        require(self.batches_per_epoch >= 0, "--batches_per_epoch must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,11 +199,11 @@ class ModelConfig:
     """Number of those levels (0: all but the coarsest, as in nnU-Net v2)."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.negative_slope < 1, f"--negative_slope must lie in [0, 1), got {self.negative_slope}")
-        _require(self.depth is None or self.depth >= 1, "--depth must be at least 1")
-        _require(self.min_fmap is None or self.min_fmap >= 1, "--min_fmap must be at least 1")
-        _require(all(features >= 1 for features in self.filters or ()), "--filters must be at least 1")
-        _require(self.deep_supr_num >= 0, "--deep_supr_num must not be negative")
+        require(0 <= self.negative_slope < 1, f"--negative_slope must lie in [0, 1), got {self.negative_slope}")
+        require(self.depth is None or self.depth >= 1, "--depth must be at least 1")
+        require(self.min_fmap is None or self.min_fmap >= 1, "--min_fmap must be at least 1")
+        require(all(features >= 1 for features in self.filters or ()), "--filters must be at least 1")
+        require(self.deep_supr_num >= 0, "--deep_supr_num must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,61 +212,6 @@ class LabelConfig:
 
     brats: bool = False
     """Train and score the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Loss, optimiser, schedule and when to stop."""
-
-    recipe: Literal["reference", "paper", "nnunet"] = "reference"
-    """Where the defaults of the training flags come from: the NVIDIA reference, the nnU-Net paper or nnU-Net v2."""
-    learning_rate: float = 8e-4
-    """Initial learning rate."""
-    optimizer: Literal["sgd", "adam", "adam_l2"] = "adam"
-    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW); adam_l2: Adam with the decay in the gradient."""
-    momentum: float = 0.99
-    """Momentum of sgd."""
-    weight_decay: float = 1e-4
-    """Weight decay."""
-    scheduler: Literal["none", "multistep", "cosine", "poly", "plateau", "loss_plateau"] = "none"
-    """Learning rate schedule over epochs. poly: (1 - epoch / max_epochs) ** 0.9; plateau: drops when the validation
-    Dice stands still; loss_plateau: when the moving average of the training loss does."""
-    steps: tuple[int, ...] | None = None
-    """multistep: epochs at which the learning rate is multiplied by --factor."""
-    factor: float = 0.3
-    """multistep, plateau, loss_plateau: what the learning rate is multiplied by."""
-    lr_patience: int = 70
-    """plateau, loss_plateau: epochs without a better Dice or loss that are tolerated before the learning rate drops."""
-    min_learning_rate: float = 0.0
-    """Training ends when the learning rate has fallen below this, after --min_epochs at the earliest (0: never)."""
-    gradient_clip_val: float = 0.0
-    """Largest norm of the gradient (0: not clipped)."""
-    focal: bool = False
-    """Focal loss instead of cross-entropy."""
-    batch_dice: Literal["always", "never", "auto"] = "always"
-    """Dice loss over a batch as if it were one volume, or over each patch. auto, nnU-Net's rule: over the batch where a
-    patch shows little of a scan (2D, and full resolution of data that have a low-resolution stage too)."""
-    min_epochs: int = 30
-    """Epochs before early stopping may act."""
-    max_epochs: Annotated[int, tyro.conf.arg(aliases=("--epochs",))] = 10000
-    """Largest number of epochs."""
-    patience: int = 100
-    """Validations without a better Dice before training stops (0: it does not stop for that)."""
-    skip_first_n_eval: int = 0
-    """Epochs without validation at the beginning."""
-
-    def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "--learning_rate must be positive")
-        _require(0 <= self.momentum < 1, "--momentum must lie in [0, 1)")
-        _require(0 < self.factor < 1, "--factor must lie between 0 and 1")
-        _require(self.scheduler != "multistep" or bool(self.steps), "--scheduler multistep needs --steps")
-        _require(all(step >= 0 for step in self.steps or ()), f"--steps must not be negative, got {self.steps}")
-        for name in (
-            "weight_decay", "gradient_clip_val", "min_epochs", "skip_first_n_eval", "patience", "min_learning_rate"
-        ):  # fmt: skip
-            _require(getattr(self, name) >= 0, f"--{name} must not be negative")
-        for name in ("max_epochs", "lr_patience"):
-            _require(getattr(self, name) >= 1, f"--{name} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,4 +232,4 @@ class InferenceConfig:
     """Score validation in the scan's own grid, the grid of the exported masks."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.overlap < 1, f"--overlap must lie in [0, 1), got {self.overlap}")
+        require(0 <= self.overlap < 1, f"--overlap must lie in [0, 1), got {self.overlap}")

@@ -35,6 +35,12 @@ class UserError(Exception):
     """
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise a UserError of this message where the condition does not hold."""
+    if not condition:
+        raise UserError(message)
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to end; whatever cleans up after Ctrl-C cleans up after it."""
 

@@ -23,7 +23,10 @@ COLOURS = ("#e6550d", "#31a354", "#3182bd", "#c51b8a", "#d9b300", "#17becf", "#8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """What one epoch showed; Dice (0..1) is NaN for a target that no case has, None means not validated."""
+    """What one epoch showed; Dice (0..1) is NaN for a target that no case has, None means not validated.
+
+    `patch_loss` and `patch_dice` are of one patch of each validation case, in epochs that do not validate whole ones.
+    """
 
     epoch: int
     train_loss: float
@@ -32,6 +35,8 @@ class EpochRecord:
     mean_dice: float | None
     learning_rate: float
     seconds: float
+    patch_loss: float | None = None
+    patch_dice: float | None = None
 
 
 def write_progress(path: Path, history: Sequence[EpochRecord], target_names: Sequence[str]) -> None:
@@ -44,11 +49,16 @@ def write_progress(path: Path, history: Sequence[EpochRecord], target_names: Seq
     epochs = [record.epoch for record in history]
     _line(losses, epochs, [r.train_loss for r in history], label="training")
     _line(losses, epochs, [r.val_loss for r in history], label="validation")
+    in_patches = any(r.patch_loss is not None for r in history)
+    if in_patches:
+        _line(losses, epochs, [r.patch_loss for r in history], label="validation, patches", linestyle=":")
     losses.set_ylabel("loss")
     for index, name in enumerate(target_names):
         values = [r.val_dice[index] if index < len(r.val_dice) else None for r in history]
         _line(dice, epochs, values, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1)
     _line(dice, epochs, [r.mean_dice for r in history], label="mean", color="black", linewidth=2)
+    if in_patches:
+        _line(dice, epochs, [r.patch_dice for r in history], label="mean, patches", color="black", linestyle=":")
     dice.set(ylabel="Dice", ylim=(0, 1))
     _line(rate, epochs, [r.learning_rate for r in history], label="learning rate")
     rate.set(ylabel="learning rate", xlabel="epoch")

@@ -189,6 +189,7 @@ ROLES: Mapping[str, Role] = {
     "max_epochs": _training(),
     "patience": _training(),
     "skip_first_n_eval": _training(),
+    "validate_every": _training(),
     "tta": _scored(
         "prediction",
         Idle(

@@ -24,7 +24,8 @@ from models.acceleration import Acceleration
 from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
 from utils.args import Config
-from utils.config import CompileMode, ModelConfig, OptimConfig
+from utils.config import CompileMode, ModelConfig
+from utils.optim_config import OptimConfig
 from utils.runtime import Runtime
 from utils.schema import Plan, StagePlan
 from utils.throughput import reset_peak_memory

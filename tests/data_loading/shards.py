@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_loading.augment.presets import UNCHANGED, Preset, RandomChange, choose_preset
-from data_loading.data_module import DataModule, LoadingSettings, ShardCases
+from data_loading.data_module import DataModule, LoadingSettings, ShardCases, ValidationSettings
 from data_loading.sampling import CaseShard
 from utils.config import LoaderConfig
 from utils.schema import FORMAT_VERSION, ChannelPlan, LabelScheme, Plan, StagePlan
@@ -69,7 +69,7 @@ def constant_cases(folder: Path, count: int, shape: tuple[int, int, int] = (4, 4
 def make_module(
     folder: Path, patch: tuple[int, ...], *, train: tuple[str, ...] = (), val: tuple[str, ...] = (),
     predict: tuple[str, ...] = (), channels: int = 1, loader: LoaderConfig | None = None,
-    mirror_axes: tuple[int, ...] | None = None, **settings: object,
+    mirror_axes: tuple[int, ...] | None = None, validation: ValidationSettings | None = None, **settings: object,
 ) -> DataModule:  # fmt: skip
     """A data module on the CPU with seed 1 unless told otherwise."""
     return DataModule(
@@ -77,4 +77,5 @@ def make_module(
         plan=dataclasses.replace(make_plan(patch, channels=channels), mirror_axes=mirror_axes),
         loader=loader or LoaderConfig(),
         settings=LoadingSettings(**{"seed": 1, "num_threads": 1, "on_gpu": False} | settings),
+        validation=validation,
     )

@@ -15,7 +15,8 @@ from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
 from models.sliding_window import predict_volume
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
-from utils.config import HardwareConfig, ModelConfig, OptimConfig
+from utils.config import HardwareConfig, ModelConfig
+from utils.optim_config import OptimConfig
 from utils.schema import LabelScheme
 
 # torch.compile itself makes an instance of autograd functions, and warns of it.

@@ -20,7 +20,7 @@ from models.callbacks import (
     BenchmarkTimer,
     CheckpointRoom,
     EpochReport,
-    SkipFirstValidations,
+    ScheduledValidations,
     checkpoint_callbacks,
 )
 from models.metrics import DiceAccumulator
@@ -31,6 +31,7 @@ from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError
 from utils.logger import NullLogger
 from utils.throughput import LatencyRecorder
+from utils.validation_schedule import ValidationSchedule
 
 TARGETS = ("anterior", "posterior")
 
@@ -110,14 +111,14 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt")
 
 
-def test_validation_is_off_for_the_first_epochs_only():
-    skip = SkipFirstValidations(2)
-    trainer = SimpleNamespace(current_epoch=0, limit_val_batches=1.0)
-    limits = []
-    for trainer.current_epoch in range(4):
-        skip.on_train_epoch_start(trainer, None)
-        limits.append(trainer.limit_val_batches)
-    assert limits == [0.0, 0.0, 1.0, 1.0]
+def test_validation_is_off_first_then_of_patches_or_of_whole_cases():
+    callback = ScheduledValidations(ValidationSchedule(skipped=2, every=2, last_epoch=4))
+    trainer, module = SimpleNamespace(current_epoch=0, limit_val_batches=1.0), SimpleNamespace(shown_patches=None)
+    seen = []
+    for trainer.current_epoch in range(5):
+        callback.on_train_epoch_start(trainer, module)
+        seen.append((trainer.limit_val_batches, module.shown_patches))
+    assert seen == [(0.0, False), (0.0, False), (1.0, True), (1.0, False), (1.0, False)]
 
 
 def test_waiting_for_data_counts_as_latency():
@@ -219,9 +220,14 @@ class TestPredictionSink:
         assert begun.is_set() and len(made) == 9
 
 
-def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -> tuple[int | None, list[str]]:
-    """Epoch after which a training ends, and its best checkpoint, for (Dice, whether there was a target) by epoch."""
-    best, _, stopping = checkpoint_callbacks(folder, patience)[1:]
+def judged_epochs(
+    folder, scores: list[tuple[float, bool | None]], patience: int = 2, every: int = 1
+) -> tuple[int | None, list[str]]:
+    """Epoch after which a training ends, and its best checkpoint.
+
+    Scores are, by epoch, Dice and whether there was a target (None: no validation); with `every` whether it was whole.
+    """
+    best, _, stopping = checkpoint_callbacks(folder, patience, every)[1:]
     saved: list[str] = []
     strategy = SimpleNamespace(
         reduce_boolean_decision=lambda value, all=True: value, broadcast=lambda value: value, barrier=lambda *_: None,
@@ -235,8 +241,11 @@ def judged_epochs(folder, scores: list[tuple[float, bool]], patience: int = 2) -
     for epoch, (dice, has_target) in enumerate(scores):
         trainer.current_epoch, trainer.global_step = epoch, epoch + 1
         trainer.callback_metrics = {"dice": torch.tensor(dice)}
-        module = SimpleNamespace(last_validation=dataclasses.replace(validation(dice), has_target=has_target))
-        stopping.on_validation_end(trainer, module)
+        kind = {"has_target": has_target} if every == 1 else {"whole": has_target}
+        result = None if has_target is None else dataclasses.replace(validation(dice), **kind)
+        module = SimpleNamespace(last_validation=result)
+        if result is not None:
+            stopping.on_validation_end(trainer, module)
         best.on_train_epoch_end(trainer, module)
         if trainer.should_stop:
             return epoch, saved
@@ -256,6 +265,32 @@ def test_validations_with_a_target_are_judged_as_ever(tmp_path):
         3,
         ["epoch=1-dice=0.7000.ckpt"],
     )
+
+
+def test_patches_neither_stop_nor_are_best_nor_use_patience(tmp_path):
+    # One epoch in three is validated whole: a patience of 4 epochs is two of these validations.
+    scores = [(0.9, False), (0.9, False), (0.5, True), (0.9, False), (0.4, True), (0.9, False), (0.4, True)]
+    assert judged_epochs(tmp_path, scores, patience=4, every=3) == (6, ["epoch=2-dice=0.5000.ckpt"])
+
+
+def test_an_epoch_without_validation_is_not_judged_by_the_one_before(tmp_path):
+    assert judged_epochs(tmp_path, [(0.5, True), (0.7, None)]) == (None, ["epoch=0-dice=0.5000.ckpt"])
+
+
+def test_patches_are_reported_under_their_own_name(tmp_path, undrawn, capsys):
+    report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
+    found = dataclasses.replace(validation(0.7), whole=False)
+    report.on_train_epoch_end(fake_trainer(0), fake_module(1.0, found))
+    assert "patches: val loss 1.0000, dice 0.7000" in capsys.readouterr().out
+    (record,) = report.history
+    assert (record.mean_dice, record.val_dice, record.patch_dice) == (None, (), 0.7)
+    assert "best_dice" not in report.summary()
+    assert set(found.summary(TARGETS)) == {
+        "patch_dice",
+        "patch_dice_anterior",
+        "patch_dice_posterior",
+        "patch_val_loss",
+    }
 
 
 def test_the_summary_leaves_out_epochs_whose_dice_says_nothing(tmp_path, undrawn):

@@ -17,7 +17,8 @@ from models.inferer import InferenceSettings, to_probabilities
 from models.nn_unet import NNUnet, uses_batch_dice
 from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
 from tests.models.training import OPTIM, cases, fit, make_module
-from utils.config import ModelConfig, OptimConfig
+from utils.config import ModelConfig
+from utils.optim_config import OptimConfig
 
 # Lightning's advice about loaders, folders that exist and its own use of torch is not about this code.
 pytestmark = [

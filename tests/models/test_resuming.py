@@ -14,8 +14,9 @@ from models.resuming import TrainingNotes, check_resumable, earlier_cases, flatt
 from models.schedules import build_scheduler
 from tests.models.builders import make_plan
 from utils.args import parse_config
-from utils.config import ModelConfig, OptimConfig
+from utils.config import ModelConfig
 from utils.errors import UserError
+from utils.optim_config import OptimConfig
 from utils.schema import Fold
 from utils.training_record import TrainingRecord, training_options
 from utils.training_state import read_training_state

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.schedules import LossPlateau, build_optimizer, build_scheduler, poly_share
-from utils.config import OptimConfig
+from utils.optim_config import OptimConfig
 from utils.recipes import RECIPES
 
 

@@ -84,7 +84,8 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import pytorch_lightning as pl, torch
 from models.trainer import build_trainer
-from utils.config import HardwareConfig, OptimConfig
+from utils.config import HardwareConfig
+from utils.optim_config import OptimConfig
 from utils.errors import run_cli
 from utils.runtime import resolve_hardware
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from models.inferer import InferenceSettings
 from models.nn_unet import NNUnet
 from tests.models.builders import make_plan, make_stage
-from utils.config import ModelConfig, OptimConfig
+from utils.config import ModelConfig
+from utils.optim_config import OptimConfig
 
 OPTIM = OptimConfig(max_epochs=3, min_epochs=1)
 

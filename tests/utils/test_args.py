@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from utils.args import Config, parse_config, to_words
-from utils.config import OptimConfig
 from utils.errors import UserError, run_cli
 from utils.flag_roles import ineffective_options
+from utils.optim_config import OptimConfig
 from utils.task_number import checked_task
 
 FLAGS = [

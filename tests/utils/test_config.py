@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from utils import config
-from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig
+from utils.config import HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, RunConfig
 from utils.errors import UserError
+from utils.optim_config import OptimConfig
 
 GROUPS = [HardwareConfig, InferenceConfig, LoaderConfig, ModelConfig, OptimConfig, RunConfig]
 
