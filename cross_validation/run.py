@@ -14,6 +14,7 @@ from cross_validation.fold_run import condemn, refuse_conflicts
 from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
 from cross_validation.slurm_jobs import write_jobs
+from cross_validation.slurm_resources import SlurmResources
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with
 from utils.runtime import detect_machine
 
@@ -75,7 +76,7 @@ def prepare_cascade(asked: CrossValidation) -> int:
     return _status(_run([dataclasses.replace(plan.cascade, after=())], (None,), asked.selection.results))
 
 
-def write_slurm(asked: CrossValidation, folder: Path) -> int:
+def write_slurm(asked: CrossValidation, folder: Path, resources: SlurmResources) -> int:
     """Write job scripts in place of running anything; returns the exit status.
 
     Raises:
@@ -86,7 +87,7 @@ def write_slurm(asked: CrossValidation, folder: Path) -> int:
     for note in plan.notes:
         print(note)
     refuse_conflicts(plan.runs)
-    write_jobs(folder, plan, asked.selection, asked.passed, nfolds=asked.nfolds, on_gpu=on_gpu)
+    write_jobs(folder, plan, asked.selection, asked.passed, nfolds=asked.nfolds, on_gpu=on_gpu, resources=resources)
     return EXIT_OK
 
 

@@ -8,10 +8,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from cross_validation.slurm_resources import SlurmResources
 from utils.files import write_atomically
 from utils.runs import prepare_folder
 
-CPUS_PER_TASK = 8
+NOTICE_S = 120
+"""How long before a job's time is over it is told, and stops and is queued again."""
+MOST_RESTARTS = 100
+"""A job that has been queued again so often does not get on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,34 +35,68 @@ class SlurmJob:
     after: tuple[str, ...] = ()
 
 
-def job_script(job: SlurmJob, *, folder: Path, working_folder: Path) -> str:
-    """Text of a script that runs one command; every word reaches it as it is."""
+# SIGTERM comes where a job is preempted or cancelled: Slurm queues the former again by itself. SIGUSR1 comes before
+# the time is over, after which Slurm would queue nothing. bash sees a signal only while it waits.
+RUN = f"""stop() {{ kill -TERM "$child" 2>/dev/null || true; wait "$child" || true; }}
+later() {{
+  stop
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {MOST_RESTARTS} ]; then
+    echo "queued again {MOST_RESTARTS} times and not done: give it more time (--time)" >&2
+    exit 1
+  fi
+  echo "the time is over; queued again to go on" >&2
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 1
+}}
+trap 'stop; exit 143' TERM
+trap later USR1
+{{command}} &
+child=$!
+wait "$child"
+"""
+
+
+def job_script(job: SlurmJob, resources: SlurmResources, *, folder: Path, working_folder: Path) -> str:
+    """Text of a script that runs one command; every word reaches it as it is.
+
+    What ends before its time is over, or is preempted, is queued again and then continues.
+    """
     options = {"job-name": job.name, "output": f"{folder / job.name}.out", "ntasks": "1"}
-    options |= {"cpus-per-task": str(CPUS_PER_TASK)} | ({"gres": "gpu:1"} if job.use_gpu else {})
+    options |= resources.options(use_gpu=job.use_gpu)
     # A job that is requeued continues, and its output with it.
-    options |= {"open-mode": "append"}
+    options |= {"open-mode": "append", "signal": f"B:USR1@{NOTICE_S}"}
     lines = [f"#SBATCH --{key}={shlex.quote(value)}" for key, value in options.items()]
-    return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", "set -eu", f"cd {shlex.quote(str(working_folder))}",
-                      f"exec {shlex.join(job.words)}", ""])  # fmt: skip
+    lines += [f"#SBATCH {text}" for text in (*resources.further, "--requeue")]
+    run = RUN.replace("{command}", shlex.join(job.words))
+    return "\n".join(["#!/bin/bash", *lines, "set -eu", f"cd {shlex.quote(str(working_folder))}", run])
 
 
 def submit_script(jobs: Sequence[SlurmJob], *, folder: Path) -> str:
     """Text of a script that submits jobs, each after those that it waits for.
 
-    Its own arguments, such as --partition=gpu, go to each sbatch. A job that waits for one that failed is cancelled.
+    Its own arguments, such as --partition=gpu, go to each sbatch. Nothing is submitted where the cluster could never
+    run one of the jobs. A job that waits for one that failed is cancelled.
     """
     numbers = {job.name: number for number, job in enumerate(jobs)}
+    files = [shlex.quote(str(folder / f"{job.name}.sh")) for job in jobs]
+    tests = [f'can_run {file} "$@"' for file in files]
     lines = []
-    for job in jobs:
+    for job, file in zip(jobs, files):
         before = "".join(f":$job_{numbers[name]}" for name in job.after)
         waiting = f" --dependency=afterok{before} --kill-on-invalid-dep=yes" if job.after else ""
-        lines.append(f'job_{numbers[job.name]}=$(submit "$@"{waiting} {shlex.quote(str(folder / f"{job.name}.sh"))})')
+        lines.append(f'job_{numbers[job.name]}=$(submit "$@"{waiting} {file})')
+    test = """can_run() {
+  local file=$1 said; shift
+  said=$(sbatch --test-only "$@" "$file" 2>&1) && return
+  printf '%s\\n%s\\n' "$said" "nothing was submitted: the cluster refuses what $file asks for (#SBATCH lines)" >&2
+  exit 2
+}"""
     # sbatch --parsable prints the job's number, and on some clusters ";" and the cluster's name.
     function = 'submit() { local printed; printed=$(sbatch --parsable "$@") || return; echo "${printed%%;*}"; }'
-    return "\n".join(["#!/bin/bash", "set -eu", function, *lines, ""])
+    return "\n".join(["#!/bin/bash", "set -eu", test, function, *tests, *lines, ""])
 
 
-def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob]) -> Path:
+def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob], resources: SlurmResources) -> Path:
     """Write `<name>.sh` for each job and submit.sh; returns the latter. A job follows those that it waits for.
 
     Raises:
@@ -66,7 +104,7 @@ def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob]) -> Path:
     """
     folder = prepare_folder(folder, "--slurm").absolute()
     for job in jobs:
-        _write(folder / f"{job.name}.sh", job_script(job, folder=folder, working_folder=Path.cwd()))
+        _write(folder / f"{job.name}.sh", job_script(job, resources, folder=folder, working_folder=Path.cwd()))
     _write(folder / "submit.sh", submit_script(jobs, folder=folder))
     return folder / "submit.sh"
 

@@ -9,19 +9,22 @@ from pathlib import Path
 from cross_validation.fold_run import FoldRun
 from cross_validation.jobs import JobPlan, RunSelection
 from cross_validation.slurm import SlurmJob, write_job_scripts
+from cross_validation.slurm_resources import SlurmResources, fit_to_cluster
 from utils.configurations import CASCADE
 
 CROSS_VALIDATE = Path(__file__).resolve().parents[1] / "scripts/cross_validate.py"
 
 
 def write_jobs(
-    folder: Path, plan: JobPlan, selection: RunSelection, passed: Sequence[str], *, nfolds: int | None, on_gpu: bool
-) -> None:
+    folder: Path, plan: JobPlan, selection: RunSelection, passed: Sequence[str], *, nfolds: int | None, on_gpu: bool,
+    resources: SlurmResources,
+) -> None:  # fmt: skip
     """Write the job scripts of all runs that are not finished, and submit.sh, and say so.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
     """
+    resources = fit_to_cluster(resources, use_gpu=on_gpu)
     values = {"task": selection.task, "data": selection.data.absolute(), "results": selection.results.absolute()}
     values |= {} if nfolds is None else {"nfolds": nfolds}
     values |= {"checkpoint": selection.checkpoint}
@@ -44,5 +47,5 @@ def write_jobs(
         after = tuple(jobs[each].name for each in job.after if each in jobs)
         use_gpu = on_gpu and isinstance(job, FoldRun)
         jobs[job.name] = SlurmJob(name=name, words=(*program, *what, *tail), use_gpu=use_gpu, after=after)
-    submit = write_job_scripts(folder, list(jobs.values()))
+    submit = write_job_scripts(folder, list(jobs.values()), resources)
     print(f"{len(jobs)} job scripts in {folder} (finished runs have none); submit them: {submit}")

@@ -16,6 +16,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cross_validation.slurm_resources import SlurmResources
 from utils.args import parse
 from utils.config import PreparedFolder, default_root
 from utils.errors import UserError, run_cli
@@ -45,6 +46,18 @@ class CrossValidateOptions:
     """GPUs to use, each for one run at a time (default: all there are; 0: one run after the other on the CPU)."""
     slurm: Path | None = None
     """Folder for Slurm job scripts, one for each run, in place of running anything."""
+    cpus: int | None = None
+    """CPUs of each Slurm job (default: 8, or as many as a node has)."""
+    memory_gb: int | None = None
+    """Memory of each Slurm job, in GB (default: the cluster's)."""
+    partition: str | None = None
+    """Slurm partition."""
+    time: str | None = None
+    """Longest time of a Slurm job, such as 12:00:00. Before it is over the job is queued again, and then continues."""
+    account: str | None = None
+    """Slurm account."""
+    sbatch: str | None = None
+    """Further options of sbatch for each Slurm job, such as --sbatch="--constraint=a100 --qos=long"."""
     prepare: bool = False
     """Only make the data of 3d_cascade_fullres from finished folds of 3d_lowres (a job of --slurm)."""
     checkpoint: Literal["last", "best"] = "last"
@@ -65,10 +78,19 @@ class CrossValidateOptions:
             raise UserError("--overwrite and --slurm contradict each other: a requeued job would begin anew each time")
         if self.slurm is not None and (self.gpus or 0) > 1:
             raise UserError(f"--gpus {self.gpus} and --slurm contradict each other: each job is one run on one GPU")
+        if self.slurm is None and self.resources().given:
+            raise UserError(f"{', '.join(self.resources().given)}: only Slurm jobs have this; add --slurm FOLDER")
         if self.prepare and (self.slurm is not None or self.overwrite):
             raise UserError("--prepare makes the cascade's data only; leave out --slurm and --overwrite")
         if self.prepare and "3d_cascade_fullres" not in self.configurations:
             raise UserError("--prepare needs --configurations 3d_cascade_fullres: no other data are made here")
+
+    def resources(self) -> SlurmResources:
+        """What each Slurm job asks for."""
+        return SlurmResources(
+            cpus=self.cpus, memory_gb=self.memory_gb, partition=self.partition, time=self.time, account=self.account,
+            further=() if self.sbatch is None else (self.sbatch,),
+        )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed = tuple(words[cut + 1 :])
     asked = CrossValidation(selection=selection, passed=passed, nfolds=options.nfolds, gpus=options.gpus)
     if options.slurm is not None:
-        return write_slurm(asked, options.slurm)
+        return write_slurm(asked, options.slurm, options.resources())
     return prepare_cascade(asked) if options.prepare else cross_validate(asked)
 
 

@@ -7,23 +7,48 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from cross_validation.slurm import SlurmJob, job_script, submit_script, write_job_scripts
+from cross_validation.slurm_resources import SlurmResources
+from utils.errors import UserError
 
 FIRST = SlurmJob(name="3d_lowres_fold_0", words=("python", "main.py"), use_gpu=True)
 SECOND = SlurmJob(name="cascade", words=("python", "a b.py", "$HOME"), use_gpu=False, after=(FIRST.name,))
+ASKED = SlurmResources()
 
 
 def test_a_job_asks_for_a_gpu_only_if_it_uses_one():
-    scripts = [job_script(job, folder=Path("/jobs"), working_folder=Path("/work")) for job in (FIRST, SECOND)]
+    scripts = [job_script(job, ASKED, folder=Path("/jobs"), working_folder=Path("/work")) for job in (FIRST, SECOND)]
     assert ["--gres=gpu:1" in script for script in scripts] == [True, False]
     assert all("#SBATCH --requeue\n" in script and "#SBATCH --open-mode=append\n" in script for script in scripts)
     assert "#SBATCH --output=/jobs/cascade.out\n" in scripts[1]
 
 
 def test_every_word_and_folder_reaches_the_command_as_it_is():
-    script = job_script(SECOND, folder=Path("/jobs"), working_folder=Path("/my work"))
-    lines = [shlex.split(line) for line in script.splitlines() if not line.startswith("#")]
-    assert lines == [["set", "-eu"], ["cd", "/my work"], ["exec", "python", "a b.py", "$HOME"]]
+    script = job_script(SECOND, ASKED, folder=Path("/jobs"), working_folder=Path("/my work"))
+    lines = script.splitlines()
+    assert shlex.split(lines[lines.index("set -eu") + 1]) == ["cd", "/my work"]
+    assert shlex.split(lines[-3]) == ["python", "a b.py", "$HOME", "&"]
+
+
+def test_a_script_asks_for_what_it_was_told_to():
+    asked = SlurmResources(
+        cpus=3, memory_gb=9, partition="big", time="2:00", account="us", further=("--qos=long --constraint=a100",)
+    )
+    script = job_script(FIRST, asked, folder=Path("/jobs"), working_folder=Path("/work"))
+    words = {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+    assert words >= {"--cpus-per-task=3", "--mem=9G", "--partition=big", "--time=2:00", "--account=us"}
+    assert "--qos=long --constraint=a100" in words
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cpus": 0}, {"memory_gb": 0}, {"time": " "}, {"further": ("qos=long",)}, {"partition": "a\n#SBATCH -x"}]
+)
+def test_what_sbatch_would_not_understand_is_refused(wrong):
+    with pytest.raises(UserError):
+        SlurmResources(**wrong)
 
 
 def test_jobs_are_submitted_after_those_that_they_wait_for(tmp_path):
@@ -32,12 +57,15 @@ def test_jobs_are_submitted_after_those_that_they_wait_for(tmp_path):
     sbatch.parent.mkdir()
     sbatch.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\nwc -l < {tmp_path}/calls | sed "s/$/;here/"\n')
     sbatch.chmod(0o755)
-    submit = write_job_scripts(tmp_path / "jobs", [FIRST, SECOND])
+    submit = write_job_scripts(tmp_path / "jobs", [FIRST, SECOND], ASKED)
     environment = os.environ | {"PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
     subprocess.run([submit, "--partition=gpu"], env=environment, check=True)
-    assert (tmp_path / "calls").read_text().splitlines() == [
+    tested, submitted = np.split(np.array((tmp_path / "calls").read_text().splitlines()), 2)
+    assert tested.tolist() == [f"--test-only --partition=gpu {tmp_path}/jobs/{job.name}.sh" for job in (FIRST, SECOND)]
+    # The third and the fourth call.
+    assert submitted.tolist() == [
         f"--parsable --partition=gpu {tmp_path}/jobs/3d_lowres_fold_0.sh",
-        f"--parsable --partition=gpu --dependency=afterok:1 --kill-on-invalid-dep=yes {tmp_path}/jobs/cascade.sh",
+        f"--parsable --partition=gpu --dependency=afterok:3 --kill-on-invalid-dep=yes {tmp_path}/jobs/cascade.sh",
     ]
 
 

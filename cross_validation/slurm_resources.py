@@ -1,0 +1,136 @@
+"""What a Slurm job asks for, and whether the cluster has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+
+from utils.errors import UserError
+
+USUAL_CPUS = 8
+SINFO_S = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlurmResources:
+    """What each job asks for; None leaves it to the cluster.
+
+    Attributes:
+        cpus: CPUs of a job; None: `USUAL_CPUS`, or as many as a node has.
+        memory_gb: memory of a job.
+        partition, time, account: as sbatch takes them.
+        further: other options of sbatch, lines such as "--constraint=a100 --qos=long".
+    """
+
+    cpus: int | None = None
+    memory_gb: int | None = None
+    partition: str | None = None
+    time: str | None = None
+    account: str | None = None
+    further: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}")
+        for text in (self.partition, self.time, self.account, *self.further):
+            if text is not None and ("\n" in text or not text.strip()):
+                raise UserError(f"{text!r} is no option of sbatch: it has to be one line that says something")
+        for text in self.further:
+            if not text.startswith("-"):
+                raise UserError(f"--sbatch takes options of sbatch such as --sbatch=--constraint=a100, got {text!r}")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the flags that are not left to the cluster."""
+        values = {"cpus": self.cpus, "memory_gb": self.memory_gb, "partition": self.partition, "time": self.time}
+        values |= {"account": self.account, "sbatch": self.further or None}
+        return tuple(f"--{name}" for name, value in values.items() if value is not None)
+
+    def options(self, *, use_gpu: bool) -> dict[str, str]:
+        """Long options of sbatch and their values."""
+        values = {
+            "cpus-per-task": str(self.cpus or USUAL_CPUS),
+            "gres": "gpu:1" if use_gpu else None,
+            "mem": f"{self.memory_gb}G" if self.memory_gb else None,
+            "partition": self.partition,
+            "time": self.time,
+            "account": self.account,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeKind:
+    """Nodes of one kind as `sinfo` names them: partition, CPUs, memory in MB, and GPUs or other extras."""
+
+    partition: str
+    cpus: int
+    memory_mb: int
+    extras: str
+
+    def gives(self, resources: SlurmResources, *, use_gpu: bool) -> bool:
+        """Whether such a node can hold a job."""
+        return (
+            self.cpus >= (resources.cpus or 1)
+            and self.memory_mb >= 1024 * (resources.memory_gb or 0)
+            and (not use_gpu or "gpu" in self.extras)
+        )
+
+    def __str__(self) -> str:
+        """For people."""
+        extras = "" if self.extras in ("", "(null)") else f", {self.extras}"
+        return f"{self.partition}: {self.cpus} CPUs, {self.memory_mb // 1024} GB{extras}"
+
+
+def fit_to_cluster(resources: SlurmResources, *, use_gpu: bool) -> SlurmResources:
+    """The same with a number of CPUs that the cluster has, where this machine can ask it; else as they are.
+
+    Raises:
+        UserError: the partition does not exist, or no node of it could ever hold such a job; it would wait for ever.
+    """
+    kinds = _nodes()
+    if not kinds:
+        return resources
+    known = sorted({kind.partition for kind in kinds})
+    if resources.partition is not None:
+        asked = resources.partition.split(",")
+        if missing := [name for name in asked if name not in known]:
+            raise UserError(f"there is no partition {', '.join(missing)} on this cluster; it has {', '.join(known)}")
+        kinds = [kind for kind in kinds if kind.partition in asked]
+    fitting = [kind for kind in kinds if kind.gives(resources, use_gpu=use_gpu)]
+    if not fitting:
+        wanted = [f"{resources.cpus} CPUs" if resources.cpus else "", "a GPU" if use_gpu else ""]
+        wanted.append(f"{resources.memory_gb} GB" if resources.memory_gb else "")
+        raise UserError(
+            f"no node of this cluster has {', '.join(filter(None, wanted))}; there are "
+            f"{'; '.join(sorted(set(map(str, kinds))))}. Ask for less (--cpus, --memory_gb, --gpus 0) or for another "
+            "--partition"
+        )
+    cpus = resources.cpus or min(USUAL_CPUS, max(kind.cpus for kind in fitting))
+    return dataclasses.replace(resources, cpus=cpus)
+
+
+def _nodes() -> list[NodeKind]:
+    """What `sinfo` knows; nothing where this machine has none or gets no answer."""
+    if shutil.which("sinfo") is None:
+        return []
+    words = ["sinfo", "--noheader", "--format", "%R|%c|%m|%G"]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=SINFO_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.split("|") for line in answer.stdout.splitlines() if answer.returncode == 0]
+    return [
+        NodeKind(partition=row[0], cpus=_number(row[1]), memory_mb=_number(row[2]), extras=row[3])
+        for row in rows
+        if len(row) == 4
+    ]
+
+
+def _number(text: str) -> int:
+    """The number of `64` or `64+`, as sinfo writes nodes of several sizes."""
+    digits = text.strip().rstrip("+")
+    return int(digits) if digits.isdigit() else 0

@@ -1,0 +1,135 @@
+"""Jobs in a real Slurm of one node: submitted, queued again and continued, refused where nothing could run them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cross_validation.slurm import SlurmJob, write_job_scripts
+from cross_validation.slurm_resources import SlurmResources, fit_to_cluster
+from tests.slurm_node import slurm_node, wait_until_idle
+from tests.tiny_task import make_task
+from utils.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+COUNTING = """
+import pathlib, signal, sys, time
+done = pathlib.Path(sys.argv[1])
+count = int(done.read_text()) if done.exists() else 0
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+print("from", count, flush=True)
+while count < 30:
+    time.sleep(0.1)
+    count += 1
+    done.write_text(str(count))
+print("done", flush=True)
+"""
+TRAINING = ("--max_epochs", "1", "--filters", "2", "4", "4", "--augment", "none", "--val_batch_size", "2")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm_node(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def asking(cluster, monkeypatch):
+    """This process asks the cluster, too."""
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
+    return cluster
+
+
+def submit(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([folder / "submit.sh", *words], env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("how", ["its time is over", "preempted"])
+def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, how):
+    (tmp_path / "count.py").write_text(COUNTING)
+    words = (sys.executable, str(tmp_path / "count.py"), str(tmp_path / "done"))
+    job = SlurmJob(name="count", words=words, use_gpu=False)
+    write_job_scripts(tmp_path / "jobs", [job], SlurmResources(cpus=1, time="00:10:00"))
+    assert submit(tmp_path / "jobs", cluster).returncode == 0
+    for _ in range(300):
+        if (tmp_path / "done").exists() and int((tmp_path / "done").read_text() or 0) >= 3:
+            break
+        time.sleep(0.1)
+    number = subprocess.run(["squeue", "-h", "-o", "%i"], env=cluster, capture_output=True, text=True).stdout.strip()
+    stop = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
+    subprocess.run([*stop, number], env=cluster, check=True)
+    wait_until_idle(cluster, 120)
+    lines = (tmp_path / "jobs/count.out").read_text().splitlines()
+    begun = [int(line.split()[1]) for line in lines if line.startswith("from ")]
+    assert len(begun) == 2 and begun[0] == 0 < begun[1] < 30
+    assert lines[-1] == "done"
+
+
+def test_what_no_node_has_is_found_when_the_jobs_are_written(asking):
+    for resources, message in (
+        (SlurmResources(cpus=4096), "no node of this cluster has 4096 CPUs; there are cpu: "),
+        (SlurmResources(memory_gb=900), "no node of this cluster has 900 GB"),
+        (SlurmResources(partition="large"), "there is no partition large on this cluster; it has cpu"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit_to_cluster(resources, use_gpu=False)
+    with pytest.raises(UserError, match="no node of this cluster has a GPU"):
+        fit_to_cluster(SlurmResources(), use_gpu=True)
+
+
+def test_as_many_cpus_are_asked_for_as_there_are(asking):
+    assert 1 <= (fit_to_cluster(SlurmResources(), use_gpu=False).cpus or 0) <= 8
+
+
+def test_nothing_is_submitted_where_one_job_could_never_run(cluster, tmp_path):
+    jobs = [SlurmJob(name=name, words=("true",), use_gpu=False) for name in ("one", "two")]
+    write_job_scripts(tmp_path, jobs, SlurmResources(cpus=1))
+    refused = submit(tmp_path, cluster, "--cpus-per-task=4096")
+    assert refused.returncode == 2
+    assert (
+        "Requested node configuration is not available" in refused.stderr and "nothing was submitted" in refused.stderr
+    )
+    assert not subprocess.run(["squeue", "-h"], env=cluster, capture_output=True, text=True).stdout
+
+
+def test_folds_run_as_jobs_have_the_records_of_folds_run_here(asking, tmp_path):
+    task = make_task(tmp_path, num_cases=4, shape=(14, 18, 16))
+    assert task.run("--nfolds", "2") == 0
+    program = [sys.executable, str(PROJECT / "scripts/cross_validate.py"), "--task", "77", "--data", str(task.results)]
+    program += ["--gpus", "0"]
+
+    def run(results: str, *words: str) -> subprocess.CompletedProcess:
+        words = ("--results", str(tmp_path / results), *words, "--", *TRAINING)
+        return subprocess.run([*program, *words], env=asking, capture_output=True, text=True, timeout=900)
+
+    written = run("jobs", "--slurm", str(tmp_path / "scripts"), "--memory_gb", "1", "--time", "00:30:00")
+    assert written.returncode == 0, written.stderr
+    assert submit(tmp_path / "scripts", asking).returncode == 0
+    assert run("here").returncode == 0
+    wait_until_idle(asking, 900)
+    printed = "\n".join(path.read_text() for path in (tmp_path / "scripts").glob("*.out"))
+    here, jobs = (_results(tmp_path / name) for name in ("here", "jobs"))
+    assert here and here == jobs, printed
+
+
+def _results(folder: Path) -> dict[str, bytes | dict]:
+    """Out-of-fold predictions as bytes, and the scores of the records."""
+    arrays = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.npy")}
+    assert all(np.load(path).size for path in folder.rglob("*.npy"))
+    (summary,) = folder.glob("*_cross_validation.json") if arrays else [None]
+    scores = {} if summary is None else json.loads(summary.read_text())
+    return arrays | {"summary": json.dumps(_without_times(scores))}
+
+
+def _without_times(value):
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if not k.endswith("_s") and k not in ("seconds", "made")}
+    return [_without_times(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,108 @@
+"""A Slurm of one node on loopback, in a scratch folder; no service manager is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
+START_S = 60
+CONFIGURATION = """ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+SwitchType=switch/none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextlib.contextmanager
+def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
+    """Environment for commands of a Slurm that runs until the block ends; skips the test where none can be started."""
+    if missing := [name for name in NEEDED if shutil.which(name) is None]:
+        pytest.skip(f"no Slurm on this machine ({', '.join(missing)}); Debian: slurmctld slurmd slurm-client munge")
+    if os.geteuid() != 0:
+        pytest.skip("a Slurm of one's own is started by root only")
+    host, ports = socket.gethostname().split(".")[0], _free_ports(2)
+    for name in ("state", "spool", "munge"):
+        (folder / name).mkdir(parents=True)
+    munge = folder / "munge"
+    munge.chmod(0o700)
+    (munge / "key").write_bytes(os.urandom(1024))
+    (munge / "key").chmod(0o600)
+    text = CONFIGURATION.format(host=host, folder=folder, ports=ports, cpus=os.cpu_count())
+    (folder / "slurm.conf").write_text(text)
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    words = [f"--{name}={munge / file}" for name, file in files.items()]
+    commands = (["munged", "--force", "--foreground", *words], ["slurmctld", "-D"], ["slurmd", "-D"])
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            log = stack.enter_context((folder / f"{command[0]}.out").open("wb"))
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stack.callback(_end, process)
+        for _ in range(START_S * 2):
+            answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+            if "idle" in answer.stdout:
+                break
+            time.sleep(0.5)
+        else:
+            pytest.skip(f"Slurm did not start: {(folder / 'slurmctld.out').read_text()[-500:]}")
+        yield environment
+
+
+def wait_until_idle(environment: dict[str, str], limit_s: float) -> None:
+    """Wait until no job is left; jobs that wait for their time begin at once."""
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        answer = subprocess.run(["squeue", "-h", "-o", "%i %r"], env=environment, capture_output=True, text=True)
+        rows = [line.split() for line in answer.stdout.splitlines()]
+        if not rows:
+            return
+        for number in (row[0] for row in rows if row[1] == "BeginTime"):
+            subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
+        time.sleep(0.3)
+    raise AssertionError(f"jobs are left after {limit_s} s: {answer.stdout}")
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
