@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,6 +19,8 @@ from utils.errors import UserError, run_cli
 
 if TYPE_CHECKING:
     from inference.model import Model
+
+Format = Literal["zip", "nnunet-v2"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class ExportOptions:
     decision.json (scripts/find_best_configuration.py), an exported zip, or a model of nnU-Net v2."""
     output: Path
     """Zip file to write, or the folder for nnU-Net v2."""
-    format: Literal["zip", "nnunet-v2"] = "zip"
+    format: Format = "zip"
     """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
@@ -56,31 +58,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
     note = {} if options.license_note is None else {"license_note": _read_text(options.license_note, "--license_note")}
 
-    from inference.archive import load_model, write_archive
+    from inference.archive import load_model
     from utils.runs import prepare_folder
 
+    if options.format != "zip":
+        _require_new_folder(options)
     model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
-    if options.format == "nnunet-v2":
-        return _export_folder(options, model)
-    write_archive(options.output, model, **note)
-    print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+    FORMATS[options.format](options, model, note)
     return 0
 
 
-def _export_folder(options: ExportOptions, model: Model) -> int:
-    from inference.nnunet_v2.export import export_folder
-
+def _require_new_folder(options: ExportOptions) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} exists, and folders are not replaced; choose another name")
     if options.license_note is not None:
-        print("warning: --license_note has no effect with --format nnunet-v2", file=sys.stderr)
+        print(f"warning: --license_note has no effect with --format {options.format}", file=sys.stderr)
+
+
+def _zip(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.archive import write_archive
+
+    write_archive(options.output, model, **note)
+    print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+
+
+def _nnunet_v2(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
+    from inference.nnunet_v2.export import export_folder
+
     folder, notes = export_folder(options.output, model)
     for note in notes:
         print(f"note: with nnU-Net {note}")
     print(f"wrote {folder}: {model.describe()}")
     print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
-    return 0
+
+
+FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
+    "zip": _zip,
+    "nnunet-v2": _nnunet_v2,
+}
+"""--format -> what writes it; all but the zip are new folders."""
+assert set(FORMATS) == set(get_args(Format))
 
 
 def _read_text(path: Path, flag: str) -> str:
