@@ -20,7 +20,7 @@ from utils.errors import UserError, run_cli
 if TYPE_CHECKING:
     from inference.model import Model
 
-Format = Literal["zip", "nnunet-v2"]
+Format = Literal["zip", "nnunet-v2", "triton"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,10 @@ class ExportOptions:
     """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., the folder of a
     decision.json (scripts/find_best_configuration.py), an exported zip, or a model of nnU-Net v2."""
     output: Path
-    """Zip file to write, or the folder for nnU-Net v2."""
+    """Zip file to write, or the folder of another format."""
     format: Format = "zip"
-    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name."""
+    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name; triton: a
+    model repository for Triton Inference Server (docs/how-to/serve.md)."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
     license_note: Path | None = None
@@ -93,9 +94,18 @@ def _nnunet_v2(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
     print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
 
 
+def _triton(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
+    from serving.triton_repository import write_repository
+
+    name = write_repository(options.output, model)
+    print(f"wrote {options.output}: {model.describe()}, as the model {name}")
+    print(f"serve with: tritonserver --model-repository={options.output}")
+
+
 FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
     "zip": _zip,
     "nnunet-v2": _nnunet_v2,
+    "triton": _triton,
 }
 """--format -> what writes it; all but the zip are new folders."""
 assert set(FORMATS) == set(get_args(Format))

@@ -64,6 +64,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         _verb("predict", "scripts.inference", "InferenceOptions", "predict masks of scans with a trained model"),
         _verb("evaluate", "evaluate", "EvaluateConfig", "score masks against labels: Dice, HD95, surface Dice"),
         _verb("overlay", "scripts.overlay", "OverlayOptions", "draw a mask on top of its scan"),
+        _verb("serve", "scripts.serve", "ServeOptions", "answer scans with masks over HTTP, with a page"),
         _verb("report", "scripts.report", "ReportOptions", "write one HTML page about a result, with a viewer"),
     ),
     "machine": (
