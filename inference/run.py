@@ -13,6 +13,7 @@ from inference.configuration import ConfigurationModel
 from inference.configuration_predictor import ConfigurationPredictor, window_batch
 from inference.decided import scored_settings
 from inference.decision import PostProcessing
+from inference.engines.engine import choose_engine, without_gpu
 from inference.model import Model
 from inference.model_set import load_model_or_set
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
@@ -41,6 +42,7 @@ class NetworkUse:
         tta: average over flips.
         overlap: of neighbouring windows, as a share of the window.
         blend: weights of overlapping windows.
+        engine: what computes the networks: torch (also `auto`), onnxruntime or openvino.
     """
 
     batch_size: int | None
@@ -50,6 +52,7 @@ class NetworkUse:
     tta: bool | None
     overlap: float | None
     blend: str
+    engine: str = "auto"
 
 
 def predict_folder(job: ScanJob, use: NetworkUse) -> int:
@@ -72,9 +75,11 @@ def network_maker(path: Path, use: NetworkUse) -> tuple[Runtime, Maker]:
     Raises:
         UserError: there are fewer GPUs than wanted.
     """
-    hardware = HardwareConfig(gpus=use.gpus, amp=use.amp, compile=use.compile)
+    wanted = HardwareConfig(gpus=use.gpus, amp=use.amp, compile=use.compile)
+    hardware = without_gpu(use.engine, wanted)
     runtime = resolve_hardware(hardware)
     configure_backends(runtime)
+    engine = choose_engine(use.engine, wanted, runtime, amp_type(runtime))
     tta, overlap = scored_settings(path, tta=use.tta, overlap=use.overlap)
 
     def make(configuration: ConfigurationModel, device: torch.device) -> ConfigurationPredictor:
@@ -87,7 +92,7 @@ def network_maker(path: Path, use: NetworkUse) -> tuple[Runtime, Maker]:
         )  # fmt: skip
         return ConfigurationPredictor(
             configuration, device=device, amp=amp_type(runtime), settings=settings,
-            previous=None if first is None else make(first, device), acceleration=acceleration,
+            previous=None if first is None else make(first, device), acceleration=acceleration, engine=engine,
         )  # fmt: skip
 
     return runtime, make
@@ -143,7 +148,9 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         if settings.tta:
             warn_of_flips(model)
         place = f"{len(predictors)} GPU(s)" if runtime.use_gpu else "the CPU"
-        print(f"model: {model.plan.dataset}, {model.describe()}; on {place}, {runtime.precision}", flush=True)
+        engine = predictors[0].configurations[0].engine
+        by = "" if engine is None else f", by {engine.describe()}"
+        print(f"model: {model.plan.dataset}, {model.describe()}; on {place}, {runtime.precision}{by}", flush=True)
         if run.waiting:
             # Of what is there from now on it would name the wrong model, should this run be killed.
             (job.output / "run.json").unlink(missing_ok=True)
@@ -153,6 +160,7 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         outcome |= {"masks_of_other_origin": others} if others else {}
         options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
         environment = {**runtime.environment(), "precision": runtime.precision}
+        environment["engine"] = "torch" if engine is None else engine.describe()
         environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
         write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
     return status

@@ -1,7 +1,8 @@
-"""Put a trained model into one file that inference.py takes on another machine, or into a folder of nnU-Net v2.
+"""Put a trained model into one file that inference.py takes on another machine, or into a folder for other programs.
 
 python scripts/export_model.py --model results --output model.zip
 python scripts/export_model.py --model results --output folder --format nnunet-v2
+python scripts/export_model.py --model results --output folder --format onnx
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,26 +20,29 @@ from utils.args import parse
 from utils.errors import UserError, run_cli
 
 if TYPE_CHECKING:
+    from inference.engines.export import NetworkForm
     from inference.model import Model
 
-Format = Literal["zip", "nnunet-v2", "triton"]
+Format = Literal["zip", "nnunet-v2", "onnx", "torch-export", "aot-inductor", "triton"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Put a trained model into one zip: weights, plan, network options, label scheme, decision, licence note.
 
-    With --format nnunet-v2 it becomes a folder that nnUNetv2_predict_from_modelfolder takes.
+    With --format nnunet-v2 it becomes a folder that nnUNetv2_predict_from_modelfolder takes; with onnx, torch-export
+    and aot-inductor a folder of networks in that form, each compared with torch, and a model.json of all around them.
     """
 
     model: Path
     """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., the folder of a
     decision.json (scripts/find_best_configuration.py), an exported zip, or a model of nnU-Net v2."""
     output: Path
-    """Zip file to write, or the folder of another format."""
+    """Zip file to write, or the new folder of the other formats."""
     format: Format = "zip"
-    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name; triton: a
-    model repository for Triton Inference Server (docs/how-to/serve.md)."""
+    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name; onnx
+    (pip install -e '.[onnx]'), torch-export (.pt2) and aot-inductor (native code for this CPU): the networks alone;
+    triton: a model repository for Triton Inference Server (docs/how-to/serve.md)."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
     license_note: Path | None = None
@@ -73,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _require_new_folder(options: ExportOptions) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} exists, and folders are not replaced; choose another name")
-    if options.license_note is not None:
-        print(f"warning: --license_note has no effect with --format {options.format}", file=sys.stderr)
 
 
 def _zip(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
@@ -84,9 +87,11 @@ def _zip(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
     print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
 
 
-def _nnunet_v2(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
+def _nnunet_v2(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
     from inference.nnunet_v2.export import export_folder
 
+    if note:
+        print("warning: --license_note has no effect with --format nnunet-v2", file=sys.stderr)
     folder, notes = export_folder(options.output, model)
     for note in notes:
         print(f"note: with nnU-Net {note}")
@@ -102,9 +107,31 @@ def _triton(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
     print(f"serve with: tritonserver --model-repository={options.output}")
 
 
+def _onnx(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.engines.export import trtexec_commands
+
+    _networks("onnx", options, model, note)
+    print("TensorRT, on a machine with a GPU (never tried here; keep norms in fp32, see docs/how-to/deploy.md):")
+    for command in trtexec_commands(options.output, model):
+        print(f"  {command}")
+
+
+def _networks(form: NetworkForm, options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.archive import LICENSE_NOTE
+    from inference.engines.export import export_networks
+
+    lines = export_networks(options.output, model, form, license_note=note.get("license_note", LICENSE_NOTE))
+    for line in lines:
+        print(line)
+    print(f"wrote {options.output}: {model.describe()}; model.json says what is done around the networks")
+
+
 FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
     "zip": _zip,
     "nnunet-v2": _nnunet_v2,
+    "onnx": _onnx,
+    "torch-export": partial(_networks, "torch-export"),
+    "aot-inductor": partial(_networks, "aot-inductor"),
     "triton": _triton,
 }
 """--format -> what writes it; all but the zip are new folders."""
