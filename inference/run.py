@@ -16,6 +16,8 @@ from inference.decision import PostProcessing
 from inference.engines.engine import choose_engine, without_gpu
 from inference.model import Model
 from inference.model_set import load_model_or_set
+from inference.naming import recorded_command, recorded_options
+from inference.opening import opened
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from inference.predictor import Predictor, amp_type, warn_of_flips
 from inference.scan_run import ScanJob, ScanRun, list_scans
@@ -62,7 +64,8 @@ def predict_folder(job: ScanJob, use: NetworkUse) -> int:
         UserError: as `predict_scans`; or there are fewer GPUs than wanted.
     """
     runtime, make = network_maker(job.model, use)
-    return predict_scans(job, runtime, make)
+    with opened(job) as there:
+        return predict_scans(there, runtime, make)
 
 
 def network_maker(path: Path, use: NetworkUse) -> tuple[Runtime, Maker]:
@@ -158,9 +161,12 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         others = run.masks.others()
         warn_of_others(others, job.output)
         outcome |= {"masks_of_other_origin": others} if others else {}
-        options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
+        options = {**recorded_options(dataclasses.asdict(job)), "settings": dataclasses.asdict(settings)}
         environment = {**runtime.environment(), "precision": runtime.precision}
         environment["engine"] = "torch" if engine is None else engine.describe()
         environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
-        write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
+        write_run_record(
+            job.output / "run.json", options=options, environment=environment, outcome=outcome,
+            command=recorded_command(job.anonymous),
+        )  # fmt: skip
     return status

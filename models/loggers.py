@@ -61,7 +61,11 @@ def _wandb(folder: Path) -> Logger:
 
 
 def _mlflow(folder: Path) -> Logger:
-    place = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").absolute().as_uri()
+    place = os.environ.get("MLFLOW_TRACKING_URI")
+    if not place:
+        place = (folder / "mlruns").absolute().as_uri()
+        # MLflow would rather have a data base, which its small package lacks; a folder needs nobody's service.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = MLFlowLogger(experiment_name=PROJECT, run_name=_run_name(folder), tracking_uri=place)
     try:
         _ = logger.experiment
