@@ -99,12 +99,14 @@ def _nnunet_v2(options: ExportOptions, model: Model, note: dict[str, str]) -> No
     print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
 
 
-def _triton(options: ExportOptions, model: Model, _: dict[str, str]) -> None:
-    from serving.triton_repository import write_repository
+def _triton(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from serving.triton_repository import SCANS, write_repository
 
-    name = write_repository(options.output, model)
+    name, lines = write_repository(options.output, model, **note)
+    for line in lines:
+        print(line)
     print(f"wrote {options.output}: {model.describe()}, as the model {name}")
-    print(f"serve with: tritonserver --model-repository={options.output}")
+    print(f"serve with: tritonserver --model-repository={options.output / SCANS}")
 
 
 def _onnx(options: ExportOptions, model: Model, note: dict[str, str]) -> None:

@@ -1,22 +1,30 @@
-"""A model repository for Triton Inference Server: the exported model, a configuration, and a `model.py` of two lines.
+"""Model repositories for Triton Inference Server: scans to masks, and the networks alone.
 
 | file | what |
 |---|---|
-| `<name>/config.pbtxt` | inputs, outputs, batching, where it runs |
-| `<name>/1/model.py` | calls `serving.triton_backend`; this program must be installed for Triton's Python |
-| `<name>/1/model.zip` | the model |
+| `scans/<name>/config.pbtxt` | inputs, outputs, batching, where it runs |
+| `scans/<name>/1/model.py` | calls `serving.triton_backend`; this program must be installed for Triton's Python |
+| `scans/<name>/1/model.zip` | the model |
+| `networks/<name>_<fold>/` | one network as ONNX for the ONNX Runtime backend: windows to logits |
+
+They are two repositories, as a server without one of the backends refuses to start with a model for it.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-from inference.archive import write_archive
+from inference.archive import LICENSE_NOTE, write_archive
+from inference.engines.export import MOST_WINDOWS, export_networks
 from inference.model import Model
 from utils.files import new_folder
 
 MODEL_ZIP = "model.zip"
+SCANS, NETWORKS = "scans", "networks"
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MOST_SCANS = 8
 """Scans of one size that a request may hold, and that Triton may hand over together."""
 MODEL_PY = '''"""Triton's Python backend looks for this class here; the program that it comes from must be installed."""
@@ -25,20 +33,40 @@ from serving.triton_backend import TritonPythonModel  # noqa: F401
 '''
 
 
-def write_repository(folder: Path, model: Model) -> str:
-    """Write a new folder for `tritonserver --model-repository`; returns the name of the model in it.
+def write_repository(folder: Path, model: Model, *, license_note: str = LICENSE_NOTE) -> tuple[str, list[str]]:
+    """Write a new folder with both repositories; the one of networks only where ONNX is installed.
+
+    Returns:
+        The name of the model that takes scans, and a line for each network.
 
     Raises:
-        UserError: the weights do not fit the plan.
+        UserError: the weights do not fit the plan, or a network computes something else as ONNX.
     """
     name = triton_name(model)
     with new_folder(folder) as temporary:
-        version = temporary / name / "1"
+        version = temporary / SCANS / name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(_config(name, len(model.plan.channels)), encoding="utf-8")
         (version / "model.py").write_text(MODEL_PY, encoding="utf-8")
-        write_archive(version / MODEL_ZIP, model)
-    return name
+        write_archive(version / MODEL_ZIP, model, license_note=license_note)
+        if any(find_spec(package) is None for package in ONNX_PACKAGES):
+            return name, ["the networks alone (ONNX) are left out: pip install -e '.[onnx]' in the program's folder"]
+        return name, _write_networks(temporary / NETWORKS, name, model, license_note)
+
+
+def _write_networks(repository: Path, name: str, model: Model, license_note: str) -> list[str]:
+    """Rearrange what `--format onnx` writes as Triton wants it; the server finds out inputs and outputs itself."""
+    with tempfile.TemporaryDirectory(dir=repository.parent) as made:
+        exported = Path(made) / "onnx"
+        lines = export_networks(exported, model, "onnx", license_note=license_note)
+        for path in sorted(exported.rglob("*.onnx")):
+            network = f"{name}_{'_'.join(path.relative_to(exported).with_suffix('').parts)}"
+            version = repository / network / "1"
+            version.mkdir(parents=True)
+            path.rename(version / "model.onnx")
+            config = f'name: "{network}"\nbackend: "onnxruntime"\nmax_batch_size: {MOST_WINDOWS}\n'
+            (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+    return lines
 
 
 def triton_name(model: Model) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from inference.predictor import Predictor
 from scripts import export_model, inference
+from serving import triton_repository
 from tests.conftest import PROJECT
 from tests.serving.service import save_model, save_scan
 from tests.serving.triton_server import packages_of_pytriton, triton
@@ -20,22 +21,40 @@ from utils.errors import run_cli
 NAME = "task04_test"
 
 
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """As where the extra is not installed; converting takes seconds."""
+    monkeypatch.setattr(triton_repository, "ONNX_PACKAGES", ("no_such_package",))
+
+
 def export(model: Path, output: Path) -> int:
     words = ["--model", model, "--output", output, "--format", "triton"]
     return run_cli(lambda: export_model.main([*map(str, words)]))
 
 
-def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys):
+def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, without_onnx):
     model = save_model(tmp_path / "model", num_channels=2)
     assert export(model, tmp_path / "repository") == 0
-    assert f"as the model {NAME}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"as the model {NAME}" in said and "networks alone (ONNX) are left out" in said
     files = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.*")}
-    assert files == {f"{NAME}/config.pbtxt", f"{NAME}/1/model.py", f"{NAME}/1/model.zip"}
-    config = (tmp_path / f"repository/{NAME}/config.pbtxt").read_text()
+    assert files == {f"scans/{NAME}/config.pbtxt", f"scans/{NAME}/1/model.py", f"scans/{NAME}/1/model.zip"}
+    config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text()
     assert "dims: [ 2, -1, -1, -1 ]" in config and "KIND_AUTO" in config and f'name: "{NAME}"' in config
-    assert Predictor.load(tmp_path / f"repository/{NAME}/1/model.zip", device="cpu").plan.dataset == "Task04_Test"
+    assert Predictor.load(tmp_path / f"repository/scans/{NAME}/1/model.zip", device="cpu").plan.dataset == "Task04_Test"
     assert export(model, tmp_path / "repository") == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_networks_alone_are_a_repository_of_their_own(tmp_path):
+    for package in triton_repository.ONNX_PACKAGES:
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    assert export(save_model(tmp_path / "model"), tmp_path / "repository") == 0
+    networks = tmp_path / f"repository/networks/{NAME}_last"
+    assert (networks / "1/model.onnx").stat().st_size > 1000
+    assert 'backend: "onnxruntime"' in (networks / "config.pbtxt").read_text()
+    assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["networks", "scans"]
 
 
 def client_of_the_docs(address: str, scan: Path, target: Path) -> None:
@@ -50,7 +69,7 @@ def client_of_the_docs(address: str, scan: Path, target: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path):
+def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path, without_onnx):
     packages_of_pytriton()
     http = pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
     model = save_model(tmp_path / "model")
@@ -60,7 +79,7 @@ def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path):
     expected = (tmp_path / "masks/a.nii.gz").read_bytes()
     assert export(model, tmp_path / "repository") == 0
     (tmp_path / "server").mkdir()
-    with triton(tmp_path / "repository", tmp_path / "server") as address:
+    with triton(tmp_path / "repository/scans", tmp_path / "server") as address:
         client_of_the_docs(address, scan, tmp_path / "got.nii.gz")
         assert (tmp_path / "got.nii.gz").read_bytes() == expected
         with http.InferenceServerClient(address, concurrency=4) as client:
