@@ -1,4 +1,4 @@
-"""The page of nnunet serve in a real browser: a scan is sent, its mask is shown, and nothing else is asked of anyone."""
+"""The page of nnunet serve in a real browser: a scan is sent, its mask is shown, nobody else is asked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-for package in ("fastapi", "uvicorn", "prometheus_client"):
-    pytest.importorskip(package, reason="the extra serve is not installed")
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
 
 from inference.predictor import Predictor
 from tests.report.browser import Browser
