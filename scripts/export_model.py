@@ -47,6 +47,8 @@ class ExportOptions:
     """Folds to export (default: all)."""
     license_note: Path | None = None
     """Text on what the weights may be used for (default: a general note)."""
+    note: str | None = None
+    """A sentence for the card of the zip: on what data it was trained, by whom (nnunet info shows it)."""
     overwrite: bool = False
     """Replace an existing file."""
     allow_unfinished: bool = False
@@ -81,9 +83,12 @@ def _require_new_folder(options: ExportOptions) -> None:
 
 
 def _zip(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from cross_validation.records import scores_of_model
     from inference.archive import write_archive
+    from inference.card import make_card
 
-    write_archive(options.output, model, **note)
+    card = make_card(model, scores_of_model(model), "" if options.note is None else options.note)
+    write_archive(options.output, model, **note, card=card)
     print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
 
 

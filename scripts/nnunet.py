@@ -58,6 +58,8 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         _verb("find-best", "scripts.find_best_configuration", "BestOptions",
               "choose configuration or ensemble, and post-processing"),
         _verb("export-model", "scripts.export_model", "ExportOptions", "put a trained model into one zip"),
+        _verb("fetch-model", "scripts.fetch_model", "FetchOptions", "bring an exported model into the cache, checked"),
+        _verb("info", "scripts.info", "InfoOptions", "say what a model is: data, structures, Dice, licence"),
         _verb("import-model", "scripts.import_model", "ImportOptions", "turn a model of nnU-Net v2 into one zip"),
     ),
     "prediction": (
