@@ -1,4 +1,4 @@
-"""Score predictions against NIfTI labels: Dice per target, and HD95 and NSD on request.
+"""Score predictions against labels: Dice per target, and HD95 and NSD on request.
 
 python evaluate.py --preds results/preds_task_04_dim_3_fold_0 --lbls data/Task04_Hippocampus/labelsTr
 """
@@ -29,10 +29,10 @@ class EvaluateConfig:
     """Score predictions against labels: Dice per target, and surface distances on request."""
 
     preds: Path
-    """Folder of predictions: masks <case>.nii.gz or .nii on the grid of their label, or arrays <case>.npy in its voxel
-    order: probabilities (K, z, y, x) or masks (z, y, x)."""
+    """Folder of predictions: masks <case>.nii.gz (or .nrrd, .mha, ...) on the grid of their label, or arrays <case>.npy
+    in its voxel order: probabilities (K, z, y, x) or masks (z, y, x)."""
     lbls: Path
-    """Folder of labels: <case>.nii.gz or <case>.nii."""
+    """Folder of labels: <case>.nii.gz, or in another format."""
     labels: Path | None = None
     """dataset.json or plan.json that names the label values (default: dataset.json in or above --lbls, if any)."""
     brats: bool = False

@@ -12,20 +12,22 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from inference.mask_formats import mask_files
 from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp, StampFile, read_stamps, scan_stamp
 from inference.scans import Scan
 from utils.errors import UserError, list_problems
 from utils.files import to_dict, write_json
 from utils.nifti import write_mask
 from utils.reserved import create_array
+from utils.scan_names import is_picture
 from utils.schema import Geometry
 
-MASK, PROBABILITIES = ".nii.gz", ".npy"
+MASK, PROBABILITIES = "mask", ".npy"
 _SHOWN = 10
 
 
@@ -43,7 +45,7 @@ class MaskFolder:
 
     def __init__(self, folder: Path, made_by: MadeBy, *, overwrite: bool = False) -> None:
         self.folder, self._made_by, self._overwrite = folder, made_by, overwrite
-        self._lock, self._sources = threading.Lock(), dict[str, str]()
+        self._lock, self._sources, self._endings = threading.Lock(), dict[str, str](), dict[str, str]()
         try:
             self._stamps = read_stamps(folder)
         except UserError:
@@ -68,7 +70,7 @@ class MaskFolder:
         foreign: list[str] = []
         for scan in scans:
             # Taken before the scan is read: one that is replaced meanwhile is another one.
-            self._sources[scan.case] = scan_stamp(scan)
+            self._sources[scan.case], self._endings[scan.case] = scan_stamp(scan), scan.mask_ending
             why = self._reasons(scan, save_probabilities)
             changed = self._is_edited(scan.case)
             if not why and not self._overwrite:
@@ -76,7 +78,7 @@ class MaskFolder:
                 continue
             waiting.append(scan)
             foreign += [str(path) for path in self._foreign(scan.case, save_probabilities)]
-            if scan.case in self._stamps and self._path(scan.case, MASK).is_file():
+            if scan.case in self._stamps and self._stamped(scan.case).is_file():
                 for reason in why:
                     reasons.setdefault(reason, []).append(scan.case)
         if foreign and not self._overwrite:
@@ -95,12 +97,12 @@ class MaskFolder:
     def others(self) -> dict[str, str]:
         """Masks of the folder that what predicts now has not made -> what has."""
         found = {}
-        for path in sorted(self.folder.glob(f"*{MASK}")):
-            case = path.name.removesuffix(MASK)
+        for case, ending in mask_files(self.folder):
             stamp = self._stamps.get(case)
-            if path.name.startswith("."):
+            if (stamp is None or ending != stamp.ending) and is_picture(f"{case}{ending}"):
+                # A picture that nobody predicted is one of something else, such as an overlay.
                 continue
-            if stamp is None:
+            if stamp is None or ending != stamp.ending:
                 found[case] = "unknown"
             elif why := stamp.made_by.differences(self._made_by):
                 found[case] = "; ".join(why)
@@ -121,26 +123,27 @@ class MaskFolder:
             UserError: there is no room for the probabilities.
         """
         target = self._path(scan.case, PROBABILITIES)
-        temporary = {end: self.folder / f".tmp-{secrets.token_hex(8)}{end}" for end in (MASK, PROBABILITIES)}
+        names = {MASK: scan.mask_ending, PROBABILITIES: PROBABILITIES}
+        temporary = {key: self.folder / f".tmp-{secrets.token_hex(8)}{end}" for key, end in names.items()}
         try:
             stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
-            new = NewFiles(path=temporary[MASK], target=self._path(scan.case, MASK), probabilities=stored)
+            new = NewFiles(path=temporary[MASK], target=self._path(scan.case, scan.mask_ending), probabilities=stored)
             yield new
             if stored is not None and keep:
                 stored.flush()
             elif stored is not None:
                 temporary[PROBABILITIES].unlink()
-            self._place(scan.case, temporary)
+            self._place(scan, temporary)
         finally:
             for path in temporary.values():
                 path.unlink(missing_ok=True)
 
-    def _place(self, case: str, temporary: Mapping[str, Path]) -> None:
+    def _place(self, scan: Scan, temporary: Mapping[str, Path]) -> None:
         """Let new files take the places of the old ones, with their stamp."""
-        array = temporary[PROBABILITIES]
+        case, ending, array = scan.case, scan.mask_ending, temporary[PROBABILITIES]
         stamp = MaskStamp(
             scan=self._sources[case], made_by=self._made_by, mask=FileStamp.of(temporary[MASK], content=True),
-            probabilities=FileStamp.of(array, content=False) if array.is_file() else None,
+            probabilities=FileStamp.of(array, content=False) if array.is_file() else None, ending=ending,
         )  # fmt: skip
         with self._lock:
             before = self._stamps.get(case)
@@ -153,7 +156,8 @@ class MaskFolder:
                 ours = before is not None and before.probabilities is not None and before.probabilities.holds(old)
                 if stamp.probabilities is not None or ours:
                     old.unlink(missing_ok=True)
-                self._path(case, MASK).unlink(missing_ok=True)
+                for path in {self._path(case, ending), *([] if before is None else [self._path(case, before.ending)])}:
+                    path.unlink(missing_ok=True)
                 os.replace(staged, self.folder / STAMPS)
             finally:
                 staged.unlink(missing_ok=True)
@@ -161,7 +165,7 @@ class MaskFolder:
         if stamp.probabilities is not None:
             os.replace(array, self._path(case, PROBABILITIES))
         # The mask comes last: where it is, the case is done.
-        os.replace(temporary[MASK], self._path(case, MASK))
+        os.replace(temporary[MASK], self._path(case, ending))
 
     def _write_stamps(self, stamps: dict[str, MaskStamp], path: Path) -> None:
         content = json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n"
@@ -173,12 +177,18 @@ class MaskFolder:
     def _path(self, case: str, suffix: str) -> Path:
         return self.folder / f"{case}{suffix}"
 
+    def _stamped(self, case: str) -> Path:
+        """The mask that the stamp of a case is of."""
+        return self._path(case, self._stamps[case].ending)
+
     def _reasons(self, scan: Scan, save_probabilities: bool) -> list[str]:
         """Why a scan is predicted; none if its files hold."""
         stamp = self._stamps.get(scan.case)
-        if stamp is None or not self._path(scan.case, MASK).is_file():
+        if stamp is None or not self._stamped(scan.case).is_file():
             return ["not predicted yet"]
         found = stamp.made_by.differences(self._made_by)
+        if stamp.ending != scan.mask_ending:
+            found.append(f"its format was {stamp.ending}, now it is {scan.mask_ending}")
         if stamp.scan != self._sources[scan.case]:
             found.append("the scan of that name is another one now")
         if not save_probabilities:
@@ -190,14 +200,17 @@ class MaskFolder:
         return found
 
     def _is_edited(self, case: str) -> bool:
-        mask, stamp = self._path(case, MASK), self._stamps.get(case)
-        return stamp is not None and os.path.lexists(mask) and not stamp.mask.holds(mask)
+        if case not in self._stamps:
+            return False
+        mask = self._stamped(case)
+        return os.path.lexists(mask) and not self._stamps[case].mask.holds(mask)
 
     def _foreign(self, case: str, save_probabilities: bool) -> list[Path]:
         """Files in the places of a scan's own that would be lost, and that nobody can make again."""
         stamp = self._stamps.get(case)
-        mask, array = self._path(case, MASK), self._path(case, PROBABILITIES)
-        found = [mask] if os.path.lexists(mask) and (stamp is None or self._is_edited(case)) else []
+        mask, array = self._path(case, self._endings[case]), self._path(case, PROBABILITIES)
+        found = [mask] if os.path.lexists(mask) and (stamp is None or stamp.ending != self._endings[case]) else []
+        found += [self._stamped(case)] if self._is_edited(case) else []
         if save_probabilities and os.path.lexists(array) and (stamp is None or stamp.probabilities is None):
             found.append(array)
         return found
@@ -211,14 +224,14 @@ class NewFiles:
     target: Path
     probabilities: np.memmap | None
 
-    def write(self, mask: np.ndarray, geometry: Geometry) -> None:
-        """Write the mask (S, A, R).
+    def write(self, mask: np.ndarray, geometry: Geometry, write: Callable[..., None] = write_mask) -> None:
+        """Write the mask (S, A, R) by a function of path, mask and grid.
 
         Raises:
             UserError: it cannot be written.
         """
         try:
-            write_mask(self.path, mask, geometry)
+            write(self.path, mask, geometry)
         except UserError as error:
             raise UserError(str(error).replace(str(self.path), str(self.target))) from None
 

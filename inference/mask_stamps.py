@@ -85,6 +85,8 @@ class MaskStamp:
     made_by: MadeBy
     mask: FileStamp
     probabilities: FileStamp | None = None
+    ending: str = ".nii.gz"
+    """Of the mask's file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from inference.mask_folder import MASK, PROBABILITIES, listed
+from inference.mask_folder import PROBABILITIES, listed
+from inference.mask_formats import format_fault
 from inference.mask_stamps import STAMPS
 from inference.scans import Scan
 from utils.errors import UserError, list_problems
@@ -28,13 +29,25 @@ def refuse_scans_as_output(scans: Sequence[Scan], output: Path) -> None:
     if any(folder in (real_path(image.parent), real_path(image).parent) for image in images):
         raise UserError(f"--output {output} is the folder of the scans; choose another one")
     inputs = {_identity(image) for image in images} - {None}
-    targets = [output / f"{scan.case}{suffix}" for scan in scans for suffix in (MASK, PROBABILITIES)]
+    targets = [output / f"{scan.case}{suffix}" for scan in scans for suffix in (scan.mask_ending, PROBABILITIES)]
     lost = [str(target) for target in targets if _identity(target) in inputs]
     if lost:
         raise list_problems(
             f"--output {output} holds links to the scans, which masks would replace:", lost,
             advice="Choose another folder.",
         )  # fmt: skip
+
+
+def refuse_format(scans: Sequence[Scan], output_format: str | None) -> None:
+    """Refuse a format that masks of these scans cannot have.
+
+    Raises:
+        UserError: it is such a format.
+    """
+    faults = [format_fault(scan.images[0], output_format, is_series=scan.series is not None) for scan in scans]
+    named = [f"{scan.case}: {fault}" for scan, fault in zip(scans, faults) if fault]
+    if named:
+        raise list_problems("masks cannot be written in this format:", named, advice="Choose another --output_format.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -14,6 +14,8 @@ from inference.decided import scored_settings
 from inference.decision import PostProcessing
 from inference.engines.engine import choose_engine, without_gpu
 from inference.model_set import load_model_or_set
+from inference.naming import recorded_command, recorded_options
+from inference.opening import opened
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from inference.predictor import Predictor, amp_type, warn_of_flips
 from inference.scan_run import ScanJob, ScanRun, list_scans
@@ -79,7 +81,8 @@ def predict_folder(job: ScanJob, use: NetworkUse) -> int:
             previous=None if first is None else make(first, device), acceleration=acceleration, engine=engine,
         )  # fmt: skip
 
-    return predict_scans(job, runtime, make)
+    with opened(job) as there:
+        return predict_scans(there, runtime, make)
 
 
 def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
@@ -127,9 +130,12 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         others = run.masks.others()
         warn_of_others(others, job.output)
         outcome |= {"masks_of_other_origin": others} if others else {}
-        options = {**dataclasses.asdict(job), "settings": dataclasses.asdict(settings)}
+        options = {**recorded_options(dataclasses.asdict(job)), "settings": dataclasses.asdict(settings)}
         environment = {**runtime.environment(), "precision": runtime.precision}
         environment["engine"] = "torch" if engine is None else engine.describe()
         environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
-        write_run_record(job.output / "run.json", options=options, environment=environment, outcome=outcome)
+        write_run_record(
+            job.output / "run.json", options=options, environment=environment, outcome=outcome,
+            command=recorded_command(job.anonymous),
+        )  # fmt: skip
     return status

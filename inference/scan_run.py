@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.mask_folder import MASK, MaskFolder
+from inference.dicom.segmentation import segments_of, write_segmentation
+from inference.mask_folder import MaskFolder
+from inference.mask_formats import DICOM_ENDINGS, mask_ending
 from inference.mask_stamps import made_by
 from inference.memory import PROGRAM_BYTES, Forecast, forecast_predictor, free_memory_bytes
-from inference.output_folder import refuse_scans_as_output
+from inference.naming import name_anonymously, without_paths
+from inference.output_folder import refuse_format, refuse_scans_as_output
 from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
-from inference.scans import Scan, find_scans, unread_scans
+from inference.scans import Scan, find_input
 from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
-from utils.nifti import read_header, read_image, working_grid
+from utils.nifti import working_grid, write_mask
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room
@@ -43,6 +47,16 @@ class ScanJob:
     """Apply the post-processing that the model was chosen with."""
     allow_unfinished: bool = False
     """Use interrupted trainings, and folds of which some are missing."""
+    output_format: str | None = None
+    """Of the masks (see `mask_formats.ENDINGS`); None: that of the scan."""
+    segment_codes: Path | None = None
+    """JSON file with codes for the segments of DICOM-SEG."""
+    anonymous: bool = False
+    """Call scans scan_0001 and so on, everywhere."""
+    anonymous_map: Path | None = None
+    """File for which scan has which of these names."""
+    unpacked: Path | None = None
+    """Where the input lies if it was an archive."""
 
 
 class ScanRun:
@@ -64,6 +78,9 @@ class ScanRun:
         prepare_folder(job.output, "--output")
         self.masks = MaskFolder(job.output, made_by(predictors[0]), overwrite=job.overwrite)
         self.waiting = self.masks.unfinished(self.scans, save_probabilities=job.save_probabilities)
+        merge, labels = predictors[0].merge, self.plan.labels
+        classes = dict(zip(labels.names[1:], labels.values[1:])) if merge is None else merge.labels
+        self.segments = segments_of(classes, job.segment_codes)
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
         self._progress, self._reported = Progress(), 0
 
@@ -84,7 +101,7 @@ class ScanRun:
             gate=MemoryGate(self._budget_bytes()),
             report=self._report,
         )
-        failed = {outcome.case.case: describe_error(outcome.error) for outcome in outcomes if outcome.error is not None}
+        failed = {each.case.case: self._describe(each.case, each.error) for each in outcomes if each.error is not None}
         written = len(outcomes) - len(failed)
         self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
         if failed:
@@ -97,7 +114,7 @@ class ScanRun:
     def _forecast(self, scan: Scan) -> Forecast | None:
         """None for a file whose header cannot be read, which fails when its turn comes."""
         try:
-            shape, affine = read_header(scan.images[0])
+            shape, affine = scan.header()
         except UserError:
             return None
         if len(shape) not in (3, 4) or min(shape) < 1:
@@ -141,7 +158,7 @@ class ScanRun:
     def _disk_bytes(self, scan: Scan) -> int:
         """Of a scan's probabilities; 0 for a file that cannot be read, which fails in its turn."""
         try:
-            shape, _ = read_header(scan.images[0])
+            shape, _ = scan.header()
         except UserError:
             return 0
         return array_bytes((self.plan.labels.num_outputs, *shape[:3]))
@@ -151,7 +168,7 @@ class ScanRun:
             raise UserError(scan.problem)
         if self.job.save_probabilities or self.adds_up:
             require_room(self.job.output, self._disk_bytes(scan), f"the probabilities of {scan.case}")
-        return scan, self.predictors[0].prepare(read_image(scan.images), str(scan.images[0]))
+        return scan, self.predictors[0].prepare(scan.read(), scan.title)
 
     def _compute(self, predictor: Predictor) -> Callable[[tuple[Scan, list[PreparedScan]]], Iterator[Slab]]:
         def compute(item: tuple[Scan, list[PreparedScan]]) -> Iterator[Slab]:
@@ -167,24 +184,49 @@ class ScanRun:
         with self.masks.writing(scan, stored_shape, keep=kept) as files:
             # The probabilities lie in their file and not in memory.
             mask = predictor.finish(predictor.collect(slabs, files.probabilities))
-            files.write(mask, geometry)
-        return self.job.output / f"{scan.case}{MASK}"
+            files.write(mask, geometry, self._writer(scan))
+        return self.job.output / f"{scan.case}{scan.mask_ending}"
+
+    def _describe(self, scan: Scan, error: Exception) -> str:
+        text = describe_error(error)
+        return without_paths(text, scan) if self.job.anonymous else text
+
+    def _writer(self, scan: Scan) -> Callable[..., None]:
+        """What writes the mask of a scan."""
+        if scan.series is None or self.job.output_format not in DICOM_ENDINGS:
+            return write_mask
+        return functools.partial(
+            write_segmentation, series=scan.series, segments=self.segments, anonymous=self.job.anonymous,
+            labelmap=self.job.output_format == "dicom-seg-labelmap",
+        )  # fmt: skip
 
     def _report(self, outcome: Outcome) -> None:
         self._reported += 1
         where = f"[{self._reported}/{len(self.waiting)}] {outcome.case.case}"
-        done = f"{outcome.seconds:.1f} s" if outcome.error is None else f"failed: {describe_error(outcome.error)}"
+        error = outcome.error
+        done = f"{outcome.seconds:.1f} s" if error is None else f"failed: {self._describe(outcome.case, error)}"
         self._progress.say(f"{where}: {done}")
 
 
 def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
-    """The scans of a job.
+    """The scans of a job, with the format of their masks.
 
     Raises:
-        UserError: there are none, or masks would land among them.
+        UserError: there are none, masks would land among them, or cannot have the format.
     """
-    scans = find_scans(job.input, num_channels)
+    found = find_input(job.unpacked or job.input, num_channels)
+    scans = [
+        dataclasses.replace(scan, mask_ending=mask_ending(scan.images[0], job.output_format)) for scan in found.scans
+    ]
+    left_out: Sequence[str] = found.left_out
+    if job.anonymous:
+        scans = name_anonymously(scans, job.anonymous_map)
+        left_out = [f"{len(left_out)} files or folders"] if left_out else []
     refuse_scans_as_output(scans, job.output)
-    for line in unread_scans(job.input):
-        print(f"warning: left out of {job.input}: {line}", file=sys.stderr)
-    return list(scans)
+    refuse_format(scans, job.output_format)
+    for line in left_out:
+        print(f"warning: left out of {'the input' if job.anonymous else job.input}: {line}", file=sys.stderr)
+    for scan in scans:
+        for remark in scan.remarks:
+            print(f"warning: {scan.case}: {remark}", file=sys.stderr)
+    return scans

@@ -1,7 +1,7 @@
-"""Which scans a path means: one file, a folder of files, or the test images of a task's folder.
+"""Which scans a path means: one file, a folder of files, the test images of a task's folder, or DICOM series.
 
 A case is one file (a 4D file holds the channels in its last axis), or one 3D file per channel with the endings `_0000`,
-`_0001`, ... before `.nii` or `.nii.gz`.
+`_0001`, ... before the ending. `utils.nifti` reads every format.
 """
 
 from __future__ import annotations
@@ -10,45 +10,112 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from data_preprocessing.dataset.case_files import case_name
 from data_preprocessing.dataset.description_file import DESCRIPTION
+from data_preprocessing.dataset.pairing import plain_name
+from inference.dicom.headers import is_dicom
+from inference.dicom.series import Series, find_series, holds_dicom
 from utils.errors import UserError, list_problems
-from utils.nifti import read_header
-from utils.scan_names import group_channels, left_out, nifti_ending, nifti_files, split_channel
+from utils.nifti import Volume, read_header, read_image
+from utils.scan_names import (
+    VOLUME_FORMATS,
+    group_channels,
+    is_picture,
+    left_out,
+    scan_ending,
+    scan_files,
+    split_channel,
+)
 
 TEST_IMAGES = "imagesTs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """The files of one case, and what is wrong with their number, if anything."""
+    """The files of one case, and what is wrong with their number, if anything.
+
+    Attributes:
+        case: its name.
+        images: its files; the slices where it is a DICOM series.
+        problem: why it cannot be predicted.
+        series: where `images` are one.
+        mask_ending: of the file for its mask, which says the format.
+        shown: what messages call it; empty: its first file.
+        remarks: what was done to make it one scan.
+    """
 
     case: str
     images: tuple[Path, ...]
     problem: str | None = None
+    series: Series | None = None
+    mask_ending: str = ".nii.gz"
+    shown: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.shown or str(self.images[0])
+
+    def header(self) -> tuple[tuple[int, ...], np.ndarray]:
+        """Shape (x, y, z[, c]) and voxel-to-world matrix (4, 4) in mm; the voxels are not read.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return read_header(self.images[0]) if self.series is None else self.series.header()
+
+    def read(self) -> Volume:
+        """Its image (C, S, A, R).
+
+        Raises:
+            UserError: it has a problem, or cannot be read.
+        """
+        if self.problem is not None:
+            raise UserError(self.problem)
+        return read_image(self.images) if self.series is None else self.series.read()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """The scans of a path, and what looks like one there and is left out: one line for each."""
+
+    scans: tuple[Scan, ...]
+    left_out: tuple[str, ...]
+
+
+def find_input(path: Path, num_channels: int) -> Found:
+    """The scans that a path means, and what is left out. Raises as `find_scans` does."""
+    if path.is_file() and not scan_ending(path) and is_dicom(path):
+        return _series_scans(path, num_channels)
+    if path.is_dir() and not scan_files(_images_folder(path)) and holds_dicom(path):
+        return _series_scans(path, num_channels)
+    return Found(scans=find_scans(path, num_channels), left_out=tuple(unread_scans(path)))
 
 
 def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
-    """The scans of a file or folder, sorted by case, for a plan of `num_channels` channels.
+    """The scans of a file or folder, sorted by case, for a plan of `num_channels` channels; DICOM is not looked for.
 
     The files of a folder are taken, but not those of its sub-folders, except `imagesTs` of a task's folder; what
     `unread_scans` lists is left out.
 
     Raises:
-        UserError: nothing there, no NIfTI file, or two files of one case name.
+        UserError: nothing there, no scan, or two files of one case name.
     """
     if path.is_file():
-        if not nifti_ending(path):
-            raise UserError(f"--input {path} is not a NIfTI file (.nii or .nii.gz)")
+        if not scan_ending(path):
+            raise UserError(f"--input {path} is no scan ({VOLUME_FORMATS}, .png, .tif)")
         channels = _siblings(path) if num_channels > 1 else [path]
         return tuple(_group(channels, num_channels))
     if not path.is_dir():
         raise UserError(f"--input {path} does not exist")
     folder = _images_folder(path)
-    files = nifti_files(folder)
+    files = scan_files(folder)
     if not files:
         unread = "".join(f"\n  - left out: {line}" for line in left_out(folder))
-        raise UserError(f"--input {folder} holds no NIfTI file (.nii or .nii.gz){unread}")
+        raise UserError(f"--input {folder} holds no scan ({VOLUME_FORMATS}, .png, .tif){unread}")
     scans = sorted(_group(files, num_channels), key=lambda scan: scan.case)
     twice = [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
     if twice:
@@ -59,6 +126,24 @@ def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
     return tuple(scans)
 
 
+def _series_scans(place: Path, num_channels: int) -> Found:
+    """The DICOM series of a folder and of those below it, or the one that a file belongs to."""
+    found, left_out = find_series(place, plain_name(place.name if place.is_dir() else place.parent.name))
+    if not found:
+        lines = "".join(f"\n  - left out: {line}" for line in left_out)
+        raise UserError(f"--input {place} holds no DICOM series of slices with positions{lines}")
+    several = f"the model needs {num_channels} channels, and a DICOM series is one; convert them to NIfTI"
+    scans = tuple(
+        Scan(
+            case=series.name, images=series.files, series=series, shown=series.name,
+            problem=series.problem or (several if num_channels > 1 else None),
+            remarks=() if series.stack is None else series.stack.remarks,
+        )
+        for series in found
+    )  # fmt: skip
+    return Found(scans=scans, left_out=tuple(left_out))
+
+
 def unread_scans(path: Path) -> list[str]:
     """What looks like a scan in the folder that `find_scans` reads and is left out, one line for each."""
     return left_out(_images_folder(path)) if path.is_dir() else []
@@ -67,7 +152,7 @@ def unread_scans(path: Path) -> list[str]:
 def _images_folder(path: Path) -> Path:
     """The folder itself, or `imagesTs` in it where it is a task's folder or has no scans of its own."""
     inner = path / TEST_IMAGES
-    return inner if inner.is_dir() and ((path / DESCRIPTION).is_file() or not nifti_files(path)) else path
+    return inner if inner.is_dir() and ((path / DESCRIPTION).is_file() or not scan_files(path)) else path
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -75,7 +160,7 @@ def _siblings(path: Path) -> list[Path]:
     found = split_channel(case_name(path))
     if found is None:
         return [path]
-    channels = group_channels(nifti_files(path.parent), case_name).cases.get(found[0], {})
+    channels = group_channels(scan_files(path.parent), case_name).cases.get(found[0], {})
     same = [file for files in channels.values() for file in files]
     return [file for file in same if file == path or _is_3d(file)] if _is_3d(path) else [path]
 
@@ -105,7 +190,11 @@ def _group(files: list[Path], num_channels: int) -> list[Scan]:
     if num_channels == 1:
         return _single_channel(files)
     numbered = {file for file in files if split_channel(case_name(file)) and _is_3d(file)}
-    scans = [Scan(case=case_name(file), images=(file,)) for file in files if file not in numbered]
+    # A colour picture holds its channels in one file, as nnU-Net's `case_0000.png` do.
+    scans = [
+        Scan(case=case_name(file).removesuffix("_0000" if is_picture(file) else ""), images=(file,))
+        for file in files if file not in numbered
+    ]  # fmt: skip
     for case, channels in group_channels([file for file in files if file in numbered], case_name).cases.items():
         numbers, images = zip(*((number, file) for number in sorted(channels) for file in channels[number]))
         problem = None

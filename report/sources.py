@@ -11,7 +11,7 @@ from pathlib import Path
 from report.records import RunFacts, fold_folders, read_mapping, read_run
 from utils.errors import UserError
 from utils.files import from_dict, read_json
-from utils.scan_names import nifti_files, nifti_stem
+from utils.scan_names import scan_files, scan_stem
 from utils.schema import CaseMeta, Plan
 
 MAX_PLAN_BYTES = 16 << 20
@@ -67,7 +67,7 @@ def scans_of_folder(folder: Path | None) -> dict[str, Path]:
         return {}
     if folder.is_file():
         return {_case_of(folder): folder}
-    files = nifti_files(folder) or nifti_files(folder / "imagesTs")
+    files = scan_files(folder) or scan_files(folder / "imagesTs")
     found: dict[str, Path] = {}
     for path in files:
         found.setdefault(_case_of(path), path)
@@ -76,7 +76,7 @@ def scans_of_folder(folder: Path | None) -> dict[str, Path]:
 
 def by_case(folder: Path | None) -> dict[str, Path]:
     """Case -> mask or label file of a folder."""
-    return {} if folder is None else {nifti_stem(path): path for path in nifti_files(folder)}
+    return {} if folder is None else {scan_stem(path): path for path in scan_files(folder)}
 
 
 def read_plan(path: Path | None) -> Plan | None:
@@ -137,5 +137,5 @@ def _archived_plan(path: Path) -> Plan | None:
 
 
 def _case_of(path: Path) -> str:
-    stem = nifti_stem(path)
+    stem = scan_stem(path)
     return stem.removesuffix(FIRST_CHANNEL) or stem

@@ -21,7 +21,7 @@ from report.training import read_training, training_page, write_training_views
 from report.views import Room
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.scan_names import nifti_files
+from utils.scan_names import VOLUME_ENDINGS, scan_files
 
 Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
 PAGE = "report.html"
@@ -137,7 +137,7 @@ def find_kind(folder: Path) -> tuple[Kind, Path, str]:
     if tasks:
         raise UserError(f"{folder} holds several cross-validations; name one by its folder, such as "
                         f"{folder / f'{tasks[0]}_3d_fullres'}")  # fmt: skip
-    if nifti_files(folder):
+    if scan_files(folder, *VOLUME_ENDINGS) or (folder / "masks.json").is_file():
         return "prediction", folder, ""
     inside = sorted(folder.glob("preds_*"))
     if len(inside) == 1:

@@ -1,4 +1,4 @@
-"""Predict scans: raw NIfTI files in one command, or cases that preprocess.py has prepared.
+"""Predict scans: raw scans or DICOM series in one command, or cases that preprocess.py has prepared.
 
 python scripts/inference.py --input scans --output masks --model results/04_best
 python scripts/inference.py --data data/04_3d --dim 3 --fold 0 --model results/checkpoints --tta --save_preds
@@ -21,16 +21,28 @@ from utils.config import FoldChoice, default_root
 from utils.errors import UserError, continues_with, run_cli
 from utils.task_number import TaskNumber
 
+MaskFormat = Literal["nii.gz", "nii", "nrrd", "mha", "png", "tif", "dicom-seg", "dicom-seg-labelmap"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScanOptions:
     """Masks of raw scans: --input and --output, with --model."""
 
     input: Path | None = None
-    """NIfTI file, folder of NIfTI files (4D, or one file per channel: case_0000, case_0001, ...), or task folder with
-    imagesTs."""
+    """Scan (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .png, .tif), folder of scans (4D, or one file per channel:
+    case_0000, ...), task folder with imagesTs, or DICOM: a folder or zip of one series or of many studies."""
     output: Path | None = None
-    """Folder for the masks, <case>.nii.gz on the grid of each scan."""
+    """Folder for the masks, on the grid of each scan."""
+    output_format: MaskFormat | None = None
+    """Format of the masks (default: that of the scan; .nii.gz for NIfTI and DICOM). dicom-seg and dicom-seg-labelmap
+    need DICOM scans."""
+    segment_codes: Path | None = None
+    """dataset.json whose "segment_codes" say what the classes are in DICOM-SEG, such as {"liver": ["10200004", "SCT",
+    "Liver"]}."""
+    anonymous: bool = False
+    """Call the scans scan_0001, scan_0002, ... in files, messages and records."""
+    anonymous_map: Path | None = None
+    """With --anonymous: JSON file that says which scan has which name, and keeps the names in later runs."""
     folds: tuple[int, ...] | None = None
     """Folds whose probabilities are averaged (default: all of the model)."""
     save_probabilities: bool = False
@@ -47,6 +59,10 @@ class ScanOptions:
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise UserError(f"--memory_gb must be positive, got {self.memory_gb}")
+        if self.anonymous_map is not None and not self.anonymous:
+            raise UserError("--anonymous_map has no effect without --anonymous")
+        if self.segment_codes is not None and not str(self.output_format).startswith("dicom-seg"):
+            raise UserError("--segment_codes has no effect without --output_format dicom-seg or dicom-seg-labelmap")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

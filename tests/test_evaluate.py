@@ -171,7 +171,7 @@ def test_missing_folder_is_refused(task, capsys):
 def test_all_predictions_without_a_label_are_listed(task, capsys):
     for case in "abc":
         save(task / "preds" / f"{case}.nii.gz", LABEL)
-    assert_refused(task, capsys, "no b.nii.gz", "no c.nii.gz")
+    assert_refused(task, capsys, "b.nii.gz: no label of b", "c.nii.gz: no label of c")
 
 
 def test_all_predictions_that_do_not_fit_are_listed(task, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import site
 import subprocess
 import sys
@@ -51,10 +52,14 @@ def test_dependencies_are_those_of_the_requirements_file_without_the_test_tools(
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     pinned = {line.partition("#")[0].strip() for line in lines} - {""}
     runtime = {line for line in output.split("\n") if line and "extra ==" not in line}
-    tools = {line.partition(";")[0] for line in output.split("\n") if "extra ==" in line}
+    tools = {line.partition(";")[0] for line in output.split("\n") if line.endswith('extra == "test"')}
     assert runtime | tools == pinned and not runtime & tools
     assert {tool.partition("==")[0] for tool in tools} >= {"pytest", "ruff"}
     assert any(line.startswith("torch==") for line in runtime)
+    lines = (PROJECT / "requirements-extras.txt").read_text().splitlines()
+    sections = {line[2:].partition(":")[0] for line in lines if re.match("# [a-z0-9]+:", line)}
+    named = {line.rpartition("extra == ")[2].strip('"') for line in output.split("\n") if "extra ==" in line}
+    assert named == {"test", *sections} and "formats" in sections
 
 
 def test_every_room_is_packaged():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import http.client
 import os
 import posixpath
+import re
 import shutil
+import stat
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +25,8 @@ from utils.errors import UserError, list_problems
 from utils.temporary import temporary_folder
 
 CHUNK_BYTES = 1 << 20
+MOST_ZIP_BYTES = 64 << 30
+"""Unpacked: more than any study, and less than what archives made to fill a disk become."""
 Report = Callable[[int, int], None]
 """Called with (bytes present, bytes in all) while a transfer goes on."""
 
@@ -171,3 +178,45 @@ def _fault(member: tarfile.TarInfo) -> str | None:
 
 def _escapes(name: str) -> bool:
     return os.path.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
+
+
+def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES) -> None:
+    """Unpack a zip of somebody else's into the new folder `target`; times of files are kept.
+
+    Names, sizes and kinds of all members are checked before the first byte is written, and none becomes larger than it
+    says.
+
+    Raises:
+        UserError: it is damaged, has a password, members that would reach outside or are links, or needs more than
+            `most_bytes` or than is free.
+    """
+    try:
+        with zipfile.ZipFile(archive) as found:
+            members = [member for member in found.infolist() if not member.is_dir()]
+            faults = [fault for member in members if (fault := _zip_fault(member))]
+            if faults:
+                raise list_problems(f"{archive} is not safe to unpack:", faults, advice="Do not use this file.")
+            needed = sum(member.file_size for member in members)
+            if needed > most_bytes:
+                raise UserError(f"{archive} holds {size_text(needed)}, allowed are {size_text(most_bytes)}; unpack it")
+            target.mkdir(parents=True)
+            _require_space(target, needed)
+            for member in members:
+                path = target / member.filename
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with found.open(member) as source, open(path, "xb") as file:
+                    shutil.copyfileobj(source, file, CHUNK_BYTES)
+                with contextlib.suppress(ValueError, OverflowError):
+                    seconds = time.mktime((*member.date_time, 0, 0, -1))
+                    os.utime(path, (seconds, seconds))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
+    except FileExistsError:
+        raise UserError(f"{archive} holds two files of one name; unpack it yourself") from None
+
+
+def _zip_fault(member: zipfile.ZipInfo) -> str | None:
+    name = member.filename.replace("\\", "/")
+    if _escapes(name) or re.match(r"[A-Za-z]:", name):
+        return f"{member.filename} lies outside the folder"
+    return f"{member.filename} is a link" if stat.S_ISLNK(member.external_attr >> 16) else None

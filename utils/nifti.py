@@ -1,4 +1,6 @@
-"""NIfTI files in and out: scans and labels as arrays in working axes, masks back on the scan's own grid.
+"""Scans in and out: images and labels as arrays in working axes, masks back on the scan's own grid.
+
+The same functions read and write every format: NIfTI is here, the others are in utils/scan_formats.py.
 
 Axes: `x y z` as stored; `S A R` (superior, anterior, right: z, y, x of RAS+) as worked on; C channels.
 Voxels change place by flips and permutations only, so a mask lies exactly where its scan has it.
@@ -37,6 +39,8 @@ from utils.nifti_header import (
     set_geometry,
 )
 from utils.nifti_values import Stored, contiguous, read_scaling, scaled, unscaled_label, whole_numbers
+from utils.scan_formats import needs_itk, read_grid, read_voxels, write_voxels
+from utils.scan_names import is_picture
 from utils.schema import Geometry
 
 # Headers rewritten by other tools differ by rounding, some micrometres at the far corner of a scan; a true
@@ -65,6 +69,9 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     Raises:
         UserError: the file is missing, not a NIfTI, or its matrix cannot be inverted.
     """
+    if needs_itk(Path(path)):
+        shape, geometry = read_grid(Path(path))
+        return shape, np.array(geometry.affine)
     header = parse_header(read_content(Path(path), limit=HEADER_BYTES), path)
     return scan_shape(header, path), header_affine(header, path)
 
@@ -112,7 +119,8 @@ def read_label(path: Path, like: Geometry | None = None, *, tolerance_mm: float 
     path = Path(path)
     stored = _read(path, like, tolerance_mm)
     if len(stored.array) != 1:
-        raise UserError(f"{path} is 4D with {len(stored.array)} channels; a label must be 3D")
+        kind = "in colours, also those of a palette," if is_picture(path) else f"4D with {len(stored.array)} channels"
+        raise UserError(f"{path} is {kind}; a label must be {'grey values' if is_picture(path) else '3D'}")
     values = None
     if stored.is_scaled:
         values = unscaled_label(stored)
@@ -154,7 +162,7 @@ def stored_axes(affine: np.ndarray | Sequence[Sequence[float]]) -> tuple[tuple[i
 
 
 def write_mask(path: Path, mask: np.ndarray, geometry: Geometry) -> None:
-    """Write a uint8 mask (S, A, R) onto the grid of `geometry`; `.nii.gz` or `.nii`, whole or not at all.
+    """Write a uint8 mask (S, A, R) onto the grid of `geometry`, in the format of the name; whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
@@ -175,12 +183,15 @@ def write_volume(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     stored = from_working(array, geometry)
     stored = np.moveaxis(stored, 0, -1) if stored.ndim == 4 else stored
     assert stored.shape[:3] == geometry.shape_xyz, f"array of {stored.shape} for a grid of {geometry.shape_xyz}"
-    image = nib.Nifti1Image(stored, None, dtype=array.dtype)
-    set_geometry(image.header, geometry)
-    content = image.to_bytes()
-    if path.suffix.lower() == ".gz":
-        content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
     try:
+        if needs_itk(path):
+            write_voxels(path, stored, geometry)
+            return
+        image = nib.Nifti1Image(stored, None, dtype=array.dtype)
+        set_geometry(image.header, geometry)
+        content = image.to_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
         write_atomically(Path(path), lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
@@ -220,6 +231,16 @@ def forms_difference_mm(geometry: Geometry) -> float:
 
 def _read(path: Path, like: Geometry | None = None, tolerance_mm: float = GRID_TOLERANCE_MM) -> Stored:
     """The voxels, turned by the header of `like` where the file lies on its grid, else by its own."""
+    channels, geometry, slope, intercept = _read_voxels(path)
+    if like is not None and is_same_grid(geometry, like, tolerance_mm):
+        geometry = like
+    return Stored(array=to_working(channels, geometry.affine), slope=slope, intercept=intercept, geometry=geometry)
+
+
+def _read_voxels(path: Path) -> tuple[np.ndarray, Geometry, float, float]:
+    """Channels (C, x, y, z) in the stored type, the grid, slope and intercept."""
+    if needs_itk(path):
+        return *read_voxels(path), 1.0, 0.0
     content = read_content(path)
     header = parse_header(content, path)
     geometry, dtype = header_geometry(header, path), header.get_data_dtype()
@@ -233,10 +254,7 @@ def _read(path: Path, like: Geometry | None = None, tolerance_mm: float = GRID_T
         raise UserError(f"{path} is truncated: {len(content)} of {needed} bytes; copy or download it again")
     stored = np.ndarray(shape, dtype, buffer=content, offset=offset, order="F")
     channels = stored[None] if stored.ndim == 3 else np.moveaxis(stored, -1, 0)
-    if like is not None and is_same_grid(geometry, like, tolerance_mm):
-        geometry = like
-    slope, intercept = read_scaling(header, path)
-    return Stored(array=to_working(channels, geometry.affine), slope=slope, intercept=intercept, geometry=geometry)
+    return channels, geometry, *read_scaling(header, path)
 
 
 def _orientation(affine) -> tuple[tuple[int, int, int], tuple[Any, ...]]:

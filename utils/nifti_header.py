@@ -165,12 +165,21 @@ def header_affine(header: nib.Nifti1Header, path: Path) -> np.ndarray:
     except (HeaderDataError, ValueError) as error:
         raise UserError(f"{path} has a damaged orientation: {error}") from None
     affine = _in_mm(affine, int(header["xyzt_units"]))
+    require_grid(affine, path)
+    return affine
+
+
+def require_grid(affine: np.ndarray, path: Path) -> None:
+    """Refuse a voxel-to-world matrix (4, 4) that is none.
+
+    Raises:
+        UserError: it has no inverse.
+    """
     linear = affine[:3, :3]
     volume = np.prod(np.linalg.norm(linear, axis=0))
     # Written so that NaN fails, too. A box squeezed to a millionth of its volume is no grid.
     if not (np.isfinite(affine).all() and volume > 0 and abs(np.linalg.det(linear)) > 1e-6 * volume):
         raise UserError(f"{path}: voxel-to-world matrix {linear.tolist()} has no inverse; repair the header")
-    return affine
 
 
 def header_geometry(header: nib.Nifti1Header, path: Path) -> Geometry:

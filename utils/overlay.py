@@ -9,7 +9,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.figures import write_overlay
 from utils.nifti import Volume, grid_difference_mm, is_same_grid, read_image, read_label
-from utils.scan_names import nifti_files, nifti_stem
+from utils.scan_names import scan_files, scan_stem
 
 
 def draw_overlay(path: Path, images: Path, predictions: Path, *, labels: Path | None, case: str | None) -> None:
@@ -27,26 +27,26 @@ def draw_overlay(path: Path, images: Path, predictions: Path, *, labels: Path | 
     """
     masks, scans = _by_case(predictions), _by_case(images)
     if not masks or case not in (None, *masks):
-        wanted = f"{case}.nii.gz" if case else "*.nii.gz"
+        wanted = f"mask of {case}" if case else "mask"
         raise UserError(f"--preds {predictions} holds no {wanted}; predict with --save_preds first")
     name = case or next(iter(masks))
     # nnU-Net's name for the first channel; its labels and masks lack the ending.
     image = scans.get(name, scans.get(f"{name}_0000"))
     if image is None:
-        raise UserError(f"--images {images} holds no {name}.nii.gz")
+        raise UserError(f"--images {images} holds no scan of that name: {name}")
     scan = read_image([image])
     label = None
     if labels is not None:
         files = _by_case(labels)
         if name not in files:
-            raise UserError(f"--lbls {labels} holds no {name}.nii.gz")
+            raise UserError(f"--lbls {labels} holds no label of {name}")
         label = _read_on_grid(files[name], scan, image)
     mask = _read_on_grid(masks[name], scan, image)
     write_overlay(path, scan.array[0], label, mask, spacing_mm=scan.spacing_mm)
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
-    return {nifti_stem(path): path for path in nifti_files(folder)}
+    return {scan_stem(path): path for path in scan_files(folder)}
 
 
 def _read_on_grid(path: Path, scan: Volume, image: Path) -> np.ndarray:

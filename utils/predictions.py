@@ -13,13 +13,21 @@ import numpy as np
 
 from utils.errors import UserError, list_problems
 from utils.nifti import Volume, read_label, to_working
-from utils.scan_names import left_out, nifti_ending, nifti_files, nifti_stem
+from utils.scan_names import (
+    PICTURE_ENDINGS,
+    VOLUME_ENDINGS,
+    is_picture,
+    left_out,
+    scan_ending,
+    scan_files,
+    scan_stem,
+)
 from utils.schema import LabelScheme
 from utils.scoring import class_indices, read_label_on
 
 ARRAY = ".npy"
 REGION_THRESHOLD = 0.5
-SUFFIXES = (".nii.gz", ".nii", ARRAY)
+SUFFIXES = (*VOLUME_ENDINGS, ARRAY)
 """Where a case has a mask and an array, the mask counts."""
 
 
@@ -42,14 +50,21 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
         if not folder.is_dir():
             raise UserError(f"{flag} {folder} is not a folder")
     problems: list[str] = []
-    found, labels = _cases(preds, problems), _cases(lbls, problems, arrays=False)
+    labels = _cases(scan_files(lbls), problems)
+    # Of a folder of predictions pictures are masks only where labels are.
+    endings = VOLUME_ENDINGS if not all(map(is_picture, labels.values())) else (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
+    found = _cases(scan_files(preds, *endings), problems)
+    for path in sorted(preds.iterdir()):
+        if path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir():
+            found.setdefault(path.stem, path)
+    found = dict(sorted(found.items()))
     if problems:
         raise list_problems("several files for one case:", problems, advice="Remove or move all but one of each.")
     if not found:
         unread = "".join(f"\n  - left out: {line}" for line in left_out(preds))
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"--preds {preds} holds no predictions ({kinds}); run main.py with --save_preds{unread}")
-    missing = [f"{path.name}: no {case}.nii.gz in {lbls}" for case, path in found.items() if case not in labels]
+    missing = [f"{path.name}: no label of {case} in {lbls}" for case, path in found.items() if case not in labels]
     if missing:
         raise list_problems("predictions without a label:", missing, advice="Give the folder that has all of them.")
     return [Pair(case=case, prediction=path, label=labels[case]) for case, path in found.items()], len(labels)
@@ -62,7 +77,7 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
         UserError: the file cannot be read, holds unknown values, or lies on another grid.
     """
     path, grid = pair.prediction, label.geometry
-    if not nifti_ending(path):
+    if not scan_ending(path):
         stored = _load_array(path)
         if stored.shape[-3:] != grid.shape_xyz[::-1] or stored.ndim not in (3, 4):
             raise UserError(f"{path} has shape {stored.shape}, its label {grid.shape_xyz[::-1]} (z, y, x)")
@@ -75,23 +90,20 @@ def read_prediction(pair: Pair, label: Volume, labels: LabelScheme) -> np.ndarra
     return read_label_on(grid, path, labels, of="its label")
 
 
-def _cases(folder: Path, problems: list[str], *, arrays: bool = True) -> dict[str, Path]:
+def _cases(files: Iterable[Path], problems: list[str]) -> dict[str, Path]:
     """Case -> file; two masks of one case are a problem."""
     cases: dict[str, Path] = {}
-    for path in nifti_files(folder):
-        if cases.setdefault(nifti_stem(path), path) != path:
-            problems.append(f"{nifti_stem(path)}: {cases[nifti_stem(path)].name} and {path.name} in {folder}")
-    for path in sorted(folder.iterdir()) if arrays else ():
-        if path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir():
-            cases.setdefault(path.stem, path)
-    return dict(sorted(cases.items()))
+    for path in files:
+        if cases.setdefault(scan_stem(path), path) != path:
+            problems.append(f"{scan_stem(path)}: {cases[scan_stem(path)].name} and {path.name} in {path.parent}")
+    return cases
 
 
 def labels_from_files(pairs: Sequence[Pair]) -> LabelScheme:
     """One class per value that the predictions or labels hold, named by the value."""
     found: set[int] = set()
     for path in (path for pair in pairs for path in (pair.label, pair.prediction)):
-        if nifti_ending(path):
+        if scan_ending(path):
             found |= set(np.unique(read_label(path).array).tolist())
         elif (array := _load_array(path)).ndim == 3:
             found |= {int(value) for value in np.unique(array)}

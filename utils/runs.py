@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +249,14 @@ def prediction_folder(run: RunConfig, plan: Plan, *, tta: bool) -> Path:
     return run.results / f"preds_task_{plan.task}_dim_{plan.stage.dim}_fold_{run.fold}{'_tta' if tta else ''}"
 
 
-def write_run_record(path: Path, *, options: Any, environment: dict, outcome: dict) -> None:
-    """`run.json`: what was asked, on which machine and versions, and what came out."""
+def write_run_record(
+    path: Path, *, options: Any, environment: dict, outcome: dict, command: Sequence[str] | None = None
+) -> None:
+    """`run.json`: what was asked (`command`: this process's), on which machine and versions, and what came out."""
     write_json(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": list(command or [Path(sys.argv[0]).name, *sys.argv[1:]]),
             "working_folder": os.getcwd(),
             "options": options,
             "environment": environment,

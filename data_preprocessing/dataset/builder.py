@@ -20,7 +20,8 @@ from data_preprocessing.dataset.writing import list_cases
 from data_preprocessing.normalization import scheme_of
 from utils.errors import UserError, list_problems
 from utils.files import new_folder, real_path, write_json
-from utils.scan_names import nifti_ending
+from utils.scan_formats import ONE_FILE, copy_scan
+from utils.scan_names import scan_ending
 from utils.schema import LabelScheme
 from utils.workers import Workers
 
@@ -210,9 +211,13 @@ def _place(files: CaseFiles, folder: Path, names: tuple[str, str], *, link: bool
 
 
 def _put(source: Path, stem: Path, *, link: bool) -> Path:
-    target = stem.with_name(stem.name + nifti_ending(source).lower())
+    ending = scan_ending(source).lower()
+    target = stem.with_name(stem.name + ONE_FILE.get(ending, ending))
     target.parent.mkdir(exist_ok=True)
-    if link:
+    if ending in ONE_FILE:
+        # Its voxels lie in a file of their own, which a copy or a link under another name would not find.
+        copy_scan(source, target)
+    elif link:
         target.symlink_to(real_path(source))
     else:
         shutil.copyfile(source, target)

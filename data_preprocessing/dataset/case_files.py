@@ -17,8 +17,17 @@ from typing import Any
 
 from data_preprocessing.dataset.findings import Finding
 from utils.files import real_path
-from utils.scan_names import group_channels, left_out, nifti_ending, nifti_files, split_channel
-from utils.scan_names import nifti_stem as case_name
+from utils.scan_names import (
+    PICTURE_ENDINGS,
+    VOLUME_ENDINGS,
+    VOLUME_FORMATS,
+    group_channels,
+    left_out,
+    scan_ending,
+    scan_files,
+    split_channel,
+)
+from utils.scan_names import scan_stem as case_name
 
 FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 """Where nnU-Net v2 looks for the images and labels of a section."""
@@ -139,7 +148,7 @@ def _path_fault(path: Any, folder: Path) -> str | None:
         return f"{path} leaves the folder of the task; write paths relative to {folder}, {example}"
     if os.path.normpath(path).split(os.sep)[0] == "..":
         return f"{path} leaves the folder of the task"
-    return None if nifti_ending(path) else f"{path} is not .nii or .nii.gz"
+    return None if scan_ending(path) else f"{path} is no scan ({VOLUME_FORMATS}, or .png, .tif)"
 
 
 def _discover(
@@ -147,25 +156,27 @@ def _discover(
 ) -> tuple[list[CaseFiles], list[Finding]]:  # fmt: skip
     """The cases of a section of an nnU-Net v2 folder, by its files `<case>_<channel><ending>`."""
     ending = ending.lower()
-    if ending not in (".nii", ".nii.gz"):
-        message = f"file_ending {ending} is not read; convert the files to .nii.gz"
+    if ending not in (*VOLUME_ENDINGS, *PICTURE_ENDINGS):
+        message = f"file_ending {ending} is not read; convert the files to one of {VOLUME_FORMATS}, .png, .tif"
         return [], [Finding(kind="file", message=message, case=section)] if section == "training" else []
     images, labels = (folder / name for name in FOLDERS[section])
-    groups = group_channels(nifti_files(images, ending), case_name)
+    groups = group_channels(scan_files(images, ending), case_name)
     messages = {path: f"{path} has no channel number such as _0000 at the end of its name" for path in groups.others}
     for first, *twins in (files for channels in groups.cases.values() for files in channels.values()):
         messages |= {path: f"{path} and {first.name} are one channel of one case" for path in twins}
-    named = {case_name(path): path for path in nifti_files(labels, ending)}
+    named = {case_name(path): path for path in scan_files(labels, ending)}
     cases = []
     for case, found in sorted(groups.cases.items()):
-        numbers = range(max(num_channels, max(found) + 1))
+        # A colour picture holds its channels in one file, as nnU-Net's do.
+        in_one = ending in PICTURE_ENDINGS and set(found) == {0}
+        numbers = range(1 if in_one else max(num_channels, max(found) + 1))
         label = named.get(case)
         if label is None and section == "training":
             label = labels / f"{case}{ending}"
         paths = tuple(found[c][0] if c in found else images / f"{case}_{c:04d}{ending}" for c in numbers)
         cases.append(CaseFiles(case=case, images=paths, label=label))
     findings = [Finding(kind="file", message=message, case=section) for _, message in sorted(messages.items())]
-    other = [path.name for path in nifti_files(images) if nifti_ending(path).lower() != ending]
+    other = [path.name for path in scan_files(images) if scan_ending(path).lower() != ending]
     for name in [*left_out(images), *other]:
         message = f"{images}/{name} is left out: cases are the files <case>_0000{ending} directly in {images.name}"
         findings.append(Finding(kind="file", message=message, case=section, is_remark=True))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils import scan_names
-from utils.scan_names import nifti_ending, nifti_tree
+from utils.scan_names import VOLUME_FORMATS, scan_ending, scan_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ def find_files(places: Sequence[str], problems: list[str], *, flag: str) -> list
             here = _in_folder(Path(place))
         elif Path(place).is_file():
             key = _key(os.path.relpath(place, os.path.commonpath(listed)))
-            here = [File(key=key, path=Path(place))] if nifti_ending(place) else []
+            here = [File(key=key, path=Path(place))] if scan_ending(place) else []
         else:
             here = _matches(place)
         if not here:
-            problems.append(f"{flag} {place}: no .nii or .nii.gz there")
+            problems.append(f"{flag} {place}: no scan there ({VOLUME_FORMATS}, or .png, .tif)")
         found += [dataclasses.replace(file, channel=f"{number:04d}") for file in here] if by_channel else here
     problems += [f"{flag}: {file.path} is a link that leads nowhere" for file in found if not file.path.exists()]
     together: dict[tuple[str, str | None], list[str]] = defaultdict(list)
@@ -100,13 +100,13 @@ def group_channels(
 
 
 def _in_folder(folder: Path) -> list[File]:
-    return [File(key=_key(path.relative_to(folder).as_posix()), path=path) for path in nifti_tree(folder)]
+    return [File(key=_key(path.relative_to(folder).as_posix()), path=path) for path in scan_tree(folder)]
 
 
 def _matches(pattern: str) -> list[File]:
     wild = re.sub(r"\{(case|channel)\}", "*", pattern)
     # A link that leads nowhere is found too, and refused when it is read.
-    there = [path for path in sorted(glob.glob(wild, recursive=True)) if nifti_ending(path)]
+    there = [path for path in sorted(glob.glob(wild, recursive=True)) if scan_ending(path)]
     paths = [path for path in there if os.path.isfile(path) or not os.path.exists(path)]
     if "{case}" not in pattern:
         root = os.path.dirname(re.split(r"[*?\[]", wild)[0]) or "."
@@ -116,7 +116,7 @@ def _matches(pattern: str) -> list[File]:
 
 
 def _key(place: str) -> str:
-    return place.removesuffix(nifti_ending(place))
+    return place.removesuffix(scan_ending(place))
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -23,7 +23,7 @@ from data_preprocessing.runner import source_files
 from utils.axes import triple
 from utils.files import real_path
 from utils.nifti import GRID_TOLERANCE_MM, Volume, allowed_mm, forms_difference_mm
-from utils.scan_names import nifti_tree
+from utils.scan_names import scan_tree
 from utils.workers import Workers
 
 OUTLIER_RATIO = 4.0
@@ -134,7 +134,7 @@ def check_listing(description: Description) -> list[Finding]:
             findings.append(_remark("description", f"{DESCRIPTION} says {key} {stated}, and there are {found} cases"))
     listed = {real_path(path) for case in (*dataset.training, *dataset.test) for path in source_files(case)}
     for folder in sorted({path.parent for path in listed}):
-        files = {path for path in nifti_tree(folder) if real_path(path) not in listed}
+        files = {path for path in scan_tree(folder) if real_path(path) not in listed}
         unlisted = sorted(path.relative_to(folder).as_posix() for path in files)
         if unlisted:
             shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")

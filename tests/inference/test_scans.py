@@ -81,8 +81,12 @@ def test_two_files_of_one_case_are_refused(tmp_path):
 
 
 def test_nothing_to_predict_is_refused(tmp_path):
-    (tmp_path / "a.png").write_text("")
-    for path, reason in ((tmp_path, "no NIfTI"), (tmp_path / "a.png", "not a NIfTI"), (tmp_path / "x", "not exist")):
+    (tmp_path / "a.jpg").write_text("")
+    for path, reason in (
+        (tmp_path, "holds no scan"),
+        (tmp_path / "a.jpg", "is no scan"),
+        (tmp_path / "x", "not exist"),
+    ):
         with pytest.raises(UserError, match=reason):
             find_scans(path, 1)
 
@@ -104,7 +108,7 @@ def test_a_link_that_leads_nowhere_is_a_case_that_fails_later(tmp_path):
 def test_what_is_not_read_is_named(tmp_path):
     touch(tmp_path, "a.nii.gz")
     touch(tmp_path / "inner", "c.nii.gz")
-    assert unread_scans(tmp_path) == ["inner/ (a folder with 1 NIfTI files, such as c.nii.gz)"]
+    assert unread_scans(tmp_path) == ["inner/ (a folder with 1 scans, such as c.nii.gz)"]
     assert unread_scans(tmp_path / "a.nii.gz") == []
     (tmp_path / "a.nii.gz").unlink()
     with pytest.raises(UserError, match="left out: inner/"):

@@ -7,10 +7,10 @@ import pytest
 from utils.scan_names import (
     group_channels,
     left_out,
-    nifti_ending,
-    nifti_files,
-    nifti_stem,
-    nifti_tree,
+    scan_ending,
+    scan_files,
+    scan_stem,
+    scan_tree,
     split_channel,
 )
 
@@ -20,11 +20,13 @@ from utils.scan_names import (
     [
         ("a.nii", "a", ".nii"), ("a.NII.GZ", "a", ".NII.GZ"), ("a.b.Nii.gz", "a.b", ".Nii.gz"),
         ("a\nb.nii.gz", "a\nb", ".nii.gz"), ("a.nii\n", "a.nii\n", ""), (".nii", ".nii", ""),
-        ("a.nii.bz2", "a.nii.bz2", ""),
+        ("a.nii.bz2", "a.nii.bz2", ""), ("a.NRRD", "a", ".NRRD"), ("a.seg.nhdr", "a.seg", ".nhdr"),
+        ("a.mha", "a", ".mha"),
+        ("a.mhd", "a", ".mhd"), ("a.png", "a", ".png"), ("a.TIFF", "a", ".TIFF"), ("a.jpg", "a.jpg", ""),
     ],
 )  # fmt: skip
 def test_endings(name, stem, ending):
-    assert (nifti_stem(name), nifti_ending(name)) == (stem, ending)
+    assert (scan_stem(name), scan_ending(name)) == (stem, ending)
 
 
 def test_files_of_a_folder(tmp_path):
@@ -32,15 +34,25 @@ def test_files_of_a_folder(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "gone.nii").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.nii.gz").mkdir()
-    assert [path.name for path in nifti_files(tmp_path)] == ["a\nb.nii.gz", "a.nii", "b.NII.GZ", "gone.nii"]
-    assert [path.name for path in nifti_files(tmp_path, ".nii.gz")] == ["a\nb.nii.gz", "b.NII.GZ"]
-    assert nifti_files(tmp_path / "none") == []
+    assert [path.name for path in scan_files(tmp_path)] == ["a\nb.nii.gz", "a.nii", "b.NII.GZ", "gone.nii"]
+    assert [path.name for path in scan_files(tmp_path, ".nii.gz")] == ["a\nb.nii.gz", "b.NII.GZ"]
+    assert scan_files(tmp_path / "none") == []
+
+
+def test_pictures_are_scans_where_there_are_no_volumes(tmp_path):
+    for name in ("only/b.png", "only/a.TIF", "both/a.nrrd", "both/overlay.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in scan_files(tmp_path / "only")] == ["a.TIF", "b.png"]
+    assert [path.name for path in scan_files(tmp_path / "both")] == ["a.nrrd"]
+    assert [path.name for path in scan_tree(tmp_path)] == ["a.nrrd"]
+    assert len(scan_tree(tmp_path / "only")) == 2
 
 
 def test_what_is_left_out_is_named(tmp_path):
     for name in (
         "a.nii",
-        "x.nrrd",
+        "x.mgz",
         "y.nii.bz2",
         "z.HDR",
         "notes.txt",
@@ -52,8 +64,8 @@ def test_what_is_left_out_is_named(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert left_out(tmp_path) == [
-        "sub/ (a folder with 1 NIfTI files, such as c.NII.GZ)", "x.nrrd (not NIfTI)", "y.nii.bz2 (not NIfTI)",
-        "z.HDR (not NIfTI)", "'z.nii\\n' (blanks or line breaks after its ending)",
+        "sub/ (a folder with 1 scans, such as c.NII.GZ)", "x.mgz (not read here)", "y.nii.bz2 (not read here)",
+        "z.HDR (not read here)", "'z.nii\\n' (blanks or line breaks after its ending)",
     ]  # fmt: skip
 
 
@@ -64,7 +76,7 @@ def test_a_tree_follows_links_and_ends_where_they_go_in_circles(tmp_path):
     (tmp_path / "in/sub/a.nii").touch()
     (tmp_path / "in/other").symlink_to(tmp_path / "out")
     (tmp_path / "in/sub/again").symlink_to(tmp_path / "in")
-    found = [path.relative_to(tmp_path).as_posix() for path in nifti_tree(tmp_path / "in")]
+    found = [path.relative_to(tmp_path).as_posix() for path in scan_tree(tmp_path / "in")]
     assert found == ["in/other/b.nii", "in/sub/a.nii"]
 
 
@@ -81,6 +93,6 @@ def test_four_digits_at_the_end_are_a_channel(name, found):
 
 def test_files_are_grouped_by_case_and_channel():
     names = ["b_0001.nii", "a_0000.nii.gz", "notes.nii", "b_0000.nii", "a_0000.nii", "years_20201.nii"]
-    groups = group_channels(names, nifti_stem)
+    groups = group_channels(names, scan_stem)
     assert groups.cases == {"b": {1: ["b_0001.nii"], 0: ["b_0000.nii"]}, "a": {0: ["a_0000.nii.gz", "a_0000.nii"]}}
     assert groups.others == ["notes.nii", "years_20201.nii"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_preprocessing.dataset.case_files import nifti_files
+from data_preprocessing.dataset.case_files import parse_cases, scan_files
 from data_preprocessing.dataset.description_file import Dataset, load_dataset, read_description
 from utils.errors import UserError
 
@@ -99,8 +99,8 @@ def test_a_channel_too_many_belongs_to_its_case(tmp_path):
 
 
 def test_other_file_endings_are_refused_with_what_to_do(tmp_path):
-    make_folder(tmp_path / "Dataset004_Toy", ["imagesTr/a_0000.nrrd"], file_ending=".nrrd")
-    with pytest.raises(UserError, match=r"file_ending \.nrrd is not read; convert"):
+    make_folder(tmp_path / "Dataset004_Toy", ["imagesTr/a_0000.mgz"], file_ending=".mgz")
+    with pytest.raises(UserError, match=r"file_ending \.mgz is not read; convert"):
         load_dataset(tmp_path, "4")
 
 
@@ -123,8 +123,8 @@ def test_wrong_entries_are_reported_and_the_others_are_read(tmp_path):
 
 def test_hidden_and_other_files_are_no_scans(tmp_path):
     make_folder(tmp_path / "x", ["b.nii", "a.nii.gz", "._a.nii.gz", "notes.txt", ".nii.gz"])
-    assert [path.name for path in nifti_files(tmp_path / "x")] == ["a.nii.gz", "b.nii"]
-    assert nifti_files(tmp_path / "absent") == []
+    assert [path.name for path in scan_files(tmp_path / "x")] == ["a.nii.gz", "b.nii"]
+    assert scan_files(tmp_path / "absent") == []
 
 
 def test_endings_of_a_folder_may_be_in_capitals(tmp_path):
@@ -190,3 +190,14 @@ def test_cases_cannot_be_called_like_the_programs_files(tmp_path, name):
     make_folder(tmp_path / "Task501_Toy", files, channel_names={"0": "T1"}, training=[entry, other])
     with pytest.raises(UserError, match=f"a case cannot be called '{name}'"):
         load_dataset(tmp_path, "501")
+
+
+def test_a_colour_picture_holds_all_channels_of_its_case(tmp_path):
+    files = ["imagesTr/a_0000.png", "imagesTr/b_0000.png", "imagesTr/b_0001.png", "labelsTr/a.png", "labelsTr/b.png"]
+    make_folder(tmp_path / "Dataset004_Toy", files, file_ending=".png")
+    content = {"file_ending": ".png"}
+    cases, findings = parse_cases(content, "training", tmp_path / "Dataset004_Toy", num_channels=3)
+    assert {case.case: [path.name for path in case.images] for case in cases} == {
+        "a": ["a_0000.png"], "b": ["b_0000.png", "b_0001.png", "b_0002.png"],
+    }  # fmt: skip
+    assert not findings

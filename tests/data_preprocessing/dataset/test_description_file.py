@@ -111,8 +111,8 @@ def test_neither_training_nor_test_is_a_problem(tmp_path):
         ({"test": ["/etc/passwd.nii"]}, "leaves the folder"),
         ({"test": ["../Task08_Other/a.nii.gz"]}, "leaves the folder"),
         ({"test": ["imagesTs/../../x.nii.gz"]}, "leaves the folder"),
-        ({"test": ["imagesTs/c.png"]}, "imagesTs/c.png is not .nii"),
-        ({"test": ["imagesTs/.nii.gz"]}, "is not .nii"),
+        ({"test": ["imagesTs/c.jpg"]}, "imagesTs/c.jpg is no scan"),
+        ({"test": ["imagesTs/.nii.gz"]}, "is no scan"),
         ({"test": ["imagesTs/c.nii.gz", "imagesTr/c.nii"]}, "2 cases are called 'c'"),
     ],
 )
@@ -122,7 +122,7 @@ def test_what_is_wrong_in_the_file_is_said(tmp_path, changes, words):
 
 
 def test_all_problems_come_at_once(tmp_path):
-    message = complaint(tmp_path, modality={}, labels={"1": "x"}, test=["../a.nii", "b.png"])
+    message = complaint(tmp_path, modality={}, labels={"1": "x"}, test=["../a.nii", "b.jpg"])
     assert message.count("\n  - ") == 4
 
 

@@ -55,8 +55,8 @@ def test_what_finds_nothing_and_what_finds_a_name_twice_is_said(tmp_path):
     problems: list[str] = []
     find_files([f"{tmp_path}/scans", f"{tmp_path}/x.dcm", f"{tmp_path}/none*"], problems, flag="--images")
     assert [problem.replace(str(tmp_path), "") for problem in problems] == [
-        "--images /x.dcm: no .nii or .nii.gz there",
-        "--images /none*: no .nii or .nii.gz there",
+        "--images /x.dcm: no scan there (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, or .png, .tif)",
+        "--images /none*: no scan there (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, or .png, .tif)",
         "--images: /scans/a.nii and /scans/a.nii.gz are both called a",
     ]
 

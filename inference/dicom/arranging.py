@@ -1,0 +1,158 @@
+"""Slices of one series put in order, and the grid that they make; what makes none is refused with its numbers.
+
+Slices are ordered along the normal of their plane. Axes: LPS in headers, RAS in `Geometry`, mm both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from inference.dicom.headers import Slice
+from utils.errors import UserError
+from utils.schema import Geometry
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_DIRECTION = 1e-3
+"""Difference of direction cosines up to which slices are parallel; headers are rounded."""
+LARGEST_TILT_DEGREES = 0.2
+PLACE_TOLERANCE = 0.1
+"""How far a slice may lie from its place on the regular grid, as a share of the slice distance: positions are rounded,
+too."""
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Slices in the order of the third axis of their grid, and what was left out on the way, in words."""
+
+    slices: tuple[Slice, ...]
+    geometry: Geometry
+    remarks: tuple[str, ...]
+
+
+def arrange(slices: Sequence[Slice]) -> Stack:
+    """Order the slices of one series.
+
+    Copies of a slice, and slices in other planes or of other sizes than most, are left out with a word.
+
+    Raises:
+        UserError: there is no one plane that most slices have, several slices lie in one place, some are missing, or
+            the gantry was tilted.
+    """
+    remarks: list[str] = []
+    kept = _parallel(_without_copies(slices, remarks), remarks)
+    turn = np.asarray(kept[0].orientation, float).reshape(2, 3)
+    normal = np.cross(turn[0], turn[1])
+    along = np.array([np.asarray(each.position) @ normal for each in kept])
+    order = np.argsort(along, kind="stable")
+    kept, along = [kept[index] for index in order], along[order]
+    positions = np.array([each.position for each in kept])
+    if len(kept) == 1:
+        # A single slice does not say how thick it is; nothing depends on it.
+        step = normal
+    else:
+        _refuse_gaps(kept, along)
+        step = (positions[-1] - positions[0]) / (len(kept) - 1)
+        _refuse_tilt(step, normal)
+        _refuse_uneven(kept, positions, step)
+    affine = np.eye(4)
+    between_rows, between_columns = kept[0].spacing_mm
+    affine[:3, :3] = np.stack([turn[0] * between_columns, turn[1] * between_rows, step], axis=1)
+    affine[:3, 3] = positions[0]
+    affine = LPS @ affine + 0.0
+    geometry = Geometry(
+        shape_xyz=(kept[0].columns, kept[0].rows, len(kept)), affine=tuple(map(tuple, affine.tolist())),
+        qform_code=1, sform_code=1, xyzt_units=2,
+    )  # fmt: skip
+    return Stack(slices=tuple(kept), geometry=geometry, remarks=tuple(remarks))
+
+
+def _without_copies(slices: Sequence[Slice], remarks: list[str]) -> list[Slice]:
+    first: dict[tuple[str, int | None], Slice] = {}
+    for each in slices:
+        first.setdefault((each.instance, each.frame), each)
+    if len(first) < len(slices):
+        remarks.append(f"{len(slices) - len(first)} copies of slices are left out")
+    return list(first.values())
+
+
+def _parallel(slices: Sequence[Slice], remarks: list[str]) -> list[Slice]:
+    """The slices of the plane and size that most have."""
+    groups: list[list[Slice]] = []
+    for each in slices:
+        fitting = next((group for group in groups if _is_alike(each, group[0])), None)
+        if fitting is None:
+            groups.append([each])
+        else:
+            fitting.append(each)
+    groups.sort(key=len, reverse=True)
+    largest = groups[0]
+    if len(groups) > 1:
+        others = len(slices) - len(largest)
+        if len(largest) <= others or len(largest) == 1:
+            raise UserError(f"its {len(slices)} slices lie in {len(groups)} planes or sizes, as those of localizers do")
+        remarks.append(f"{others} slices in other planes or of other sizes than the {len(largest)} others are left out")
+    return largest
+
+
+def _is_alike(one: Slice, other: Slice) -> bool:
+    return (
+        (one.rows, one.columns) == (other.rows, other.columns)
+        and np.allclose(one.spacing_mm, other.spacing_mm, rtol=1e-3)
+        and np.allclose(one.orientation, other.orientation, rtol=0, atol=SAME_DIRECTION)
+    )
+
+
+def _refuse_gaps(slices: Sequence[Slice], along: np.ndarray) -> None:
+    """Refuse several slices in one place, and places without a slice."""
+    steps = np.diff(along)
+    usual = float(np.median(steps))
+    if usual <= 1e-3:
+        # Most places are taken twice or more.
+        places = 1 + int(np.count_nonzero(steps > 1e-3))
+        raise UserError(
+            f"its {len(slices)} slices lie at {places} places: several volumes in one series (times, echoes); "
+            "convert them to NIfTI, one file each"
+        )
+    twice = np.flatnonzero(steps < PLACE_TOLERANCE * usual).tolist()
+    if twice:
+        shown = ", ".join(f"{slices[i].number} and {slices[i + 1].number}" for i in twice[:_SHOWN])
+        more = ", ..." if len(twice) > _SHOWN else ""
+        raise UserError(
+            f"{len(twice)} places have two slices of different content (instance numbers {shown}{more}); remove those "
+            "that do not belong to it"
+        )
+    wide = np.flatnonzero(steps > 1.5 * usual).tolist()
+    if wide:
+        missing = [max(1, round(float(steps[i]) / usual) - 1) for i in wide]
+        shown = "; ".join(
+            f"{count} between instance numbers {slices[i].number} and {slices[i + 1].number} ({steps[i]:.4g} mm apart)"
+            for i, count in list(zip(wide, missing))[:_SHOWN]
+        )
+        more = "; ..." if len(wide) > _SHOWN else ""
+        raise UserError(f"slices are missing where others are {usual:.4g} mm apart: {shown}{more}; copy it again")
+
+
+def _refuse_tilt(step: np.ndarray, normal: np.ndarray) -> None:
+    cosine = float(step @ normal) / float(np.linalg.norm(step) * np.linalg.norm(normal))
+    degrees = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    if degrees > LARGEST_TILT_DEGREES:
+        raise UserError(
+            f"the gantry was tilted by {degrees:.1f} degrees, so its slices make no rectangular grid; resample it "
+            "first, for example with dcm2niix, and predict the NIfTI file"
+        )
+
+
+def _refuse_uneven(slices: Sequence[Slice], positions: np.ndarray, step: np.ndarray) -> None:
+    places = positions[0] + np.arange(len(slices))[:, None] * step
+    off_mm = np.linalg.norm(positions - places, axis=1)
+    allowed_mm = PLACE_TOLERANCE * float(np.linalg.norm(step))
+    worst = int(off_mm.argmax())
+    if off_mm[worst] > allowed_mm:
+        raise UserError(
+            f"slice distances differ: instance number {slices[worst].number} lies {off_mm[worst]:.3g} mm off its "
+            f"place, allowed are {allowed_mm:.3g} mm; resample it to equal distances first"
+        )

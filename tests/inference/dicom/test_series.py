@@ -1,0 +1,230 @@
+"""DICOM series become scans by their headers, whatever their files are called; what makes no grid is named."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from inference.dicom import voxels
+from inference.scans import find_input
+from tests.inference.dicom.made_up import values, write_frames, write_series
+from utils import extras
+from utils.errors import UserError
+from utils.nifti import read_image
+
+OBLIQUE = (0.8, 0.48, 0.36, -0.6, 0.64, 0.48)
+
+
+def found(place):
+    return {scan.case: scan for scan in find_input(place, 1).scans}
+
+
+def problem(place) -> str:
+    (scan,) = find_input(place, 1).scans
+    with pytest.raises(UserError) as caught:
+        scan.read()
+    return str(caught.value)
+
+
+def simpleitk_scan(folder, tmp_path):
+    """The scan as SimpleITK reads the series."""
+    sitk = pytest.importorskip("SimpleITK")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    # By itself it takes the type of the first slice for all of them, and cuts fractions off.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    sitk.WriteImage(reader.Execute(), str(tmp_path / "oracle.nrrd"))
+    return read_image([tmp_path / "oracle.nrrd"])
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, 1, 0), OBLIQUE])
+def test_a_series_is_the_scan_that_simpleitk_reads(tmp_path, orientation):
+    scales = [(1 + 0.25 * index, -1000 - index) for index in range(5)]
+    write_series(tmp_path / "ct", values(), orientation=orientation, scales=scales)
+    (scan,) = find_input(tmp_path / "ct", 1).scans
+    volume, oracle = scan.read(), simpleitk_scan(tmp_path / "ct", tmp_path)
+    np.testing.assert_array_equal(volume.array, oracle.array)
+    np.testing.assert_allclose(volume.geometry.affine, oracle.geometry.affine, atol=1e-6)
+    assert volume.array.flags.c_contiguous and volume.array.dtype == np.float32
+    shape, affine = scan.header()
+    assert shape == volume.geometry.shape_xyz == oracle.geometry.shape_xyz
+    np.testing.assert_array_equal(affine, volume.geometry.affine)
+
+
+def test_slices_are_in_hounsfield_units_and_in_the_order_of_position(tmp_path):
+    write_series(tmp_path / "ct", values())
+    volume = found(tmp_path / "ct")["ct"].read()
+    # In LPS both in-plane axes run against the working axes.
+    np.testing.assert_array_equal(volume.array[0], values()[:, ::-1, ::-1] - 1024.0)
+    assert volume.spacing_mm == pytest.approx((2.5, 0.8, 0.6))
+
+
+def test_frames_of_one_file_are_ordered_too(tmp_path):
+    write_series(tmp_path / "slices", values())
+    write_frames(tmp_path / "frames" / "all.dcm", values(), (3, 0, 4, 1, 2))
+    scans = found(tmp_path)
+    one, other = (scans[name].read() for name in ("frames", "slices"))
+    np.testing.assert_array_equal(one.array, other.array)
+    np.testing.assert_allclose(one.geometry.affine, other.geometry.affine)
+
+
+def test_studies_are_told_apart_and_other_files_are_named(tmp_path):
+    write_series(tmp_path / "a" / "ct", values(), number=3)
+    write_series(tmp_path / "b", values(seed=1), number=3)
+    write_series(tmp_path / "b2", values(seed=2), number=4)
+    for path in (tmp_path / "b2").iterdir():
+        path.rename(tmp_path / "b" / f"other{path.name}")
+    (tmp_path / "b" / "notes.txt").write_text("no DICOM")
+    write_series(tmp_path / "b" / "scout", values(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "report", values()[:1], Modality="SR")
+    (tmp_path / "b" / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    there = find_input(tmp_path, 1)
+    assert {scan.case for scan in there.scans} == {"a_ct", "b_3", "b_4"}
+    np.testing.assert_array_equal(found(tmp_path)["b_4"].read().array[0, :, ::-1, ::-1], values(seed=2) - 1024.0)
+    text = "\n".join(there.left_out)
+    for part in ("1 files that are no DICOM", "5 files: localizers", "1 files: SR and no scan"):
+        assert part in text
+    assert "damaged headers" in text or "no DICOM" in text
+
+
+def test_a_file_means_the_series_that_it_belongs_to(tmp_path):
+    write_series(tmp_path / "ct", values())
+    second = write_series(tmp_path / "more", values(seed=1))
+    for path in second.files:
+        path.rename(tmp_path / "ct" / f"more{path.name}")
+    (scan,) = find_input(tmp_path / "ct" / "moreIM002", 1).scans
+    assert len(scan.images) == 5 and scan.images[0].name == "moreIM001"
+
+
+def test_missing_slices_are_named(tmp_path):
+    write_series(tmp_path / "ct", values((9, 4, 4)), leave_out=(3, 4))
+    assert "slices are missing where others are 2.5 mm apart: 2 between instance numbers 7 and 4 (7.5 mm" in problem(
+        tmp_path
+    )
+
+
+def test_copies_are_left_out_and_other_slices_in_one_place_are_named(tmp_path):
+    made = write_series(tmp_path / "ct", values())
+    shutil.copy(made.files[1], tmp_path / "ct" / "copy")
+    (scan,) = find_input(tmp_path, 1).scans
+    assert scan.remarks == ("1 copies of slices are left out",)
+    np.testing.assert_array_equal(scan.read().array[0], values()[:, ::-1, ::-1] - 1024.0)
+    again = write_series(tmp_path / "again", values(seed=1), SeriesInstanceUID=made.uid)
+    for path in again.files[1:]:
+        path.unlink()
+    again.files[0].rename(tmp_path / "ct" / "again")
+    assert "1 places have two slices of different content (instance numbers 5 and 5)" in problem(tmp_path / "ct")
+
+
+def test_several_volumes_in_one_series_are_refused(tmp_path):
+    made = write_series(tmp_path / "ct" / "one", values())
+    write_series(tmp_path / "ct" / "two", values(seed=1), SeriesInstanceUID=made.uid)
+    assert "10 slices lie at 5 places: several volumes" in problem(tmp_path)
+
+
+def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
+    angle = np.radians(12)
+    write_series(tmp_path / "ct", values(), step=(0, 2.5 * np.sin(angle), 2.5 * np.cos(angle)))
+    assert "tilted by 12.0 degrees" in problem(tmp_path)
+
+
+def test_slice_distances_that_differ_are_refused(tmp_path):
+    made = write_series(tmp_path / "ct", values())
+    import pydicom
+
+    data = pydicom.dcmread(made.files[2])
+    data.ImagePositionPatient = [-20.5, 10.25, 105.9]
+    data.save_as(made.files[2])
+    assert "instance number 3 lies 0.9 mm off its place" in problem(tmp_path)
+
+
+def test_slices_of_other_planes_are_left_out_where_most_agree(tmp_path):
+    made = write_series(tmp_path / "ct", values())
+    scout = write_series(
+        tmp_path / "scout", values((2, 6, 7)), orientation=(0, 1, 0, 0, 0, -1), SeriesInstanceUID=made.uid
+    )
+    for path in scout.files:
+        path.rename(tmp_path / "ct" / f"scout{path.name}")
+    (scan,) = find_input(tmp_path / "ct", 1).scans
+    assert scan.remarks == ("2 slices in other planes or of other sizes than the 5 others are left out",)
+    assert scan.header()[0] == (7, 6, 5)
+
+
+def test_three_planes_in_one_series_are_a_localizer(tmp_path):
+    made = write_series(tmp_path / "ct" / "a", values()[:2])
+    for name, orientation in (("b", (0, 1, 0, 0, 0, -1)), ("c", (1, 0, 0, 0, 0, -1))):
+        write_series(tmp_path / "ct" / name, values()[:2], orientation=orientation, SeriesInstanceUID=made.uid)
+    assert "6 slices lie in 3 planes" in problem(tmp_path)
+
+
+def test_a_model_of_several_channels_cannot_take_a_series(tmp_path):
+    write_series(tmp_path / "ct", values())
+    (scan,) = find_input(tmp_path, 2).scans
+    with pytest.raises(UserError, match="needs 2 channels"):
+        scan.read()
+
+
+def test_a_file_cut_short_fails_alone(tmp_path):
+    made = write_series(tmp_path / "ct", values())
+    write_series(tmp_path / "ok", values())
+    made.files[0].write_bytes(made.files[0].read_bytes()[:-20])
+    scans = found(tmp_path)
+    assert scans["ok"].read().array.size
+    with pytest.raises(UserError, match="instance number 5 is damaged or cut short"):
+        scans["ct"].read()
+
+
+def test_packed_slices_are_unpacked(tmp_path):
+    import pydicom
+    from pydicom.uid import RLELossless
+
+    made = write_series(tmp_path / "ct", values())
+    for path in made.files:
+        data = pydicom.dcmread(path)
+        data.compress(RLELossless)
+        data.save_as(path)
+    np.testing.assert_array_equal(found(tmp_path)["ct"].read().array[0], values()[:, ::-1, ::-1] - 1024.0)
+
+
+def test_what_pydicom_cannot_unpack_simpleitk_does(tmp_path, monkeypatch):
+    sitk = pytest.importorskip("SimpleITK")
+    used, original = [], voxels._by_simpleitk
+    monkeypatch.setattr(voxels, "_by_simpleitk", lambda *args: used.append(args) or original(*args))
+    made = write_series(tmp_path / "ct", values())
+    for path in made.files:
+        # GDCM's JPEG is lossless.
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetUseCompression(True)
+        writer.SetCompressor("JPEG")
+        writer.SetFileName(str(path.with_suffix(".dcm")))
+        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+        stored = sitk.Cast(image + 1024, sitk.sitkUInt16)
+        for key in image.GetMetaDataKeys():
+            if key.partition("|")[0] not in ("0028", "0002") or key in ("0028|0030",):
+                stored.SetMetaData(key, image.GetMetaData(key))
+        writer.Execute(stored)
+        path.unlink()
+    (scan,) = find_input(tmp_path, 1).scans
+    np.testing.assert_array_equal(scan.read().array[0], values()[:, ::-1, ::-1])
+    assert len(used) == 5
+
+
+def test_nothing_of_the_patient_is_in_a_scan(tmp_path):
+    write_series(tmp_path / "ct", values())
+    (scan,) = find_input(tmp_path, 1).scans
+    for word in ("Doe", "Jane", "PatX", "Who^Dr"):
+        assert word not in repr(scan)
+
+
+def test_without_pydicom_the_command_is_said(tmp_path, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(name=name)
+
+    write_series(tmp_path / "ct", values())
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    with pytest.raises(UserError, match=r"needs the package pydicom.*pip install -e '\.\[dicom\]'"):
+        find_input(tmp_path, 1)

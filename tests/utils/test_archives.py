@@ -1,0 +1,60 @@
+"""A zip of somebody else's writes nothing outside of its folder, and no more than it says."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+
+import pytest
+
+from utils.archives import unpack_zip
+from utils.errors import UserError
+
+
+def make(path, members: dict[str, bytes], *, mode: int = 0):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name, (2020, 2, 3, 4, 5, 6))
+            info.external_attr = mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return path
+
+
+def test_files_come_with_their_folders_and_times(tmp_path):
+    members = {"a.dcm": b"1", "sub/b.dcm": b"22"}
+    unpack_zip(make(tmp_path / "x.zip", members), tmp_path / "one")
+    unpack_zip(tmp_path / "x.zip", tmp_path / "two")
+    assert (tmp_path / "one/sub/b.dcm").read_bytes() == b"22"
+    times = [(tmp_path / name / "a.dcm").stat().st_mtime for name in ("one", "two")]
+    assert times[0] == times[1] < 1.6e9
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "..\\out", "C:\\out"])
+def test_members_that_reach_outside_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"not safe(.|\n)*lies outside"):
+        unpack_zip(make(tmp_path / "x.zip", {"a": b"1", name: b"2"}), tmp_path / "one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.zip"]
+
+
+def test_links_are_refused(tmp_path):
+    with pytest.raises(UserError, match="a is a link"):
+        unpack_zip(make(tmp_path / "x.zip", {"a": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), tmp_path / "one")
+
+
+def test_what_would_fill_the_disk_is_refused(tmp_path):
+    make(tmp_path / "x.zip", {"a": bytes(10**6), "b": bytes(10**6)})
+    with pytest.raises(UserError, match=r"holds .* allowed are"):
+        unpack_zip(tmp_path / "x.zip", tmp_path / "one", most_bytes=10**6)
+    assert not (tmp_path / "one").exists()
+
+
+def test_damage_is_said(tmp_path):
+    content = bytearray(make(tmp_path / "x.zip", {"a": bytes(range(256)) * 4}).read_bytes())
+    content[60] ^= 0xFF
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack_zip(tmp_path / "x.zip", tmp_path / "one")
+    (tmp_path / "y.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack_zip(tmp_path / "y.zip", tmp_path / "two")

@@ -1,0 +1,188 @@
+"""NRRD, MetaImage and pictures give the voxels and the grid of the same scan in NIfTI; masks go back as they came."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from utils import extras
+from utils.errors import UserError
+from utils.nifti import read_header, read_image, read_label, write_mask, write_volume
+from utils.scan_formats import copy_scan
+
+sitk = pytest.importorskip("SimpleITK", reason="the extra `formats` is not installed")
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+ARRAY = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) - 7
+SIGNED_AXES = [
+    (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+]
+TILTED = np.array([[0.8, -0.6, 0], [0.48, 0.64, -0.6], [0.36, 0.48, 0.8]])
+
+
+def affine_of(turn: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = turn * (0.7, 1.3, 2.9)
+    affine[:3, 3] = (-10.25, 5.5, 77.125)
+    return affine
+
+
+def signed_axes(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
+    turn = np.zeros((3, 3))
+    turn[list(order), range(3)] = signs
+    return turn
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    """Written by SimpleITK itself, and by nibabel where the name says NIfTI."""
+    if path.name.endswith(".nii.gz"):
+        image = nib.Nifti1Image(array, affine)
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+        nib.save(image, path)
+        return path
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    lps = LPS @ affine
+    sizes = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(sizes.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / sizes).ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=True)
+    return path
+
+
+def assert_same_scan(path: Path, nifti: Path) -> None:
+    found, true = read_image([path]), read_image([nifti])
+    np.testing.assert_array_equal(found.array, true.array)
+    assert found.array.dtype == np.float32 and found.array.flags.c_contiguous
+    # NIfTI's own header holds single precision.
+    np.testing.assert_allclose(found.geometry.affine, true.geometry.affine, atol=1e-5)
+    np.testing.assert_allclose(found.spacing_mm, true.spacing_mm, rtol=1e-6)
+    shape, affine = read_header(path)
+    assert shape == found.geometry.shape_xyz == true.geometry.shape_xyz
+    np.testing.assert_array_equal(affine, found.geometry.affine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_all_orientations_give_the_scan_that_nifti_gives(tmp_path, ending):
+    for order, signs in SIGNED_AXES:
+        affine = affine_of(signed_axes(order, signs))
+        assert_same_scan(save(tmp_path / f"a{ending}", ARRAY, affine), save(tmp_path / "a.nii.gz", ARRAY, affine))
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_tilted_scans_give_the_scan_that_nifti_gives(tmp_path, ending):
+    affine = affine_of(TILTED)
+    assert_same_scan(save(tmp_path / f"a{ending}", ARRAY, affine), save(tmp_path / "a.nii.gz", ARRAY, affine))
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+@pytest.mark.parametrize("turn", [np.diag([-1, 1, -1]), TILTED], ids=["flipped", "tilted"])
+def test_a_mask_lies_exactly_on_its_scan(tmp_path, ending, turn):
+    scan = read_image([save(tmp_path / f"scan{ending}", ARRAY, affine_of(turn))])
+    mask = (scan.array[0] > 3).astype(np.uint8)
+    write_mask(tmp_path / f"mask{ending}", mask, scan.geometry)
+    again = read_label(tmp_path / f"mask{ending}")
+    np.testing.assert_array_equal(again.array, mask)
+    np.testing.assert_allclose(again.geometry.affine, scan.geometry.affine, rtol=0, atol=1e-14)
+    image, original = sitk.ReadImage(str(tmp_path / f"mask{ending}")), sitk.ReadImage(str(tmp_path / f"scan{ending}"))
+    np.testing.assert_allclose(image.GetDirection(), original.GetDirection(), rtol=0, atol=1e-15)
+    # x, y, z of the stored file, by SimpleITK alone.
+    stored = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    np.testing.assert_array_equal(stored, ARRAY > 3)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_channels_come_as_components_or_as_a_fourth_axis(tmp_path):
+    stack = np.stack([ARRAY, ARRAY + 100, ARRAY * 2])
+    vector = sitk.GetImageFromArray(np.ascontiguousarray(stack.transpose(3, 2, 1, 0)), isVector=True)
+    sitk.WriteImage(vector, str(tmp_path / "vector.nrrd"))
+    fourth = sitk.GetImageFromArray(np.ascontiguousarray(stack.transpose(0, 3, 2, 1)), isVector=False)
+    sitk.WriteImage(fourth, str(tmp_path / "fourth.nrrd"))
+    vector, fourth = (read_image([tmp_path / f"{name}.nrrd"]) for name in ("vector", "fourth"))
+    np.testing.assert_array_equal(vector.array, fourth.array)
+    # SimpleITK's plain axes run to the left and to the back.
+    np.testing.assert_array_equal(vector.array, stack.transpose(0, 3, 2, 1)[..., ::-1, ::-1])
+    assert read_header(tmp_path / "vector.nrrd")[0] == read_header(tmp_path / "fourth.nrrd")[0] == (2, 3, 4, 3)
+    write_volume(tmp_path / "again.mha", vector.array, vector.geometry)
+    np.testing.assert_array_equal(read_image([tmp_path / "again.mha"]).array, vector.array)
+
+
+def test_endings_in_upper_case_are_read(tmp_path):
+    for ending in (".nrrd", ".mha", ".png"):
+        if ending == ".png":
+            sitk.WriteImage(sitk.GetImageFromArray(np.uint8(ARRAY[0] + 7)), str(tmp_path / "a.png"))
+        else:
+            save(tmp_path / f"a{ending}", ARRAY, np.eye(4))
+        (tmp_path / f"a{ending}").rename(tmp_path / f"B{ending.upper()}")
+        assert read_image([tmp_path / f"B{ending.upper()}"]).array.size == (ARRAY[0].size if ending == ".png" else 24)
+
+
+def test_a_picture_is_one_slice_and_its_colours_are_channels(tmp_path):
+    colours = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "a_0000.png"))
+    volume = read_image([tmp_path / "a_0000.png"])
+    assert read_header(tmp_path / "a_0000.png")[0] == (4, 5, 1, 3)
+    # Rows run to the back, columns to the left; worked on is towards the front and the right.
+    np.testing.assert_array_equal(volume.array[:, 0], np.moveaxis(colours, -1, 0)[:, ::-1, ::-1])
+    mask = np.uint8(volume.array[0] > 20)
+    for name in ("mask.png", "mask.tif"):
+        write_mask(tmp_path / name, mask, volume.geometry)
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name)))
+        np.testing.assert_array_equal(written, colours[..., 0] > 20)
+        np.testing.assert_array_equal(read_label(tmp_path / name).array, mask)
+    with pytest.raises(UserError, match=r"in colours.*grey values"):
+        read_label(tmp_path / "a_0000.png")
+
+
+def test_pages_of_a_tiff_are_refused(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), str(tmp_path / "a.tif"))
+    with pytest.raises(UserError, match=r"a\.tif holds 2 pages"):
+        read_image([tmp_path / "a.tif"])
+    geometry = read_image([save(tmp_path / "a.nrrd", ARRAY, np.eye(4))]).geometry
+    with pytest.raises(UserError, match="a picture holds one slice"):
+        write_mask(tmp_path / "mask.png", np.zeros((4, 3, 2), np.uint8), geometry)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_damage_is_found(tmp_path, ending):
+    # Noise: packed, a changed byte of it is a changed voxel and nothing else.
+    noise = np.random.default_rng(0).integers(0, 2**15, (9, 9, 9)).astype(np.int16)
+    whole = save(tmp_path / f"a{ending}", noise, np.eye(4)).read_bytes()
+    (tmp_path / f"a{ending}").write_bytes(whole[:-200])
+    with pytest.raises(UserError, match=rf"a\{ending} is truncated"):
+        read_image([tmp_path / f"a{ending}"])
+    damaged = bytearray(whole)
+    damaged[-300] ^= 0xFF
+    (tmp_path / f"a{ending}").write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"a\{ending} is damaged"):
+        read_image([tmp_path / f"a{ending}"])
+    (tmp_path / f"a{ending}").write_bytes(b"hello")
+    with pytest.raises(UserError, match=rf"a\{ending} is no readable"):
+        read_header(tmp_path / f"a{ending}")
+    with pytest.raises(UserError, match="does not exist"):
+        read_image([tmp_path / f"none{ending}"])
+
+
+def test_a_header_with_its_voxels_elsewhere_is_copied_as_one_file(tmp_path):
+    save(tmp_path / "a.nhdr", ARRAY, affine_of(TILTED))
+    copy_scan(tmp_path / "a.nhdr", tmp_path / "b.nrrd")
+    (tmp_path / "a.raw.gz").unlink()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nrrd"))), ARRAY.T)
+    with pytest.raises(UserError, match=r"a\.nhdr is no readable"):
+        read_image([tmp_path / "a.nhdr"])
+
+
+def test_a_missing_package_is_named_with_the_command(tmp_path, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(name=name)
+
+    path = save(tmp_path / "a.nrrd", ARRAY, np.eye(4))
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    with pytest.raises(UserError, match=r"needs the package SimpleITK.*pip install -e '\.\[formats\]'"):
+        read_image([path])

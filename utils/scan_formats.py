@@ -1,0 +1,217 @@
+"""NRRD, MetaImage, PNG and TIFF files in and out, through SimpleITK: the voxels and the grid that NIfTI would have.
+
+SimpleITK's world runs to the left, to the back and up (LPS), this program's to the right, to the front and up (RAS), in
+mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it says of dots per inch is no voxel size.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.axes import triple
+from utils.errors import UserError
+from utils.extras import optional_import
+from utils.geometry import Geometry
+from utils.nifti_header import require_grid
+from utils.scan_names import PICTURE_ENDINGS, is_picture, scan_ending
+from utils.temporary import temporary_file
+
+READERS = {
+    ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+    ".png": "PNGImageIO", ".tif": "TIFFImageIO", ".tiff": "TIFFImageIO",
+}  # fmt: skip
+"""SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
+ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
+"""Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_CHUNK_BYTES = 1 << 20
+
+
+def needs_itk(path: Path) -> bool:
+    """Whether a file is none of NIfTI, by its name."""
+    return scan_ending(path).lower() in READERS
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], Geometry]:
+    """Shape (x, y, z[, c]) and grid; the voxels are not read.
+
+    Raises:
+        UserError: no SimpleITK, or no readable file.
+    """
+    reader = _reader(path)
+    _attempt(path, reader.ReadImageInformation)
+    size, components = tuple(int(n) for n in reader.GetSize()), int(reader.GetNumberOfComponents())
+    shape = _shape(path, size, components)
+    affine = _ras_affine(path, len(size), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return shape, _geometry(shape, affine)
+
+
+def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Channels (C, x, y, z) in the file's own type, and the grid.
+
+    Raises:
+        UserError: no SimpleITK, or the file is missing, cut short, damaged or of another kind than its name says.
+    """
+    _, geometry = read_grid(path)
+    _require_undamaged(path)
+    image = _attempt(path, _reader(path).Execute)
+    itk = _simpleitk(path)
+    components = image.GetNumberOfComponentsPerPixel()
+    array = itk.GetArrayFromImage(image)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{path} holds {array.dtype} voxels; convert it to integers or floating-point numbers")
+    # SimpleITK's arrays are (..., y, x[, component]).
+    array = np.moveaxis(array, -1, 0) if components > 1 else array[None]
+    array = array[:, None] if array.ndim == 3 else array
+    array = array[0] if array.ndim == 5 else array
+    return array.transpose(0, 3, 2, 1), geometry
+
+
+def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
+    """Write an array (x, y, z[, c]) onto a grid, whole or not at all; two files, for `.nhdr` and `.mhd`, one by one.
+
+    Raises:
+        OSError: the file cannot be written.
+        UserError: no SimpleITK, or a picture of more than one slice.
+    """
+    itk = _simpleitk(path)
+    if is_picture(path):
+        if stored.shape[2] != 1:
+            raise UserError(
+                f"{path}: a picture holds one slice, and the scan has {stored.shape[2]}; use another format"
+            )
+        image = itk.GetImageFromArray(np.ascontiguousarray(stored[:, :, 0].swapaxes(0, 1)), isVector=stored.ndim == 4)
+    else:
+        axes = (2, 1, 0) if stored.ndim == 3 else (2, 1, 0, 3)
+        image = itk.GetImageFromArray(np.ascontiguousarray(stored.transpose(axes)), isVector=stored.ndim == 4)
+        affine = LPS @ np.asarray(geometry.affine, float)
+        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        image.SetSpacing(spacing_mm.tolist())
+        image.SetOrigin(affine[:3, 3].tolist())
+        image.SetDirection((affine[:3, :3] / spacing_mm).ravel().tolist())
+    writer = itk.ImageFileWriter()
+    writer.SetImageIO(READERS[scan_ending(path).lower()])
+    writer.UseCompressionOn()
+    if scan_ending(path).lower() in ONE_FILE:
+        # A header names the file of its voxels, so it cannot be renamed.
+        _write(writer, image, path, path)
+        return
+    with temporary_file(path) as (_, temporary):
+        _write(writer, image, temporary, path)
+        temporary.replace(path)
+
+
+def _write(writer: Any, image: Any, place: Path, path: Path) -> None:
+    writer.SetFileName(str(place))
+    try:
+        writer.Execute(image)
+    except RuntimeError as error:
+        raise OSError(0, _reason(error), str(path)) from None
+
+
+def copy_scan(source: Path, target: Path) -> None:
+    """Write a scan anew: what a header with its voxels in a second file needs, which no copy of one file holds."""
+    channels, geometry = read_voxels(source)
+    write_voxels(target, channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1), geometry)
+
+
+def _simpleitk(path: Path) -> Any:
+    return optional_import("SimpleITK", extra="formats", purpose=f"{path}: the format {scan_ending(path).lower()}")
+
+
+def _reader(path: Path) -> Any:
+    if not path.is_file():
+        gone = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+        raise UserError(f"{path} does not exist{gone}")
+    reader = _simpleitk(path).ImageFileReader()
+    reader.SetImageIO(READERS[scan_ending(path).lower()])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _attempt(path: Path, read: Any) -> Any:
+    try:
+        return read()
+    except RuntimeError as error:
+        kind = scan_ending(path).lower()
+        raise UserError(f"{path} is no readable {kind} file, or cut short ({_reason(error)})") from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of SimpleITK's message, which is the one that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _shape(path: Path, size: tuple[int, ...], components: int) -> tuple[int, ...]:
+    """(x, y, z), or (x, y, z, c) of several channels, be they components of a voxel or a fourth axis."""
+    if is_picture(path) and len(size) == 3 and size[2] == 1:
+        size = size[:2]
+    if is_picture(path) and len(size) != 2:
+        raise UserError(
+            f"{path} holds {size[-1]} pages, and no picture says how far they are apart; convert it to .nrrd or .nii.gz"
+        )
+    if len(size) not in (2, 3, 4) or (len(size) == 4 and components > 1):
+        raise UserError(f"{path} has {len(size)} axes and {components} numbers a voxel; a scan has 3 axes and channels")
+    if min(size) < 1:
+        raise UserError(f"{path} has shape {size}: no voxels")
+    space = size[:3] if len(size) > 2 else (*size, 1)
+    channels = size[3] if len(size) == 4 else components
+    return space if channels == 1 else (*space, channels)
+
+
+def _ras_affine(path: Path, num_axes: int, spacing: Any, origin: Any, direction: Any) -> np.ndarray:
+    affine = np.eye(4)
+    if not is_picture(path):
+        axes = min(3, num_axes)
+        turn = np.asarray(direction, float).reshape(num_axes, num_axes)[:axes, :axes]
+        affine[:axes, :axes] = turn * np.asarray(spacing, float)[:axes]
+        affine[:axes, 3] = np.asarray(origin, float)[:axes]
+    affine = LPS @ affine
+    require_grid(affine, path)
+    # No -0.0, which would be another number in JSON.
+    return affine + 0.0
+
+
+def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> Geometry:
+    return Geometry(
+        shape_xyz=triple(shape[:3]), affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
+        xyzt_units=2,
+    )  # fmt: skip
+
+
+def _require_undamaged(path: Path) -> None:
+    """Check the sums that packed voxels carry, as SimpleITK does not: it would give other voxels in silence.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if scan_ending(path).lower() in PICTURE_ENDINGS:
+        return
+    with open(path, "rb") as file:
+        start = file.read(_CHUNK_BYTES)
+        lower = start.lower()
+        if lower.startswith(b"nrrd"):
+            head, separator, _ = start.partition(b"\n\n")
+            is_packed = b"encoding: gz" in head.lower()
+            offset = len(head) + len(separator)
+        else:
+            offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
+            head = start[:offset].lower()
+            is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
+        # A detached file's checksum is left to its reader.
+        if not is_packed or b"data file:" in head.lower() or not offset:
+            return
+        file.seek(offset)
+        unpacker = zlib.decompressobj(wbits=47)
+        try:
+            while not unpacker.eof and (part := file.read(_CHUNK_BYTES)):
+                unpacker.decompress(part)
+        except zlib.error:
+            raise UserError(f"{path} is damaged; copy or download it again") from None
+    if not unpacker.eof:
+        raise UserError(f"{path} is truncated; copy or download it again")
