@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(EngineBenchmark, argv, prog="python -m benchmarks.engines", doc=__doc__)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="nnunet-engines-") as folder:
-        # Networks of random weights are nothing to keep.
-        os.environ[VARIABLE] = folder
+        # Networks of random weights are nothing to keep, unless a place for them is named.
+        os.environ.setdefault(VARIABLE, folder)
         outcome = {name: _measure(SIZES[name], options) for name in options.networks}
     for name, rows in outcome.items():
         print(f"\n{name}: {SIZES[name]}, {options.threads} thread(s), least of {options.rounds}")
