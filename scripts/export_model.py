@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inference.engines.export import NetworkForm
     from inference.model import Model
 
-Format = Literal["zip", "nnunet-v2", "onnx", "torch-export", "aot-inductor", "triton"]
+Format = Literal["zip", "nnunet-v2", "onnx", "torch-export", "aot-inductor", "triton", "monai-bundle"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ class ExportOptions:
     format: Format = "zip"
     """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name; onnx
     (pip install -e '.[onnx]'), torch-export (.pt2) and aot-inductor (native code for this CPU): the networks alone;
-    triton: a model repository for Triton Inference Server (docs/how-to/serve.md)."""
+    triton: a model repository for Triton Inference Server; monai-bundle: for python -m monai.bundle run
+    (docs/how-to/serve.md)."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
     license_note: Path | None = None
@@ -133,6 +134,14 @@ def _networks(form: NetworkForm, options: ExportOptions, model: Model, note: dic
     print(f"wrote {options.output}: {model.describe()}; model.json says what is done around the networks")
 
 
+def _bundle(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from serving.monai_bundle import write_bundle
+
+    command = write_bundle(options.output, model, **note)
+    print(f"wrote {options.output}: {model.describe()}")
+    print(f"predict, where this program is installed, with: {command}")
+
+
 FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
     "zip": _zip,
     "nnunet-v2": _nnunet_v2,
@@ -140,6 +149,7 @@ FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]]
     "torch-export": partial(_networks, "torch-export"),
     "aot-inductor": partial(_networks, "aot-inductor"),
     "triton": _triton,
+    "monai-bundle": _bundle,
 }
 """--format -> what writes it; all but the zip are new folders."""
 assert set(FORMATS) == set(get_args(Format))

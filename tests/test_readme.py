@@ -27,6 +27,9 @@ FOREIGN = {
     "pip": {"--editable"},
     "argparse": {"--help"},
     "nnunet": {"--version"},
+    "trtexec": {"--fp16", "--precisionConstraints", "--layerPrecisions"},
+    "modelopt": {"--onnx_path", "--output_path", "--op_types_to_exclude"},
+    "benchmarks.engines": {"--networks"},
     "nnU-Net v2": {"--verify_dataset_integrity", "--c", "--val"},
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))

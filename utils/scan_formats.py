@@ -72,7 +72,7 @@ def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
-    """Write an array (x, y, z[, c]) onto a grid, whole or not at all.
+    """Write an array (x, y, z[, c]) onto a grid, whole or not at all; two files, for `.nhdr` and `.mhd`, one by one.
 
     Raises:
         OSError: the file cannot be written.
@@ -96,17 +96,25 @@ def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
     writer = itk.ImageFileWriter()
     writer.SetImageIO(READERS[scan_ending(path).lower()])
     writer.UseCompressionOn()
+    if scan_ending(path).lower() in ONE_FILE:
+        # A header names the file of its voxels, so it cannot be renamed.
+        _write(writer, image, path, path)
+        return
     with temporary_file(path) as (_, temporary):
-        writer.SetFileName(str(temporary))
-        try:
-            writer.Execute(image)
-        except RuntimeError as error:
-            raise OSError(0, _reason(error), str(path)) from None
+        _write(writer, image, temporary, path)
         temporary.replace(path)
 
 
+def _write(writer: Any, image: Any, place: Path, path: Path) -> None:
+    writer.SetFileName(str(place))
+    try:
+        writer.Execute(image)
+    except RuntimeError as error:
+        raise OSError(0, _reason(error), str(path)) from None
+
+
 def copy_scan(source: Path, target: Path) -> None:
-    """Write a scan anew as one file: what a header with its voxels elsewhere needs, which no copy of a file holds."""
+    """Write a scan anew: what a header with its voxels in a second file needs, which no copy of one file holds."""
     channels, geometry = read_voxels(source)
     write_voxels(target, channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1), geometry)
 

@@ -34,6 +34,8 @@ from utils.nifti import (
     to_working,
     write_volume,
 )
+from utils.scan_formats import ONE_FILE, copy_scan
+from utils.scan_names import scan_ending
 from utils.schema import LabelScheme
 from utils.workers import Workers
 
@@ -160,7 +162,11 @@ def copy_case(files: CaseFiles, folder: Path, output: Path) -> CaseRepair:
 
 def copy_file(path: Path, folder: Path, output: Path) -> None:
     """Copy a file of `folder` to the same place below `output`."""
-    shutil.copyfile(path, _place(path, folder, output))
+    place = _place(path, folder, output)
+    if scan_ending(path).lower() in ONE_FILE:
+        copy_scan(path, place)
+    else:
+        shutil.copyfile(path, place)
 
 
 def _repair_image(image: Volume, changes: list[str]) -> Volume:

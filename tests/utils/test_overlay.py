@@ -1,0 +1,29 @@
+"""Overlays of scans in other formats than their masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from report.sources import by_case, scans_of_folder
+from report.writing import find_kind
+from utils.geometry import Geometry
+from utils.nifti import write_volume
+from utils.overlay import draw_overlay
+
+
+@pytest.mark.slow
+def test_scan_mask_and_label_may_have_different_formats(tmp_path):
+    pytest.importorskip("SimpleITK", reason="the extra `formats` is not installed")
+    affine = tuple(map(tuple, np.diag([-1.0, 1, 2, 1]).tolist()))
+    grid = Geometry(shape_xyz=(6, 5, 4), affine=affine, qform_code=1, sform_code=1, xyzt_units=2)
+    scan = np.random.default_rng(0).uniform(0, 9, (4, 5, 6)).astype(np.float32)
+    for name, array in (("images/a_0000.nrrd", scan), ("masks/a.mha", scan > 5), ("labels/a.nii.gz", scan > 4)):
+        (tmp_path / name).parent.mkdir()
+        write_volume(tmp_path / name, array if array.dtype == np.float32 else array.astype(np.uint8), grid)
+    draw_overlay(tmp_path / "a.png", tmp_path / "images", tmp_path / "masks", labels=tmp_path / "labels", case="a")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    # The page of a prediction finds the same files.
+    assert find_kind(tmp_path / "masks")[0] == "prediction"
+    assert by_case(tmp_path / "masks") == {"a": tmp_path / "masks/a.mha"}
+    assert scans_of_folder(tmp_path / "images") == {"a": tmp_path / "images/a_0000.nrrd"}
