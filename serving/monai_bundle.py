@@ -53,7 +53,7 @@ def write_bundle(folder: Path, model: Model, *, license_note: str = LICENSE_NOTE
         write_json(CONFIG, temporary / "configs/inference.json")
         write_archive(temporary / MODEL, model, license_note=license_note)
         card = "\n".join(card_lines(make_card(model), license_note))
-        text = f"# {model.plan.dataset}\n\n```\n{card}\n```\n\nWith this program installed:\n\n```bash\n{command}\n```\n"
+        text = f"# {model.plan.dataset}\n\n```\n{card}\n```\n\nWhere this program is installed:\n\n    {command}\n"
         (temporary / "docs/README.md").write_text(text, encoding="utf-8")
         (temporary / "LICENSE").write_text(license_note, encoding="utf-8")
     return command
