@@ -20,7 +20,10 @@ from utils.flags import all_flags
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 VERBS = {**nnunet.VERBS, **{verb.module: verb for verb in commands_page.SCRIPTS_ONLY}}
 FOREIGN = {
-    "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
+    "docker": {"--rm", "--gpus", "--shm-size", "--ulimit", "--file", "--tag", "--build-arg"},
+    "curl": {"--fail"},
+    "tritonserver": {"--model-repository"},
+    "monai.bundle": {"--input_dir", "--output_dir"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
     "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
     "tensorboard": {"--logdir"},

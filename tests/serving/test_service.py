@@ -169,7 +169,7 @@ def test_what_is_no_form_is_refused(service, scan):
 
 def test_a_body_without_a_length_is_counted(service):
     connection = http.client.HTTPConnection(service.url.split("/")[2], timeout=60)
-    parts = (part for part in [form([b""])[0][:-15], *[bytes(100_000)] * 30])
+    parts = (part for part in [form([b""])[0][:-13], *[bytes(100_000)] * 30])
     headers = {"Content-Type": form([])[1], "Transfer-Encoding": "chunked"}
     connection.request("POST", "/api/predict", parts, headers, encode_chunked=True)
     assert connection.getresponse().status == 413
