@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def _without(text: str, scan: Scan, name: str) -> str:
     for image in scan.images:
         for shown in (str(image), str(image.parent), image.name):
             text = text.replace(shown, name) if len(shown) > 2 else text
-    return text
+    # As a word: it may be part of one by chance.
+    return re.sub(rf"(?<!\w){re.escape(scan.case)}(?!\w)", name, text) if len(scan.case) > 2 else text
 
 
 def _read_names(path: Path) -> dict[str, str]:

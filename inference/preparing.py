@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocessing.preprocessor import CaseInput, preprocess_case
+from inference.scans import find_input
 from utils.errors import UserError
 from utils.nifti import Volume, read_image
 from utils.schema import CaseMeta, Geometry, Plan
@@ -39,14 +40,19 @@ class PreparedScan:
 
 
 def read_scan(paths: Path | str | Sequence[Path | str]) -> tuple[Volume, str]:
-    """The scan of one file or one file per channel, and what messages call it.
+    """The scan of one file, one file per channel, or a folder with one DICOM series, and what messages call it.
 
     Raises:
-        UserError: a file is missing, damaged, or on another grid than the first.
+        UserError: a file is missing, damaged, or on another grid than the first; a folder holds no or several scans.
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files:
         raise UserError("no file was given: a scan is one file, or one file for each channel")
+    if len(files) == 1 and files[0].is_dir():
+        scans = find_input(files[0], 1).scans
+        if len(scans) != 1:
+            raise UserError(f"{files[0]} holds {len(scans)} scans, not one; give its files")
+        return scans[0].read(), scans[0].title
     return read_image(files), str(files[0])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.dicom.segmentation import segments_of, write_segmentation
+from inference.dicom.segmentation import load_highdicom, segments_of, write_segmentation
 from inference.mask_folder import MaskFolder
 from inference.mask_formats import DICOM_ENDINGS, mask_ending
 from inference.mask_stamps import made_by
@@ -29,6 +29,7 @@ from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room
 from utils.runs import prepare_folder
+from utils.scan_formats import require_package
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,6 +225,9 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
         left_out = [f"{len(left_out)} files or folders"] if left_out else []
     refuse_scans_as_output(scans, job.output)
     refuse_format(scans, job.output_format)
+    require_package(path for scan in scans for path in (*scan.images, Path(f"{scan.case}{scan.mask_ending}")))
+    if job.output_format in DICOM_ENDINGS:
+        load_highdicom()
     for line in left_out:
         print(f"warning: left out of {'the input' if job.anonymous else job.input}: {line}", file=sys.stderr)
     for scan in scans:

@@ -90,7 +90,8 @@ def find_input(path: Path, num_channels: int) -> Found:
     """The scans that a path means, and what is left out. Raises as `find_scans` does."""
     if path.is_file() and not scan_ending(path) and is_dicom(path):
         return _series_scans(path, num_channels)
-    if path.is_dir() and not scan_files(_images_folder(path)) and holds_dicom(path):
+    # Pictures beside DICOM files are what somebody made of them.
+    if path.is_dir() and all(map(is_picture, scan_files(_images_folder(path)))) and holds_dicom(path):
         return _series_scans(path, num_channels)
     return Found(scans=find_scans(path, num_channels), left_out=tuple(unread_scans(path)))
 
@@ -132,6 +133,9 @@ def _series_scans(place: Path, num_channels: int) -> Found:
     if not found:
         lines = "".join(f"\n  - left out: {line}" for line in left_out)
         raise UserError(f"--input {place} holds no DICOM series of slices with positions{lines}")
+    twice = [name for name, count in Counter(series.name for series in found).items() if count > 1]
+    if twice:
+        raise list_problems(f"--input {place} has several series of one name:", twice, advice="Rename their folders.")
     several = f"the model needs {num_channels} channels, and a DICOM series is one; convert them to NIfTI"
     scans = tuple(
         Scan(

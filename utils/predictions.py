@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.errors import UserError, list_problems
 from utils.nifti import Volume, read_label, to_working
+from utils.scan_formats import require_package
 from utils.scan_names import (
     PICTURE_ENDINGS,
     VOLUME_ENDINGS,
@@ -64,6 +65,7 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], int]:
         unread = "".join(f"\n  - left out: {line}" for line in left_out(preds))
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"--preds {preds} holds no predictions ({kinds}); run main.py with --save_preds{unread}")
+    require_package((*found.values(), *labels.values()))
     missing = [f"{path.name}: no label of {case} in {lbls}" for case, path in found.items() if case not in labels]
     if missing:
         raise list_problems("predictions without a label:", missing, advice="Give the folder that has all of them.")

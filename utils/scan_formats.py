@@ -7,6 +7,7 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ _CHUNK_BYTES = 1 << 20
 def needs_itk(path: Path) -> bool:
     """Whether a file is none of NIfTI, by its name."""
     return scan_ending(path).lower() in READERS
+
+
+def require_package(paths: Iterable[Path]) -> None:
+    """Find out, once and before the work, that files cannot be read or written as their package is not installed.
+
+    Raises:
+        UserError: SimpleITK is missing, and one of the files needs it.
+    """
+    first = next(filter(needs_itk, paths), None)
+    if first is not None:
+        _simpleitk(first)
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], Geometry]:

@@ -20,7 +20,7 @@ from data_preprocessing.dataset.writing import list_cases
 from data_preprocessing.normalization import scheme_of
 from utils.errors import UserError, list_problems
 from utils.files import new_folder, real_path, write_json
-from utils.scan_formats import ONE_FILE, copy_scan
+from utils.scan_formats import ONE_FILE, copy_scan, require_package
 from utils.scan_names import scan_ending
 from utils.schema import LabelScheme
 from utils.workers import Workers
@@ -70,6 +70,7 @@ def collect(sources: Sources, channels: Sequence[str]) -> Collection:
         counts = Counter(files.case for files in cases)
         problems += [f"{section}: {n} cases would be called {name!r}" for name, n in counts.items() if n > 1]
         problems += [f"{section}: {fault}" for name in counts if (fault := name_fault(name))]
+    require_package(path for case in (*training, *unlabelled) for path in (*case.images, case.label) if path)
     if not (training or problems):
         problems.append("--images and --labels find no scans")
     if problems:

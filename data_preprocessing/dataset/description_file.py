@@ -21,6 +21,7 @@ from data_preprocessing.dataset.case_files import CaseFiles, missing_files, pars
 from data_preprocessing.dataset.findings import Finding, problems_of
 from data_preprocessing.dataset.label_schemes import parse_labels, with_brats_regions
 from utils.errors import UserError, list_problems
+from utils.scan_formats import require_package
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Splits
 from utils.task_number import checked_task
 
@@ -113,6 +114,9 @@ def _parse_description(folder: Path, *, tolerate: bool) -> Description:
     if problems or labels is None or (faults and not tolerate):
         problems += [f"{finding.case}: {finding.message}" for finding in faults]
         raise list_problems(f"{source} cannot be used:", problems, advice="Correct the file and run again.")
+    require_package(
+        path for cases in sections.values() for case in cases for path in (*case.images, case.label) if path
+    )
     number = task_number(folder.name)
     assert number is not None, f"{folder} is the folder of a task"
     dataset = Dataset(

@@ -41,6 +41,15 @@ class Segment:
     kind: Code = TISSUE
 
 
+def load_highdicom() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    return optional_import("highdicom", extra="dicom", purpose="writing DICOM-SEG")
+
+
 def segments_of(classes: Mapping[str, int], codes: Path | None) -> tuple[Segment, ...]:
     """A segment for each foreground class (name -> value of its voxels in masks).
 
@@ -94,8 +103,7 @@ def write_segmentation(
         UserError: highdicom is not installed, or a source file is gone.
         OSError: the file cannot be written.
     """
-    highdicom = optional_import("highdicom", extra="dicom", purpose="writing DICOM-SEG")
-    pydicom, slices = load_pydicom(), series.require_stack().slices
+    highdicom, pydicom, slices = load_highdicom(), load_pydicom(), series.require_stack().slices
     numbers = np.zeros(256, np.uint8)
     numbers[[segment.value for segment in segments]] = np.arange(1, len(segments) + 1)
     planes = numbers[from_working(mask, geometry).T]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.scripts.trained import masks, predict, train
+from utils import extras
 from utils.nifti import read_image, read_label, write_volume
 
 pytestmark = pytest.mark.slow
@@ -154,3 +155,28 @@ class TestDicom:
         words = ["--input", studies, "--output", tmp_path / "out", "--model", model]
         assert predict(*words, "--anonymous_map", tmp_path / "names.json") == 2
         assert "--anonymous_map has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output_format", "package", "extra"), [("nrrd", "SimpleITK", "formats"), ("dicom-seg", "highdicom", "dicom")]
+)
+def test_a_missing_package_is_said_before_the_work(
+    model, nifti, tmp_path, capsys, monkeypatch, output_format, package, extra
+):
+    def without(name):
+        if name == package:
+            raise ModuleNotFoundError(name=name)
+        return __import__(name)
+
+    place = nifti
+    if output_format == "dicom-seg":
+        made_up = pytest.importorskip("tests.inference.dicom.made_up")
+        place = tmp_path / "dicom"
+        made_up.write_series(place, np.zeros((3, 4, 5), np.int16))
+    monkeypatch.setattr(extras.importlib, "import_module", without)
+    words = ("--input", place, "--output", tmp_path / "out", "--model", model, "--output_format", output_format)
+    assert predict(*words) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"needs the package {package}" in error and f"pip install -e '.[{extra}]'" in error and "Traceback" not in error
+    )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from inference.dicom import voxels
+from inference.preparing import read_scan
 from inference.scans import find_input
 from tests.inference.dicom.made_up import values, write_frames, write_series
 from utils import extras
@@ -77,6 +78,7 @@ def test_studies_are_told_apart_and_other_files_are_named(tmp_path):
     for path in (tmp_path / "b2").iterdir():
         path.rename(tmp_path / "b" / f"other{path.name}")
     (tmp_path / "b" / "notes.txt").write_text("no DICOM")
+    (tmp_path / "overview.png").write_text("no scan")
     write_series(tmp_path / "b" / "scout", values(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     write_series(tmp_path / "report", values()[:1], Modality="SR")
     (tmp_path / "b" / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
@@ -84,9 +86,18 @@ def test_studies_are_told_apart_and_other_files_are_named(tmp_path):
     assert {scan.case for scan in there.scans} == {"a_ct", "b_3", "b_4"}
     np.testing.assert_array_equal(found(tmp_path)["b_4"].read().array[0, :, ::-1, ::-1], values(seed=2) - 1024.0)
     text = "\n".join(there.left_out)
-    for part in ("1 files that are no DICOM", "5 files: localizers", "1 files: SR and no scan"):
+    for part in ("2 files that are no DICOM", "5 files: localizers", "1 files: SR and no scan"):
         assert part in text
     assert "damaged headers" in text or "no DICOM" in text
+
+
+def test_series_that_would_have_one_name_are_refused(tmp_path):
+    write_series(tmp_path / "a", values(), number=1)
+    for path in write_series(tmp_path / "more", values(), number=2).files:
+        path.rename(tmp_path / "a" / f"more{path.name}")
+    write_series(tmp_path / "a_2", values())
+    with pytest.raises(UserError, match=r"several series of one name:\n  - a_2"):
+        find_input(tmp_path, 1)
 
 
 def test_a_file_means_the_series_that_it_belongs_to(tmp_path):
@@ -150,6 +161,15 @@ def test_slices_of_other_planes_are_left_out_where_most_agree(tmp_path):
     (scan,) = find_input(tmp_path / "ct", 1).scans
     assert scan.remarks == ("2 slices in other planes or of other sizes than the 5 others are left out",)
     assert scan.header()[0] == (7, 6, 5)
+
+
+def test_a_folder_of_one_series_is_a_scan_in_python_too(tmp_path):
+    write_series(tmp_path / "ct", values())
+    volume, title = read_scan(tmp_path / "ct")
+    assert title == "ct" and volume.array.shape == (1, 5, 6, 7)
+    write_series(tmp_path / "more", values())
+    with pytest.raises(UserError, match="holds 2 scans, not one"):
+        read_scan(tmp_path)
 
 
 def test_three_planes_in_one_series_are_a_localizer(tmp_path):
