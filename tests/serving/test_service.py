@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import http.client
 import json
@@ -171,9 +172,10 @@ def test_a_body_without_a_length_is_counted(service):
     connection = http.client.HTTPConnection(service.url.split("/")[2], timeout=60)
     parts = (part for part in [form([b""])[0][:-13], *[bytes(100_000)] * 30])
     headers = {"Content-Type": form([])[1], "Transfer-Encoding": "chunked"}
-    connection.request("POST", "/api/predict", parts, headers, encode_chunked=True)
-    assert connection.getresponse().status == 413
-    connection.close()
+    with contextlib.closing(connection):
+        connection.request("POST", "/api/predict", parts, headers, encode_chunked=True)
+        answer = connection.getresponse()
+        assert (answer.status, b"more than 1 MB" in answer.read()) == (413, True)
 
 
 def test_only_our_own_page_may_ask(service):
