@@ -1,13 +1,17 @@
 # docker build --tag nnunet .
 # docker run --rm --gpus all --ipc host --volume "$PWD/data:/data" --volume "$PWD/results:/results" -it nnunet
+#
+# docker build --tag nnunet-serve --target serve .
+# docker run --rm --gpus all --volume "$PWD/models:/models:ro" --volume "$PWD/token:/token:ro" --publish 127.0.0.1:8000:8000 \
+#   nnunet-serve /models/model.zip --host 0.0.0.0 --token_file /token
 
 # The image brings PyTorch 2.12, CUDA 13.2 and cuDNN, built for each other by NVIDIA.
-FROM nvcr.io/nvidia/pytorch:26.05-py3
+FROM nvcr.io/nvidia/pytorch:26.05-py3 AS program
 
 WORKDIR /workspace/nnunet
 
 # Requirements come before the code, so that a change of the code does not install everything again.
-COPY requirements.txt .
+COPY requirements.txt requirements-extras.txt ./
 
 # NVIDIA's torch and numpy stay: a torch from the package index would replace the build for these GPUs. Their versions
 # become the only constraint; the image's own (/etc/pip/constraint.txt) would refuse the versions we test with.
@@ -16,6 +20,7 @@ RUN python -c "import numpy, torch; print(f'numpy=={numpy.__version__}\ntorch=={
     && sed -e '/^torch==/d' -e '/^numpy==/d' -e 's/nvidia-dali-cuda120/nvidia-dali-cuda130/' requirements.txt \
        > /tmp/requirements.txt \
     && PIP_CONSTRAINT=/tmp/kept.txt pip install --no-cache-dir --requirement /tmp/requirements.txt \
+       --requirement requirements-extras.txt \
     && rm /tmp/kept.txt /tmp/requirements.txt
 
 # Not on the package index; pinned, because its repository has no release with appending to a log.
@@ -33,3 +38,11 @@ ENV MPLCONFIGDIR=/tmp/matplotlib
 
 # The commands read and write here by default when these folders exist.
 VOLUME ["/data", "/results"]
+
+# The service alone: flags of `nnunet serve` follow the name of the image.
+FROM program AS serve
+EXPOSE 8000
+ENTRYPOINT ["nnunet", "serve"]
+
+# Without --target: all commands.
+FROM program

@@ -98,7 +98,7 @@ def download_task(task: MsdTask, destination: Path, *, patience: Patience | None
     else:
         print(f"{task.url} -> {target}")
         advice = f"the same command continues; what arrived is kept in {part}"
-        with continues_with(advice), _progress(task.folder) as report:
+        with continues_with(advice), progress(task.folder) as report:
             fetch(task.url, part, report, patience or Patience())
         if not has_md5(part, task.md5):
             part.unlink()
@@ -118,8 +118,8 @@ def _is_there(target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(name: str) -> Iterator[Report]:
-    """A bar on a terminal, elsewhere a line for each tenth."""
+def progress(name: str) -> Iterator[Report]:
+    """What shows how far a transfer is: a bar on a terminal, elsewhere a line for each tenth."""
     if not sys.stdout.isatty():
         yield _lines(name)
         return

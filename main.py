@@ -172,6 +172,7 @@ def train(config: Config) -> None:
     from inference.start import read_start
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
     from models.checkpoint import warm_start
+    from models.loggers import build_loggers, require_loggers
     from models.resuming import TrainingCases, take_notes
     from models.trainer import build_trainer, profiler_callbacks
     from utils.files import to_dict
@@ -179,6 +180,7 @@ def train(config: Config) -> None:
     from utils.training_record import how_to_continue
 
     run = config.run
+    require_loggers(run.logger)
     resume = runs.last_checkpoint(run) if run.resume_training else None
     setup = prepare(config)
     start, differences = read_start(run.ckpt_path, setup.plan) if run.ckpt_path and not resume else (None, [])
@@ -207,7 +209,7 @@ def train(config: Config) -> None:
             callbacks=[epochs, *profiler_callbacks(run), *keeping],
             optim=config.optim,
             schedule=data.schedule,
-            tensorboard=run.results,
+            loggers=build_loggers(run.logger, run.results),
             sync_batchnorm=config.hardware.sync_batchnorm,
         )
         with continues_with(lambda: how_to_continue(folder)):

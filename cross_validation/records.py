@@ -17,6 +17,7 @@ import numpy as np
 
 from inference.decision import Checkpoint
 from inference.fold_folders import DONE, REQUEST, fold_folders
+from inference.model import Model
 from utils.errors import UserError
 from utils.files import read_json, to_dict
 from utils.schema import Fold, check_version
@@ -192,3 +193,17 @@ def _scores(cases: Sequence[CaseRecord], targets: Sequence[str]) -> dict[str, An
     scores = mean_dice(cases, targets)
     dice = dict.fromkeys(targets) if scores is None else dict(zip(targets, scores.dice))
     return {"cases": len(cases), "mean_dice": None if scores is None else scores.mean_dice, "dice": dice}
+
+
+def scores_of_model(model: Model) -> dict[str, float]:
+    """Mean Dice of each of a model's configurations on cases that the network had not seen, where the records of its
+    cross-validation lie beside it."""
+    found = {}
+    for name, configuration in zip(model.names, model.configurations):
+        records = finished_records(configuration.source) if configuration.source.is_dir() else []
+        scores = (
+            mean_dice((case for record in records for case in record.cases), records[0].targets) if records else None
+        )
+        if scores is not None and np.isfinite(scores.mean_dice):
+            found[name] = scores.mean_dice
+    return found

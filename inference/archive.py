@@ -11,6 +11,7 @@ sizes are checked before anything is unpacked, and weights must fit the plan.
 | `decision.json` | several models, a cascade or post-processing: how they are used; then the four above are in |
 | `members/<configuration>/` | each model of the ensemble |
 | `members/<configuration>/previous/` | the first stage of a cascade |
+| `card.json` | what it is, for people; read by `nnunet info` only |
 | `LICENSE_NOTE.txt` | what the weights may be used for |
 """
 
@@ -34,6 +35,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from inference.card import CARD, LICENSE_NOTE, NOTE, Card, make_card
 from inference.configuration import ConfigurationModel, FoldWeights, build_networks
 from inference.decided import refuse_folder_of_models
 from inference.decision import DECISION_FILE, Decision, DecisionMember
@@ -47,21 +49,16 @@ from utils.schema import FORMAT_VERSION, Plan, check_version
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION, PLAN, NOTE = "model.json", "plan.json", "LICENSE_NOTE.txt"
+DESCRIPTION, PLAN = "model.json", "plan.json"
 KIND = "segmentation model"
 MAX_TEXT_BYTES = 16 << 20
 """Largest JSON or text in the archive; a plan has some kilobytes."""
 MAX_WEIGHT_BYTES = 16 << 30
 """Largest weights of one fold; the largest networks of the field have a few gigabytes."""
 MAX_FOLDS = 100
-LICENSE_NOTE = (
-    "The program that reads this file is under the Apache License 2.0. The weights were learned from a data set whose\n"
-    "licence may restrict what they may be used for: ask whoever gave you this file. Not a medical device; not for\n"
-    "diagnosis or treatment.\n"
-)
 MEMBERS, PREVIOUS = "members", "previous"
 _NAME = re.compile(
-    r"decision\.json|LICENSE_NOTE\.txt|"
+    r"decision\.json|card\.json|LICENSE_NOTE\.txt|"
     rf"({MEMBERS}/\w+/({PREVIOUS}/)?)?(model\.json|plan\.json|weights\.safetensors|fold_\d+\.safetensors)"
 )
 
@@ -83,7 +80,7 @@ class _Description:
     mirrored: bool = True
 
 
-def write_archive(path: Path, model: Model, *, license_note: str = LICENSE_NOTE) -> None:
+def write_archive(path: Path, model: Model, *, license_note: str = LICENSE_NOTE, card: Card | None = None) -> None:
     """Write a model, whole or not at all; the same model and versions give the same bytes.
 
     Raises:
@@ -99,6 +96,7 @@ def write_archive(path: Path, model: Model, *, license_note: str = LICENSE_NOTE)
                 _add_json(archive, DECISION_FILE, to_dict(decision))
             for prefix, configuration in parts.items():
                 _add_configuration(archive, prefix, configuration)
+            _add_json(archive, CARD, to_dict(card or make_card(model)))
             _add(archive, NOTE, license_note.encode())
 
     write_atomically(path, write)
@@ -200,7 +198,7 @@ def _read_model(archive: zipfile.ZipFile, path: Path) -> Model:
 
 
 def _require_all_used(archive: zipfile.ZipFile, folders: Sequence[str | None], path: Path) -> None:
-    names = set(archive.namelist()) - {DECISION_FILE, NOTE}
+    names = set(archive.namelist()) - {DECISION_FILE, CARD, NOTE}
     rest = sorted(name for name in names if name.rpartition("/")[0] not in folders)
     if rest:
         raise UserError(f"--model {path} holds what belongs to none of its models: {', '.join(rest[:10])}")

@@ -6,12 +6,13 @@ It comes from a checkpoint, a folder of checkpoints, a folder of folds (`fold_0`
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inference.decision import Checkpoint
 from inference.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint, skipped_folds
@@ -160,9 +161,16 @@ def flips_warning(configuration: ConfigurationModel) -> str | None:
     return next(filter(None, remarks), None)
 
 
-def weight_bytes(networks: Sequence[nn.Module]) -> int:
-    """Memory of the networks' weights."""
-    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+def weight_bytes(configuration: ConfigurationModel) -> int:
+    """Memory of the weights of all folds, which networks have in float32."""
+    return sum(4 * value.numel() for fold in configuration.folds for value in fold.state_dict.values())
+
+
+def add_weights(digest: hashlib._Hash, fold: FoldWeights) -> None:
+    """Add names and bytes of all weights: networks that were trained again are others."""
+    for name, value in sorted(fold.state_dict.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _is_training_only(name: str) -> bool:

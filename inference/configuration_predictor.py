@@ -16,6 +16,7 @@ import torch
 from data_preprocessing.cascade import previous_classes
 from data_preprocessing.restoration import restore_slabs
 from inference.configuration import ConfigurationModel, build_networks, weight_bytes
+from inference.engines.engine import Engine
 from inference.preparing import PreparedScan, prepare_scan
 from models.acceleration import Acceleration, default_acceleration
 from models.inferer import InferenceSettings, flips, free_device_bytes
@@ -52,6 +53,7 @@ class ConfigurationPredictor:
         settings: sliding window and test-time augmentation; None chooses the usual ones.
         previous: for a cascade, what predicts its first stage; None makes one with the same arguments.
         acceleration: see `models.acceleration`; None chooses what suits the device, without torch.compile.
+        engine: what computes the networks in place of torch, on the CPU; device and acceleration are torch's.
     """
 
     def __init__(
@@ -63,21 +65,27 @@ class ConfigurationPredictor:
         settings: InferenceSettings | None = None,
         previous: ConfigurationPredictor | None = None,
         acceleration: Acceleration | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        self.configuration, self.plan = configuration, configuration.plan
+        self.configuration, self.plan, self.engine = configuration, configuration.plan, engine
         self.settings = settings or InferenceSettings(
             window_batch=window_batch(self.plan.stage, device, num_outputs=self.plan.labels.num_outputs, tta=False)
         )
         self.previous = previous
         if configuration.previous is not None and previous is None:
             self.previous = ConfigurationPredictor(
-                configuration.previous, device=device, amp=amp, settings=settings, acceleration=acceleration
-            )
-        if acceleration is None:
-            acceleration = default_acceleration(device, amp, norm=configuration.model.norm)
+                configuration.previous, device=device, amp=amp, settings=settings, acceleration=acceleration,
+                engine=engine,
+            )  # fmt: skip
+        if engine is not None:
+            assert device.type == "cpu", device
+            networks, amp = engine.networks(configuration), engine.amp
+        else:
+            chosen = acceleration or default_acceleration(device, amp, norm=configuration.model.norm)
+            networks = build_networks(configuration, device, chosen)
         self.ensemble = Ensemble(
             names=tuple(fold.name for fold in configuration.folds),
-            networks=build_networks(configuration, device, acceleration),
+            networks=networks,
             labels=self.plan.labels, device=device, amp=amp, rules=self.plan.rules, mirror_axes=self.plan.mirror_axes,
         )  # fmt: skip
 
@@ -85,7 +93,7 @@ class ConfigurationPredictor:
     def weight_bytes(self) -> int:
         """Memory of all folds' weights."""
         first = 0 if self.previous is None else self.previous.weight_bytes
-        return first + weight_bytes(self.ensemble.networks)
+        return first + weight_bytes(self.configuration)
 
     def prepare(self, volume: Volume, name: str) -> PreparedScan:
         """Preprocess a scan of finite intensities; messages call it `name`.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from inference.configuration import ConfigurationModel
+from inference.configuration import ConfigurationModel, add_weights
 from inference.model import configuration_name
 from inference.predictor import Predictor
 from inference.scans import Scan
@@ -21,6 +21,9 @@ from utils.files import file_digest, read_json, to_dict
 from utils.schema import FORMAT_VERSION, check_version
 
 STAMPS = "masks.json"
+ENGINE = "the engine"
+UNSAID = {ENGINE: "torch"}
+"""What is meant where a stamp does not name a setting, as those of earlier versions do not."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class MadeBy:
         elif self.model != now.model:
             found.append(f"made by other weights of {self.name}")
         names = dict.fromkeys([*self.settings, *now.settings])
-        each = ((name, self.settings.get(name, "unknown"), now.settings.get(name, "unknown")) for name in names)
+        each = ((name, _said(self.settings, name), _said(now.settings, name)) for name in names)
         return found + [f"{name} was {old}, now it is {new}" for name, old, new in each if old != new]
 
 
@@ -141,10 +144,16 @@ def made_by(predictor: Predictor) -> MadeBy:
         "the precision": str(first.ensemble.amp or torch.float32).removeprefix("torch."),
         "the post-processing": predictor.post_processing.describe(),
     }
+    if first.engine is not None:
+        settings[ENGINE] = first.engine.name
     if predictor.merge is not None:
         settings["the set of models"] = predictor.merge.describe()
     names = (f"{configuration_name(p.plan)} ({', '.join(p.ensemble.names)})" for p in predictor.configurations)
     return MadeBy(model=digest.hexdigest()[:16], name=" + ".join(names), settings=settings)
+
+
+def _said(settings: dict[str, str], name: str) -> str:
+    return settings.get(name, UNSAID.get(name, "unknown"))
 
 
 def _add_weights(digest: hashlib._Hash, configuration: ConfigurationModel) -> None:
@@ -153,9 +162,7 @@ def _add_weights(digest: hashlib._Hash, configuration: ConfigurationModel) -> No
     network = dataclasses.replace(configuration.model, deep_supervision=False, deep_supr_num=0)
     digest.update(json.dumps([to_dict(configuration.plan), to_dict(network)]).encode())
     for fold in configuration.folds:
-        for name, value in sorted(fold.state_dict.items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        add_weights(digest, fold)
     if configuration.previous is not None:
         digest.update(b"previous")
         _add_weights(digest, configuration.previous)

@@ -72,9 +72,7 @@ def forecast_memory(
     file; without, it is taken as RAS+.
     """
     stage, labels = plan.stage, plan.labels
-    axes = plan.axes if affine is None else working_axes(plan, affine).order
-    spacing, sizes = tuple(spacing_mm[axis] for axis in axes), [shape[axis] for axis in axes]
-    grid = resampled_shape(sizes, spacing, target_grid_mm(stage, spacing), rule=plan.rules.grid_shape)
+    sizes, grid = planned_grid(shape, spacing_mm, plan=plan, affine=affine)
     padded, _ = padding(grid, stage.patch_size)
     scan_voxels, plane_voxels = math.prod(shape), padded[1] * padded[2]
     scan = FLOAT_BYTES * len(plan.channels) * scan_voxels
@@ -101,6 +99,15 @@ def forecast_memory(
         prepare_bytes=max(3 * scan, scan + normalized + prepared), predict_bytes=predict,
         write_bytes=prepared + seen + 4 * scan_voxels, prepared_bytes=prepared,
     )  # fmt: skip
+
+
+def planned_grid(
+    shape: Sequence[int], spacing_mm: Sequence[float], *, plan: Plan, affine: Affine | None = None
+) -> tuple[list[int], tuple[int, int, int]]:
+    """Voxels of a scan along the plan's axes, as it is and on the plan's grid; see `forecast_memory`."""
+    axes = plan.axes if affine is None else working_axes(plan, affine).order
+    spacing, sizes = tuple(spacing_mm[axis] for axis in axes), [shape[axis] for axis in axes]
+    return sizes, resampled_shape(sizes, spacing, target_grid_mm(plan.stage, spacing), rule=plan.rules.grid_shape)
 
 
 def forecast_predictor(

@@ -138,7 +138,7 @@ class Predictor:
         Raises:
             UserError: another number of channels than the model's, an empty image, values that are not finite.
         """
-        return self._mask(as_volume(image, spacing_mm), "the image")
+        return self.predict_volume(as_volume(image, spacing_mm), "the image")
 
     def predict_probabilities(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """Probabilities (K, S, A, R) float32 in the grid of the image; see `predict`. Post-processing plays no part."""
@@ -157,10 +157,17 @@ class Predictor:
             UserError: as `predict`; a file cannot be read.
         """
         volume, name = read_scan(paths)
-        return Prediction(mask=self._mask(volume, name), geometry=volume.geometry)
+        return Prediction(mask=self.predict_volume(volume, name), geometry=volume.geometry)
 
-    def _mask(self, volume: Volume, name: str) -> np.ndarray:
-        slabs = self.stream(self._each(volume, name))
+    def predict_volume(self, volume: Volume, name: str, count: Counter | None = None) -> np.ndarray:
+        """Mask (S, A, R) uint8 of file values of a scan that has been read; messages call it `name`.
+
+        `count` is told of what is done, and may raise what ends the work.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        slabs = self.stream(self._each(volume, name), count)
         if not self.adds_up:
             return self.finish(self.collect(slabs))
         with tempfile.TemporaryDirectory(prefix="nnunet-ensemble-") as folder:

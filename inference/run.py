@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,8 @@ from inference.configuration import ConfigurationModel
 from inference.configuration_predictor import ConfigurationPredictor, window_batch
 from inference.decided import scored_settings
 from inference.decision import PostProcessing
+from inference.engines.engine import choose_engine, without_gpu
+from inference.model import Model
 from inference.model_set import load_model_or_set
 from inference.naming import recorded_command, recorded_options
 from inference.opening import opened
@@ -41,6 +44,7 @@ class NetworkUse:
         tta: average over flips.
         overlap: of neighbouring windows, as a share of the window.
         blend: weights of overlapping windows.
+        engine: what computes the networks: torch (also `auto`), onnxruntime or openvino.
     """
 
     batch_size: int | None
@@ -50,6 +54,7 @@ class NetworkUse:
     tta: bool | None
     overlap: float | None
     blend: str
+    engine: str = "auto"
 
 
 def predict_folder(job: ScanJob, use: NetworkUse) -> int:
@@ -58,10 +63,27 @@ def predict_folder(job: ScanJob, use: NetworkUse) -> int:
     Raises:
         UserError: as `predict_scans`; or there are fewer GPUs than wanted.
     """
-    hardware = HardwareConfig(gpus=use.gpus, amp=use.amp, compile=use.compile)
+    runtime, make = network_maker(job.model, use)
+    with opened(job) as there:
+        return predict_scans(there, runtime, make)
+
+
+def network_maker(path: Path, use: NetworkUse) -> tuple[Runtime, Maker]:
+    """Devices and precision, and what predicts with a configuration on one of them, as the user wants it.
+
+    Args:
+        path: the model; a decision in it says how it was scored.
+        use: what the user wants.
+
+    Raises:
+        UserError: there are fewer GPUs than wanted.
+    """
+    wanted = HardwareConfig(gpus=use.gpus, amp=use.amp, compile=use.compile)
+    hardware = without_gpu(use.engine, wanted)
     runtime = resolve_hardware(hardware)
     configure_backends(runtime)
-    tta, overlap = scored_settings(job.model, tta=use.tta, overlap=use.overlap)
+    engine = choose_engine(use.engine, wanted, runtime, amp_type(runtime))
+    tta, overlap = scored_settings(path, tta=use.tta, overlap=use.overlap)
 
     def make(configuration: ConfigurationModel, device: torch.device) -> ConfigurationPredictor:
         acceleration = resolve_acceleration(hardware, runtime, norm=configuration.model.norm)
@@ -73,11 +95,31 @@ def predict_folder(job: ScanJob, use: NetworkUse) -> int:
         )  # fmt: skip
         return ConfigurationPredictor(
             configuration, device=device, amp=amp_type(runtime), settings=settings,
-            previous=None if first is None else make(first, device), acceleration=acceleration,
+            previous=None if first is None else make(first, device), acceleration=acceleration, engine=engine,
         )  # fmt: skip
 
-    with opened(job) as there:
-        return predict_scans(there, runtime, make)
+    return runtime, make
+
+
+def load_predictors(path: Path, folds: Sequence[int] | None, use: NetworkUse) -> list[Predictor]:
+    """One predictor per device, whose masks are those of `predict_folder`.
+
+    Raises:
+        UserError: no such model or fold, or fewer GPUs than wanted.
+    """
+    runtime, make = network_maker(path, use)
+    return make_predictors(load_model_or_set(path, folds), runtime, make)
+
+
+def make_predictors(model: Model, runtime: Runtime, make: Maker) -> list[Predictor]:
+    """One predictor per device."""
+    devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
+    return [
+        Predictor(
+            [make(configuration, device) for configuration in model.configurations], model.post_processing, model.merge
+        )
+        for device in devices
+    ]
 
 
 def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
@@ -98,13 +140,7 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         if model.post_processing.does_nothing:
             print("warning: --no-postprocessing has no effect: the model has none", file=sys.stderr)
         model = dataclasses.replace(model, post_processing=PostProcessing())
-    devices = [torch.device("cuda", index) for index in range(runtime.devices)] if runtime.use_gpu else [runtime.device]
-    predictors = [
-        Predictor(
-            [make(configuration, device) for configuration in model.configurations], model.post_processing, model.merge
-        )
-        for device in devices
-    ]
+    predictors = make_predictors(model, runtime, make)
     scans = list_scans(job, len(model.plan.channels))
     refuse_other_programs(job.output, save_probabilities=job.save_probabilities)
     prepare_folder(job.output, "--output")
@@ -114,8 +150,10 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         settings = predictors[0].settings
         if settings.tta:
             warn_of_flips(model)
-        place = f"{len(devices)} GPU(s)" if runtime.use_gpu else "the CPU"
-        print(f"model: {model.plan.dataset}, {model.describe()}; on {place}, {runtime.precision}", flush=True)
+        place = f"{len(predictors)} GPU(s)" if runtime.use_gpu else "the CPU"
+        engine = predictors[0].configurations[0].engine
+        by = "" if engine is None else f", by {engine.describe()}"
+        print(f"model: {model.plan.dataset}, {model.describe()}; on {place}, {runtime.precision}{by}", flush=True)
         if run.waiting:
             # Of what is there from now on it would name the wrong model, should this run be killed.
             (job.output / "run.json").unlink(missing_ok=True)
@@ -125,6 +163,7 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         outcome |= {"masks_of_other_origin": others} if others else {}
         options = {**recorded_options(dataclasses.asdict(job)), "settings": dataclasses.asdict(settings)}
         environment = {**runtime.environment(), "precision": runtime.precision}
+        environment["engine"] = "torch" if engine is None else engine.describe()
         environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
         write_run_record(
             job.output / "run.json", options=options, environment=environment, outcome=outcome,

@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -50,7 +50,7 @@ def build_trainer(
     callbacks: list[Callback],
     optim: OptimConfig | None = None,
     schedule: ValidationSchedule | None = None,
-    tensorboard: Path | None = None,
+    loggers: Sequence[Logger] = (),
     sync_batchnorm: bool = False,
 ) -> pl.Trainer:
     """A Trainer for one run.
@@ -60,7 +60,7 @@ def build_trainer(
         callbacks: what happens around epochs and batches; checkpoints are written only by a checkpoint callback.
         optim: number of epochs and gradient clipping; None where nothing is trained.
         schedule: which epochs of a training are validated; None validates none.
-        tensorboard: folder for training curves; None writes none.
+        loggers: where training curves go.
         sync_batchnorm: batch normalisation over all processes.
     """
     training: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def build_trainer(
         precision=runtime.precision,
         callbacks=[*callbacks, OwnSignals(), *([EpochBar()] if on_terminal else [])],
         enable_progress_bar=on_terminal,
-        logger=TensorBoardLogger(tensorboard, name=None, version="tensorboard") if tensorboard else False,
+        logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO(), cluster_environment()],
         # Under Slurm, Lightning would load a checkpoint of any program that it finds in this folder.
         default_root_dir=os.devnull,

@@ -1,16 +1,18 @@
-"""Put a trained model into one file that inference.py takes on another machine, or into a folder of nnU-Net v2.
+"""Put a trained model into one file that inference.py takes on another machine, or into a folder for other programs.
 
 python scripts/export_model.py --model results --output model.zip
 python scripts/export_model.py --model results --output folder --format nnunet-v2
+python scripts/export_model.py --model results --output folder --format onnx
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,27 +20,36 @@ from utils.args import parse
 from utils.errors import UserError, run_cli
 
 if TYPE_CHECKING:
+    from inference.engines.export import NetworkForm
     from inference.model import Model
+
+Format = Literal["zip", "nnunet-v2", "onnx", "torch-export", "aot-inductor", "triton", "monai-bundle"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Put a trained model into one zip: weights, plan, network options, label scheme, decision, licence note.
 
-    With --format nnunet-v2 it becomes a folder that nnUNetv2_predict_from_modelfolder takes.
+    With --format nnunet-v2 it becomes a folder that nnUNetv2_predict_from_modelfolder takes; with onnx, torch-export
+    and aot-inductor a folder of networks in that form, each compared with torch, and a model.json of all around them.
     """
 
     model: Path
     """Checkpoint, folder of checkpoints (the best is taken), folder with fold_0, fold_1, ..., the folder of a
     decision.json (scripts/find_best_configuration.py), an exported zip, or a model of nnU-Net v2."""
     output: Path
-    """Zip file to write, or the folder for nnU-Net v2."""
-    format: Literal["zip", "nnunet-v2"] = "zip"
-    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name."""
+    """Zip file to write, or the new folder of the other formats."""
+    format: Format = "zip"
+    """zip: for this program; nnunet-v2: for nnU-Net v2; what has no equivalent there is refused by its name; onnx
+    (pip install -e '.[onnx]'), torch-export (.pt2) and aot-inductor (native code for this CPU): the networks alone;
+    triton: a model repository for Triton Inference Server; monai-bundle: for python -m monai.bundle run
+    (docs/how-to/serve.md)."""
     folds: tuple[int, ...] | None = None
     """Folds to export (default: all)."""
     license_note: Path | None = None
     """Text on what the weights may be used for (default: a general note)."""
+    note: str | None = None
+    """A sentence for the card of the zip: on what data it was trained, by whom (nnunet info shows it)."""
     overwrite: bool = False
     """Replace an existing file."""
     allow_unfinished: bool = False
@@ -56,31 +67,92 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
     note = {} if options.license_note is None else {"license_note": _read_text(options.license_note, "--license_note")}
 
-    from inference.archive import load_model, write_archive
+    from inference.archive import load_model
     from utils.runs import prepare_folder
 
+    if options.format != "zip":
+        _require_new_folder(options)
     model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
-    if options.format == "nnunet-v2":
-        return _export_folder(options, model)
-    write_archive(options.output, model, **note)
-    print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+    FORMATS[options.format](options, model, note)
     return 0
 
 
-def _export_folder(options: ExportOptions, model: Model) -> int:
-    from inference.nnunet_v2.export import export_folder
-
+def _require_new_folder(options: ExportOptions) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} exists, and folders are not replaced; choose another name")
-    if options.license_note is not None:
+
+
+def _zip(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from cross_validation.records import scores_of_model
+    from inference.archive import write_archive
+    from inference.card import make_card
+
+    card = make_card(model, scores_of_model(model), "" if options.note is None else options.note)
+    write_archive(options.output, model, **note, card=card)
+    print(f"wrote {options.output}: {model.describe()}, {options.output.stat().st_size / 1e6:.1f} MB")
+
+
+def _nnunet_v2(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.nnunet_v2.export import export_folder
+
+    if note:
         print("warning: --license_note has no effect with --format nnunet-v2", file=sys.stderr)
     folder, notes = export_folder(options.output, model)
-    for note in notes:
-        print(f"note: with nnU-Net {note}")
+    for line in notes:
+        print(f"note: with nnU-Net {line}")
     print(f"wrote {folder}: {model.describe()}")
     print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
-    return 0
+
+
+def _triton(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from serving.triton_repository import SCANS, write_repository
+
+    name, lines = write_repository(options.output, model, **note)
+    for line in lines:
+        print(line)
+    print(f"wrote {options.output}: {model.describe()}, as the model {name}")
+    print(f"serve with: tritonserver --model-repository={options.output / SCANS}")
+
+
+def _onnx(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.engines.export import trtexec_commands
+
+    _networks("onnx", options, model, note)
+    print("TensorRT, on a machine with a GPU (never tried here; keep norms in fp32, see docs/how-to/deploy.md):")
+    for command in trtexec_commands(options.output, model):
+        print(f"  {command}")
+
+
+def _networks(form: NetworkForm, options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from inference.archive import LICENSE_NOTE
+    from inference.engines.export import export_networks
+
+    lines = export_networks(options.output, model, form, license_note=note.get("license_note", LICENSE_NOTE))
+    for line in lines:
+        print(line)
+    print(f"wrote {options.output}: {model.describe()}; model.json says what is done around the networks")
+
+
+def _bundle(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
+    from serving.monai_bundle import write_bundle
+
+    command = write_bundle(options.output, model, **note)
+    print(f"wrote {options.output}: {model.describe()}")
+    print(f"predict, where this program is installed, with: {command}")
+
+
+FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
+    "zip": _zip,
+    "nnunet-v2": _nnunet_v2,
+    "onnx": _onnx,
+    "torch-export": partial(_networks, "torch-export"),
+    "aot-inductor": partial(_networks, "aot-inductor"),
+    "triton": _triton,
+    "monai-bundle": _bundle,
+}
+"""--format -> what writes it; all but the zip are new folders."""
+assert set(FORMATS) == set(get_args(Format))
 
 
 def _read_text(path: Path, flag: str) -> str:

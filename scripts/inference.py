@@ -108,6 +108,9 @@ class NetworkOptions:
     """Overlap of neighbouring windows (default: as decision.json was scored, else 0.5)."""
     blend: Literal["gaussian", "constant"] = "gaussian"
     """Weights of overlapping windows."""
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    """Raw scans: what computes the networks. onnxruntime and openvino compute on the CPU, with the packages of
+    pip install -e '.[onnx]' or '.[openvino]'; auto is torch."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -174,6 +177,8 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool |
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
+    if network.engine not in ("auto", "torch"):
+        raise UserError(f"--engine {network.engine} is for raw scans (--input, --output); prepared cases take torch")
     import main as entry
 
     own = {

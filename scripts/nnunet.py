@@ -58,12 +58,15 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         _verb("find-best", "scripts.find_best_configuration", "BestOptions",
               "choose configuration or ensemble, and post-processing"),
         _verb("export-model", "scripts.export_model", "ExportOptions", "put a trained model into one zip"),
+        _verb("fetch-model", "scripts.fetch_model", "FetchOptions", "bring an exported model into the cache, checked"),
+        _verb("info", "scripts.info", "InfoOptions", "say what a model is: data, structures, Dice, licence"),
         _verb("import-model", "scripts.import_model", "ImportOptions", "turn a model of nnU-Net v2 into one zip"),
     ),
     "prediction": (
         _verb("predict", "scripts.inference", "InferenceOptions", "predict masks of scans with a trained model"),
         _verb("evaluate", "evaluate", "EvaluateConfig", "score masks against labels: Dice, HD95, surface Dice"),
         _verb("overlay", "scripts.overlay", "OverlayOptions", "draw a mask on top of its scan"),
+        _verb("serve", "scripts.serve", "ServeOptions", "answer scans with masks over HTTP, with a page"),
         _verb("report", "scripts.report", "ReportOptions", "write one HTML page about a result, with a viewer"),
     ),
     "machine": (

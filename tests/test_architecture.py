@@ -15,7 +15,7 @@ FLOORS = (
     ("data_preprocessing", "data_loading", "models", "report"),
     ("inference",),
     ("main", "preprocess", "download", "evaluate"),
-    ("cross_validation", "benchmarks"),
+    ("cross_validation", "benchmarks", "serving"),
     ("scripts",),
 )
 """Rooms by floor: whoever imports another room goes down; rooms of one floor know nothing of each other."""

@@ -20,13 +20,19 @@ from utils.flags import all_flags
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 VERBS = {**nnunet.VERBS, **{verb.module: verb for verb in commands_page.SCRIPTS_ONLY}}
 FOREIGN = {
-    "docker": {"--rm", "--gpus", "--shm-size", "--ulimit"},
+    "docker": {"--rm", "--gpus", "--shm-size", "--ulimit", "--file", "--tag", "--build-arg"},
+    "curl": {"--fail"},
+    "tritonserver": {"--model-repository"},
+    "monai.bundle": {"--input_dir", "--output_dir"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
     "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
     "tensorboard": {"--logdir"},
     "pip": {"--editable"},
     "argparse": {"--help"},
     "nnunet": {"--version"},
+    "trtexec": {"--fp16", "--precisionConstraints", "--layerPrecisions"},
+    "modelopt": {"--onnx_path", "--output_path", "--op_types_to_exclude"},
+    "benchmarks.engines": {"--networks"},
     "nnU-Net v2": {"--verify_dataset_integrity", "--c", "--val"},
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))

@@ -56,7 +56,7 @@ def fetch(url: str, part: Path, report: Report, patience: Patience) -> None:
             fault = "the connection was closed early"
         except urllib.error.HTTPError as error:
             if error.code < 500:
-                raise UserError(f"{url}: the server answers {error.code} {error.reason}; check --mirror") from None
+                raise UserError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
             fault = f"the server answers {error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
             fault = str(getattr(error, "reason", error)) or type(error).__name__

@@ -21,6 +21,7 @@ Affinity = Literal[
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Layout = Literal["auto", "NCDHW", "NDHWC"]
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 FoldChoice = int | Literal["all"]
 
 PreparedFolder = Annotated[Path, tyro.conf.arg(aliases=("--prepared",))]
@@ -49,6 +50,8 @@ class RunConfig:
     """Folder in which the checkpoints folder is made (default: the results folder)."""
     logname: str = "logs.json"
     """File name of the DLLogger lines inside the results folder."""
+    logger: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where training curves go besides the DLLogger lines; wandb and mlflow are extras (docs/how-to/train.md)."""
     task: TaskNumber | None = None
     """Task number, two digits. The Medical Segmentation Decathlon uses 01 to 10."""
     dim: Literal[2, 3] = 3

@@ -84,6 +84,7 @@ ROLES: Mapping[str, Role] = {
     "results": Role(kind="place", ours=True),
     "ckpt_store_dir": Role(kind="place", ours=True, decided=True),
     "logname": Role(kind="place", ours=True),
+    "logger": Role(kind="place", idle=(NOT_TRAINING, SPEED_ONLY)),
     "task": Role(kind="place", ours=True),
     "dim": Role(kind="place", ours=True),
     "fold": Role(kind="cases", ours=True),

@@ -53,7 +53,7 @@ def test_only_json_text_and_tensors_are_inside(exported):
     with zipfile.ZipFile(exported) as archive:
         names = archive.namelist()
         assert sorted(names) == [
-            "LICENSE_NOTE.txt", "fold_0.safetensors", "fold_2.safetensors", DESCRIPTION, "plan.json",
+            "LICENSE_NOTE.txt", "card.json", "fold_0.safetensors", "fold_2.safetensors", DESCRIPTION, "plan.json",
         ]  # fmt: skip
         assert "Apache" in archive.read("LICENSE_NOTE.txt").decode()
         description = json.loads(archive.read(DESCRIPTION))

@@ -34,7 +34,7 @@ def test_networks_have_the_weights_of_the_checkpoint_and_no_training_heads(tmp_p
     own = network.state_dict()
     assert own and all(torch.equal(value, state[name]) for name, value in own.items())
     assert not any("deep_supervision" in name for name in own)
-    assert weight_bytes([network, network]) == 8 * sum(p.numel() for p in network.parameters())
+    assert weight_bytes(bundle) == 4 * sum(p.numel() for p in network.parameters())
 
 
 def test_accelerated_networks_have_the_same_names_and_lie_channels_last(tmp_path):

@@ -38,6 +38,7 @@ def test_what_cross_validation_sets_makes_no_other_run_and_may_change_when_it_is
     # What a user may pass on, though it makes no other run.
     assert {
         "splits", "group_by", "test_batches", "warmup", "profile", "processes", "affinity", "num_workers",
+        "logger",
     } == ELSEWHERE_FLAGS - CROSS_VALIDATION_FLAGS  # fmt: skip
     # What makes another run of a cross-validation, and no other training.
     assert {

@@ -1,0 +1,104 @@
+"""Model repositories for Triton Inference Server: scans to masks, and the networks alone.
+
+| file | what |
+|---|---|
+| `scans/<name>/config.pbtxt` | inputs, outputs, batching, where it runs |
+| `scans/<name>/1/model.py` | calls `serving.triton_backend`; this program must be installed for Triton's Python |
+| `scans/<name>/1/model.zip` | the model |
+| `networks/<name>_<fold>/` | one network as ONNX for the ONNX Runtime backend: windows to logits |
+
+They are two repositories, as a server without one of the backends refuses to start with a model for it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from inference.archive import LICENSE_NOTE, write_archive
+from inference.engines.export import MOST_WINDOWS, export_networks
+from inference.model import Model
+from utils.files import new_folder
+
+MODEL_ZIP = "model.zip"
+SCANS, NETWORKS = "scans", "networks"
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+MOST_SCANS = 8
+"""Scans of one size that a request may hold, and that Triton may hand over together."""
+MODEL_PY = '''"""Triton's Python backend looks for this class here; the program that it comes from must be installed."""
+
+from serving.triton_backend import TritonPythonModel  # noqa: F401
+'''
+
+
+def write_repository(folder: Path, model: Model, *, license_note: str = LICENSE_NOTE) -> tuple[str, list[str]]:
+    """Write a new folder with both repositories; the one of networks only where ONNX is installed.
+
+    Returns:
+        The name of the model that takes scans, and a line for each network.
+
+    Raises:
+        UserError: the weights do not fit the plan, or a network computes something else as ONNX.
+    """
+    name = triton_name(model)
+    with new_folder(folder) as temporary:
+        version = temporary / SCANS / name / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text(_config(name, len(model.plan.channels)), encoding="utf-8")
+        (version / "model.py").write_text(MODEL_PY, encoding="utf-8")
+        write_archive(version / MODEL_ZIP, model, license_note=license_note)
+        if any(find_spec(package) is None for package in ONNX_PACKAGES):
+            return name, ["the networks alone (ONNX) are left out: pip install -e '.[onnx]' in the program's folder"]
+        return name, _write_networks(temporary / NETWORKS, name, model, license_note)
+
+
+def _write_networks(repository: Path, name: str, model: Model, license_note: str) -> list[str]:
+    """Rearrange what `--format onnx` writes as Triton wants it; the server finds out inputs and outputs itself."""
+    with tempfile.TemporaryDirectory(dir=repository.parent) as made:
+        exported = Path(made) / "onnx"
+        lines = export_networks(exported, model, "onnx", license_note=license_note)
+        for path in sorted(exported.rglob("*.onnx")):
+            network = f"{name}_{'_'.join(path.relative_to(exported).with_suffix('').parts)}"
+            version = repository / network / "1"
+            version.mkdir(parents=True)
+            path.rename(version / "model.onnx")
+            config = f'name: "{network}"\nbackend: "onnxruntime"\nmax_batch_size: {MOST_WINDOWS}\n'
+            (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+    return lines
+
+
+def triton_name(model: Model) -> str:
+    """What clients call the model: the name of its data set in letters that every server takes."""
+    return re.sub(r"[^a-z0-9]+", "_", model.plan.dataset.lower()).strip("_") or "model"
+
+
+def _config(name: str, channels: int) -> str:
+    return f"""# Written by nnunet export-model --format triton. Clients send IMAGE and SPACING_MM, or SCAN.
+name: "{name}"
+backend: "python"
+max_batch_size: {MOST_SCANS}
+
+input [
+  # Intensities as in the files: channels, then voxels along superior, anterior, right.
+  {{ name: "IMAGE" data_type: TYPE_FP32 dims: [ {channels}, -1, -1, -1 ] optional: true allow_ragged_batch: true }},
+  # Voxel size in mm along superior, anterior, right.
+  {{ name: "SPACING_MM" data_type: TYPE_FP32 dims: [ 3 ] optional: true }},
+  # The bytes of one NIfTI file, packed or not, with all channels.
+  {{ name: "SCAN" data_type: TYPE_UINT8 dims: [ -1 ] optional: true allow_ragged_batch: true }}
+]
+
+output [
+  # Voxels along superior, anterior, right.
+  {{ name: "MASK" data_type: TYPE_UINT8 dims: [ -1, -1, -1 ] }},
+  # For SCAN: the bytes of a .nii.gz on the scan's own grid.
+  {{ name: "MASK_FILE" data_type: TYPE_UINT8 dims: [ -1 ] }}
+]
+
+# Scans that wait are handed over together, whatever their sizes.
+dynamic_batching {{ }}
+
+# A GPU where there is one, else the CPU.
+instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
+"""

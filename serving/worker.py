@@ -1,0 +1,138 @@
+"""Scans to masks one after the other, whoever asks: a queue of limited length, and one worker for each device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from inference.configuration_predictor import Work
+from inference.predictor import Predictor
+from inference.preparing import read_scan
+from serving.answers import Answer, make_answer
+from serving.limits import Limits
+from serving.refusals import Refused, busy, ending
+from serving.uploads import check_upload, in_clients_words
+from utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One scan: its files in a folder of its own, where the mask goes as well."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    asked_s: float = dataclasses.field(default_factory=time.monotonic)
+    gone: threading.Event = dataclasses.field(default_factory=threading.Event)
+    """Set when nobody waits for the answer any more."""
+
+
+class Worker:
+    """Predicts jobs in the order in which they come.
+
+    Args:
+        predictors: one per device, of the same model.
+        limits: how many may wait, and how long each may take.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
+        self.predictors, self.limits = tuple(predictors), limits
+        self._idle: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
+        for predictor in predictors:
+            self._idle.put(predictor)
+        self._pool = ThreadPoolExecutor(len(self.predictors), thread_name_prefix="predict")
+        self._lock, self._taken, self._ending = threading.Lock(), 0, threading.Event()
+        self._stopping = threading.Event()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no more work is taken."""
+        return self._ending.is_set()
+
+    @property
+    def taken(self) -> int:
+        """Requests that are worked on, wait, or send their scan."""
+        return self._taken
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue, held inside the block.
+
+        Raises:
+            Refused: there is none left, or the service ends.
+        """
+        with self._lock:
+            if self.is_ending:
+                raise ending()
+            if self._taken >= len(self.predictors) + self.limits.queue:
+                raise busy()
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= 1
+
+    def submit(self, job: Job) -> Future[Answer]:
+        """Let a job wait its turn; the future gives the answer, or raises `Refused`.
+
+        Raises:
+            Refused: the service ends.
+        """
+        try:
+            return self._pool.submit(self._run, job)
+        except RuntimeError:
+            raise ending() from None
+
+    def end(self) -> None:
+        """Take no more work, and drop what waits; what is worked on goes on."""
+        self._ending.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """End, and stop what is worked on at its next window."""
+        self.end()
+        self._stopping.set()
+        self._pool.shutdown(wait=True)
+
+    def _run(self, job: Job) -> Answer:
+        predictor = self._idle.get()
+        try:
+            return self._predict(job, predictor)
+        except Refused:
+            raise
+        except UserError as error:
+            raise Refused(422, in_clients_words(str(error), job.files)) from None
+        except Exception as error:
+            # The service lives on; what it was is for its own log.
+            traceback.print_exception(error, file=sys.stderr)
+            reason = "not enough memory" if isinstance(error, MemoryError) else "an error inside; its log has more"
+            raise Refused(500, f"the service could not predict this scan: {reason}") from None
+        finally:
+            self._idle.put(predictor)
+
+    def _predict(self, job: Job, predictor: Predictor) -> Answer:
+        start_s = time.monotonic()
+
+        def watch(done: Work | None = None) -> None:
+            if job.gone.is_set():
+                raise Refused(499, "nobody waits for this mask any more")
+            if self._stopping.is_set():
+                raise ending()
+            if time.monotonic() - start_s > self.limits.seconds:
+                raise Refused(504, f"predicting this scan takes longer than {self.limits.seconds:g} s, the limit here")
+
+        watch()
+        check_upload(job.files, predictor, self.limits)
+        volume, _ = read_scan(job.files)
+        mask = predictor.predict_volume(volume, "the scan", watch)
+        watch()
+        seconds = {"waited": start_s - job.asked_s, "predicted": time.monotonic() - start_s}
+        return make_answer(mask, volume, predictor, seconds, job.folder / "mask.nii.gz")

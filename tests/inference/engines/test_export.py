@@ -1,0 +1,116 @@
+"""`export-model --format onnx` and torch-export: networks in other forms, with everything around them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.engines import export
+from inference.engines.conversion import random_windows
+from inference.engines.export import export_networks, trtexec_commands
+from scripts import export_model
+from tests.inference.engines.made_up import KINDS, ONNX, one_model
+from tests.models.builders import make_network
+from tests.scripts.trained import ORGAN_ONLY, decide, train
+from utils.errors import UserError, run_cli
+from utils.files import from_dict
+from utils.schema import Plan
+
+
+def command(*words) -> int:
+    return run_cli(lambda: export_model.main([*map(str, words)]))
+
+
+@ONNX
+@pytest.mark.slow
+def test_a_best_ensemble_becomes_onnx_files_and_their_description(tmp_path, capsys):
+    import onnx
+    import onnxruntime
+
+    train(tmp_path, "2d", "3d_lowres", "3d_cascade_fullres", folds=(0,))
+    best = decide(tmp_path, "2d", "3d_cascade_fullres", post=ORGAN_ONLY)
+    out = tmp_path / "new/onnx"
+    assert command("--model", best, "--output", out, "--format", "onnx") == 0
+    said = capsys.readouterr().out
+    assert f"trtexec --onnx={out}/2d/fold_0.onnx" in said and "--maxShapes=image:4x3x8x8x8" in said
+    description = json.loads((out / "model.json").read_text())
+    assert description["post_processing"] == {"foreground": True, "classes": ["anterior", "posterior"]}
+    flat, cascade = description["configurations"]
+    assert from_dict(Plan, cascade["plan"], source="model.json").previous_stage == "3d_lowres"
+    assert cascade["previous"]["networks"][0]["file"] == "3d_cascade_fullres/previous/fold_0.onnx"
+    assert flat["input"]["shape"] == ["windows", 1, 8, 8] and description["window"]["overlap"] == 0.5
+    files = {str(path.relative_to(out)) for path in out.rglob("*.onnx")}
+    assert files == {each["networks"][0]["file"] for each in (flat, cascade, cascade["previous"])}
+    for each in (flat, cascade):
+        path = out / each["networks"][0]["file"]
+        assert {o.version for o in onnx.load(path).opset_import if o.domain == ""} == {20}
+        session = onnxruntime.InferenceSession(path)
+        windows = np.zeros((3, *each["input"]["shape"][1:]), dtype=np.float32)
+        [logits] = session.run(["logits"], {"image": windows})
+        assert logits.shape == (3, *each["output"]["shape"][1:])
+
+
+@pytest.mark.parametrize("form", export.FORMS)
+def test_a_network_that_computes_something_else_leaves_no_folder(form, tmp_path, monkeypatch):
+    wrong = export._Form(
+        suffix=".x", packages=("torch",), write=lambda path, *_: path.write_bytes(b"x"),
+        load=lambda _: lambda windows: torch.ones(len(windows), 3, 8, 8, 8),
+    )  # fmt: skip
+    monkeypatch.setattr(export, "FORMS", {form: wrong})
+    with pytest.raises(UserError, match=r"fold_0.x does not compute what torch computes"):
+        export_networks(tmp_path / "new/out", one_model(), form, license_note="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_one_message(tmp_path, monkeypatch):
+    missing = {"onnx": export.dataclasses.replace(export.FORMS["onnx"], packages=("onnx_that_is_nowhere",))}
+    monkeypatch.setattr(export, "FORMS", missing)
+    with pytest.raises(UserError, match=r"--format onnx needs .*pip install -e '.\[onnx\]'"):
+        export_networks(tmp_path / "out", one_model(), "onnx", license_note="")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["2d", "residual encoder"])
+def test_torchs_exported_program_is_loaded_without_pickle_and_equal(kind, tmp_path):
+    export_networks(tmp_path / "out", one_model(kind), "torch-export", license_note="mine")
+    path = tmp_path / "out/fold_0.pt2"
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    # What torch pickles are the example and odd tensors; there are none.
+    assert not [name for name, data in content.items() if name.endswith(".pt") and data]
+    assert not any(b'"use_pickle": true' in data or str(Path.cwd()).encode() in data for data in content.values())
+    plan, model = KINDS[kind]
+    with torch.inference_mode():
+        windows = random_windows(plan, 3)
+        found = torch.export.load(path).module()(windows)
+        assert torch.equal(found, make_network(plan, model).eval()(windows))
+    assert json.loads((tmp_path / "out/model.json").read_text())["license_note"] == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles, and there is no g++")
+def test_aot_inductor_gives_native_code_that_agrees(tmp_path):
+    [line] = export_networks(tmp_path / "out", one_model("2d"), "aot-inductor", license_note="")
+    assert line.startswith("fold_0.pt2") and "0 of 128 voxels differ" in line
+
+
+def test_no_compiler_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="finds no C\\+\\+ compiler"):
+        export_networks(tmp_path / "out", one_model(), "aot-inductor", license_note="")
+
+
+def test_trtexec_gets_shapes_from_the_plan():
+    [first, second] = trtexec_commands(Path("out"), one_model("regions of two channels", folds=2))
+    assert first == (
+        "trtexec --onnx=out/fold_0.onnx --saveEngine=out/fold_0.engine --minShapes=image:1x2x8x8x8 "
+        "--optShapes=image:4x2x8x8x8 --maxShapes=image:4x2x8x8x8"
+    )
+    assert "fold_1.onnx" in second

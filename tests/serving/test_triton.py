@@ -1,0 +1,132 @@
+"""export-model --format triton: what it writes, and what a real server answers with it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.predictor import Predictor
+from scripts import export_model, inference
+from serving import triton_repository
+from tests.conftest import PROJECT
+from tests.serving.service import save_model, save_scan
+from tests.serving.triton_server import packages_of_pytriton, triton
+from utils.errors import run_cli
+
+NAME = "task04_test"
+
+
+@pytest.fixture
+def without_onnx(monkeypatch):
+    """As where the extra is not installed; converting takes seconds."""
+    monkeypatch.setattr(triton_repository, "ONNX_PACKAGES", ("no_such_package",))
+
+
+def export(model: Path, output: Path) -> int:
+    words = ["--model", model, "--output", output, "--format", "triton"]
+    return run_cli(lambda: export_model.main([*map(str, words)]))
+
+
+def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, without_onnx):
+    model = save_model(tmp_path / "model", num_channels=2)
+    assert export(model, tmp_path / "repository") == 0
+    said = capsys.readouterr().out
+    assert f"as the model {NAME}" in said and "networks alone (ONNX) are left out" in said
+    files = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.*")}
+    assert files == {f"scans/{NAME}/config.pbtxt", f"scans/{NAME}/1/model.py", f"scans/{NAME}/1/model.zip"}
+    config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text()
+    assert "dims: [ 2, -1, -1, -1 ]" in config and "KIND_AUTO" in config and f'name: "{NAME}"' in config
+    assert Predictor.load(tmp_path / f"repository/scans/{NAME}/1/model.zip", device="cpu").plan.dataset == "Task04_Test"
+    assert export(model, tmp_path / "repository") == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_networks_alone_are_a_repository_of_their_own(tmp_path):
+    for package in triton_repository.ONNX_PACKAGES:
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    assert export(save_model(tmp_path / "model"), tmp_path / "repository") == 0
+    networks = tmp_path / f"repository/networks/{NAME}_last"
+    assert (networks / "1/model.onnx").stat().st_size > 1000
+    assert 'backend: "onnxruntime"' in (networks / "config.pbtxt").read_text()
+    assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["networks", "scans"]
+
+
+def client_of_the_docs(address: str, scan: Path, target: Path) -> None:
+    """Run the example of docs/how-to/serve.md, with its names replaced by ours."""
+    text = (PROJECT / "docs/how-to/serve.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import numpy as np\nimport tritonclient.*?)```", text, re.DOTALL)
+    for theirs, ours in (("localhost:8000", address), ("scan.nii.gz", str(scan)), ("mask.nii.gz", str(target)),
+                         ("task04_hippocampus", NAME)):  # fmt: skip
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    exec(compile(code, "docs/how-to/serve.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path, without_onnx):
+    packages_of_pytriton()
+    http = pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
+    model = save_model(tmp_path / "model")
+    scan = save_scan(tmp_path / "scans/a.nii.gz")
+    words = ["--input", scan.parent, "--output", tmp_path / "masks", "--model", model, "--gpus", "0"]
+    assert inference.main([*map(str, words)]) == 0
+    expected = (tmp_path / "masks/a.nii.gz").read_bytes()
+    assert export(model, tmp_path / "repository") == 0
+    (tmp_path / "server").mkdir()
+    with triton(tmp_path / "repository/scans", tmp_path / "server") as address:
+        client_of_the_docs(address, scan, tmp_path / "got.nii.gz")
+        assert (tmp_path / "got.nii.gz").read_bytes() == expected
+        with http.InferenceServerClient(address, concurrency=4) as client:
+            _check_arrays(http, client, Predictor.load(model, device="cpu"))
+            _check_faults(http, client, scan.read_bytes())
+            content = np.frombuffer(scan.read_bytes(), np.uint8)[None]
+        with ThreadPoolExecutor(4) as pool:
+            files = list(
+                pool.map(lambda _: ask(http, address, SCAN=content).as_numpy("MASK_FILE").tobytes(), range(12))
+            )
+        assert files == [expected] * 12
+
+
+def inputs(http, **arrays: np.ndarray) -> list:
+    made = []
+    for name, array in arrays.items():
+        made.append(http.InferInput(name, array.shape, "FP32" if array.dtype == np.float32 else "UINT8"))
+        made[-1].set_data_from_numpy(array)
+    return made
+
+
+def ask(http, address: str, **arrays: np.ndarray):
+    with http.InferenceServerClient(address) as client:
+        return client.infer(NAME, inputs(http, **arrays))
+
+
+def _check_arrays(http, client, predictor: Predictor) -> None:
+    """Two scans of one size in a request, each by its own spacing."""
+    images = np.random.default_rng(3).uniform(1, 9, (2, 1, 13, 10, 15)).astype(np.float32)
+    spacing = np.array([[1.2, 1.0, 0.9], [2.0, 1.5, 1.0]], np.float32)
+    masks = client.infer(NAME, inputs(http, IMAGE=images, SPACING_MM=spacing)).as_numpy("MASK")
+    for image, size, mask in zip(images, spacing.tolist(), masks, strict=True):
+        np.testing.assert_array_equal(mask, predictor.predict(image, size))
+    assert len(np.unique(masks)) > 1
+
+
+def _check_faults(http, client, scan: bytes) -> None:
+    def error(**arrays: np.ndarray) -> str:
+        with pytest.raises(http.InferenceServerException) as caught:
+            client.infer(NAME, inputs(http, **arrays))
+        return str(caught.value)
+
+    image = np.ones((1, 1, 8, 8, 8), np.float32)
+    for content, message in ((scan[:60], "file 1 is truncated"), (b"no scan at all", "file 1 is not a NIfTI"),
+                             (gzip.compress(bytes(500)), "file 1 is not a NIfTI")):  # fmt: skip
+        assert message in error(SCAN=np.frombuffer(content, np.uint8)[None])
+    assert "send IMAGE and SPACING_MM, or SCAN" in error(IMAGE=image)
+    assert "positive voxel sizes" in error(IMAGE=image, SPACING_MM=np.zeros((1, 3), np.float32))
+    assert "NaN" in error(IMAGE=image * np.float32("nan"), SPACING_MM=np.ones((1, 3), np.float32))
+    assert client.is_server_ready() and client.is_model_ready(NAME)
