@@ -14,7 +14,9 @@ from cross_validation.fold_run import condemn, refuse_conflicts
 from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
 from cross_validation.slurm_jobs import write_jobs
+from report.finishing import finish_cross_validation
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with
+from utils.runs import PAGE, outdate_page
 from utils.runtime import detect_machine
 
 
@@ -27,12 +29,14 @@ class CrossValidation:
         passed: flags for main.py.
         nfolds: number of folds; None: those of the preprocessed data.
         gpus: number of GPUs; None: all there are; 0: the CPU.
+        page: write one about all that is finished, at the end; the folds write none of their own.
     """
 
     selection: RunSelection
     passed: tuple[str, ...] = ()
     nfolds: int | None = None
     gpus: int | None = None
+    page: bool = True
 
     def __post_init__(self) -> None:
         check_passed(self.passed)
@@ -59,8 +63,11 @@ def cross_validate(asked: CrossValidation) -> int:
         print(note)
     refuse_conflicts(plan.runs)
     condemn(plan.runs)
-    outcomes = _run(plan.jobs, gpus, asked.selection.results)
-    report.write_summary(asked.selection.task, asked.selection.results)
+    task, results = asked.selection.task, asked.selection.results
+    outdate_page(results, f"{task}_{PAGE}")
+    outcomes = _run(plan.jobs, gpus, results)
+    if report.write_summary(task, results) and asked.page:
+        finish_cross_validation(results, task)
     return _status(outcomes)
 
 
@@ -86,7 +93,8 @@ def write_slurm(asked: CrossValidation, folder: Path) -> int:
     for note in plan.notes:
         print(note)
     refuse_conflicts(plan.runs)
-    write_jobs(folder, plan, asked.selection, asked.passed, nfolds=asked.nfolds, on_gpu=on_gpu)
+    passed = asked.passed
+    write_jobs(folder, plan, asked.selection, passed, nfolds=asked.nfolds, on_gpu=on_gpu, page=asked.page)
     return EXIT_OK
 
 

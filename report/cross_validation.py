@@ -144,7 +144,7 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
         section("Run", run_record(chosen.run)),
     ]  # fmt: skip
     return build_page(f"Cross-validation of {name}", subtitle=str(facts.folder), sections=sections, views=views.shown,
-                      structures=structures, viewer_after=2 if few else 3)  # fmt: skip
+                      structures=structures, viewer_after="All cases" if few else "Best cases")  # fmt: skip
 
 
 def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from report.layers import Structure, ignored, structures_of
 from report.markup import Content, element, join
-from report.numbers import decimal, plural
+from report.notices import newer_than, note
+from report.numbers import decimal, listed, plural
 from report.page import build_page, section
 from report.records import RunFacts, ScoreTable, optional, read_mapping, read_score_table
 from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
@@ -24,6 +25,14 @@ from utils.values import distinct_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreFiles:
+    """Where evaluate.py wrote the scores of a folder of masks."""
+
+    table: Path
+    summary: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationFacts:
     """What `summary.json` and `scores.csv` say of a folder of masks."""
 
@@ -36,22 +45,32 @@ class EvaluationFacts:
     files: Mapping[str, CaseFiles]
 
 
-def read_evaluation(folder: Path) -> EvaluationFacts:
-    """Gather what an evaluation wrote beside the masks.
+def read_evaluation(folder: Path, written: ScoreFiles | None = None) -> EvaluationFacts:
+    """Gather what an evaluation wrote, by default beside the masks.
 
     Raises:
         UserError: there are no scores.
     """
-    scores = read_score_table(folder / "scores.csv")
+    written = written or ScoreFiles(table=folder / "scores.csv", summary=folder / "summary.json")
+    scores = read_score_table(written.table)
     if scores is None:
-        raise UserError(f"{folder} holds no scores.csv; run evaluate.py --preds {folder} --lbls LABELS first")
-    summary, run = read_mapping(folder / "summary.json"), predicting_run(folder)
+        raise UserError(f"{written.table} holds no scores; run evaluate.py --preds {folder} --lbls LABELS first")
+    summary, run = read_mapping(written.summary), predicting_run(folder)
     masks = by_case(folder)
+    note_changed_masks(masks, written.table)
     labels = by_case(label_folder(summary, folder, run))
     files = {case.case: find_files(case.case, run, masks.get(case.case), labels.get(case.case))
              for case in scores.cases}  # fmt: skip
     return EvaluationFacts(folder=folder, summary=summary, scores=scores, run=run, labels=label_scheme(folder, run),
                            files=files)  # fmt: skip
+
+
+def note_changed_masks(masks: Mapping[str, Path], table: Path) -> None:
+    """Note masks that are newer than their scores, by the times of the files."""
+    later = [path.name for path in newer_than(list(masks.values()), table)]
+    if later:
+        note(f"{plural(len(later), 'mask')} changed after {table.name} was written ({listed(later)}): the scores are "
+             "those of earlier masks; run evaluate again")  # fmt: skip
 
 
 def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[Structure]) -> str:
@@ -75,7 +94,7 @@ def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[S
     ]
     where = f"{summary.get('preds', facts.folder)} against {summary.get('lbls', 'its labels')}"
     return build_page("Evaluation", subtitle=where, sections=sections, views=views.shown, structures=structures,
-                      viewer_after=3)  # fmt: skip
+                      viewer_after="Cases")  # fmt: skip
 
 
 def write_evaluation_views(facts: EvaluationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NONE = "–"
 """What stands where there is no value."""
@@ -53,6 +54,12 @@ def quantile(values: list[float], share: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a row; of many the first ones and how many more."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def plural(number: int, noun: str) -> str:

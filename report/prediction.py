@@ -85,7 +85,7 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
         section("Run", run_record(facts.run)),
     ]
     return build_page("Prediction", subtitle=str(facts.folder), sections=sections, views=views.shown,
-                      structures=facts.structures, viewer_after=2 + bool(facts.failed) - 1)  # fmt: skip
+                      structures=facts.structures, viewer_after="Scans")  # fmt: skip
 
 
 def write_prediction_views(facts: PredictionFacts, room: Room) -> Views:

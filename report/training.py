@@ -27,11 +27,10 @@ from report.records import (
 )
 from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
 from report.scored import find_files, label_folder, predicting_run
-from report.sources import CaseFiles, by_case, case_places, files_of_shard, read_plan, shard_folder
+from report.sources import CaseFiles, by_case, case_places, files_of_shard, read_object, read_plan, shard_folder
 from report.views import Room, Views, make_views
 from report.words import data_at_a_glance, plan_in_words, run_record, tiles
 from utils.errors import UserError
-from utils.files import read_json
 from utils.nifti import read_label
 from utils.predictions import class_indices
 from utils.schema import Fingerprint, LabelScheme, Plan
@@ -72,12 +71,7 @@ def read_training(folder: Path) -> TrainingFacts:
     run = ended or read_log_options(log_path)
     shards = None if run is None else shard_folder(run)
     plan = None if shards is None else read_plan(shards / "plan.json")
-    fingerprint = None
-    if shards is not None:
-        try:
-            fingerprint = read_json(Fingerprint, shards / "fingerprint.json")
-        except UserError:
-            fingerprint = None
+    fingerprint = None if shards is None else read_object(Fingerprint, shards / "fingerprint.json")
     places = () if run is None else tuple(case_places(run))
     return TrainingFacts(
         folder=folder, run=run, epochs=epochs, targets=_targets(epochs, run, plan),
@@ -112,7 +106,7 @@ def training_page(facts: TrainingFacts, views: Views, structures: Sequence[Struc
     ]
     return build_page(
         f"Training of {name}" + (f", fold {fold}" if fold is not None else ""), subtitle=str(facts.folder),
-        sections=sections, views=views.shown, structures=structures, viewer_after=3,
+        sections=sections, views=views.shown, structures=structures, viewer_after="Cases",
     )  # fmt: skip
 
 

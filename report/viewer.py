@@ -48,7 +48,7 @@ def library_source() -> str:
 @functools.cache
 def library_base64() -> str:
     """The script of NiiVue as the page holds it: base64 of gzip."""
-    return base64.b64encode(gzip.compress(library_source().encode("utf-8"), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(library_source().encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 def library_notice() -> Markup:

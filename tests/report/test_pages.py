@@ -14,7 +14,7 @@ from report.page import asset, policy
 from report.records import read_epochs
 from report.viewer import library_source
 from report.views import Room
-from report.writing import find_kind, finish_with, write_report, write_training_report
+from report.writing import find_kind, write_report
 from scripts import report as command
 from tests.conftest import PROJECT
 from tests.report import folders
@@ -165,16 +165,6 @@ def test_names_that_are_no_text_and_a_scan_without_numbers_do_no_harm(tmp_path):
     folders.write_volume(tmp_path / "scans" / "odd\udcff.nii.gz", odd)
     written = write_report(folder)
     assert "odd\\udcff 0.448" in read(written.path)[0] and written.viewer_cases == 4
-
-
-def test_a_page_that_fails_is_a_warning_at_the_end_of_another_command(tmp_path, capsys):
-    assert finish_with(lambda: write_training_report(tmp_path)) is None
-    assert "warning: no page was written about this run: " in capsys.readouterr().err
-    assert finish_with(lambda: 1 / 0) is None
-    assert "ZeroDivisionError" in capsys.readouterr().err
-    folder = folders.make_training(tmp_path / "results")
-    assert finish_with(lambda: write_training_report(folder)).path == folder / "report.html"
-    assert "page about this run: " in capsys.readouterr().out
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):
