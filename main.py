@@ -201,7 +201,8 @@ def train(config: Config) -> None:
     patience = config.optim.patience
     keeping = [notes, *checkpoint_callbacks(folder, patience)] if run.save_ckpt else early_stopping(patience)
     with RunReport(run, to_dict(config), setup.runtime) as report:
-        epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
+        figure = run.results / "progress.png"
+        epochs = EpochReport(report.logger, figure, setup.plan.labels.target_names, setup.fold.val)
         trainer = build_trainer(
             setup.runtime,
             callbacks=[epochs, *profiler_callbacks(run), *keeping],
@@ -262,9 +263,8 @@ def predict(config: Config) -> int:
         trainer.predict(module, data, return_predictions=False)
         scores = sink.summary(setup.plan.labels.target_names)
         failed = {"failed": sink.num_failed} if sink.num_failed else {}
-        report.finish(
-            {"cases": len(setup.cases), **failed, **scores, **({"predictions": str(output)} if output else {})}
-        )
+        written = {"predictions": str(output)} if output else {}
+        report.finish({"cases": len(setup.cases), **failed, **scores, **written})
     return EXIT_PARTIAL if sink.num_failed else EXIT_OK
 
 

@@ -99,6 +99,7 @@ class NNUnet(pl.LightningModule):
             self.network.compile(**acceleration.compile_options())
         self.dice = DiceAccumulator(plan.labels)
         self.last_validation: ValidationResult | None = None
+        self.case_counts: dict[str, Tensor] = {}
         self._loss_sum = torch.zeros(2)
         self._val_loss_sum = torch.zeros(2)
         self._target_voxels = torch.zeros(())
@@ -168,6 +169,7 @@ class NNUnet(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
         self.dice = DiceAccumulator(self.plan.labels)
+        self.case_counts = {}
         self._val_loss_sum = torch.zeros(2)
         self._target_voxels = torch.zeros(())
 
@@ -186,6 +188,7 @@ class NNUnet(pl.LightningModule):
             each = (case_counts(discretise(logits[:, :, p], labels)[0], label[0, 0, p], labels) for p in parts)
             counts = torch.stack(list(each)).sum(0)
         self.dice.add(counts)
+        self.case_counts[batch.get("case", str(batch_index))] = counts.cpu()
         # True positives and false negatives.
         self._target_voxels = self._target_voxels + counts[:, [0, 2]].sum()
 

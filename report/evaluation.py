@@ -8,19 +8,18 @@ from pathlib import Path
 
 from report.layers import Structure, ignored, structures_of
 from report.markup import Content, element, join
-from report.notices import newer_than, note
-from report.numbers import decimal, listed, plural
+from report.numbers import decimal, noun, plural
 from report.page import build_page, section
 from report.records import RunFacts, ScoreTable, optional, read_mapping, read_score_table
 from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
-from report.scored import find_files, label_folder, label_scheme, predicting_run
-from report.sources import CaseFiles, by_case
+from report.scored import find_files, label_folder, note_changed_masks, plan_behind, predicting_run
+from report.sources import CaseFiles, by_case, channels_of
 from report.tables import Row, number_cell, table
 from report.views import Room, Views, make_views
 from report.words import run_record, tiles
 from utils.errors import UserError
 from utils.nifti import read_label
-from utils.schema import LabelScheme
+from utils.schema import Plan
 from utils.values import distinct_values
 
 
@@ -41,7 +40,7 @@ class EvaluationFacts:
     scores: ScoreTable
     run: RunFacts | None
     """Of whoever predicted the masks."""
-    labels: LabelScheme | None
+    plan: Plan | None
     files: Mapping[str, CaseFiles]
 
 
@@ -61,16 +60,8 @@ def read_evaluation(folder: Path, written: ScoreFiles | None = None) -> Evaluati
     labels = by_case(label_folder(summary, folder, run))
     files = {case.case: find_files(case.case, run, masks.get(case.case), labels.get(case.case))
              for case in scores.cases}  # fmt: skip
-    return EvaluationFacts(folder=folder, summary=summary, scores=scores, run=run, labels=label_scheme(folder, run),
+    return EvaluationFacts(folder=folder, summary=summary, scores=scores, run=run, plan=plan_behind(folder, run),
                            files=files)  # fmt: skip
-
-
-def note_changed_masks(masks: Mapping[str, Path], table: Path) -> None:
-    """Note masks that are newer than their scores, by the times of the files."""
-    later = [path.name for path in newer_than(list(masks.values()), table)]
-    if later:
-        note(f"{plural(len(later), 'mask')} changed after {table.name} was written ({listed(later)}): the scores are "
-             "those of earlier masks; run evaluate again")  # fmt: skip
 
 
 def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[Structure]) -> str:
@@ -81,7 +72,7 @@ def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[S
         "mean Dice": decimal(optional(summary.get("mean_dice"))),
         "mean HD95, mm": decimal(optional(summary.get("mean_hd95_mm")), 1),
         "mean surface Dice": decimal(optional(summary.get("mean_nsd"))),
-        "cases": len(cases),
+        noun(len(cases), "case"): len(cases),
     }
     hint = element("p", "A click on a case shows it in the viewer.", class_="note hint") if views.shown else None
     listed = score_table(cases, targets, views, caption=f"{plural(len(cases), 'case')}, worst first")
@@ -101,8 +92,10 @@ def write_evaluation_views(facts: EvaluationFacts, room: Room) -> tuple[Views, t
     """The worst cases for the viewer."""
     cases = worst_first(facts.scores.cases)
     files = [facts.files[case] for case in room.choose([case.case for case in cases])]
-    structures = structures_of(facts.labels, () if facts.labels else values_of(files))
-    return make_views(files, structures, room, titles=titles(cases), ignore_value=ignored(facts.labels)), structures
+    labels, channels = facts.plan.labels if facts.plan else None, channels_of(facts.plan)
+    structures = structures_of(labels, () if labels else values_of(files))
+    views = make_views(files, structures, room, titles=titles(cases), ignore_value=ignored(labels), channels=channels)
+    return views, structures
 
 
 def means_table(facts: EvaluationFacts) -> object:

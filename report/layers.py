@@ -14,6 +14,7 @@ import numpy as np
 from report.sources import CaseFiles
 from utils.errors import UserError
 from utils.nifti import Volume, is_same_grid, read_image, read_label, to_working
+from utils.scan_names import nifti_ending, nifti_stem, split_channel
 from utils.schema import Geometry, LabelScheme
 
 MISSED_VALUE, INVENTED_VALUE, CONFUSED_VALUE = 1, 2, 3
@@ -40,6 +41,8 @@ class Layers:
     """(4, 4): indices (R, A, S) to mm."""
     ignore_value: int | None = None
     """Value of the label of voxels that count for nothing."""
+    other_channels: tuple[np.ndarray, ...] = ()
+    """Those after the first one, which is `scan`."""
 
     @property
     def difference(self) -> np.ndarray | None:
@@ -93,11 +96,21 @@ def read_layers(files: CaseFiles) -> Layers:
     """
     if files.image is None:
         raise UserError("its scan was not found")
-    scan = read_image([files.image])
+    scan = read_image(channel_files(files.image))
     mask, label = (_on_grid(path, scan, files.image) for path in (files.mask, files.label))
     return Layers(
-        scan=scan.array[0], mask=mask, label=label, spacing_mm=scan.spacing_mm, affine=working_affine(scan.geometry)
-    )
+        scan=scan.array[0], mask=mask, label=label, spacing_mm=scan.spacing_mm, affine=working_affine(scan.geometry),
+        other_channels=tuple(scan.array[1:]),
+    )  # fmt: skip
+
+
+def channel_files(first: Path) -> list[Path]:
+    """The files of a scan's channels: of `<case>_0000` those that follow it beside it, else the one file."""
+    found, named, ending = [first], split_channel(nifti_stem(first)), nifti_ending(first)
+    if named is not None and named[1] == 0:
+        while (after := first.with_name(f"{named[0]}_{len(found):04d}{ending}")).is_file():
+            found.append(after)
+    return found
 
 
 def differences(mask: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -62,6 +62,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join([*names[:most], *more])
 
 
-def plural(number: int, noun: str) -> str:
+def plural(number: int, singular: str) -> str:
     """`1 case`, `2 cases`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun(number, singular)}"
+
+
+def noun(number: int, singular: str) -> str:
+    """`case` for one, `cases` for several."""
+    return singular if number == 1 else f"{singular}s"

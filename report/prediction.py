@@ -16,13 +16,14 @@ from report.numbers import plural, quantile, significant
 from report.page import build_page, section
 from report.records import RunFacts
 from report.score_tables import refusals
-from report.scored import find_files, label_scheme, predicting_run
-from report.sources import CaseFiles, by_case
+from report.scored import find_files, plan_behind, predicting_run
+from report.sources import CaseFiles, by_case, channels_of
 from report.tables import Cell, Row, table
 from report.views import Room, Views, make_views
 from report.words import run_record, tiles
 from utils.errors import UserError
 from utils.nifti import read_label
+from utils.schema import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class PredictionFacts:
 
     folder: Path
     run: RunFacts | None
+    plan: Plan | None
     structures: tuple[Structure, ...]
     files: Mapping[str, CaseFiles]
     volumes: Mapping[str, Mapping[str, float]]
@@ -57,11 +59,12 @@ def read_prediction(folder: Path) -> PredictionFacts:
         except UserError as error:
             failed[case] = str(error)
     values = sorted({int(value) for counts, _ in counted.values() for value in np.flatnonzero(counts)})
-    structures = structures_of(label_scheme(folder, run), values)
+    plan = plan_behind(folder, run)
+    structures = structures_of(plan.labels if plan else None, values)
     volumes = {case: volumes_ml(counts, spacing_mm, structures) for case, (counts, spacing_mm) in counted.items()}
     files = {case: find_files(case, run, masks[case], None) for case in counted}
     return PredictionFacts(
-        folder=folder, run=run, structures=structures, files=files, volumes=volumes, failed=failed,
+        folder=folder, run=run, plan=plan, structures=structures, files=files, volumes=volumes, failed=failed,
     )  # fmt: skip
 
 
@@ -70,7 +73,8 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
     volumes = facts.volumes
     empty = [case for case, row in volumes.items() if row and not any(row.values())]
     numbers = {
-        "scans predicted": len(volumes), "failed": len(facts.failed) or None, "masks empty": len(empty) or None,
+        "scan predicted" if len(volumes) == 1 else "scans predicted": len(volumes),
+        "failed": len(facts.failed) or None, "mask empty" if len(empty) == 1 else "masks empty": len(empty) or None,
     }  # fmt: skip
     charts = [
         dot_chart([(each.name, [Dot(case=case, value=row[each.name]) for case, row in volumes.items()])],
@@ -92,7 +96,8 @@ def write_prediction_views(facts: PredictionFacts, room: Room) -> Views:
     """The most unusual scans for the viewer, and a picture of each scan."""
     order = unusual_first(facts.volumes)
     chosen = [facts.files[case] for case in room.choose(order)]
-    return make_views(chosen, facts.structures, room, pictured=[facts.files[case] for case in facts.volumes])
+    pictured = [facts.files[case] for case in facts.volumes]
+    return make_views(chosen, facts.structures, room, pictured=pictured, channels=channels_of(facts.plan))
 
 
 def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -13,9 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from report.notices import note_damage
+import numpy as np
+
+from report.notices import note, note_damage
 from report.numbers import plural
-from utils.scores import CaseScores
+from utils.scores import CaseScores, dice_from_counts
 
 LOG_PREFIX = "DLLL "
 
@@ -132,7 +134,7 @@ def _log_records(path: Path) -> list[tuple[object, dict[str, Any]]]:
         if isinstance(data, dict):
             found.append((step[0] if isinstance(step, list) and len(step) == 1 else step, data))
     if unread:
-        note_damage(path, f"{plural(unread, 'line')} of {len(lines)} cannot be read")
+        note(f"Damaged: {path}: left out {plural(unread, 'line')} of {len(lines)} that cannot be read")
     return found
 
 
@@ -168,6 +170,23 @@ def read_fold(folder: Path) -> FoldFacts | None:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         note_damage(folder / "done.json", f"it is no record of a fold ({error!r})")
+        return None
+
+
+def read_validation(path: Path) -> tuple[int, ScoreTable] | None:
+    """Epoch, counted from 0, and scores of the single cases of a training's best validation."""
+    content = read_mapping(path)
+    if not content:
+        return None
+    try:
+        targets = tuple(map(str, content["targets"]))
+        cases = []
+        for case, rows in content["cases"].items():
+            counts = tuple((int(both), int(only_mask), int(only_label)) for both, only_mask, only_label in rows)
+            cases.append(CaseScores(case=case, counts=counts, dice=tuple(dice_from_counts(np.array(counts)).tolist())))
+        return int(content["epoch"]), ScoreTable(targets=targets, cases=tuple(cases))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        note_damage(path, f"it holds no scores of a validation ({error!r})")
         return None
 
 

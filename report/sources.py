@@ -117,6 +117,11 @@ def plan_of_run(run: RunFacts | None) -> Plan | None:
     return None if folder is None else read_plan(folder / "plan.json")
 
 
+def channels_of(plan: Plan | None) -> tuple[str, ...]:
+    """Names of the channels of a plan's scans."""
+    return () if plan is None else tuple(channel.name for channel in plan.channels)
+
+
 def existing(path: Path) -> Path | None:
     """The path, if there is a file."""
     return path if path.is_file() else None

@@ -63,11 +63,12 @@ class Views:
 def make_views(
     chosen: Sequence[CaseFiles], structures: Sequence[Structure], room: Room, *,
     titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (), ignore_value: int | None = None,
+    channels: Sequence[str] = (),
     read: Callable[[CaseFiles], Layers] = read_layers,
 ) -> Views:  # fmt: skip
     """Read the chosen cases, and a still picture of them and of all of `pictured`, each file once.
 
-    Label voxels of `ignore_value` are no difference.
+    Label voxels of `ignore_value` are no difference; `channels` names those of the scans.
 
     A case that does not fit into its share of what is left, or cannot be read, is named with the reason.
     """
@@ -99,6 +100,7 @@ def make_views(
         shown[files.case] = View(
             case=files.case, title=(titles or {}).get(files.case, files.case), packed=packed,
             at_mm=crosshair_mm(layers), picture=pictures.get(files.case),
+            channels=tuple(channels),
         )  # fmt: skip
     return Views(shown=tuple(shown.values()), pictures=pictures, refused=refused)
 

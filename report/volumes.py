@@ -54,11 +54,13 @@ class PackedCase:
     window: tuple[float, float]
     """Intensities shown as black and as white."""
     reduced: str
+    other_channels: tuple[tuple[str, tuple[float, float]], ...] = ()
+    """File and window of each channel after the first, as far as there was room."""
 
     @property
     def num_bytes(self) -> int:
         """Room that it takes in a page."""
-        return sum(map(len, self.files.values()))
+        return sum(map(len, [*self.files.values(), *(file for file, _ in self.other_channels)]))
 
 
 def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
@@ -76,7 +78,7 @@ def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
             continue
         packed = _pack_level(layers, part, level)
         if packed.num_bytes <= most_bytes:
-            return packed
+            return _with_other_channels(packed, layers, part, level, most_bytes)
     return None
 
 
@@ -115,16 +117,44 @@ def _pack_level(layers: Layers, part: tuple[slice, ...], level: Level) -> Packed
     scan = np.nan_to_num(layers.scan[part], posinf=0.0, neginf=0.0)
     window = grey_window(scan)
     values, slope, intercept = quantise(scan, level.bits, window)
-    affine = layers.affine.copy()
-    corner = np.array([part[axis].start for axis in (2, 1, 0)], dtype=float)
-    affine[:3, 3] += affine[:3, :3] @ corner
-    affine[:3, :3] *= level.step
+    affine = _affine_of(layers, part, level)
     files = {"scan": _nifti(values, affine, slope, intercept)}
     for name in ("mask", "label", "difference"):
         array = getattr(layers, name)
         if array is not None:
             files[name] = _nifti(array[part], affine, 1.0, 0.0)
     return PackedCase(files=files, window=window, reduced=level.describe())
+
+
+def _with_other_channels(
+    packed: PackedCase, layers: Layers, part: tuple[slice, ...], level: Level, most_bytes: float
+) -> PackedCase:
+    """Channels after the first in 256 grey values, as many as find room; the viewer says which are left out."""
+    found: list[tuple[str, tuple[float, float]]] = []
+    room = most_bytes - packed.num_bytes
+    for channel in layers.other_channels:
+        scan = np.nan_to_num(channel[part], posinf=0.0, neginf=0.0)
+        window = grey_window(scan)
+        values, slope, intercept = quantise(scan, 8, window)
+        file = _nifti(values, _affine_of(layers, part, level), slope, intercept)
+        if len(file) > room:
+            break
+        room -= len(file)
+        found.append((file, window))
+    words = [packed.reduced] if packed.reduced else []
+    if found:
+        words.append("256 grey values in the channels after the first")
+    if len(found) < len(layers.other_channels):
+        words.append(f"{len(found) + 1} of {len(layers.other_channels) + 1} channels")
+    return dataclasses.replace(packed, other_channels=tuple(found), reduced=", ".join(words))
+
+
+def _affine_of(layers: Layers, part: tuple[slice, ...], level: Level) -> np.ndarray:
+    affine = layers.affine.copy()
+    corner = np.array([part[axis].start for axis in (2, 1, 0)], dtype=float)
+    affine[:3, 3] += affine[:3, :3] @ corner
+    affine[:3, :3] *= level.step
+    return affine
 
 
 def _estimate(layers: Layers, part: tuple[slice, ...], level: Level) -> float:

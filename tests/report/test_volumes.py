@@ -109,6 +109,27 @@ def test_packed_files_hold_the_field_of_interest_at_its_place():
     assert mask.get_fdata().sum() == 3 and mask.get_data_dtype() == np.uint8
 
 
+def test_channels_go_along_as_far_as_there_is_room():
+    noise = np.random.default_rng(0).normal(100, 5, (6, 8, 10)).astype(np.float32)
+    layers = make_layers(other_channels=(noise, noise + 50))
+    packed = pack(layers, 1e6)
+    assert len(packed.other_channels) == 2 and packed.reduced == "256 grey values in the channels after the first"
+    (file, window), _ = packed.other_channels
+    stored = unpack(file).get_fdata()
+    np.testing.assert_allclose(stored, noise[0:6, 1:8, 1:10].transpose(2, 1, 0).clip(*window), atol=0.2)
+    first = packed.num_bytes - sum(len(file) for file, _ in packed.other_channels)
+    packed = pack(layers, first + len(file) + 10)
+    assert len(packed.other_channels) == 1 and packed.reduced.endswith("2 of 3 channels")
+    assert pack(layers, first).other_channels == ()
+
+
+def test_files_of_one_scan_are_its_channels(tmp_path):
+    for channel in (0, 1):
+        nib.save(nib.Nifti1Image(np.full((4, 4, 4), channel, np.float32), np.eye(4)), tmp_path / f"a_000{channel}.nii")
+    layers = read_layers(CaseFiles(case="a", image=tmp_path / "a_0000.nii"))
+    assert layers.scan.max() == 0 and [channel.max() for channel in layers.other_channels] == [1]
+
+
 def test_the_difference_goes_along_where_there_is_a_label():
     packed = pack(make_layers(label=np.zeros((6, 8, 10), np.uint8)), 1e6)
     assert (unpack(packed.files["difference"]).get_fdata() == 2).sum() == 3
