@@ -262,7 +262,7 @@ def predict(config: Config) -> int:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)
         scores = sink.summary(setup.plan.labels.target_names)
-        failed = {"failed": sink.num_failed} if sink.num_failed else {}
+        failed = {"failed": sink.num_failed, "reasons": sink.reasons} if sink.num_failed else {}
         written = {"predictions": str(output)} if output else {}
         report.finish({"cases": len(setup.cases), **failed, **scores, **written})
     return EXIT_PARTIAL if sink.num_failed else EXIT_OK

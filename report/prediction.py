@@ -12,6 +12,7 @@ import numpy as np
 from report.charts import Axis, Dot, dot_chart
 from report.layers import Structure, structures_of, value_counts, volumes_ml
 from report.markup import Markup, element, join
+from report.notices import note
 from report.numbers import plural, quantile, significant
 from report.page import build_page, section
 from report.records import RunFacts
@@ -150,6 +151,12 @@ def failures(failed: Mapping[str, str]) -> Markup | None:
 
 
 def _failures(run: RunFacts | None) -> Mapping[str, str]:
-    """Of a record of scripts/inference.py; main.py only counts its failures."""
+    """Of a record of scripts/inference.py; one of main.py has their number, and the reasons of its first process."""
     failed = {} if run is None else run.outcome.get("failed")
+    if run is not None and isinstance(failed, int):
+        known = run.outcome.get("reasons")
+        failed = known if isinstance(known, dict) else {}
+        if len(failed) < run.outcome["failed"]:
+            note(f"{run.outcome['failed']} scans failed; the record has the reasons of {len(failed)}, the others stand "
+                 "in what the command printed")  # fmt: skip
     return {str(case): str(reason) for case, reason in failed.items()} if isinstance(failed, dict) else {}

@@ -123,6 +123,7 @@ def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_
     assert not list(folder.glob(".tmp*"))
     assert "could not be predicted" in (said := capsys.readouterr().err) and "9.0 GB of disk" in said
     assert outcome(tmp_path)["failed"] == 1 and outcome(tmp_path)["cases"] == 2
+    assert "9.0 GB of disk" in (folder / "report.html").read_text()
 
 
 @pytest.mark.slow
