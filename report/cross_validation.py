@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from report.layers import Structure, ignored, structures_of
+from report.layers import Structure, structures_of
 from report.markup import Content, Markup, element, join
 from report.notices import newer_than, note
 from report.numbers import decimal, duration, mean, noun, plural
 from report.page import build_page, section
 from report.records import FoldFacts, RunFacts, fold_folders, optional, read_fold, read_mapping, read_run
 from report.score_tables import case_mean, refusals, score_table, spread_charts, titles, worst_first
-from report.sources import by_case, case_places, channels_of, files_of_shard, plan_of_run, read_plan
+from report.sources import by_case, case_places, files_of_shard, plan_of_run, read_plan
 from report.tables import Cell, Row, number_cell, table
 from report.views import Room, Views, make_views
 from report.words import plan_in_words, run_record, tiles
@@ -166,9 +166,7 @@ def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tup
         return Views(), structures
     places, masks = case_places(chosen.run), by_case(chosen.folder / "out_of_fold")
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
-    ignore, channels = ignored(chosen.plan.labels if chosen.plan else None), channels_of(chosen.plan)
-    views = make_views(files, structures, room, titles=titles(chosen.cases), ignore_value=ignore, channels=channels)
-    return views, structures
+    return make_views(files, structures, room, titles=titles(chosen.cases), plan=chosen.plan), structures
 
 
 def fold_table(facts: CrossValidationFacts) -> Markup:

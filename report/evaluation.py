@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from report.layers import Structure, ignored, structures_of
+from report.layers import Structure, structures_of
 from report.markup import Content, element, join
 from report.numbers import decimal, noun, plural
 from report.page import build_page, section
 from report.records import RunFacts, ScoreTable, optional, read_mapping, read_score_table
 from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
 from report.scored import find_files, label_folder, note_changed_masks, plan_behind, predicting_run
-from report.sources import CaseFiles, by_case, channels_of
+from report.sources import CaseFiles, by_case
 from report.tables import Row, number_cell, table
 from report.views import Room, Views, make_views
 from report.words import run_record, tiles
@@ -92,10 +92,9 @@ def write_evaluation_views(facts: EvaluationFacts, room: Room) -> tuple[Views, t
     """The worst cases for the viewer."""
     cases = worst_first(facts.scores.cases)
     files = [facts.files[case] for case in room.choose([case.case for case in cases])]
-    labels, channels = facts.plan.labels if facts.plan else None, channels_of(facts.plan)
+    labels = facts.plan.labels if facts.plan else None
     structures = structures_of(labels, () if labels else values_of(files))
-    views = make_views(files, structures, room, titles=titles(cases), ignore_value=ignored(labels), channels=channels)
-    return views, structures
+    return make_views(files, structures, room, titles=titles(cases), plan=facts.plan), structures
 
 
 def means_table(facts: EvaluationFacts) -> object:

@@ -43,6 +43,8 @@ class Layers:
     """Value of the label of voxels that count for nothing."""
     other_channels: tuple[np.ndarray, ...] = ()
     """Those after the first one, which is `scan`."""
+    window: tuple[float, float] | None = None
+    """Intensities of `scan` to show as black and as white; None: those of almost all its voxels."""
 
     @property
     def difference(self) -> np.ndarray | None:
@@ -81,11 +83,6 @@ def structures_of(labels: LabelScheme | None, values: Sequence[int] = ()) -> tup
     else:
         known = []
     return (*known, *(Structure(name=f"value {value}", value=value) for value in sorted(set(values) - {0})))
-
-
-def ignored(labels: LabelScheme | None) -> int | None:
-    """Value of the voxels that a scheme leaves out of every score."""
-    return None if labels is None else labels.ignore_value
 
 
 def read_layers(files: CaseFiles) -> Layers:

@@ -18,7 +18,7 @@ from report.page import build_page, section
 from report.records import RunFacts
 from report.score_tables import refusals
 from report.scored import find_files, plan_behind, predicting_run
-from report.sources import CaseFiles, by_case, channels_of
+from report.sources import CaseFiles, by_case
 from report.tables import Cell, Row, table
 from report.views import Room, Views, make_views
 from report.words import run_record, tiles
@@ -98,7 +98,7 @@ def write_prediction_views(facts: PredictionFacts, room: Room) -> Views:
     order = unusual_first(facts.volumes)
     chosen = [facts.files[case] for case in room.choose(order)]
     pictured = [facts.files[case] for case in facts.volumes]
-    return make_views(chosen, facts.structures, room, pictured=pictured, channels=channels_of(facts.plan))
+    return make_views(chosen, facts.structures, room, pictured=pictured, plan=facts.plan)
 
 
 def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from report.cases import ScoredCases, read_scored
 from report.charts import Axis, Series, line_chart
-from report.layers import Structure, ignored, structures_of
+from report.layers import Structure, structures_of
 from report.markup import Content, Markup, element, join
 from report.numbers import decimal, duration, noun, plural
 from report.page import build_page, section
@@ -24,7 +24,6 @@ from report.records import (
 from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
 from report.sources import (
     case_places,
-    channels_of,
     read_object,
     read_plan,
     shard_folder,
@@ -119,9 +118,7 @@ def write_training_views(facts: TrainingFacts, room: Room) -> tuple[Views, tuple
     cases = worst_first(facts.scored.scores.cases)
     names = room.choose([case.case for case in cases])
     files = [facts.scored.files[case] for case in names if case in facts.scored.files]
-    ignore, channels = ignored(facts.plan.labels if facts.plan else None), channels_of(facts.plan)
-    views = make_views(files, structures, room, titles=titles(cases), ignore_value=ignore, channels=channels)
-    return views, structures
+    return make_views(files, structures, room, titles=titles(cases), plan=facts.plan), structures
 
 
 def curves(epochs: Mapping[int, Mapping[str, float]], targets: Sequence[str]) -> list[Markup]:

@@ -123,7 +123,7 @@ def _pack_level(layers: Layers, part: tuple[slice, ...], level: Level) -> Packed
         array = getattr(layers, name)
         if array is not None:
             files[name] = _nifti(array[part], affine, 1.0, 0.0)
-    return PackedCase(files=files, window=window, reduced=level.describe())
+    return PackedCase(files=files, window=layers.window or window, reduced=level.describe())
 
 
 def _with_other_channels(

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import gzip
 import io
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -23,11 +24,11 @@ from report.layers import (
 )
 from report.pictures import outline, overlay_jpeg, paint, telling_slices
 from report.sources import CaseFiles
-from report.views import Room, crosshair_mm, make_views
+from report.views import Room, crosshair_mm, ct_window, make_views
 from report.volumes import field_of_interest, grey_window, pack, quantise
 from utils.errors import UserError
 from utils.nifti import read_image
-from utils.schema import LabelScheme
+from utils.schema import ChannelPlan, LabelScheme
 
 ORGAN = (Structure(name="organ", value=1),)
 
@@ -213,6 +214,15 @@ def test_what_cannot_be_shown_is_refused_with_the_reason_and_others_are_shown():
     views = make_views(chosen, ORGAN, Room(), pictured=[*chosen, CaseFiles(case="other", image=None)], read=read)
     assert [view.case for view in views.shown] == ["good"] and views.refused == {"bad": "truncated"}
     assert views.pictures.keys() == {"good", "other"} and (views.number_of("good"), views.number_of("bad")) == (0, None)
+
+
+def test_a_ct_is_shown_as_its_network_sees_it():
+    channels = (ChannelPlan(name="CT", scheme="ct", lower=-100, upper=200, mean=0, std=1),)
+    assert ct_window(SimpleNamespace(channels=channels)) == (-190, 290)
+    assert ct_window(SimpleNamespace(channels=(ChannelPlan(name="T1", scheme="zscore"),))) is ct_window(None) is None
+    packed = pack(make_layers(window=(-190.0, 290.0)), 1e6)
+    # What is stored is the scan and not only what is shown.
+    assert packed.window == (-190, 290) and unpack(packed.files["scan"]).get_fdata().max() == 140
 
 
 def test_cases_that_are_asked_for_take_the_place_of_the_worst():
