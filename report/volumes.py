@@ -1,6 +1,6 @@
 """Scans made small enough for a page: cropped to what matters, 16 or 8 bits, coarser if need be; gzip and base64.
 
-Levels are tried one after the other, each smaller than the one before, until a case fits into its share of the page.
+Levels are tried one after the other, the best one first, until a case fits into its share of the page.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from report.layers import Layers
 FOCUS_MARGIN_MM = 25.0
 """What is left around mask and label where the whole field of view is too large."""
 
+MOST_VOXELS = 16_000_000
+"""What a browser without a graphics card still draws within seconds; each takes several bytes of graphics memory."""
 ESTIMATE_ERROR = 1.3
 """How many times its share a level may seem to need and still be tried."""
 _GZIP_LEVEL = 4
@@ -41,8 +43,9 @@ class Level:
 
 
 LEVELS = (
-    Level(focus=False, bits=16, step=1), Level(focus=False, bits=8, step=1), Level(focus=True, bits=8, step=1),
-    Level(focus=True, bits=8, step=2), Level(focus=True, bits=8, step=4), Level(focus=True, bits=8, step=8),
+    Level(focus=False, bits=16, step=1), Level(focus=False, bits=8, step=1), Level(focus=True, bits=16, step=1),
+    Level(focus=True, bits=8, step=1), Level(focus=True, bits=8, step=2), Level(focus=True, bits=8, step=4),
+    Level(focus=True, bits=8, step=8),
 )  # fmt: skip
 
 
@@ -64,7 +67,7 @@ class PackedCase:
 
 
 def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
-    """The case at the best level that fits; None where none does."""
+    """The case at the best level that fits and that a browser draws; None where none does."""
     previous: tuple[tuple[int, ...], int] | None = None
     for level in LEVELS:
         box = field_of_interest(layers, focus=level.focus)
@@ -74,7 +77,7 @@ def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
         if (shape, level.bits) == previous:
             continue
         previous = (shape, level.bits)
-        if _estimate(layers, part, level) > most_bytes * ESTIMATE_ERROR:
+        if np.prod(shape) > MOST_VOXELS or _estimate(layers, part, level) > most_bytes * ESTIMATE_ERROR:
             continue
         packed = _pack_level(layers, part, level)
         if packed.num_bytes <= most_bytes:

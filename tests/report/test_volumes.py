@@ -165,6 +165,20 @@ def test_a_large_noisy_scan_becomes_smaller_until_it_fits():
     assert pack(layers, 10) is None
 
 
+def test_a_scan_of_too_many_voxels_is_cropped_and_keeps_its_intensities(monkeypatch):
+    monkeypatch.setattr("report.volumes.MOST_VOXELS", 30 * 30 * 30)
+    shape = (60, 60, 60)
+    mask = np.zeros(shape, np.uint8)
+    mask[30, 30, 30] = 1
+    scan = np.arange(60**3, dtype=np.float32).reshape(shape) % 1000
+    layers = Layers(scan=scan, mask=mask, label=None, spacing_mm=(2, 2, 2), affine=np.eye(4))
+    packed = pack(layers, 1e7)
+    assert packed.reduced == "cropped to 25 mm around mask and label"
+    assert (
+        np.prod(unpack(packed.files["scan"]).shape) <= 27_000 and unpack(packed.files["scan"]).get_fdata().max() > 255
+    )
+
+
 def test_without_mask_and_label_all_of_the_scan_is_the_field_of_interest():
     layers = make_layers(mask=None, scan=np.zeros((3, 4, 5), np.float32))
     assert [cut.stop - cut.start for cut in field_of_interest(layers, focus=True)] == [3, 4, 5]
