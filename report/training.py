@@ -100,7 +100,7 @@ def training_page(facts: TrainingFacts, views: Views, structures: Sequence[Struc
         section("Result", notice if unfinished else None, tiles(numbers)),
         section("Curves", element("div", curves(facts.epochs, facts.targets), class_="charts"), COUNTED),
         section("Cases", case_scores(facts, views)),
-        section("Plan", plan_in_words(facts.plan)),
+        section("Plan", plan_in_words(facts.plan, facts.run)),
         section("Data", data_at_a_glance(facts.fingerprint)),
         section("Run", run_record(facts.run)),
     ]
