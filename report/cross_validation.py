@@ -146,7 +146,7 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
                 caption=f"{plural(len(cases), 'case')} of {chosen.name}, each by the fold that has not seen it, "
                 "worst first"), refusals(views))),
         section("Spread", spread_charts(cases, targets)),
-        section("Plan", plan_in_words(chosen.plan, chosen.run)),
+        section("Plan", plan_in_words(chosen.plan)),
         section("Run", run_record(chosen.run)),
     ]  # fmt: skip
     return build_page(f"Cross-validation of {name}", subtitle=str(facts.folder), sections=sections, views=views.shown,
