@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from report.finishing import finish_evaluation
 from utils.args import parse
 from utils.errors import UserError, list_problems, run_cli
 
@@ -47,6 +48,8 @@ class EvaluateConfig:
     """File for the scores of each case (default: scores.csv in --preds)."""
     json: Path | None = None
     """File for the summary (default: summary.json in --preds)."""
+    report: bool = True
+    """Write a page about the scores: report.html in --preds, or beside the file of --csv and named like it."""
 
     def __post_init__(self) -> None:
         if not self.nsd_tolerance_mm >= 0:
@@ -85,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(config, csv_path, json_path, scores, summary)
     print(table(summary))
     print(f"{len(pairs)} predictions of {num_labels} labelled cases; {csv_path}, {json_path}")
+    if config.report:
+        finish_evaluation(config.preds, csv_path, json_path)
     return 0
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from report.finishing import finish_run
 from utils import runs
 from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warning: {message}", file=sys.stderr)
     modes = {"train": train, "evaluate": evaluate, "predict": predict}
     chosen = benchmark if config.run.benchmark and config.run.exec_mode != "evaluate" else modes[config.run.exec_mode]
-    return chosen(config) or EXIT_OK
+    status = chosen(config) or EXIT_OK
+    finish_run(config.run)
+    return status
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +206,8 @@ def train(config: Config) -> None:
     if first and data.schedule.every > 1:
         print(data.schedule.in_words())
     with RunReport(run, to_dict(config), setup.runtime) as report:
-        epochs = EpochReport(report.logger, run.results / "progress.png", setup.plan.labels.target_names)
+        figure = run.results / "progress.png"
+        epochs = EpochReport(report.logger, figure, setup.plan.labels.target_names, setup.fold.val)
         trainer = build_trainer(
             setup.runtime,
             callbacks=[epochs, *profiler_callbacks(run), *keeping],
@@ -252,7 +256,7 @@ def predict(config: Config) -> int:
     data = build_data(config, setup, setup.cases)
     module = build_module(config, setup, stored)
     folder = runs.prediction_folder(config.run, setup.plan, tta=config.inference.tta)
-    output = runs.prepare_folder(folder, "--results") if config.inference.save_preds else None
+    output = runs.prepare_predictions(folder) if config.inference.save_preds else None
     restorer = CaseRestorer(
         folder=setup.shards.cases,
         plan=setup.plan,
@@ -264,10 +268,9 @@ def predict(config: Config) -> int:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)
         scores = sink.summary(setup.plan.labels.target_names)
-        failed = {"failed": sink.num_failed} if sink.num_failed else {}
-        report.finish(
-            {"cases": len(setup.cases), **failed, **scores, **({"predictions": str(output)} if output else {})}
-        )
+        failed = {"failed": sink.num_failed, "reasons": sink.reasons} if sink.num_failed else {}
+        written = {"predictions": str(output)} if output else {}
+        report.finish({"cases": len(setup.cases), **failed, **scores, **written})
     return EXIT_PARTIAL if sink.num_failed else EXIT_OK
 
 

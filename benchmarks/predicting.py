@@ -152,7 +152,7 @@ def _start_up(folder: Path, runtime: Runtime) -> dict[str, float]:
     words = ["--input", folder / "input", "--output", folder / "masks", "--model", folder / "model.zip"]
     words += ["--gpus", 1 if runtime.use_gpu else 0, *(["--amp"] if amp_type(runtime) is not None else [])]
     before, start_s = _children_s(), time.perf_counter()
-    command = [sys.executable, INFERENCE, *words]
+    command = [sys.executable, INFERENCE, *words, "--no_report"]
     answer = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     return {"start_up_s": time.perf_counter() - start_s, "start_up_cpu_s": _children_s() - before}

@@ -230,7 +230,8 @@ class FoldRun:
         ours = [word for name, value in values.items() for word in (f"--{name}", str(value))]
         # Each process sees one GPU and would take the same cores for its own.
         alone = ("--affinity", "disabled") if self.flags.several_gpus else ()
-        return (sys.executable, str(MAIN), *alone, *self.flags.passed, *ours)
+        # One page about all folds is written at the end.
+        return (sys.executable, str(MAIN), *alone, *self.flags.passed, *ours, "--no_report")
 
     def _predictions(self, plan: Plan) -> Path:
         config = self.flags.predict

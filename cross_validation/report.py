@@ -24,12 +24,15 @@ def describe(outcome: Outcome) -> str:
     return ", ".join([*parts, *(outcome.error.splitlines()[:1])])
 
 
-def write_summary(task: str, results: Path) -> None:
-    """The table and its JSON file, of everything that is finished in a results folder, earlier runs included."""
+def write_summary(task: str, results: Path) -> bool:
+    """The table and its JSON file, of everything that is finished in a results folder, earlier runs included.
+
+    Returns whether anything is.
+    """
     found = {name: finished_records(results / f"{task}_{name}") for name in CONFIGURATIONS}
     records = [summary(name, folds) for name, folds in found.items() if folds]
     if not records:
-        return
+        return False
     path = results / f"{task}_cross_validation.json"
     write_json({"version": 1, "task": task, "configurations": records}, path)
     for record in records:
@@ -37,6 +40,7 @@ def write_summary(task: str, results: Path) -> None:
         if record["without_label"]:
             print(f"{record['configuration']}: cases without a label file: {', '.join(record['without_label'])}")
     print(f"mean Dice over out-of-fold cases; Dice of each fold: {path}")
+    return True
 
 
 def _row(record: dict[str, Any]) -> str:

@@ -15,7 +15,9 @@ from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
 from cross_validation.slurm_jobs import write_jobs
 from cross_validation.slurm_resources import SlurmResources
+from report.finishing import finish_cross_validation
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with
+from utils.runs import PAGE, outdate_page
 from utils.runtime import detect_machine
 
 
@@ -28,12 +30,14 @@ class CrossValidation:
         passed: flags for main.py.
         nfolds: number of folds; None: those of the preprocessed data.
         gpus: number of GPUs; None: all there are; 0: the CPU.
+        page: write one about all that is finished, at the end; the folds write none of their own.
     """
 
     selection: RunSelection
     passed: tuple[str, ...] = ()
     nfolds: int | None = None
     gpus: int | None = None
+    page: bool = True
 
     def __post_init__(self) -> None:
         check_passed(self.passed)
@@ -60,8 +64,11 @@ def cross_validate(asked: CrossValidation) -> int:
         print(note)
     refuse_conflicts(plan.runs)
     condemn(plan.runs)
-    outcomes = _run(plan.jobs, gpus, asked.selection.results)
-    report.write_summary(asked.selection.task, asked.selection.results)
+    task, results = asked.selection.task, asked.selection.results
+    outdate_page(results, f"{task}_{PAGE}")
+    outcomes = _run(plan.jobs, gpus, results)
+    if report.write_summary(task, results) and asked.page:
+        finish_cross_validation(results, task)
     return _status(outcomes)
 
 
@@ -87,7 +94,10 @@ def write_slurm(asked: CrossValidation, folder: Path, resources: SlurmResources)
     for note in plan.notes:
         print(note)
     refuse_conflicts(plan.runs)
-    write_jobs(folder, plan, asked.selection, asked.passed, nfolds=asked.nfolds, on_gpu=on_gpu, resources=resources)
+    write_jobs(
+        folder, plan, asked.selection, asked.passed, nfolds=asked.nfolds, on_gpu=on_gpu, resources=resources,
+        page=asked.page,
+    )  # fmt: skip
     return EXIT_OK
 
 

@@ -18,6 +18,7 @@ CROSS_VALIDATE = Path(__file__).resolve().parents[1] / "scripts/cross_validate.p
 def write_jobs(
     folder: Path, plan: JobPlan, selection: RunSelection, passed: Sequence[str], *, nfolds: int | None, on_gpu: bool,
     resources: SlurmResources,
+    page: bool = True,
 ) -> None:  # fmt: skip
     """Write the job scripts of all runs that are not finished, and submit.sh, and say so.
 
@@ -29,6 +30,7 @@ def write_jobs(
     values |= {} if nfolds is None else {"nfolds": nfolds}
     values |= {"checkpoint": selection.checkpoint}
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    words += [] if page else ["--no_report"]
     program = (sys.executable, str(CROSS_VALIDATE), *words, "--configurations")
     tail = ("--", *passed) if passed else ()
     jobs: dict[str, SlurmJob] = {}

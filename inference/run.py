@@ -26,7 +26,7 @@ from models.inferer import InferenceSettings
 from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.locks import folder_lock
-from utils.runs import prepare_folder, write_run_record
+from utils.runs import outdate_page, prepare_folder, write_run_record
 from utils.runtime import Runtime, configure_backends, resolve_hardware
 
 Maker = Callable[[ConfigurationModel, torch.device], ConfigurationPredictor]
@@ -157,6 +157,7 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         if run.waiting:
             # Of what is there from now on it would name the wrong model, should this run be killed.
             (job.output / "run.json").unlink(missing_ok=True)
+            outdate_page(job.output)
         status, outcome = run.run()
         others = run.masks.others()
         warn_of_others(others, job.output)

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from models.case_scores import CASE_SCORES, gather_counts, is_best, write_case_scores
 from models.nn_unet import NNUnet
 from models.progress import describe_epoch
 from utils.errors import interrupt_run, raise_lost_interrupt
@@ -123,8 +124,10 @@ class EpochReport(Callback):
     The line counts epochs from 1 and says how long the rest takes; records and names of checkpoints count from 0.
     """
 
-    def __init__(self, logger: RunLogger | NullLogger, figure: Path, target_names: tuple[str, ...]) -> None:
-        self.logger, self.figure, self.target_names = logger, figure, target_names
+    def __init__(
+        self, logger: RunLogger | NullLogger, figure: Path, target_names: tuple[str, ...], cases: tuple[str, ...] = ()
+    ) -> None:
+        self.logger, self.figure, self.target_names, self.cases = logger, figure, target_names, cases
         self.history: list[EpochRecord] = []
         self._epoch_start_s = time.perf_counter()
         self._learning_rate = 0.0
@@ -155,6 +158,9 @@ class EpochReport(Callback):
         )
         self.history.append(record)
         self._pace.add(record.seconds)
+        # The same in all processes, as the pooled Dice is.
+        best = bool(self.cases) and is_best(record, self.history)
+        counts = gather_counts(ours, self.cases) if best else {}
         if not trainer.is_global_zero:
             return
         print(self._line(record, trainer.max_epochs or 0), flush=True)
@@ -164,6 +170,8 @@ class EpochReport(Callback):
             data |= found.summary(self.target_names)
         self.logger.log(record.epoch, data)
         write_progress(self.figure, self.history, self.target_names)
+        if best:
+            write_case_scores(self.figure.with_name(CASE_SCORES), record, self.target_names, counts)
 
     def summary(self) -> dict[str, Any]:
         """Epochs, seconds of all of them (those before a resume included), and the best validation."""

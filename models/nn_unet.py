@@ -106,6 +106,7 @@ class NNUnet(pl.LightningModule):
         self.last_validation: ValidationResult | None = None
         self.shown_patches = False
         """Whether the validation that comes is of patches, in their own grid, and not of whole cases."""
+        self.case_counts: dict[str, Tensor] = {}
         self._loss_sum = torch.zeros(2)
         self._val_loss_sum = torch.zeros(2)
         self._target_voxels = torch.zeros(())
@@ -175,6 +176,7 @@ class NNUnet(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
         self.dice = DiceAccumulator(self.plan.labels)
+        self.case_counts = {}
         self._val_loss_sum = torch.zeros(2)
         self._target_voxels = torch.zeros(())
 
@@ -193,6 +195,7 @@ class NNUnet(pl.LightningModule):
             each = (case_counts(discretise(logits[:, :, p], labels)[0], label[0, 0, p], labels) for p in parts)
             counts = torch.stack(list(each)).sum(0)
         self.dice.add(counts)
+        self.case_counts[batch.get("case", str(batch_index))] = counts.cpu()
         # True positives and false negatives.
         self._target_voxels = self._target_voxels + counts[:, [0, 2]].sum()
 

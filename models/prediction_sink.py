@@ -29,6 +29,7 @@ class PredictionSink(Callback):
 
     Attributes:
         num_failed: cases of all processes that failed, once the run is over.
+        reasons: case -> why it failed, of this process.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class PredictionSink(Callback):
     ) -> None:
         self.consume, self.dice = consume, dice
         self.num_failed = 0
+        self.reasons: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._pending: list[tuple[str, Future]] = []
 
@@ -76,6 +78,7 @@ class PredictionSink(Callback):
             counts = future.result()
         except (UserError, OSError) as error:
             self.num_failed += 1
+            self.reasons[case] = _reason(error)
             print(f"error: {case} could not be predicted: {_reason(error)}", file=sys.stderr, flush=True)
             return
         if counts is not None:

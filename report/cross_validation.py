@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from report.layers import Structure, ignored, structures_of
+from report.layers import Structure, structures_of
 from report.markup import Content, Markup, element, join
-from report.numbers import decimal, duration, mean, plural
+from report.notices import newer_than, note
+from report.numbers import decimal, duration, mean, noun, plural
 from report.page import build_page, section
 from report.records import FoldFacts, RunFacts, fold_folders, optional, read_fold, read_mapping, read_run
 from report.score_tables import case_mean, refusals, score_table, spread_charts, titles, worst_first
@@ -98,6 +99,9 @@ def read_cross_validation(folder: Path, task: str) -> CrossValidationFacts:
     if not configurations:
         raise UserError(f"{folder} holds no finished fold of task {task} (done.json)")
     best = folder / f"{task}_best"
+    records = [fold.folder / "done.json" for each in configurations for fold in each.folds]
+    if newer_than(records, best / "decision.json"):
+        note(f"Folds ended after the decision ({task}_best) was made, which does not know them: run find-best again")
     return CrossValidationFacts(
         folder=folder, task=task, configurations=configurations, decision=read_mapping(best / "decision.json"),
         scores=read_mapping(best / "scores.json"), decision_run=read_run(best / "run.json"),
@@ -120,9 +124,11 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
     chosen = facts.chosen
     cases, targets = worst_first(chosen.cases), chosen.folds[0].targets
     best = [case for case in reversed(cases) if not math.isnan(case_mean(case))][:SHOWN]
+    num_folds = sum(len(each.folds) for each in facts.configurations)
     numbers: dict[str, Content] = {
-        f"mean Dice, {chosen.name}": decimal(chosen.mean_dice), "configurations": len(facts.configurations),
-        "folds": sum(len(each.folds) for each in facts.configurations), "cases": len(cases),
+        f"mean Dice, {chosen.name}": decimal(chosen.mean_dice),
+        noun(len(facts.configurations), "configuration"): len(facts.configurations),
+        noun(num_folds, "fold"): num_folds, noun(len(cases), "case"): len(cases),
         "of training": duration(sum(fold.train_s for each in facts.configurations for fold in each.folds)),
     }  # fmt: skip
     name = chosen.plan.dataset if chosen.plan else f"task {facts.task}"
@@ -144,7 +150,7 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
         section("Run", run_record(chosen.run)),
     ]  # fmt: skip
     return build_page(f"Cross-validation of {name}", subtitle=str(facts.folder), sections=sections, views=views.shown,
-                      structures=structures, viewer_after=2 if few else 3)  # fmt: skip
+                      structures=structures, viewer_after="All cases" if few else "Best cases")  # fmt: skip
 
 
 def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:
@@ -160,8 +166,7 @@ def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tup
         return Views(), structures
     places, masks = case_places(chosen.run), by_case(chosen.folder / "out_of_fold")
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
-    ignore = ignored(chosen.plan.labels if chosen.plan else None)
-    return make_views(files, structures, room, titles=titles(chosen.cases), ignore_value=ignore), structures
+    return make_views(files, structures, room, titles=titles(chosen.cases), plan=chosen.plan), structures
 
 
 def fold_table(facts: CrossValidationFacts) -> Markup:

@@ -14,6 +14,7 @@ import numpy as np
 from report.sources import CaseFiles
 from utils.errors import UserError
 from utils.nifti import Volume, is_same_grid, read_image, read_label, to_working
+from utils.scan_names import scan_ending, scan_stem, split_channel
 from utils.schema import Geometry, LabelScheme
 
 MISSED_VALUE, INVENTED_VALUE, CONFUSED_VALUE = 1, 2, 3
@@ -40,6 +41,10 @@ class Layers:
     """(4, 4): indices (R, A, S) to mm."""
     ignore_value: int | None = None
     """Value of the label of voxels that count for nothing."""
+    other_channels: tuple[np.ndarray, ...] = ()
+    """Those after the first one, which is `scan`."""
+    window: tuple[float, float] | None = None
+    """Intensities of `scan` to show as black and as white; None: those of almost all its voxels."""
 
     @property
     def difference(self) -> np.ndarray | None:
@@ -80,11 +85,6 @@ def structures_of(labels: LabelScheme | None, values: Sequence[int] = ()) -> tup
     return (*known, *(Structure(name=f"value {value}", value=value) for value in sorted(set(values) - {0})))
 
 
-def ignored(labels: LabelScheme | None) -> int | None:
-    """Value of the voxels that a scheme leaves out of every score."""
-    return None if labels is None else labels.ignore_value
-
-
 def read_layers(files: CaseFiles) -> Layers:
     """The arrays of a case.
 
@@ -93,11 +93,21 @@ def read_layers(files: CaseFiles) -> Layers:
     """
     if files.image is None:
         raise UserError("its scan was not found")
-    scan = read_image([files.image])
+    scan = read_image(channel_files(files.image))
     mask, label = (_on_grid(path, scan, files.image) for path in (files.mask, files.label))
     return Layers(
-        scan=scan.array[0], mask=mask, label=label, spacing_mm=scan.spacing_mm, affine=working_affine(scan.geometry)
-    )
+        scan=scan.array[0], mask=mask, label=label, spacing_mm=scan.spacing_mm, affine=working_affine(scan.geometry),
+        other_channels=tuple(scan.array[1:]),
+    )  # fmt: skip
+
+
+def channel_files(first: Path) -> list[Path]:
+    """The files of a scan's channels: of `<case>_0000` those that follow it beside it, else the one file."""
+    found, named, ending = [first], split_channel(scan_stem(first)), scan_ending(first)
+    if named is not None and named[1] == 0:
+        while (after := first.with_name(f"{named[0]}_{len(found):04d}{ending}")).is_file():
+            found.append(after)
+    return found
 
 
 def differences(mask: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NONE = "–"
 """What stands where there is no value."""
@@ -55,6 +56,17 @@ def quantile(values: list[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def plural(number: int, noun: str) -> str:
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a row; of many the first ones and how many more."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
+def plural(number: int, singular: str) -> str:
     """`1 case`, `2 cases`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun(number, singular)}"
+
+
+def noun(number: int, singular: str) -> str:
+    """`case` for one, `cases` for several."""
+    return singular if number == 1 else f"{singular}s"

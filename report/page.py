@@ -11,6 +11,7 @@ from importlib.resources import files
 
 from report.layers import Structure
 from report.markup import Markup, element, escape
+from report.notices import notices
 from report.viewer import View, library_notice, library_source, viewer_data, viewer_section
 
 
@@ -35,7 +36,7 @@ def asset(name: str) -> str:
 
 def build_page(
     title: str, *, subtitle: str, sections: Sequence[Section],
-    views: Sequence[View] = (), structures: Sequence[Structure] = (), viewer_after: int = 1,
+    views: Sequence[View] = (), structures: Sequence[Structure] = (), viewer_after: str = "",
 ) -> str:  # fmt: skip
     """The text of the file.
 
@@ -45,20 +46,22 @@ def build_page(
         sections: those without content are left out.
         views: cases of the viewer; without any, page and file hold nothing of it.
         structures: names, values and, by their order, colours of what the masks show.
-        viewer_after: how many sections stand in front of the viewer.
+        viewer_after: title of the section that the viewer follows; where there is none, the first one.
     """
     shown = [section for section in sections if section.content]
     blocks = [element("section", element("h2", section.title), section.content, id=section.anchor) for section in shown]
     links = [(section.anchor, section.title) for section in shown]
     if views:
-        blocks.insert(viewer_after, viewer_section(views, structures))
-        links.insert(viewer_after, ("viewer", "Viewer"))
+        place = next((number for number, each in enumerate(shown, start=1) if each.title == viewer_after), 1)
+        blocks.insert(place, viewer_section(views, structures))
+        links.insert(place, ("viewer", "Viewer"))
     scripts = [asset("page.js"), *([asset("viewer.js")] if views else [])]
     navigation = element(
         "nav", [element("a", text, href=f"#{anchor}") for anchor, text in links], aria_label="contents"
     )
     body = [
-        element("header", element("h1", title), element("p", subtitle)), navigation, element("main", blocks),
+        element("header", element("h1", title), element("p", subtitle)), navigation, notice_list(),
+        element("main", blocks),
         element("footer", element("p", "Not a medical device; not for diagnosis or treatment."),
                 library_notice() if views else None),
         viewer_data(views, structures), *(Markup(f"<script>{script}</script>") for script in scripts),
@@ -73,6 +76,13 @@ def build_page(
     ]  # fmt: skip
     content = element("html", element("head", head), element("body", body), lang="en")
     return f"<!DOCTYPE html>\n{content}\n"
+
+
+def notice_list() -> Markup:
+    """What the readers of this page's files have noted, above everything else."""
+    found = notices()
+    items = [element("li", text) for text in found]
+    return element("div", element("ul", items), class_="warning", role="note") if items else Markup("")
 
 
 def policy(scripts: Sequence[str]) -> str:

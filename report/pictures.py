@@ -21,7 +21,7 @@ def overlay_jpeg(layers: Layers, structures: Sequence[Structure], *, height: int
     """An axial, a coronal and a sagittal slice beside each other, as a data address of a JPEG file."""
     from PIL import Image
 
-    window = grey_window(layers.scan)
+    window = layers.window or grey_window(layers.scan)
     cuts = telling_slices(layers.telling)
     planes = [_plane(layers, structures, axis, cuts[axis], window, height) for axis in range(3)]
     gap = np.zeros((height, 4, 3), dtype=np.uint8)

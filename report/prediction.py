@@ -12,17 +12,19 @@ import numpy as np
 from report.charts import Axis, Dot, dot_chart
 from report.layers import Structure, structures_of, value_counts, volumes_ml
 from report.markup import Markup, element, join
+from report.notices import note
 from report.numbers import plural, quantile, significant
 from report.page import build_page, section
 from report.records import RunFacts
 from report.score_tables import refusals
-from report.scored import find_files, label_scheme, predicting_run
+from report.scored import find_files, plan_behind, predicting_run
 from report.sources import CaseFiles, by_case
 from report.tables import Cell, Row, table
 from report.views import Room, Views, make_views
 from report.words import run_record, tiles
 from utils.errors import UserError
 from utils.nifti import read_label
+from utils.schema import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class PredictionFacts:
 
     folder: Path
     run: RunFacts | None
+    plan: Plan | None
     structures: tuple[Structure, ...]
     files: Mapping[str, CaseFiles]
     volumes: Mapping[str, Mapping[str, float]]
@@ -57,11 +60,12 @@ def read_prediction(folder: Path) -> PredictionFacts:
         except UserError as error:
             failed[case] = str(error)
     values = sorted({int(value) for counts, _ in counted.values() for value in np.flatnonzero(counts)})
-    structures = structures_of(label_scheme(folder, run), values)
+    plan = plan_behind(folder, run)
+    structures = structures_of(plan.labels if plan else None, values)
     volumes = {case: volumes_ml(counts, spacing_mm, structures) for case, (counts, spacing_mm) in counted.items()}
     files = {case: find_files(case, run, masks[case], None) for case in counted}
     return PredictionFacts(
-        folder=folder, run=run, structures=structures, files=files, volumes=volumes, failed=failed,
+        folder=folder, run=run, plan=plan, structures=structures, files=files, volumes=volumes, failed=failed,
     )  # fmt: skip
 
 
@@ -70,7 +74,8 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
     volumes = facts.volumes
     empty = [case for case, row in volumes.items() if row and not any(row.values())]
     numbers = {
-        "scans predicted": len(volumes), "failed": len(facts.failed) or None, "masks empty": len(empty) or None,
+        "scan predicted" if len(volumes) == 1 else "scans predicted": len(volumes),
+        "failed": len(facts.failed) or None, "mask empty" if len(empty) == 1 else "masks empty": len(empty) or None,
     }  # fmt: skip
     charts = [
         dot_chart([(each.name, [Dot(case=case, value=row[each.name]) for case, row in volumes.items()])],
@@ -85,14 +90,15 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
         section("Run", run_record(facts.run)),
     ]
     return build_page("Prediction", subtitle=str(facts.folder), sections=sections, views=views.shown,
-                      structures=facts.structures, viewer_after=2 + bool(facts.failed) - 1)  # fmt: skip
+                      structures=facts.structures, viewer_after="Scans")  # fmt: skip
 
 
 def write_prediction_views(facts: PredictionFacts, room: Room) -> Views:
     """The most unusual scans for the viewer, and a picture of each scan."""
     order = unusual_first(facts.volumes)
     chosen = [facts.files[case] for case in room.choose(order)]
-    return make_views(chosen, facts.structures, room, pictured=[facts.files[case] for case in facts.volumes])
+    pictured = [facts.files[case] for case in facts.volumes]
+    return make_views(chosen, facts.structures, room, pictured=pictured, plan=facts.plan)
 
 
 def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -145,6 +151,12 @@ def failures(failed: Mapping[str, str]) -> Markup | None:
 
 
 def _failures(run: RunFacts | None) -> Mapping[str, str]:
-    """Of a record of scripts/inference.py; main.py only counts its failures."""
+    """Of a record of scripts/inference.py; one of main.py has their number, and the reasons of its first process."""
     failed = {} if run is None else run.outcome.get("failed")
+    if run is not None and isinstance(failed, int):
+        known = run.outcome.get("reasons")
+        failed = known if isinstance(known, dict) else {}
+        if len(failed) < run.outcome["failed"]:
+            note(f"{run.outcome['failed']} scans failed; the record has the reasons of {len(failed)}, the others stand "
+                 "in what the command printed")  # fmt: skip
     return {str(case): str(reason) for case, reason in failed.items()} if isinstance(failed, dict) else {}

@@ -1,6 +1,6 @@
 """What earlier commands wrote about themselves, read with tolerance: a page is made of what is there.
 
-Files that are missing or damaged count as absent; what a page lacks for that reason it says itself.
+Files that are missing or damaged count as absent. Damaged ones are noted for the page (report/notices.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils.scores import CaseScores
+import numpy as np
+
+from report.notices import note, note_damage
+from report.numbers import plural
+from utils.scores import CaseScores, dice_from_counts
 
 LOG_PREFIX = "DLLL "
 
@@ -63,12 +67,16 @@ class FoldFacts:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds a mapping; an empty one where there is no such file."""
+    """The content of a JSON file that holds a mapping; an empty one where there is no such file, or a damaged one."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        note_damage(path, error)
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        note_damage(path, "it holds no mapping of names to values")
+        return {}
+    return content
 
 
 def read_run(path: Path) -> RunFacts | None:
@@ -112,17 +120,21 @@ def _log_records(path: Path) -> list[tuple[object, dict[str, Any]]]:
     """Step and data of the LOG lines; a step of one number is that number."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    except OSError as error:
+        note_damage(path, error)
         return []
-    found = []
-    for line in lines:
+    found, unread = [], 0
+    for line in filter(str.strip, lines):
         try:
             record = json.loads(line.removeprefix(LOG_PREFIX))
-            step, data = record["step"], record["data"]
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
+            unread += 1
             continue
+        step, data = (record.get(name) if isinstance(record, dict) else None for name in ("step", "data"))
         if isinstance(data, dict):
             found.append((step[0] if isinstance(step, list) and len(step) == 1 else step, data))
+    if unread:
+        note(f"Damaged: {path}: left out {plural(unread, 'line')} of {len(lines)} that cannot be read")
     return found
 
 
@@ -136,7 +148,8 @@ def read_score_table(path: Path) -> ScoreTable | None:
         for row in rows:
             by_case.setdefault(row["case"], {})[row["target"]] = row
         cases = [_scores(case, [found[target] for target in targets]) for case, found in by_case.items()]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error):
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        note_damage(path, error if isinstance(error, OSError) else f"it is no table of scores ({error!r})")
         return None
     return ScoreTable(targets=targets, cases=tuple(cases)) if cases else None
 
@@ -144,6 +157,8 @@ def read_score_table(path: Path) -> ScoreTable | None:
 def read_fold(folder: Path) -> FoldFacts | None:
     """The record of a finished fold; None where it is not finished."""
     content = read_mapping(folder / "done.json")
+    if not content:
+        return None
     try:
         return FoldFacts(
             folder=folder, fold=int(content["fold"]), targets=tuple(map(str, content["targets"])),
@@ -153,7 +168,25 @@ def read_fold(folder: Path) -> FoldFacts | None:
             ),
             epochs=int(content["epochs"]), train_s=float(content["train_s"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError) as error:
+        note_damage(folder / "done.json", f"it is no record of a fold ({error!r})")
+        return None
+
+
+def read_validation(path: Path) -> tuple[int, ScoreTable] | None:
+    """Epoch, counted from 0, and scores of the single cases of a training's best validation."""
+    content = read_mapping(path)
+    if not content:
+        return None
+    try:
+        targets = tuple(map(str, content["targets"]))
+        cases = []
+        for case, rows in content["cases"].items():
+            counts = tuple((int(both), int(only_mask), int(only_label)) for both, only_mask, only_label in rows)
+            cases.append(CaseScores(case=case, counts=counts, dice=tuple(dice_from_counts(np.array(counts)).tolist())))
+        return int(content["epoch"]), ScoreTable(targets=targets, cases=tuple(cases))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        note_damage(path, f"it holds no scores of a validation ({error!r})")
         return None
 
 

@@ -43,7 +43,7 @@ def score_table(
     """A row for each case with Dice, HD95 and NSD as far as there are any, and missed or invented structures."""
     kinds = [("Dice", "dice", 3), ("HD95 mm", "hd95_mm", 1), ("NSD", "nsd", 3)]
     kinds = [kind for kind in kinds if any(getattr(case, kind[1]) for case in cases)]
-    counted = any(case.counts for case in cases)
+    counted = any(any(absences(case, targets)) for case in cases)
     headers = ["case"]
     if len(targets) > 1 and any(case.dice for case in cases):
         headers.append("mean Dice")

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from report.notices import newer_than, note
+from report.numbers import listed, plural
 from report.records import RunFacts, read_run
 from report.sources import (
     CaseFiles,
@@ -16,7 +18,7 @@ from report.sources import (
     read_plan,
     scans_of_folder,
 )
-from utils.schema import LabelScheme
+from utils.schema import Plan
 
 
 def predicting_run(folder: Path) -> RunFacts | None:
@@ -54,9 +56,17 @@ def label_folder(summary: Mapping[str, object], folder: Path, run: RunFacts | No
     return next((base / name for base in bases if (base / name).is_dir()), None)
 
 
-def label_scheme(folder: Path, run: RunFacts | None) -> LabelScheme | None:
-    """Names of the values of a folder's masks; None where nothing says."""
+def note_changed_masks(masks: Mapping[str, Path], table: Path) -> None:
+    """Note masks that are newer than their scores, by the times of the files."""
+    later = [path.name for path in newer_than(list(masks.values()), table)]
+    if later:
+        note(f"{plural(len(later), 'mask')} changed after {table.name} was written ({listed(later)}): the scores are "
+             "those of earlier masks; run evaluate again")  # fmt: skip
+
+
+def plan_behind(folder: Path, run: RunFacts | None) -> Plan | None:
+    """The plan by which a folder's masks were predicted: names of their values and of the scans' channels."""
     plan = read_plan(folder / "plan.json") or plan_of_run(run)
     if plan is None and run is not None:
         plan = plan_of_model(run.resolve(run.options.get("model")))
-    return None if plan is None else plan.labels
+    return plan

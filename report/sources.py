@@ -7,13 +7,16 @@ import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
+from report.notices import note_damage
 from report.records import RunFacts, fold_folders, read_mapping, read_run
 from utils.errors import UserError
 from utils.files import from_dict, read_json
 from utils.scan_names import scan_files, scan_stem
 from utils.schema import CaseMeta, Plan
 
+T = TypeVar("T")
 MAX_PLAN_BYTES = 16 << 20
 """A plan has some kilobytes; what an archive calls one and is larger is left alone."""
 FIRST_CHANNEL = "_0000"
@@ -52,9 +55,8 @@ def case_places(run: RunFacts) -> list[Path]:
 def files_of_shard(places: Iterable[Path], case: str, mask: Path | None = None) -> CaseFiles:
     """Scan and label that a case was preprocessed from, as far as they are still there."""
     for place in places:
-        try:
-            meta = read_json(CaseMeta, place / f"{case}.json")
-        except (UserError, OSError, ValueError):
+        meta = read_object(CaseMeta, place / f"{case}.json")
+        if meta is None:
             continue
         label = None if meta.label is None else existing(Path(meta.label))
         return CaseFiles(case=case, image=existing(Path(meta.image)), mask=mask, label=label)
@@ -79,12 +81,20 @@ def by_case(folder: Path | None) -> dict[str, Path]:
     return {} if folder is None else {scan_stem(path): path for path in scan_files(folder)}
 
 
+def read_object(kind: type[T], path: Path) -> T | None:
+    """A file of the project's own JSON; None where there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return read_json(kind, path)
+    except (UserError, OSError, ValueError) as error:
+        note_damage(path, error)
+        return None
+
+
 def read_plan(path: Path | None) -> Plan | None:
     """A plan.json; None where there is none that can be read."""
-    try:
-        return None if path is None else read_json(Plan, path)
-    except (UserError, OSError, ValueError):
-        return None
+    return None if path is None else read_object(Plan, path)
 
 
 def plan_of_model(model: Path | None) -> Plan | None:
@@ -105,6 +115,11 @@ def plan_of_run(run: RunFacts | None) -> Plan | None:
     """The plan of the data of a run of main.py."""
     folder = None if run is None else shard_folder(run)
     return None if folder is None else read_plan(folder / "plan.json")
+
+
+def channels_of(plan: Plan | None) -> tuple[str, ...]:
+    """Names of the channels of a plan's scans."""
+    return () if plan is None else tuple(channel.name for channel in plan.channels)
 
 
 def existing(path: Path) -> Path | None:
@@ -132,7 +147,11 @@ def _archived_plan(path: Path) -> Plan | None:
                 return None
             content = json.loads(archive.read(names[0]))
         return from_dict(Plan, content, source=str(path))
-    except (OSError, ValueError, zipfile.BadZipFile, UserError):
+    except zipfile.BadZipFile:
+        # A checkpoint of another program.
+        return None
+    except (OSError, ValueError, UserError) as error:
+        note_damage(path, error)
         return None
 
 

@@ -37,6 +37,13 @@ class View:
     """Where the crosshair begins."""
     picture: str | None = None
     """Data address of a still picture, for print and for browsers without WebGL."""
+    channels: tuple[str, ...] = ()
+    """Names of the scan's channels, as far as they are known."""
+
+    def channel_names(self) -> list[str]:
+        """Of those that the page holds; `channel 2` where nothing says more."""
+        held = 1 + len(self.packed.other_channels)
+        return [*self.channels[:held], *(f"channel {number + 1}" for number in range(len(self.channels), held))]
 
 
 @functools.cache
@@ -48,7 +55,7 @@ def library_source() -> str:
 @functools.cache
 def library_base64() -> str:
     """The script of NiiVue as the page holds it: base64 of gzip."""
-    return base64.b64encode(gzip.compress(library_source().encode("utf-8"), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(library_source().encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 def library_notice() -> Markup:
@@ -67,6 +74,7 @@ def viewer_section(views: Sequence[View], structures: Sequence[Structure]) -> Ma
     controls = element(
         "div",
         element("label", "Case ", element("select", choices, id="view-case")),
+        _channel_choice(views),
         _choice("layer", "Layer", {name: LAYERS[name] for name in present} | {"none": "scan only"}),
         element("label", "Opacity ", element("input", type="range", id="view-opacity", min=0, max=100, value=50)),
         element("label", "Planes ", element("select", planes, id="view-planes")),
@@ -90,7 +98,8 @@ def viewer_data(views: Sequence[View], structures: Sequence[Structure]) -> Marku
     described: list[dict[str, Any]] = [
         {
             "title": view.title, "layers": sorted(view.packed.files), "window": list(view.packed.window),
-            "at": list(view.at_mm), "reduced": view.packed.reduced,
+            "at": list(view.at_mm), "reduced": view.packed.reduced, "channels": view.channel_names(),
+            "others": [list(window) for _, window in view.packed.other_channels],
         }
         for view in views
     ]  # fmt: skip
@@ -106,7 +115,18 @@ def viewer_data(views: Sequence[View], structures: Sequence[Structure]) -> Marku
     }
     blocks = [data_block(f"volume-{number}-{name}", content)
               for number, view in enumerate(views) for name, content in view.packed.files.items()]  # fmt: skip
+    blocks += [data_block(f"volume-{number}-scan-{channel}", content) for number, view in enumerate(views)
+               for channel, (content, _) in enumerate(view.packed.other_channels, start=1)]  # fmt: skip
     return join(json_block("view-settings", settings), blocks, data_block("view-library", library_base64()))
+
+
+def _channel_choice(views: Sequence[View]) -> Markup | None:
+    """Which channel is seen; nothing where every scan has one."""
+    longest = max((view.channel_names() for view in views), key=len)
+    if len(longest) == 1:
+        return None
+    options = [element("option", name, value=number) for number, name in enumerate(longest)]
+    return element("label", "Channel ", element("select", options, id="view-channel"))
 
 
 def _choice(name: str, title: str, options: dict[str, str]) -> Markup:

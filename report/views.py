@@ -9,13 +9,15 @@ import numpy as np
 
 from report.layers import Layers, Structure, read_layers
 from report.pictures import overlay_jpeg, telling_slices
-from report.sources import CaseFiles
+from report.sources import CaseFiles, channels_of
 from report.viewer import View, library_base64
 from report.volumes import pack
 from utils.errors import UserError
+from utils.schema import Plan
 
 PAGE_BYTES = 400_000
 """What a page holds besides pictures and volumes, roughly."""
+CT_MARGIN = 0.3
 MOST_PICTURES = 0.4
 """Share of the room that still pictures may take."""
 
@@ -62,15 +64,16 @@ class Views:
 
 def make_views(
     chosen: Sequence[CaseFiles], structures: Sequence[Structure], room: Room, *,
-    titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (), ignore_value: int | None = None,
+    titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (), plan: Plan | None = None,
     read: Callable[[CaseFiles], Layers] = read_layers,
 ) -> Views:  # fmt: skip
     """Read the chosen cases, and a still picture of them and of all of `pictured`, each file once.
 
-    Label voxels of `ignore_value` are no difference.
+    The plan names the channels of the scans, says how CT is shown and which label voxels are no difference.
 
     A case that does not fit into its share of what is left, or cannot be read, is named with the reason.
     """
+    ignore_value, window = None if plan is None else plan.labels.ignore_value, ct_window(plan)
     left = room.volume_bytes
     picture_bytes = left * MOST_PICTURES
     shown: dict[str, View] = {}
@@ -79,7 +82,7 @@ def make_views(
     names = [files.case for files in chosen]
     for files in [*chosen, *(files for files in pictured if files.case not in names)]:
         try:
-            layers = dataclasses.replace(read(files), ignore_value=ignore_value)
+            layers = dataclasses.replace(read(files), ignore_value=ignore_value, window=window)
         except UserError as error:
             refused[files.case] = str(error)
             continue
@@ -99,8 +102,18 @@ def make_views(
         shown[files.case] = View(
             case=files.case, title=(titles or {}).get(files.case, files.case), packed=packed,
             at_mm=crosshair_mm(layers), picture=pictures.get(files.case),
+            channels=channels_of(plan),
         )  # fmt: skip
     return Views(shown=tuple(shown.values()), pictures=pictures, refused=refused)
+
+
+def ct_window(plan: Plan | None) -> tuple[float, float] | None:
+    """Intensities between which a CT is shown: those that the network tells apart, and a third more on either side."""
+    first = plan.channels[0] if plan is not None else None
+    if first is None or first.scheme != "ct" or first.lower is None or first.upper is None:
+        return None
+    margin = (first.upper - first.lower) * CT_MARGIN
+    return (first.lower - margin, first.upper + margin) if margin > 0 else None
 
 
 def crosshair_mm(layers: Layers) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """Scans made small enough for a page: cropped to what matters, 16 or 8 bits, coarser if need be; gzip and base64.
 
-Levels are tried one after the other, each smaller than the one before, until a case fits into its share of the page.
+Levels are tried one after the other, the best one first, until a case fits into its share of the page.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from report.layers import Layers
 FOCUS_MARGIN_MM = 25.0
 """What is left around mask and label where the whole field of view is too large."""
 
+MOST_VOXELS = 16_000_000
+"""What a browser without a graphics card still draws within seconds; each takes several bytes of graphics memory."""
 ESTIMATE_ERROR = 1.3
 """How many times its share a level may seem to need and still be tried."""
 _GZIP_LEVEL = 4
@@ -41,8 +43,9 @@ class Level:
 
 
 LEVELS = (
-    Level(focus=False, bits=16, step=1), Level(focus=False, bits=8, step=1), Level(focus=True, bits=8, step=1),
-    Level(focus=True, bits=8, step=2), Level(focus=True, bits=8, step=4), Level(focus=True, bits=8, step=8),
+    Level(focus=False, bits=16, step=1), Level(focus=False, bits=8, step=1), Level(focus=True, bits=16, step=1),
+    Level(focus=True, bits=8, step=1), Level(focus=True, bits=8, step=2), Level(focus=True, bits=8, step=4),
+    Level(focus=True, bits=8, step=8),
 )  # fmt: skip
 
 
@@ -54,15 +57,17 @@ class PackedCase:
     window: tuple[float, float]
     """Intensities shown as black and as white."""
     reduced: str
+    other_channels: tuple[tuple[str, tuple[float, float]], ...] = ()
+    """File and window of each channel after the first, as far as there was room."""
 
     @property
     def num_bytes(self) -> int:
         """Room that it takes in a page."""
-        return sum(map(len, self.files.values()))
+        return sum(map(len, [*self.files.values(), *(file for file, _ in self.other_channels)]))
 
 
 def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
-    """The case at the best level that fits; None where none does."""
+    """The case at the best level that fits and that a browser draws; None where none does."""
     previous: tuple[tuple[int, ...], int] | None = None
     for level in LEVELS:
         box = field_of_interest(layers, focus=level.focus)
@@ -72,11 +77,11 @@ def pack(layers: Layers, most_bytes: float) -> PackedCase | None:
         if (shape, level.bits) == previous:
             continue
         previous = (shape, level.bits)
-        if _estimate(layers, part, level) > most_bytes * ESTIMATE_ERROR:
+        if np.prod(shape) > MOST_VOXELS or _estimate(layers, part, level) > most_bytes * ESTIMATE_ERROR:
             continue
         packed = _pack_level(layers, part, level)
         if packed.num_bytes <= most_bytes:
-            return packed
+            return _with_other_channels(packed, layers, part, level, most_bytes)
     return None
 
 
@@ -115,16 +120,44 @@ def _pack_level(layers: Layers, part: tuple[slice, ...], level: Level) -> Packed
     scan = np.nan_to_num(layers.scan[part], posinf=0.0, neginf=0.0)
     window = grey_window(scan)
     values, slope, intercept = quantise(scan, level.bits, window)
-    affine = layers.affine.copy()
-    corner = np.array([part[axis].start for axis in (2, 1, 0)], dtype=float)
-    affine[:3, 3] += affine[:3, :3] @ corner
-    affine[:3, :3] *= level.step
+    affine = _affine_of(layers, part, level)
     files = {"scan": _nifti(values, affine, slope, intercept)}
     for name in ("mask", "label", "difference"):
         array = getattr(layers, name)
         if array is not None:
             files[name] = _nifti(array[part], affine, 1.0, 0.0)
-    return PackedCase(files=files, window=window, reduced=level.describe())
+    return PackedCase(files=files, window=layers.window or window, reduced=level.describe())
+
+
+def _with_other_channels(
+    packed: PackedCase, layers: Layers, part: tuple[slice, ...], level: Level, most_bytes: float
+) -> PackedCase:
+    """Channels after the first in 256 grey values, as many as find room; the viewer says which are left out."""
+    found: list[tuple[str, tuple[float, float]]] = []
+    room = most_bytes - packed.num_bytes
+    for channel in layers.other_channels:
+        scan = np.nan_to_num(channel[part], posinf=0.0, neginf=0.0)
+        window = grey_window(scan)
+        values, slope, intercept = quantise(scan, 8, window)
+        file = _nifti(values, _affine_of(layers, part, level), slope, intercept)
+        if len(file) > room:
+            break
+        room -= len(file)
+        found.append((file, window))
+    words = [packed.reduced] if packed.reduced else []
+    if found:
+        words.append("256 grey values in the channels after the first")
+    if len(found) < len(layers.other_channels):
+        words.append(f"{len(found) + 1} of {len(layers.other_channels) + 1} channels")
+    return dataclasses.replace(packed, other_channels=tuple(found), reduced=", ".join(words))
+
+
+def _affine_of(layers: Layers, part: tuple[slice, ...], level: Level) -> np.ndarray:
+    affine = layers.affine.copy()
+    corner = np.array([part[axis].start for axis in (2, 1, 0)], dtype=float)
+    affine[:3, 3] += affine[:3, :3] @ corner
+    affine[:3, :3] *= level.step
+    return affine
 
 
 def _estimate(layers: Layers, part: tuple[slice, ...], level: Level) -> float:

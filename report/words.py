@@ -30,22 +30,33 @@ def times(sizes: Sequence[float]) -> str:
     return " × ".join(f"{size:.4g}" for size in sizes)
 
 
-def plan_in_words(plan: Plan | None) -> Markup:
-    """What the network sees and is, with the planner's reasons."""
+NETWORK_FLAGS = {"model": ("filters", "depth", "min_fmap"), "loader": ("batch_size",)}
+"""Flags of main.py that take the place of what was planned; None leaves it to the plan."""
+
+
+def plan_in_words(plan: Plan | None, run: RunFacts | None = None) -> Markup:
+    """What the network sees and is, with the planner's reasons, and the flags of its training that changed that.
+
+    A model's own plan is what it was trained by, flags included; for that of preprocessed data `run` has them.
+    """
     if plan is None:
         return element("p", "The preprocessed data and their plan are not where the record says.", class_="none")
     stage, labels = plan.stage, plan.labels
     channels = "; ".join(f"{channel.name}: {SCHEMES[channel.scheme]}" for channel in plan.channels)
     kind = f"{stage.dim}D U-Net of {len(stage.filters)} levels with {', '.join(map(str, stage.filters))} features"
+    given = {name: run.option(group, name) for group, names in NETWORK_FLAGS.items() for name in names} if run else {}
+    changed = [f"--{name} {_value(value)}" for name, value in given.items() if value is not None]
     sentence = (
-        f"A {kind} looks at patches of {times(stage.patch_size)} voxels, each {times(stage.spacing_mm)} mm, "
-        f"{stage.batch_size} at a time, and tells {', '.join(labels.target_names)} from the background."
+        f"{'As planned, a' if changed else 'A'} {kind} looks at patches of {times(stage.patch_size)} voxels, each "
+        f"{times(stage.spacing_mm)} mm, {stage.batch_size} at a time, and tells {', '.join(labels.target_names)} from "
+        "the background."
     )
     reasons = [element("li", element("b", name), f": {reason}") for name, reason in plan.reasons.items()]
     return join(
         element("p", sentence),
         facts(
             {
+                "Changed by flags": "; ".join(changed),
                 "Data set": f"{plan.dataset} (task {plan.task})",
                 "Channels": channels,
                 "Regions": ", ".join(region.name for region in labels.regions),

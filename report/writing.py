@@ -14,17 +14,18 @@ from report.cross_validation import (
     read_cross_validation,
     write_cross_validation_views,
 )
-from report.evaluation import evaluation_page, read_evaluation, write_evaluation_views
+from report.evaluation import ScoreFiles, evaluation_page, read_evaluation, write_evaluation_views
+from report.notices import collecting, notices
 from report.prediction import prediction_page, read_prediction, write_prediction_views
 from report.records import fold_folders, read_run
 from report.training import read_training, training_page, write_training_views
-from report.views import Room
+from report.views import Room, Views
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.runs import PAGE
 from utils.scan_names import VOLUME_ENDINGS, scan_files
 
 Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
-PAGE = "report.html"
 DEFAULT = Room()
 
 
@@ -44,22 +45,32 @@ def write_training_report(folder: Path, room: Room = DEFAULT, output: Path | Non
     Raises:
         UserError: there is neither a record nor a log.
     """
-    facts = read_training(folder)
-    if facts.run is None and not facts.epochs:
-        raise UserError(f"{folder} holds no training: neither run.json nor a log with epochs (logs.json)")
-    views, structures = write_training_views(facts, room)
-    return _write("training", output or folder / PAGE, training_page(facts, views, structures), len(views.shown))
+
+    def make() -> tuple[str, Views]:
+        facts = read_training(folder)
+        if facts.run is None and not facts.epochs:
+            raise UserError(f"{folder} holds no training: neither run.json nor a log with epochs (logs.json)")
+        views, structures = write_training_views(facts, room)
+        return training_page(facts, views, structures), views
+
+    return _write("training", output or folder / PAGE, make)
 
 
-def write_evaluation_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
-    """The page of a folder of masks that were scored (`scores.csv`, `summary.json`).
+def write_evaluation_report(
+    folder: Path, room: Room = DEFAULT, output: Path | None = None, scores: ScoreFiles | None = None
+) -> Written:
+    """The page of a folder of masks that were scored; by default by `scores.csv` and `summary.json` in it.
 
     Raises:
         UserError: there are no scores.
     """
-    facts = read_evaluation(folder)
-    views, structures = write_evaluation_views(facts, room)
-    return _write("evaluation", output or folder / PAGE, evaluation_page(facts, views, structures), len(views.shown))
+
+    def make() -> tuple[str, Views]:
+        facts = read_evaluation(folder, scores)
+        views, structures = write_evaluation_views(facts, room)
+        return evaluation_page(facts, views, structures), views
+
+    return _write("evaluation", output or folder / PAGE, make)
 
 
 def write_prediction_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
@@ -68,9 +79,13 @@ def write_prediction_report(folder: Path, room: Room = DEFAULT, output: Path | N
     Raises:
         UserError: there are neither masks nor a record.
     """
-    facts = read_prediction(folder)
-    views = write_prediction_views(facts, room)
-    return _write("prediction", output or folder / PAGE, prediction_page(facts, views), len(views.shown))
+
+    def make() -> tuple[str, Views]:
+        facts = read_prediction(folder)
+        views = write_prediction_views(facts, room)
+        return prediction_page(facts, views), views
+
+    return _write("prediction", output or folder / PAGE, make)
 
 
 def write_cross_validation_report(folder: Path, task: str, room: Room = DEFAULT, output: Path | None = None) -> Written:
@@ -79,10 +94,13 @@ def write_cross_validation_report(folder: Path, task: str, room: Room = DEFAULT,
     Raises:
         UserError: no fold is finished.
     """
-    facts = read_cross_validation(folder, task)
-    views, structures = write_cross_validation_views(facts, room)
-    page = cross_validation_page(facts, views, structures)
-    return _write("cross-validation", output or folder / f"{task}_{PAGE}", page, len(views.shown))
+
+    def make() -> tuple[str, Views]:
+        facts = read_cross_validation(folder, task)
+        views, structures = write_cross_validation_views(facts, room)
+        return cross_validation_page(facts, views, structures), views
+
+    return _write("cross-validation", output or folder / f"{task}_{PAGE}", make)
 
 
 def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
@@ -100,18 +118,6 @@ def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None)
         "training": write_training_report, "evaluation": write_evaluation_report, "prediction": write_prediction_report,
     }  # fmt: skip
     return writers[kind](place, room, output)
-
-
-def finish_with(write: Callable[[], Written]) -> Written | None:
-    """Write a page at the end of another command, whose work is done: that there is no page is a warning, no error."""
-    try:
-        written = write()
-    except Exception as error:
-        reason = str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"
-        print(f"warning: no page was written about this run: {reason}", file=sys.stderr)
-        return None
-    print(f"page about this run: {written.path}")
-    return written
 
 
 def find_kind(folder: Path) -> tuple[Kind, Path, str]:
@@ -148,7 +154,15 @@ def find_kind(folder: Path) -> tuple[Kind, Path, str]:
     )
 
 
-def _write(kind: Kind, path: Path, page: str, viewer_cases: int) -> Written:
+def _write(kind: Kind, path: Path, make: Callable[[], tuple[str, Views]]) -> Written:
+    with collecting():
+        try:
+            page, views = make()
+        except UserError as error:
+            raise UserError("\n".join([str(error), *notices()])) from None
+        found = notices()
     content = page.encode("utf-8")
     write_atomically(path, lambda file: file.write(content))
-    return Written(kind=kind, path=path, num_bytes=len(content), viewer_cases=viewer_cases)
+    for text in found:
+        print(f"warning: {text}", file=sys.stderr)
+    return Written(kind=kind, path=path, num_bytes=len(content), viewer_cases=len(views.shown))

@@ -65,6 +65,8 @@ class CrossValidateOptions:
     by these very cases, so that its scores are too high. To change it trains nothing anew."""
     overwrite: bool = False
     """Remove earlier results of these runs and train anew; to continue such a command, leave this flag out."""
+    report: bool = True
+    """Write a page about all that is finished, <task>_report.html in --results."""
 
     def __post_init__(self) -> None:
         normalise_task(self)
@@ -107,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         results=options.results, overwrite=options.overwrite, checkpoint=options.checkpoint,
     )  # fmt: skip
     passed = tuple(words[cut + 1 :])
-    asked = CrossValidation(selection=selection, passed=passed, nfolds=options.nfolds, gpus=options.gpus)
+    asked = CrossValidation(
+        selection=selection, passed=passed, nfolds=options.nfolds, gpus=options.gpus, page=options.report
+    )
     if options.slurm is not None:
         return write_slurm(asked, options.slurm, options.resources())
     return prepare_cascade(asked) if options.prepare else cross_validate(asked)

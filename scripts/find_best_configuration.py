@@ -16,6 +16,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from report.finishing import finish_cross_validation
 from utils.args import parse
 from utils.config import PreparedFolder, default_root
 from utils.errors import EXIT_OK, UserError, run_cli
@@ -44,6 +45,8 @@ class BestOptions:
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
     allow_unfinished: bool = False
     """Compare what is there where trainings were interrupted or folds are missing."""
+    report: bool = True
+    """Write the page of the cross-validation anew, with what was decided, unless --output leads elsewhere."""
 
     def __post_init__(self) -> None:
         normalise_task(self)
@@ -57,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # After --help.
     from cross_validation.decide import Comparison, find_best
 
-    find_best(Comparison(**vars(options)))
+    find_best(Comparison(**{name: value for name, value in vars(options).items() if name != "report"}))
+    if options.report and options.output is None:
+        finish_cross_validation(options.results, options.task)
     return EXIT_OK
 
 

@@ -16,6 +16,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from report.finishing import finish_prediction
 from utils.args import changed_options, parse, to_words
 from utils.config import FoldChoice, default_root
 from utils.errors import UserError, continues_with, run_cli
@@ -111,6 +112,8 @@ class NetworkOptions:
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
     """Raw scans: what computes the networks. onnxruntime and openvino compute on the CPU, with the packages of
     pip install -e '.[onnx]' or '.[openvino]'; auto is torch."""
+    report: bool = True
+    """Write a page about the masks, report.html, beside them."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -172,8 +175,12 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool |
     from inference.run import NetworkUse, predict_folder
     from inference.scan_run import ScanJob
 
-    values = {name: value for name, value in vars(network).items() if name not in ("model", "tta")}
-    return predict_folder(ScanJob(**vars(options), model=network.model), NetworkUse(**values, tta=tta))
+    values = {name: value for name, value in vars(network).items() if name not in ("model", "tta", "report")}
+    status = predict_folder(ScanJob(**vars(options), model=network.model), NetworkUse(**values, tta=tta))
+    if network.report:
+        assert options.output is not None, "it has been asked for"
+        finish_prediction(options.output)
+    return status
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
@@ -187,7 +194,7 @@ def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:
     }  # fmt: skip
     words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
     words += to_words(options, ("data", "task", "dim", "fold", "save_preds"))
-    return entry.main([*words, *to_words(network, ("gpus", "overlap", "blend", "amp", "compile", "tta"))])
+    return entry.main([*words, *to_words(network, ("gpus", "overlap", "blend", "amp", "compile", "tta", "report"))])
 
 
 if __name__ == "__main__":

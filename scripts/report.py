@@ -44,6 +44,7 @@ class ReportOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one page."""
     options = parse(ReportOptions, argv, prog="report.py")
+    from report.numbers import plural
     from report.views import Room
     from report.writing import write_report
     from utils.disk import size_text
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {options.output} cannot be written: {options.output.parent} is not a folder")
     room = Room(max_mb=options.max_mb, viewer_cases=options.viewer_cases, cases=options.cases)
     written = write_report(options.folder, room, options.output)
-    print(f"wrote {written.path}: {written.kind}, {written.viewer_cases} cases in the viewer, "
+    print(f"wrote {written.path}: {written.kind}, {plural(written.viewer_cases, 'case')} in the viewer, "
           f"{size_text(written.num_bytes)}; open it in a browser")  # fmt: skip
     return EXIT_OK
 

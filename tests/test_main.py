@@ -123,6 +123,7 @@ def test_a_full_disk_fails_the_case_that_it_is_too_small_for(task, trained, tmp_
     assert not list(folder.glob(".tmp*"))
     assert "could not be predicted" in (said := capsys.readouterr().err) and "9.0 GB of disk" in said
     assert outcome(tmp_path)["failed"] == 1 and outcome(tmp_path)["cases"] == 2
+    assert "9.0 GB of disk" in (folder / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -218,7 +219,8 @@ def test_two_processes_write_every_mask_once_and_score_as_one(task, trained, tmp
     subprocess.run([sys.executable, str(PROJECT / "main.py"), *words], check=True, timeout=300)
     one, two = (tmp_path / name / "preds_task_77_dim_3_fold_0" for name in ("one", "two"))
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
-    assert all(path.read_bytes() == (two / path.name).read_bytes() for path in one.iterdir())
+    assert (two / "report.html").is_file()
+    assert all(path.read_bytes() == (two / path.name).read_bytes() for path in one.glob("*.nii.gz"))
     assert outcome(tmp_path / "two")["dice"] == pytest.approx(outcome(tmp_path / "one")["dice"], abs=1e-6)
 
 

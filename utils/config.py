@@ -74,6 +74,8 @@ class RunConfig:
     """Continue from checkpoints/last.ckpt with optimiser, schedule, epoch and best score."""
     save_ckpt: bool = True
     """Save last.ckpt after each epoch and the checkpoint of the best validation Dice."""
+    report: bool = True
+    """Write a page about the training or the masks, report.html."""
     benchmark: bool = False
     """Measure throughput and latency in place of training or predicting for a result."""
     train_batches: int = 0

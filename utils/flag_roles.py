@@ -98,6 +98,17 @@ ROLES: Mapping[str, Role] = {
     "ckpt_path": Role(kind="stated", idle=(SPEED_ONLY,)),
     "resume_training": Role(kind="step", idle=(NOT_TRAINING, SPEED_ONLY), ours=True, decided=True),
     "save_ckpt": Role(kind="step", idle=(NOT_TRAINING,), ours=True, decided=True),
+    "report": Role(
+        kind="step", ours=True,
+        idle=(
+            SPEED_ONLY,
+            Idle(reason="training and prediction write a page", when=lambda c: c.run.exec_mode == "evaluate"),
+            Idle(
+                reason="the page shows masks, which --save_preds writes",
+                when=lambda c: c.run.exec_mode == "predict" and not c.inference.save_preds,
+            ),
+        ),
+    ),
     "benchmark": Role(kind="step", ours=True, decided=True),
     "train_batches": Role(
         kind="stated",

@@ -44,6 +44,11 @@ class RunReport:
         self._run, self._options, self._runtime = run, options, runtime
         # Before anything is written here.
         self._record = runs.record_path(run)
+        if run.exec_mode == "train" and not run.benchmark and runtime.is_first_process:
+            runs.outdate_page(run.results)
+            if not run.resume_training:
+                # Of the training before.
+                (run.results / "validation.json").unlink(missing_ok=True)
         append = run.resume_training or self._record.name != runs.RECORD
         self.logger = open_logger(run.results / run.logname, enabled=runtime.is_first_process, append=append)
         for name, (unit, goal) in METRICS.items():

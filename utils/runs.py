@@ -21,7 +21,7 @@ from utils.outdated import outdated_cases
 from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
 
-LAST_CHECKPOINT, RECORD = "last.ckpt", "run.json"
+LAST_CHECKPOINT, RECORD, PAGE = "last.ckpt", "run.json", "report.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,6 +247,18 @@ def record_path(run: RunConfig) -> Path:
 def prediction_folder(run: RunConfig, plan: Plan, *, tta: bool) -> Path:
     """Where masks go: `<results>/preds_task_<task>_dim_<dim>_fold_<fold>[_tta]`."""
     return run.results / f"preds_task_{plan.task}_dim_{plan.stage.dim}_fold_{run.fold}{'_tta' if tta else ''}"
+
+
+def outdate_page(folder: Path, name: str = PAGE) -> None:
+    """Remove the page about an earlier result, before that begins to change: it would show what is no longer there."""
+    (folder / name).unlink(missing_ok=True)
+
+
+def prepare_predictions(folder: Path) -> Path:
+    """Make the folder of a run's masks; pages that show earlier ones, that of their training too, are gone then."""
+    for each in (prepare_folder(folder, "--results"), folder.parent):
+        outdate_page(each)
+    return folder
 
 
 def write_run_record(

@@ -30,7 +30,8 @@ NNUNET_EPOCHS = 25
 def ours(job: Job) -> Outcome:
     """main.py with the flags of the comparison, then scripts/inference.py."""
     scratch, precision = Path(job["scratch"]), ["--precision", job["precision"]]
-    flags = [*shlex.split(job["flags"]), *precision, *shlex.split(job["our_flags"])]
+    # The others write no page about what they did.
+    flags = [*shlex.split(job["flags"]), *precision, *shlex.split(job["our_flags"]), "--no_report"]
 
     def train(name: str, epochs: int, unvalidated: int) -> Stopwatch:
         words = ["--data", str(Path(job["folder"]) / "shards"), "--results", str(scratch / name), "--gpus", "0"]
@@ -47,7 +48,7 @@ def ours(job: Job) -> Outcome:
         epochs = planned_epochs(job["seconds"], start_s=once - epoch_s, epoch_s=epoch_s, validation_s=validation_s)
     watch = train("run", epochs, unvalidated(epochs))
     words = ["--input", str(Path(job["folder"]) / "scans"), "--output", str(scratch / "masks"), "--gpus", "0"]
-    words += ["--model", str(scratch / "run")]
+    words += ["--model", str(scratch / "run"), "--no_report"]
     subprocess.run([sys.executable, str(PROJECT / "scripts/inference.py"), *words], check=True, stdout=sys.stderr)
     return _outcome(job, watch, epochs=epochs, flags=shlex.join(flags))
 

@@ -104,7 +104,7 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
 def mean_dice(predictions: Path, labels: Path) -> float:
     """Mean Dice of masks, by evaluate.py, whoever made them."""
     result = predictions.with_suffix(".json")
-    words = ["--preds", str(predictions), "--lbls", str(labels), "--json", str(result)]
+    words = ["--preds", str(predictions), "--lbls", str(labels), "--json", str(result), "--no_report"]
     with contextlib.redirect_stdout(sys.stderr):
         evaluate.main([*words, "--csv", str(predictions.with_suffix(".csv"))])
     return json.loads(result.read_text(encoding="utf-8"))["mean_dice"]

@@ -22,6 +22,8 @@ def ours(job: Job) -> Outcome:
     """scripts/inference.py."""
     folder, output = Path(job["folder"]), Path(job["scratch"]) / "masks"
     words = ["--input", str(folder / "scans"), "--output", str(output), "--model", str(folder / "model.zip")]
+    # The others write no page about what they did.
+    words += ["--no_report"]
     words += ["--gpus", "0", *(["--tta"] if job["tta"] else []), *(["--amp"] if job["precision"] == "bf16" else [])]
     return _command(job, [sys.executable, str(PROJECT / "scripts/inference.py"), *words], output)
 

@@ -66,18 +66,26 @@
     viewer.updateGLVolume();
   };
 
+  // Of a scan with fewer channels than the chosen one the first is seen.
+  const channelOf = view => {
+    const chosen = Number(byId("view-channel")?.value ?? 0);
+    return chosen <= view.others.length ? chosen : 0;
+  };
+
   const load = async number => {
     if (!viewer) await start();
-    const view = settings.views[number];
+    const view = settings.views[number], channel = channelOf(view);
+    const place = shown && shown.number === number ? viewer.frac2mm(viewer.scene.crosshairPos) : view.at;
+    const window = channel ? view.others[channel - 1] : view.window;
     while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
     const names = ["scan", ...order.filter(name => view.layers.includes(name))];
     shown = { number, names };
     for (const name of names) {
       const isScan = name === "scan";
       const image = await niivue.NVImage.loadFromBase64({
-        base64: byId(`volume-${number}-${name}`).textContent, name: `${name}.nii.gz`,
+        base64: byId(`volume-${number}-${isScan && channel ? `scan-${channel}` : name}`).textContent, name: `${name}.nii.gz`,
         colormap: "gray", opacity: isScan ? 1 : 0,
-        ...(isScan ? { cal_min: view.window[0], cal_max: view.window[1] } : {}),
+        ...(isScan ? { cal_min: window[0], cal_max: window[1] } : {}),
       });
       if (!isScan) image.setColormapLabel(colormap(name === "difference" ? settings.differences : settings.structures));
       viewer.addVolume(image);
@@ -85,11 +93,13 @@
     for (const input of document.querySelectorAll("input[name=view-layer]")) {
       input.disabled = input.value !== "none" && !view.layers.includes(input.value);
     }
-    viewer.scene.crosshairPos = viewer.mm2frac(view.at);
+    viewer.scene.crosshairPos = viewer.mm2frac([...place].slice(0, 3));
     apply();
     viewer.createOnLocationChange();
     byId("view-case").value = String(number);
     byId("view-reduced").textContent = view.reduced ? `Made smaller for this page: ${view.reduced}.` : "";
+    if (byId("view-channel")) byId("view-channel").value = String(channel);
+    canvas.dataset.channel = String(channel);
     canvas.dataset.shown = String(number);
     document.dispatchEvent(new CustomEvent("case-shown", { detail: number }));
   };
@@ -109,6 +119,7 @@
     show(event.detail);
   });
   byId("view-case").addEventListener("change", event => show(Number(event.target.value)));
+  byId("view-channel")?.addEventListener("change", () => shown && show(shown.number));
   for (const id of ["view-opacity", "view-planes", "view-layer", "view-cut"]) byId(id).addEventListener("input", apply);
 
   // NiiVue's own keys are letters; these go to the same place without the library's handler.

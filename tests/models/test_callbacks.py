@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from pathlib import Path
@@ -64,6 +65,25 @@ def test_summary_names_the_best_epoch_and_history_survives_a_checkpoint(tmp_path
     assert again.history == report.history
     summary = again.summary()
     assert (summary["epochs"], summary["best_epoch"], summary["best_dice_posterior"]) == (3, 1, 0.7)
+
+
+def test_cases_of_the_best_validation_lie_beside_the_log(tmp_path, undrawn):
+    report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS, ("a", "b", "other process"))
+    path = tmp_path / "validation.json"
+
+    def end(epoch: int, dice: float, counts: int) -> None:
+        module = fake_module(1.0, validation(dice))
+        module.case_counts = {case: torch.full((len(TARGETS), 3), counts) for case in "ab"}
+        module.plan = SimpleNamespace(labels=SimpleNamespace(target_names=TARGETS))
+        report.on_train_epoch_end(fake_trainer(epoch), module)
+
+    end(0, 0.5, 1)
+    end(1, 0.7, 2)
+    end(2, 0.6, 3)
+    content = json.loads(path.read_text())
+    assert (content["epoch"], content["mean_dice"], content["targets"]) == (1, 0.7, list(TARGETS))
+    # A case that no process has seen is none.
+    assert content["cases"] == {case: [[2, 2, 2]] * len(TARGETS) for case in "ab"}
 
 
 def test_lines_say_which_epoch_of_how_many_and_how_long_the_rest_takes(tmp_path, undrawn, monkeypatch, capsys):
@@ -179,6 +199,7 @@ class TestPredictionSink:
         # More slabs than wait: nobody is left waiting for a reader that has given up.
         sink = self.run(consume, "abc", lambda: [torch.ones(1)] * 9)
         assert sink.num_failed == 1 and sink.summary(TARGETS)["dice"] == 1.0
+        assert sink.reasons.keys() == {"b"} and "no room" in sink.reasons["b"]
         errors = capsys.readouterr().err
         assert "b could not be predicted" in errors and "no room" in errors
 

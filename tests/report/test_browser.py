@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from report.writing import write_report
 from tests.report import folders
 from tests.report.browser import Browser, find_browser
 
+WHERE = "document.getElementById('view-where').textContent"
 CANVAS = "document.getElementById('view-canvas')"
 
 
@@ -24,9 +26,9 @@ def browser(tmp_path_factory):
         yield opened
 
 
-def choose(browser, identifier: str, value: str) -> None:
+def choose(browser, identifier: str, value: str, event: str = "input") -> None:
     browser.run(f"(() => {{ const it = document.getElementById('{identifier}'); it.value = '{value}'; "
-                "it.dispatchEvent(new Event('input', {bubbles: true})); })()")  # fmt: skip
+                f"it.dispatchEvent(new Event('{event}', {{bubbles: true}})); }})()")  # fmt: skip
 
 
 def picture(browser) -> np.ndarray:
@@ -55,7 +57,9 @@ def place_of_the_mask(pixels: np.ndarray) -> list[float]:
 
 @pytest.mark.slow
 def test_page_in_a_browser(browser, tmp_path):
-    written = write_report(folders.make_scored(tmp_path))
+    folder = folders.make_scored(tmp_path)
+    folders.write_volume(tmp_path / "data/imagesTr/plain_0001.nii.gz", folders.scan(2) // 50)
+    written = write_report(folder)
     browser.requests.clear()
     browser.open(written.path)
     browser.run("document.getElementById('viewer').scrollIntoView()")
@@ -77,6 +81,19 @@ def test_page_in_a_browser(browser, tmp_path):
     np.testing.assert_allclose(place_of_the_mask(picture(browser)), [6 / 24, 20 / 24, 6 / 20, 12 / 20], atol=0.03)
     browser.click("input[value=none]")
     assert not (np.abs(picture(browser) - rgb(COLOURS[0])).max(axis=-1) < 12).any()
+
+    # The second channel, which one scan has; the crosshair stays where it was.
+    choose(browser, "view-case", "0", "change")
+    browser.wait_for(f"{CANVAS}.dataset.shown === '0' && {CANVAS}.dataset.channel === '0'")
+    where = browser.run(WHERE)
+    choose(browser, "view-channel", "1", "change")
+    browser.wait_for(f"{CANVAS}.dataset.channel === '1'")
+    assert re.sub("intensity.*", "", browser.run(WHERE)) == re.sub("intensity.*", "", where) != where
+    first, second = (float(re.search(r"intensity ([\d.]+)", text)[1]) for text in (where, browser.run(WHERE)))
+    assert second < 3 < 80 < first
+    choose(browser, "view-case", "1", "change")
+    browser.wait_for(f"{CANVAS}.dataset.shown === '1'")
+    assert browser.run(f"{CANVAS}.dataset.channel") == "0"
 
     # By keyboard: from the second row's button to the first one's, and there Enter.
     browser.run("document.querySelector(\"tr[data-shows='1'] .show\").focus()")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -14,7 +16,7 @@ from report.page import asset, policy
 from report.records import read_epochs
 from report.viewer import library_source
 from report.views import Room
-from report.writing import find_kind, finish_with, write_report, write_training_report
+from report.writing import find_kind, write_report
 from scripts import report as command
 from tests.conftest import PROJECT
 from tests.report import folders
@@ -63,8 +65,81 @@ def test_a_training_without_its_data_says_so_and_shows_its_curves(tmp_path):
 
 def test_a_training_that_was_interrupted_says_how_far_it_came(tmp_path):
     text, _ = read(write_report(folders.make_training(tmp_path / "results", finished=False)).path)
-    assert "has not come to its end: 2 of 9 epochs" in text and "There is no run.json: the run has not" in text
+    assert (
+        "has not come to its end: 2 of at most 9 epochs are done" in text
+        and "There is no run.json: the run has not" in text
+    )
     assert "Training of results, fold 3" in text
+
+
+def test_epochs_are_counted_from_one(tmp_path):
+    text, _ = read(write_report(folders.make_training(tmp_path / "results")).path)
+    # The record says epoch 1, counted from 0; the log has two.
+    assert "2 best epoch" in text and "2 epochs" in text and "epoch=0 is the first one" in text
+
+
+def test_a_training_shows_the_cases_of_its_best_validation(tmp_path):
+    folder = folders.make_training(tmp_path / "results")
+    cases = {"good": [[8, 0, 0]], "poor": [[0, 3, 9]]}
+    folders.write_json(folder / "validation.json", {"version": 1, "epoch": 1, "targets": ["organ"], "cases": cases})
+    written = write_report(folder)
+    text, _ = read(written.path)
+    assert "Validation after epoch 2, the best one" in text and written.viewer_cases == 0
+    assert text.index("poor 0.000") < text.index("good 1.000")
+
+
+def test_masks_of_an_earlier_training_are_called_so(tmp_path, capsys):
+    folder = folders.make_training(tmp_path / "results")
+    (folder / "preds_task_77_dim_3_fold_0").mkdir()
+    options = {"run": {"exec_mode": "predict"}}
+    folders.run_record(folder, options, {}, name="run_predict.json")
+    assert "by other weights" not in read(write_report(folder).path)[0]
+    record = json.loads((folder / "run.json").read_text()) | {"time": "2026-11-28T22:00:00+00:00"}
+    folders.write_json(folder / "run.json", record)
+    assert "were predicted before this training ended, by other weights" in read(write_report(folder).path)[0]
+    assert "warning: The masks in preds_task_77_dim_3_fold_0" in capsys.readouterr().err
+
+
+def test_scores_of_masks_that_have_changed_are_called_so(tmp_path):
+    folder = folders.make_scored(tmp_path)
+    os.utime(folder / "scores.csv", (1e9, 1e9))
+    os.utime(folder / "plain.nii.gz", (2e9, 2e9))
+    os.utime(folder / f"{folders.EVIL}.nii.gz", (1e9, 1e9))
+    assert "1 mask changed after scores.csv was written (plain.nii.gz)" in read(write_report(folder).path)[0]
+
+
+def test_a_decision_that_does_not_know_all_folds_is_called_so(tmp_path):
+    root = folders.make_cross_validation(tmp_path)
+    os.utime(root / "77_best" / "decision.json", (1e9, 1e9))
+    assert "Folds ended after the decision (77_best) was made" in read(write_report(root).path)[0]
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoints/training.json", "validation.json"])
+def test_damaged_records_of_a_training_are_named_and_absent_ones_are_not(tmp_path, capsys, name):
+    folder = folders.make_training(tmp_path / "results")
+    clean, _ = read(write_report(folder).path)
+    assert "and left out: " not in clean
+    (folder / name).write_text('{"epochs": ')
+    text, _ = read(write_report(folder).path)
+    assert f"Damaged, and left out: {folder / name}: " in text
+    assert f"warning: Damaged, and left out: {folder / name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("77_3d_fullres/fold_1/done.json", '{"fold": 1}'), ("77_best/decision.json", "[]"), ("77_best/scores.json", "{")],
+)
+def test_damaged_records_of_a_cross_validation_are_named(tmp_path, name, content):
+    root = folders.make_cross_validation(tmp_path)
+    (root / name).write_text(content)
+    assert f"Damaged, and left out: {root / name}: " in read(write_report(root).path)[0]
+
+
+def test_where_damage_leaves_nothing_the_error_names_it(tmp_path):
+    folder = folders.make_scored(tmp_path)
+    (folder / "scores.csv").write_text("case,target\na,b\n")
+    with pytest.raises(UserError, match=r"(?s)holds no scores.*Damaged, and left out: .*scores\.csv"):
+        write_report(folder)
 
 
 def test_a_log_of_two_lives_has_each_epoch_once_and_a_cut_off_line_is_passed_over(tmp_path):
@@ -91,7 +166,7 @@ def test_a_prediction_lists_volumes_empty_masks_and_failures(tmp_path):
     text, _ = read(written.path)
     assert (written.kind, written.viewer_cases) == ("prediction", 3)
     # 6 x 14 x 8 voxels of 2 mm^3, and 16 x 14 x 8.
-    for part in ("broken </script> is truncated", f"{folders.EVIL} 1.34", "large 3.58", "empty none", "1 masks empty"):
+    for part in ("broken </script> is truncated", f"{folders.EVIL} 1.34", "large 3.58", "empty none", "1 mask empty"):
         assert part in text
     # The most unusual volume comes first in the viewer.
     assert re.search(r"<select id=\"view-case\"><option value=\"0\">empty</option>", written.path.read_text())
@@ -165,16 +240,6 @@ def test_names_that_are_no_text_and_a_scan_without_numbers_do_no_harm(tmp_path):
     folders.write_volume(tmp_path / "scans" / "odd\udcff.nii.gz", odd)
     written = write_report(folder)
     assert "odd\\udcff 0.448" in read(written.path)[0] and written.viewer_cases == 4
-
-
-def test_a_page_that_fails_is_a_warning_at_the_end_of_another_command(tmp_path, capsys):
-    assert finish_with(lambda: write_training_report(tmp_path)) is None
-    assert "warning: no page was written about this run: " in capsys.readouterr().err
-    assert finish_with(lambda: 1 / 0) is None
-    assert "ZeroDivisionError" in capsys.readouterr().err
-    folder = folders.make_training(tmp_path / "results")
-    assert finish_with(lambda: write_training_report(folder)).path == folder / "report.html"
-    assert "page about this run: " in capsys.readouterr().out
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import gzip
 import io
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -23,11 +24,11 @@ from report.layers import (
 )
 from report.pictures import outline, overlay_jpeg, paint, telling_slices
 from report.sources import CaseFiles
-from report.views import Room, crosshair_mm, make_views
+from report.views import Room, crosshair_mm, ct_window, make_views
 from report.volumes import field_of_interest, grey_window, pack, quantise
 from utils.errors import UserError
 from utils.nifti import read_image
-from utils.schema import LabelScheme
+from utils.schema import ChannelPlan, LabelScheme
 
 ORGAN = (Structure(name="organ", value=1),)
 
@@ -109,6 +110,27 @@ def test_packed_files_hold_the_field_of_interest_at_its_place():
     assert mask.get_fdata().sum() == 3 and mask.get_data_dtype() == np.uint8
 
 
+def test_channels_go_along_as_far_as_there_is_room():
+    noise = np.random.default_rng(0).normal(100, 5, (6, 8, 10)).astype(np.float32)
+    layers = make_layers(other_channels=(noise, noise + 50))
+    packed = pack(layers, 1e6)
+    assert len(packed.other_channels) == 2 and packed.reduced == "256 grey values in the channels after the first"
+    (file, window), _ = packed.other_channels
+    stored = unpack(file).get_fdata()
+    np.testing.assert_allclose(stored, noise[0:6, 1:8, 1:10].transpose(2, 1, 0).clip(*window), atol=0.2)
+    first = packed.num_bytes - sum(len(file) for file, _ in packed.other_channels)
+    packed = pack(layers, first + len(file) + 10)
+    assert len(packed.other_channels) == 1 and packed.reduced.endswith("2 of 3 channels")
+    assert pack(layers, first).other_channels == ()
+
+
+def test_files_of_one_scan_are_its_channels(tmp_path):
+    for channel in (0, 1):
+        nib.save(nib.Nifti1Image(np.full((4, 4, 4), channel, np.float32), np.eye(4)), tmp_path / f"a_000{channel}.nii")
+    layers = read_layers(CaseFiles(case="a", image=tmp_path / "a_0000.nii"))
+    assert layers.scan.max() == 0 and [channel.max() for channel in layers.other_channels] == [1]
+
+
 def test_the_difference_goes_along_where_there_is_a_label():
     packed = pack(make_layers(label=np.zeros((6, 8, 10), np.uint8)), 1e6)
     assert (unpack(packed.files["difference"]).get_fdata() == 2).sum() == 3
@@ -141,6 +163,20 @@ def test_a_large_noisy_scan_becomes_smaller_until_it_fits():
     ]  # fmt: skip
     assert "25 mm around mask and label" in sizes[2][0] and "every" in sizes[3][0]
     assert pack(layers, 10) is None
+
+
+def test_a_scan_of_too_many_voxels_is_cropped_and_keeps_its_intensities(monkeypatch):
+    monkeypatch.setattr("report.volumes.MOST_VOXELS", 30 * 30 * 30)
+    shape = (60, 60, 60)
+    mask = np.zeros(shape, np.uint8)
+    mask[30, 30, 30] = 1
+    scan = np.arange(60**3, dtype=np.float32).reshape(shape) % 1000
+    layers = Layers(scan=scan, mask=mask, label=None, spacing_mm=(2, 2, 2), affine=np.eye(4))
+    packed = pack(layers, 1e7)
+    assert packed.reduced == "cropped to 25 mm around mask and label"
+    assert (
+        np.prod(unpack(packed.files["scan"]).shape) <= 27_000 and unpack(packed.files["scan"]).get_fdata().max() > 255
+    )
 
 
 def test_without_mask_and_label_all_of_the_scan_is_the_field_of_interest():
@@ -192,6 +228,15 @@ def test_what_cannot_be_shown_is_refused_with_the_reason_and_others_are_shown():
     views = make_views(chosen, ORGAN, Room(), pictured=[*chosen, CaseFiles(case="other", image=None)], read=read)
     assert [view.case for view in views.shown] == ["good"] and views.refused == {"bad": "truncated"}
     assert views.pictures.keys() == {"good", "other"} and (views.number_of("good"), views.number_of("bad")) == (0, None)
+
+
+def test_a_ct_is_shown_as_its_network_sees_it():
+    channels = (ChannelPlan(name="CT", scheme="ct", lower=-100, upper=200, mean=0, std=1),)
+    assert ct_window(SimpleNamespace(channels=channels)) == (-190, 290)
+    assert ct_window(SimpleNamespace(channels=(ChannelPlan(name="T1", scheme="zscore"),))) is ct_window(None) is None
+    packed = pack(make_layers(window=(-190.0, 290.0)), 1e6)
+    # What is stored is the scan and not only what is shown.
+    assert packed.window == (-190, 290) and unpack(packed.files["scan"]).get_fdata().max() == 140
 
 
 def test_cases_that_are_asked_for_take_the_place_of_the_worst():
