@@ -22,7 +22,7 @@ from utils.schema import Geometry
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
 TRAINING, VALIDATION = "BraTS2021_train", "BraTS2021_val"
-SHAPE_XYZ = (36, 44, 36)
+SHAPE_XYZ = (30, 36, 28)
 """Voxels of 1 mm; the challenge has 240 x 240 x 155."""
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 4
 WITHOUT_ENHANCEMENT = 5
@@ -107,8 +107,8 @@ def make_patient(seed: int, number: int) -> Patient:
 
 def _tumour(points: np.ndarray, rng: np.random.Generator, *, enhances: bool) -> np.ndarray:
     """Values (S, A, R) of the challenge, one ellipsoid within the other."""
-    centre = rng.uniform(-1, 1, 3) * (5, 6, 5)
-    radii = rng.uniform(8.5, 10.5, 3)
+    centre = rng.uniform(-1, 1, 3) * (3, 5, 3.5)
+    radii = rng.uniform(6.5, 8.0, 3)
     distance = _distance(points, centre, radii)
     core = _distance(points, centre + rng.uniform(-0.8, 0.8, 3), radii * 0.7)
     label = np.where(distance < 1, OEDEMA, 0)
