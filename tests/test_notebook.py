@@ -142,7 +142,7 @@ def test_brats_leads_from_the_download_to_masks_that_can_be_submitted(tmp_path):
     check_masks(work / "results/11_3d_fullres/out_of_fold", scans, expected=8, values={0, 1, 2, 4})
     check_masks(work / "submission", scans, expected=2, values={0, 1, 2, 4})
     scores = json.loads((work / "submission/summary.json").read_text())
-    assert [target["name"] for target in scores["targets"]] == ["WT", "TC", "ET"]
+    assert scores["targets"] == ["WT", "TC", "ET"]
 
 
 def executed(path: Path, folder: Path) -> Path:
