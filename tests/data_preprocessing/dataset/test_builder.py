@@ -116,6 +116,31 @@ def test_labels_may_lie_among_the_images(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("patient", "ending", "channels", "label"),
+    [
+        ("BraTS2021_0000{}", "_{}", ("flair", "t1", "t1ce", "t2"), "seg"),
+        ("BraTS-GLI-0000{}-000", "-{}", ("t2f", "t1n", "t1c", "t2w"), "seg"),
+    ],
+    ids=["2021", "2023"],
+)
+def test_a_brats_download_needs_no_renaming(tmp_path, patient, ending, channels, label):
+    names = [patient.format(number) for number in range(4)]
+    for number, name in enumerate(names):
+        folder = tmp_path / ("val" if number == 3 else "train") / name
+        folder.mkdir(parents=True)
+        for word in (*channels, *([label] if number < 3 else [])):
+            (folder / f"{name}{ending.format(word)}.nii.gz").touch()
+    labels = f"{tmp_path}/train/*/*{ending.format(label)}.nii.gz"
+    given = Sources(images=(f"{tmp_path}/train",), labels=(labels,), test_images=(f"{tmp_path}/val",))
+    collection = collect(given, channels)
+    assert collection.channels == channels
+    assert [files.case for files in (*collection.training, *collection.test)] == names
+    for files in (*collection.training, *collection.test):
+        assert [path.name for path in files.images] == [f"{files.case}{ending.format(c)}.nii.gz" for c in channels]
+    assert all(files.label.name == f"{files.case}{ending.format(label)}.nii.gz" for files in collection.training)
+
+
 def test_all_faults_of_the_names_come_at_once(tmp_path):
     (tmp_path / "img").mkdir()
     for name in ("a_ct", "a_seg", "b_ct", "b_seg", "c_ct", "d_seg"):
