@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.configuration import ConfigurationModel, FoldWeights, build_networks
 from inference.engines.agreement import compare_logits
@@ -36,7 +36,6 @@ from utils.schema import ChannelPlan, LabelScheme, Plan, StagePlan
 from utils.throughput import environment
 
 NetworkName = Literal["small", "planned", "brats"]
-Run = Callable[[Tensor], Tensor]
 TORCH, FASTEST = "torch, plain", "torch, fastest"
 
 
@@ -121,9 +120,9 @@ def _measure(size: Size, options: EngineBenchmark) -> dict[str, dict[str, float]
     return rows
 
 
-def _runs(configuration: ConfigurationModel, options: EngineBenchmark) -> dict[str, Run]:
+def _runs(configuration: ConfigurationModel, options: EngineBenchmark) -> dict[str, Callable[[Tensor], Tensor]]:
     cpu = torch.device("cpu")
-    runs: dict[str, Run] = {TORCH: _torch(configuration, PLAIN)}
+    runs: dict[str, Callable[[Tensor], Tensor]] = {TORCH: _torch(configuration, PLAIN)}
     runs[FASTEST] = _torch(configuration, default_acceleration(cpu, None, norm="instance"))
     types: list[torch.dtype | None] = [None, *([torch.bfloat16] if options.bf16 else [])]
     if options.bf16:
@@ -136,7 +135,7 @@ def _runs(configuration: ConfigurationModel, options: EngineBenchmark) -> dict[s
     return runs
 
 
-def _torch(configuration: ConfigurationModel, acceleration: Acceleration) -> Run:
+def _torch(configuration: ConfigurationModel, acceleration: Acceleration) -> nn.Module:
     [network] = build_networks(configuration, torch.device("cpu"), acceleration)
     return network
 

@@ -99,8 +99,8 @@ def _nnunet_v2(options: ExportOptions, model: Model, note: dict[str, str]) -> No
     if note:
         print("warning: --license_note has no effect with --format nnunet-v2", file=sys.stderr)
     folder, notes = export_folder(options.output, model)
-    for line in notes:
-        print(f"note: with nnU-Net {line}")
+    for difference in notes:
+        print(f"note: with nnU-Net {difference}")
     print(f"wrote {folder}: {model.describe()}")
     print(f"predict with: nnUNetv2_predict_from_modelfolder -i FOLDER -o FOLDER -m {folder}")
 

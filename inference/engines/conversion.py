@@ -92,13 +92,14 @@ def write_compiled(path: Path, network: nn.Module, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says of its own parts: an old way of asking, and operators of torchvision that nobody uses."""
+    """Without what torch says of its own parts: old ways of asking, and operators of torchvision that nobody uses."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            warnings.filterwarnings("ignore", ".*torch.jit.script_method.*", DeprecationWarning)
             yield
     finally:
         exporter.setLevel(level)

@@ -45,9 +45,9 @@ def test_masks_of_another_engine_are_made_again(tmp_path: Path, capsys):
     assert predict(*words, "--engine", "torch") == 0
     assert "0 written, 2 kept" in capsys.readouterr().out
     assert predict(*words, "--engine", "onnxruntime") == 0
-    assert "the engine was torch, now it is onnxruntime" in capsys.readouterr().err
+    assert "the engine was torch, now it is onnxruntime" in capsys.readouterr().out
     assert predict(*words) == 0
-    assert "the engine was onnxruntime, now it is torch" in capsys.readouterr().err
+    assert "the engine was onnxruntime, now it is torch" in capsys.readouterr().out
 
 
 def test_prepared_cases_take_torch(tmp_path: Path, capsys):
