@@ -162,6 +162,7 @@ def test_info_shows_the_card_of_the_zip(model, capsys):
     assert run_cli(lambda: info.main([str(model.with_name("nothing.zip"))])) == 2
 
 
+@pytest.mark.slow
 def test_the_card_has_the_dice_of_the_decision(tmp_path, capsys):
     from tests.scripts.trained import decide, train
 

@@ -32,6 +32,7 @@ def export(model: Path, output: Path) -> int:
     return run_cli(lambda: export_model.main([*map(str, words)]))
 
 
+@pytest.mark.slow
 def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, without_onnx):
     model = save_model(tmp_path / "model", num_channels=2)
     assert export(model, tmp_path / "repository") == 0
