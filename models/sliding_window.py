@@ -32,7 +32,7 @@ from models.inferer import (
     to_probabilities,
     window_logits,
 )
-from models.windows import Start, WindowLayout, window_layout, window_weights
+from models.windows import DEFAULT_RULES, Start, WindowLayout, window_layout, window_weights
 from utils.rules import Rules
 from utils.schema import LabelScheme, StagePlan
 
@@ -124,7 +124,14 @@ def stream_probabilities(
 
 @torch.inference_mode()
 def predict_volume(
-    image: Tensor, network: nn.Module, *, num_outputs: int, stage: StagePlan, settings: InferenceSettings
+    image: Tensor,
+    network: nn.Module,
+    *,
+    num_outputs: int,
+    stage: StagePlan,
+    settings: InferenceSettings,
+    rules: Rules = DEFAULT_RULES,
+    mirror_axes: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Logits (1, K, D, H, W) float32 of a case (1, C, D, H, W); every voxel keeps its position.
 
@@ -134,7 +141,9 @@ def predict_volume(
     """
     assert not network.training, "call network.eval() first"
     device = next((p.device for p in network.parameters()), image.device)
-    one = _OneNetwork(networks=(network,), num_outputs=num_outputs, device=device)
+    one = _OneNetwork(
+        networks=(network,), num_outputs=num_outputs, device=device, rules=rules, mirror_axes=mirror_axes
+    )  # fmt: skip
     shape, cpu = (num_outputs, *image.shape[2:]), torch.device("cpu")
 
     def collect(place: torch.device) -> Tensor:
