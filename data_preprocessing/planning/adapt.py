@@ -67,9 +67,9 @@ def mirror_along(plan: Plan, axes: Sequence[str]) -> Plan:
         return plan
     if plan.orientation == "stored" and set("SAR") & set(axes):
         raise UserError(
-            f"--mirror_axes {' '.join(axes)}: patches of this plan lie as their scans are stored, and S, A and R may be "
-            'other axes in each file; where all files are alike, write the axes of the patch, such as "mirror_axes": '
-            "[0, 1], into plan.json instead"
+            f"--mirror_axes {' '.join(axes)}: patches of this plan lie as their scans are stored, and S, A and R may "
+            "be other axes in each file; where all files are alike, write the axes of the patch, such as "
+            '"mirror_axes": [0, 1], into plan.json instead'
         )
     in_patch = plan.axes[3 - plan.stage.dim :]
     return dataclasses.replace(
