@@ -85,6 +85,7 @@ def test_a_model_is_followed_too_and_our_plan(tmp_path: Path, dataset):
     assert checkpoint.plan.stage == expected.stage
     ours = follow_plan(read_followed(folder, ("CT",), dim=3), dataset, FINGERPRINT, mask_channel=True)
     write_json(ours, tmp_path / "plan.json")
+    assert read_followed(folder / "fold_0", ("CT",), dim=3).plan == expected
     for path in (tmp_path, tmp_path / "plan.json"):
         again = follow_plan(read_followed(path, ("CT",), dim=3), dataset, FINGERPRINT, mask_channel=False)
         assert dataclasses.replace(again, reasons=ours.reasons) == ours
