@@ -51,8 +51,8 @@ def is_nnunet_v2(path: Path) -> bool:
 def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
     """The model of a folder `<trainer>__<plans>__<configuration>`, of a folder above it, or of an exported zip.
 
-    A folder `fold_X`, or the `checkpoint_final.pth` in it, is that fold alone. A cascade's first stage is taken from the
-    folder beside it.
+    A folder `fold_X`, or the `checkpoint_final.pth` in it, is that fold alone. A cascade's first stage is taken from
+    the folder beside it.
 
     Raises:
         UserError: several models, no such fold, unfinished trainings, something that cannot be read here, or files
