@@ -156,5 +156,7 @@ def test_a_compiled_layer_knows_too(wrong_cpu):
 
 @pytest.mark.slow
 def test_whoever_compiles_nothing_does_not_import_the_compiler():
-    code = "import sys, inference.predictor; sys.exit('torch._dynamo' in sys.modules)"
+    model = "tests/inference/nnunet_v2/trained_by_nnunet.zip"
+    load = f"from inference import Predictor; Predictor.load('{model}', device='cpu')"
+    code = f"import sys; {load}; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
