@@ -91,8 +91,13 @@ def second_stage_plan(plan: Plan) -> Plan:
     )  # fmt: skip
 
 
-def previous_classes(mask: Volume, meta: CaseMeta, plan: Plan, *, source: str = "mask") -> np.ndarray:
+def previous_classes(
+    mask: Volume, meta: CaseMeta, plan: Plan, *, outside: np.ndarray | None = None, source: str = "mask"
+) -> np.ndarray:
     """Class indices (1, D, H, W) uint8 of a mask (S, A, R) of file values, on the grid of the preprocessed scan.
+
+    Background where `outside` (S, A, R) bool holds counts as a class of its own, of the lowest index, until the shares
+    have been compared.
 
     Raises:
         UserError: values that are none of the plan's classes; `source` is how the message calls the mask.
@@ -100,7 +105,13 @@ def previous_classes(mask: Volume, meta: CaseMeta, plan: Plan, *, source: str = 
     known = dataclasses.replace(plan, labels=dataclasses.replace(plan.labels, ignore_value=None))
     classes = native_label_classes(mask, known, source=source)
     resample = resample_label if plan.rules.previous_mask == "highest" else resample_to_nearest
-    return classes_on_grid(classes, meta, plan.stage, resample=resample)
+    if outside is None:
+        return classes_on_grid(classes, meta, plan.stage, resample=resample)
+    classes += 1
+    classes[outside & (classes == 1)] = 0
+    apart = classes_on_grid(classes, meta, plan.stage, resample=resample)
+    # Around the scan, where the shard is padded, there is 0 as well.
+    return np.maximum(apart, 1, out=apart) - 1
 
 
 def require_masks(folder: Path, metas: dict[str, CaseMeta]) -> None:

@@ -59,8 +59,10 @@ class PreprocessedCase:
     meta: CaseMeta
 
 
-def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
+def preprocess_case(files: CaseInput, plan: Plan, *, also_inside: np.ndarray | None = None) -> PreprocessedCase:
     """Crop, normalise, resample and pad one case; its arrays are not changed.
+
+    What is not 0 in `also_inside` (S, A, R) belongs to the mask of `zscore_mask` as well.
 
     Nothing is interpolated where a scan has the target's grid already, so labels and, up to normalisation, intensities
     are then those of the file. Padding is zero (background in the label) and lies evenly on both sides, the odd voxel
@@ -89,6 +91,8 @@ def preprocess_case(files: CaseInput, plan: Plan) -> PreprocessedCase:
 
     masked = any(channel.scheme == "zscore_mask" for channel in plan.channels)
     inside = filled_mask(image) if masked else None
+    if inside is not None and also_inside is not None:
+        inside |= axes.view(also_inside)[crop] != 0
     out = np.zeros((plan.image_channels, *padded), dtype=np.float32)
     for channel, source, target in zip(plan.channels, image, out):
         if plan.normalize_first and not all(axis_map.is_identity for axis_map in maps):
@@ -151,6 +155,14 @@ def classes_on_grid(
     inner = tuple(slice(low, low + n) for low, n in zip(meta.pad_low, meta.resampled_shape))
     resample(cropped, maps, label[0][inner])
     return label
+
+
+def outside_mask(volume: Volume, meta: CaseMeta) -> np.ndarray:
+    """(S, A, R) bool: where within the crop every channel is zero, holes left out; False beyond the crop."""
+    outside = np.zeros(volume.array.shape[1:], dtype=bool)
+    crop, axes = tuple(slice(*side) for side in meta.crop_box), case_axes(meta)
+    np.logical_not(filled_mask(axes.view(volume.array)[(slice(None), *crop)]), out=axes.view(outside)[crop])
+    return outside
 
 
 def _check_arrays(files: CaseInput, plan: Plan, axes: WorkingAxes) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from data_preprocessing.cascade import previous_classes
+from data_preprocessing.preprocessor import outside_mask
 from data_preprocessing.restoration import restore_slabs
 from inference.configuration import ConfigurationModel, build_networks, weight_bytes
 from inference.engines.engine import Engine
@@ -141,12 +142,21 @@ class ConfigurationPredictor:
         assert first is not None, "prepared by a configuration without a first stage"
         mask = restore_slabs(self.previous.stream(first, count), first.meta, self.previous.plan)
         volume = Volume(array=mask, spacing_mm=meta.spacing_mm, geometry=meta.geometry)
-        [classes] = previous_classes(volume, meta, self.plan)
+        outside = None if prepared.scan is None else outside_mask(prepared.scan, meta)
+        [classes] = previous_classes(volume, meta, self.plan, outside=outside)
+        own = prepared.image if outside is None else self._seen_again(prepared, mask, outside)
         image = np.empty((self.plan.in_channels, *classes.shape), dtype=np.float32)
-        image[: len(prepared.image)] = prepared.image
-        for k, channel in enumerate(image[len(prepared.image) :], start=1):
+        image[: len(own)] = own
+        for k, channel in enumerate(image[len(own) :], start=1):
             channel[...] = classes == k
         return image
+
+    def _seen_again(self, prepared: PreparedScan, mask: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """The image, normalised anew where the first stage's mask (S, A, R) is larger than what is not zero."""
+        masked = any(channel.scheme == "zscore_mask" for channel in self.plan.channels)
+        if prepared.scan is None or not masked or not mask[outside].any():
+            return prepared.image
+        return prepare_scan(prepared.scan, self.plan, prepared.meta.case, also_inside=mask).image
 
 
 def window_batch(stage: StagePlan, device: torch.device, *, num_outputs: int, tta: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_preprocessing.planning.follow import FollowedPlan
 from inference.nnunet_v2.plans import NORMALIZATIONS, read_plan, resolve
-from inference.nnunet_v2.sources import PLANS, FolderFiles, model_folders
+from inference.nnunet_v2.sources import PLANS, FolderFiles, fold_of_model, model_folders
 from utils.configurations import FIRST_STAGE
 from utils.errors import UserError
 from utils.files import from_dict, read_json
@@ -36,7 +36,8 @@ def read_followed(path: Path, channels: Sequence[str], *, dim: int, lowres: bool
         raise UserError(f"{FLAG} must be auto, preset, or an existing plan or model, got {path}")
     if (path / "plan.json").is_file():
         path = path / "plan.json"
-    folders = model_folders(path)
+    inside = fold_of_model(path) if path.is_dir() else None
+    folders = model_folders(path) if inside is None else [inside[0]]
     if folders:
         content, *others = [FolderFiles(folder).read_json(PLANS) for folder in folders]
         if any(other != content for other in others):

@@ -15,6 +15,7 @@ from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.restoration import restoring_bytes
 from data_preprocessing.working_axes import Affine, working_axes
 from inference.merging import Merge
+from inference.preparing import looks_again
 from models.inferer import InferenceSettings
 from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
 from models.windows import window_layout
@@ -33,6 +34,8 @@ SLAB_BYTES = 1 << 26
 """What resampling an image holds beside it and its copy: some slabs, and the map of each axis."""
 POSTPROCESSING_BYTES = 7
 """Of each voxel while components are numbered, the mask included: measured, rounded up."""
+MASK_BYTES = 9
+"""Of each voxel while the mask of what is not zero is made: numbers of its regions, and some masks."""
 PROGRAM_BYTES = 500_000_000
 """Python, torch and MONAI, loaded."""
 
@@ -91,13 +94,16 @@ def forecast_memory(
         working += activation_bytes(
             stage, num_windows=settings.window_batch, num_outputs=labels.num_outputs, tta=settings.tta
         )
-    predict = prepared + seen + scan_voxels + int(GAPS * working)
+    normalized = FLOAT_BYTES * scan_voxels * plan.normalize_first
+    # A second stage may look at the scan once more: a mask of it is made, and it is prepared anew, before its windows.
+    held = scan if looks_again(plan) else 0
+    again = MASK_BYTES * scan_voxels + normalized + prepared if held else 0
+    predict = prepared + held + max(seen + scan_voxels + int(GAPS * working), again)
     # The file's content, the scan as it is read and as it is scaled; then the scan, one channel of it normalised, and
     # the copy on the plan's grid.
-    normalized = FLOAT_BYTES * scan_voxels * plan.normalize_first
     return Forecast(
         prepare_bytes=max(3 * scan, scan + normalized + prepared), predict_bytes=predict,
-        write_bytes=prepared + seen + 4 * scan_voxels, prepared_bytes=prepared,
+        write_bytes=prepared + held + seen + 4 * scan_voxels, prepared_bytes=prepared + held,
     )  # fmt: skip
 
 

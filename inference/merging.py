@@ -19,6 +19,7 @@ from utils.nifti import Volume, stored_axes, working_grid
 from utils.schema import Geometry
 
 Orientation = Literal["ras", "stored"]
+Order = Literal[1, 3]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,14 @@ class Merge:
         values: of each model, value in its mask -> value in the merged one; what is not named there is left out.
         orientation: models see scans as in RAS+, or as they lie in their files.
         spacing_mm: voxel size along S, A, R at which models see scans; None: the scan's own.
+        order: of the splines that bring scans to it: 1, linear, or 3, cubic.
     """
 
     labels: dict[str, int]
     values: tuple[dict[int, int], ...]
     orientation: Orientation
     spacing_mm: tuple[float, float, float] | None = None
+    order: Order = 1
 
     def grid(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[Shape, tuple[float, float, float]]:
         """Voxels S' A' R' and their size for a scan of these voxels."""
@@ -44,14 +47,14 @@ class Merge:
         return resampled_shape(shape, spacing_mm, self.spacing_mm), self.spacing_mm
 
     def on_grid(self, volume: Volume) -> Volume:
-        """The scan as all models see it, interpolated by cubic splines along all axes."""
+        """The scan as all models see it, interpolated along all axes."""
         if self.spacing_mm is None and self.orientation == "stored":
             return volume
         old = volume.array.shape[1:]
         shape, spacing_mm = self.grid(old, volume.spacing_mm)
         array = volume.array
         if shape != old:
-            maps = make_maps(old, shape, cubic=True, coarse=None)
+            maps = make_maps(old, shape, cubic=self.order == 3, coarse=None)
             array = np.empty((len(array), *shape), dtype=np.float32)
             for channel, new in zip(volume.array, array):
                 resample_image(channel, maps, new, coarse=None)
@@ -100,7 +103,7 @@ class Merge:
     def describe(self) -> str:
         """Grid, number of classes and a digest of all that a mask depends on."""
         sizes = self.spacing_mm or ()
-        grid = " x ".join(f"{size:g}" for size in sizes) + " mm" if sizes else "their own spacing"
+        grid = " x ".join(f"{size:g}" for size in sizes) + f" mm, order {self.order}" if sizes else "their own spacing"
         content = [sorted(self.labels.items()), [sorted(each.items()) for each in self.values]]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         return f"{len(self.labels)} classes ({digest}), {self.orientation}, {grid}"

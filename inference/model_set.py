@@ -14,7 +14,7 @@ from typing import Any
 
 from inference.archive import load_model
 from inference.decided import is_set_file
-from inference.merging import Merge, Orientation
+from inference.merging import Merge, Order, Orientation
 from inference.model import Model
 from utils.errors import UserError
 from utils.files import from_dict
@@ -46,6 +46,7 @@ class ModelSet:
         labels: name -> value (1 to 255) of each class in the merged mask.
         orientation: `ras`: scans are turned to RAS+ for the models; `stored`: left as they lie in their files.
         spacing_mm: voxel size along S, A, R to which scans are resampled for all models; None: their own.
+        order: of the splines by which that is done: 1, linear (as TotalSegmentator 2.18), or 3, cubic (as before).
     """
 
     version: int
@@ -53,6 +54,7 @@ class ModelSet:
     labels: dict[str, int]
     parts: tuple[SetPart, ...]
     spacing_mm: tuple[float, float, float] | None = None
+    order: Order = 1
 
     def __post_init__(self) -> None:
         check_version(self.version, "set of models")
@@ -87,7 +89,7 @@ def load_model_or_set(path: Path, folds: Sequence[int] | None = None, *, allow_u
     _require_same_channels(path, chosen, models)
     merge = Merge(
         labels=chosen.labels, values=_values(path, chosen, [model.plan.labels for model in models]),
-        orientation=chosen.orientation, spacing_mm=chosen.spacing_mm,
+        orientation=chosen.orientation, spacing_mm=chosen.spacing_mm, order=chosen.order,
     )  # fmt: skip
     return Model(
         source=path, names=tuple(part.model for part in chosen.parts),

@@ -25,13 +25,15 @@ class PreparedScan:
     """A scan as the network sees it: image (C, D, H, W) float32, and the way back.
 
     `previous` is the same scan as the first stage of a cascade sees it. `file_geometry` is the grid of its file where
-    the scan was brought to the common grid of a set of models, which is that of `meta` then.
+    the scan was brought to the common grid of a set of models, which is that of `meta` then. `scan` is the scan itself,
+    for a cascade's second stage that looks at it once more (see `looks_again`).
     """
 
     image: np.ndarray
     meta: CaseMeta
     previous: PreparedScan | None = None
     file_geometry: Geometry | None = None
+    scan: Volume | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -97,10 +99,15 @@ def finite_scan(volume: Volume, name: str) -> Volume:
     return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
 
 
-def prepare_scan(volume: Volume, plan: Plan, name: str) -> PreparedScan:
-    """Preprocess a scan that has no label; see `ConfigurationPredictor.prepare`."""
+def looks_again(plan: Plan) -> bool:
+    """Whether the mask of a cascade's first stage is put beside what is not zero in the scan itself."""
+    return plan.previous_stage is not None and plan.rules.previous_mask == "nearest"
+
+
+def prepare_scan(volume: Volume, plan: Plan, name: str, *, also_inside: np.ndarray | None = None) -> PreparedScan:
+    """Preprocess a scan that has no label; see `ConfigurationPredictor.prepare` and `preprocess_case`."""
     case = CaseInput(
         case=name, image=volume, label=None, image_path=name, label_path=None, source_stamp="", plan_stamp=""
     )
-    done = preprocess_case(case, plan)
-    return PreparedScan(image=done.image, meta=done.meta)
+    done = preprocess_case(case, plan, also_inside=also_inside)
+    return PreparedScan(image=done.image, meta=done.meta, scan=volume if looks_again(plan) else None)

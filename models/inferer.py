@@ -107,6 +107,14 @@ def free_device_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
+def most_device_bytes(device: torch.device, settings: InferenceSettings) -> int:
+    """Of a GPU's memory what logits may take together.
+
+    A third of what is free: the logits, probabilities of the same size, and the feature maps of the windows.
+    """
+    return free_device_bytes(device) // 3 if settings.device_bytes is None else settings.device_bytes
+
+
 @functools.cache
 def say_cpu(device: torch.device) -> None:
     """Warn, once for each device, that logits go where they take longer."""

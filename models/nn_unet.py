@@ -34,8 +34,8 @@ from utils.optim_config import OptimConfig
 from utils.schema import FORMAT_VERSION, Plan, StagePlan
 
 Scorer = Callable[[str, Iterator[Tensor]], Tensor]
-"""(case name, probabilities as slabs (K, d, H, W) on the CPU) -> (T, 3) true positives, false positives, false
-negatives."""
+"""(case name, slabs (K, d, H, W) on the CPU) -> (T, 3) true positives, false positives, false negatives. Slabs hold
+probabilities, or logits where the plan's rules average those."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,9 @@ class NNUnet(pl.LightningModule):
         # A few planes at a time: with many classes the logits of a scan are most of what fits the device.
         parts = plane_blocks(logits)
         if self.native_scorer is not None and not self.shown_patches:
-            slabs = (to_probabilities(logits[:, :, part], labels)[0].cpu() for part in parts)
+            in_logits = self.plan.rules.average == "logits"
+            shares = (logits[:, :, p] if in_logits else to_probabilities(logits[:, :, p], labels) for p in parts)
+            slabs = (share[0].cpu() for share in shares)
             counts = self.native_scorer(batch["case"], slabs)
         else:
             each = (case_counts(discretise(logits[:, :, p], labels)[0], label[0, 0, p], labels) for p in parts)
@@ -218,7 +220,7 @@ class NNUnet(pl.LightningModule):
     def predict_step(
         self, batch: dict[str, Any], batch_index: int
     ) -> tuple[str, Iterator[Tensor]] | Tensor | tuple[Tensor, ...]:
-        """Case name and probabilities of one preprocessed case, as slabs (K, d, H, W) float32 on the CPU, in order.
+        """Case name and probabilities of one preprocessed case, as slabs (K, d, H, W) on the CPU, in order.
 
         The slabs are computed when they are asked for, in the precision of this call.
         A batch without a case name is a batch of patches (N, C, *patch) of a benchmark: the logits of one forward pass.
@@ -237,9 +239,10 @@ class NNUnet(pl.LightningModule):
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Sliding-window logits (1, K, D, H, W) of a whole case (1, C, D, H, W)."""
-        outputs = self.plan.labels.num_outputs
+        plan = self.plan
         return predict_volume(
-            image, self.network, num_outputs=outputs, stage=self.plan.stage, settings=self.inference
+            image, self.network, num_outputs=plan.labels.num_outputs, stage=plan.stage, settings=self.inference,
+            rules=plan.rules, mirror_axes=plan.mirror_axes,
         )  # fmt: skip
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

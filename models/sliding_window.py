@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from models.averaging import mean_of
 from models.inferer import (
     InferenceSettings,
-    free_device_bytes,
+    most_device_bytes,
     plane_blocks,
     say_cpu,
     to_probabilities,
     window_logits,
-)
-from models.windows import Start, WindowLayout, window_layout, window_weights
+)  # fmt: skip
+from models.windows import DEFAULT_RULES, Start, WindowLayout, window_layout, window_weights
 from utils.rules import Rules
 from utils.schema import LabelScheme, StagePlan
 
@@ -124,8 +124,9 @@ def stream_probabilities(
 
 @torch.inference_mode()
 def predict_volume(
-    image: Tensor, network: nn.Module, *, num_outputs: int, stage: StagePlan, settings: InferenceSettings
-) -> Tensor:
+    image: Tensor, network: nn.Module, *, num_outputs: int, stage: StagePlan, settings: InferenceSettings,
+    rules: Rules = DEFAULT_RULES, mirror_axes: tuple[int, ...] | None = None,
+) -> Tensor:  # fmt: skip
     """Logits (1, K, D, H, W) float32 of a case (1, C, D, H, W); every voxel keeps its position.
 
     A 3D network sees windows of the patch size, a 2D one windows of every slice. A volume smaller than the patch is
@@ -134,7 +135,9 @@ def predict_volume(
     """
     assert not network.training, "call network.eval() first"
     device = next((p.device for p in network.parameters()), image.device)
-    one = _OneNetwork(networks=(network,), num_outputs=num_outputs, device=device)
+    one = _OneNetwork(
+        networks=(network,), num_outputs=num_outputs, device=device, rules=rules, mirror_axes=mirror_axes
+    )  # fmt: skip
     shape, cpu = (num_outputs, *image.shape[2:]), torch.device("cpu")
 
     def collect(place: torch.device) -> Tensor:
@@ -156,14 +159,6 @@ def predict_volume(
         torch.cuda.empty_cache()
     say_cpu(device)
     return collect(cpu)
-
-
-def most_device_bytes(device: torch.device, settings: InferenceSettings) -> int:
-    """Of a GPU's memory what logits may take together.
-
-    A third of what is free: the logits, probabilities of the same size, and the feature maps of the windows.
-    """
-    return free_device_bytes(device) // 3 if settings.device_bytes is None else settings.device_bytes
 
 
 def _stream(

@@ -105,6 +105,9 @@ class DynamicUNet(nn.Module):
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            if module.weight.is_meta:
+                # Names and shapes are all that is wanted, and random numbers there import torch's compiler.
+                return
             nn.init.kaiming_normal_(module.weight, a=self.negative_slope)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

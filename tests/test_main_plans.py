@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.archive import load_model
+from inference.nnunet_v2.export import export_folder
 from models.checkpoint import read_checkpoint
 from tests.inference.nnunet_v2.made_up_models import MODELS, make_weight, write_model
 from tests.main_runs import outcome, run
 from tests.tiny_task import Task, make_task
+from utils.rules import NNUNET_V2
 from utils.training_state import read_training_state
 
 SHORT = ("--max_epochs", "1", "--nfolds", "3")
@@ -78,6 +81,10 @@ def test_a_model_of_nnunet_is_trained_on_with_data_that_follow_its_plan(tmp_path
     assert "prepared otherwise" not in printed.err
     stored = read_checkpoint(last(tmp_path / "r"))
     assert stored.plan is not None and stored.plan.orientation == "stored" and stored.plan.labels.num_classes == 2
+    exported, notes = export_folder(tmp_path / "exported", load_model(last(tmp_path / "r")))
+    again = load_model(exported).plan
+    assert again.rules == stored.plan.rules == NNUNET_V2 and not notes
     theirs = make_weight("encoder.stages.1.0.convs.0.conv.weight", (6, 4, 3, 3, 3), 0)
     assert torch.allclose(stored.state_dict["downsamples.0.conv1.conv.weight"], theirs, atol=1e-5)
-    assert run(task, tmp_path / "e", "evaluate", "--nfolds", "3", "--ckpt_path", str(last(tmp_path / "r"))) == 0
+    scoring = ("--nfolds", "3", "--ckpt_path", str(last(tmp_path / "r")), "--invert_resampled_y")
+    assert run(task, tmp_path / "e", "evaluate", *scoring) == 0

@@ -36,7 +36,9 @@ class Rules:
     """On the way back to the scan: whose spacing is asked first for an axis across which nothing is interpolated."""
     previous_mask: str = "highest"
     """Which class a voxel of the second stage's grid gets in a cascade, where several have the largest share of it in
-    the first stage's mask: the `highest` one, or that of the `nearest` voxel."""
+    the first stage's mask: the `highest` one, or that of the `nearest` voxel. With that, two things hold at prediction:
+    background outside of what is not zero in the scan (holes filled) counts as a class of its own, and what the first
+    stage found out there belongs to the mask of `zscore_mask`."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

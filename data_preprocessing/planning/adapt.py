@@ -59,9 +59,18 @@ def mirror_along(plan: Plan, axes: Sequence[str]) -> Plan:
     """The plan with flips along some axes of a scan, S, A or R; another word is no axis, and all three change nothing.
 
     A 2D patch is flipped along those of its plane.
+
+    Raises:
+        UserError: some axes, for a plan that turns no scan: its patches have other axes in each.
     """
     if set("SAR") <= set(axes):
         return plan
+    if plan.orientation == "stored" and set("SAR") & set(axes):
+        raise UserError(
+            f"--mirror_axes {' '.join(axes)}: patches of this plan lie as their scans are stored, and S, A and R may "
+            "be other axes in each file; where all files are alike, write the axes of the patch, such as "
+            '"mirror_axes": [0, 1], into plan.json instead'
+        )
     in_patch = plan.axes[3 - plan.stage.dim :]
     return dataclasses.replace(
         plan, mirror_axes=tuple(index for index, axis in enumerate(in_patch) if "SAR"[axis] in axes)

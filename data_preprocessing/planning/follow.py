@@ -7,12 +7,11 @@ import dataclasses
 from data_preprocessing.dataset.description_file import Dataset
 from data_preprocessing.planning.channels import ct_from_fingerprint
 from data_preprocessing.planning.planner import refuse_single_slices
-from utils.rules import Rules
 from utils.schema import ChannelPlan, Fingerprint, Plan
 
 FOLLOWED = (
     "axes", "spacing_mm", "patch_size", "batch_size", "strides", "kernels", "decoder_kernels", "encoder_convs",
-    "decoder_convs", "filters",
+    "decoder_convs", "filters", "rules",
 )  # fmt: skip
 """Numbers whose reason is the plan that was followed, by the names that reasons have."""
 
@@ -29,9 +28,10 @@ class FollowedPlan:
 
 
 def follow_plan(followed: FollowedPlan, dataset: Dataset, fingerprint: Fingerprint, *, mask_channel: bool) -> Plan:
-    """The other plan's grid, network, batch and normalisation; the data set's own name, channels and labels.
+    """The other plan's grid, network, batch, normalisation and rules; the data set's own name, channels and labels.
 
-    How a model that is trained by it predicts is decided as for every plan made here; so are flips.
+    Which axes are flipped is no part of nnU-Net's plans, but of its trainers, and so decided as for every plan made
+    here.
 
     Args:
         followed: the other plan.
@@ -55,5 +55,5 @@ def follow_plan(followed: FollowedPlan, dataset: Dataset, fingerprint: Fingerpri
             reasons[f"channel_{index}"] = "as in the plan that is followed"
     return dataclasses.replace(
         other, task=dataset.task, dataset=dataset.name, labels=dataset.labels, channels=tuple(channels),
-        reasons=reasons, mask_channel=mask_channel or other.mask_channel, mirror_axes=None, rules=Rules(),
+        reasons=reasons, mask_channel=mask_channel or other.mask_channel, mirror_axes=None,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import textwrap
 
 from data_preprocessing.planning.memory import BYTES_PER_VALUE, saved_values
 from data_preprocessing.planning.stages import size_text
+from utils.rules import NNUNET_V2
 from utils.schema import ChannelPlan, Plan
 
 NAME_WIDTH = 11
@@ -27,7 +28,7 @@ def plan_table(plan: Plan) -> str:
     stage, reasons = plan.stage, plan.reasons
     rows = [
         ("data set", f"{plan.dataset} (task {plan.task}), stage {stage.name}, {_origin_text(plan)}", ""),
-        ("axes", " ".join("SAR"[axis] for axis in plan.axes), "axes"),
+        ("axes", _axes_text(plan), "axes"),
         ("spacing", f"{size_text(stage.spacing_mm)} mm", "spacing_mm"),
         ("patch", size_text(stage.patch_size), "patch_size"),
         ("batch", str(stage.batch_size), "batch_size"),
@@ -43,6 +44,8 @@ def plan_table(plan: Plan) -> str:
     ]
     if plan.mirror_axes is not None:
         rows.append(("flips", _flips_text(plan), "mirror_axes"))
+    if plan.rules == NNUNET_V2:
+        rows.append(("prediction", "by nnU-Net v2's rules: windows, averages and the way back to the scan", "rules"))
     if plan.mask_channel:
         rows.append((f"channel {len(plan.channels)}", "mask of the non-zero voxels (--ohe)", ""))
     rows.append(("labels", ", ".join(f"{v} {n}" for n, v in zip(plan.labels.names, plan.labels.values)), ""))
@@ -78,10 +81,16 @@ def _memory_text(plan: Plan) -> str:
     return f"{gigabytes:.2g} GB of activations a batch in fp32, about half with --amp, without weights and workspace"
 
 
+def _axes_text(plan: Plan) -> str:
+    if plan.orientation == "stored":
+        return " ".join("zyx"[axis] for axis in plan.axes) + " as stored in the files"
+    return " ".join("SAR"[axis] for axis in plan.axes)
+
+
 def _flips_text(plan: Plan) -> str:
-    """The axes that are flipped, by their names in the scan."""
-    in_patch = plan.axes[-plan.stage.dim :]
-    return "along " + " ".join("SAR"[in_patch[axis]] for axis in plan.mirror_axes) if plan.mirror_axes else "none"
+    """The axes that are flipped, by their names in the scan or in its file."""
+    in_patch, names = plan.axes[-plan.stage.dim :], "SAR" if plan.orientation == "ras" else "zyx"
+    return "along " + " ".join(names[in_patch[axis]] for axis in plan.mirror_axes) if plan.mirror_axes else "none"
 
 
 def _channel_text(channel: ChannelPlan) -> str:

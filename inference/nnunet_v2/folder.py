@@ -18,12 +18,14 @@ from inference.nnunet_v2.checkpoint import TrainedNetwork, read_checkpoint
 from inference.nnunet_v2.plans import read_plan, resolve
 from inference.nnunet_v2.pretrained import is_pretrained, pretrained_start
 from inference.nnunet_v2.sources import (
+    CHECKPOINT_SUFFIX,
     CHECKPOINTS,
     DATASET,
     PLANS,
     FolderFiles,
     ModelFiles,
     ZipFiles,
+    fold_of_model,
     is_model_folder,
     model_folders,
     zip_folders,
@@ -40,14 +42,17 @@ OTHER_NETWORKS = re.compile(r"primus|mednext|swin|mamba|unetr|transformer|kan(?!
 
 
 def is_nnunet_v2(path: Path) -> bool:
-    """Whether a folder or zip holds a model that nnU-Net v2 trained."""
-    return bool(zip_folders(path) if path.is_file() else model_folders(path))
+    """Whether it is a model that nnU-Net v2 trained: a folder, a zip, or a fold or checkpoint of one."""
+    if path.is_file():
+        return path.suffix == CHECKPOINT_SUFFIX or bool(zip_folders(path))
+    return bool(model_folders(path)) or (path.is_dir() and fold_of_model(path) is not None)
 
 
 def nnunet_model(path: Path, folds: Sequence[int] | None = None, *, allow_unfinished: bool = False) -> Model:
     """The model of a folder `<trainer>__<plans>__<configuration>`, of a folder above it, or of an exported zip.
 
-    A cascade's first stage is taken from the folder beside it.
+    A folder `fold_X`, or the `checkpoint_final.pth` in it, is that fold alone. A cascade's first stage is taken from
+    the folder beside it.
 
     Raises:
         UserError: several models, no such fold, unfinished trainings, something that cannot be read here, or files
@@ -85,7 +90,7 @@ def nnunet_start(path: Path, plan: Plan | None = None) -> CheckpointContents:
         files = _only_model(path, "--ckpt_path")
         numbered = sorted(map(_number, files.folds().keys() - {"fold_all"}))
         [(name, network), *_] = _networks(files, numbered[:1] or None, allow_unfinished=True)
-        fold, (plans, dataset), source = path / name, _descriptions(files), f"{files.name} ({PLANS})"
+        fold, (plans, dataset), source = Path(files.name) / name, _descriptions(files), f"{files.name} ({PLANS})"
     theirs, model = _described(network, plans, dataset, source)
     # Whichever levels a training supervises; nnU-Net has a head for each.
     most_heads = len(theirs.stage.filters) - 2
@@ -98,7 +103,13 @@ def nnunet_start(path: Path, plan: Plan | None = None) -> CheckpointContents:
 
 def _only_model(path: Path, flag: str) -> ModelFiles:
     candidates: list[ModelFiles]
-    if path.is_file():
+    inside = fold_of_model(path)
+    if path.suffix == CHECKPOINT_SUFFIX and (inside is None or path.name != CHECKPOINTS["last"]):
+        advice = "put it back into a fold of its model folder" if inside is None else f"give the fold, {path.parent}"
+        raise UserError(f"{flag} {path} is a checkpoint of nnU-Net v2 by itself, and a model is wanted; {advice}")
+    if inside is not None:
+        candidates = [FolderFiles(inside[0], only=inside[1])]
+    elif path.is_file():
         candidates = [ZipFiles(path, folder) for folder in zip_folders(path)]
     else:
         candidates = [FolderFiles(folder) for folder in model_folders(path)]
@@ -210,7 +221,8 @@ def _networks(
             raise UserError(f"--folds: {files.name} has no {', '.join(missing) or 'fold to take'}; it has {known}")
     else:
         wanted = numbered or [fold for fold, names in there.items() if names]
-        gaps = [f"fold_{n}" for n in range(max(map(_number, numbered), default=0)) if f"fold_{n}" not in numbered]
+        chosen = isinstance(files, FolderFiles) and files.only is not None
+        gaps = [] if chosen else [f"fold_{n}" for n in range(_highest(numbered)) if f"fold_{n}" not in numbered]
         if numbered and gaps:
             print(f"warning: {FLAG} {files.name} has no {', '.join(gaps)}; the others predict", file=sys.stderr)
     if not wanted:
@@ -230,6 +242,10 @@ def _networks(
         with files.checkpoint(fold, name) as file:
             networks.append((fold, read_checkpoint(file, f"{files.name}, {fold}/{name}")))
     return networks
+
+
+def _highest(folds: Sequence[str]) -> int:
+    return max(map(_number, folds), default=0)
 
 
 def _number(fold: str) -> int:

@@ -18,6 +18,7 @@ from utils.errors import UserError
 
 PLANS, DATASET = "plans.json", "dataset.json"
 CHECKPOINTS = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+CHECKPOINT_SUFFIX = ".pth"
 MAX_TEXT_BYTES = 64 << 20
 MAX_CHECKPOINT_BYTES = 32 << 30
 _FOLD = re.compile(r"fold_(\d+|all)")
@@ -43,14 +44,15 @@ class ModelFiles(Protocol):
 
 
 class FolderFiles:
-    """The model folder of a configuration, `<trainer>__<plans>__<configuration>`."""
+    """The model folder of a configuration, `<trainer>__<plans>__<configuration>`; all folds, or `only` one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, str(path)
+    def __init__(self, path: Path, only: str | None = None) -> None:
+        self.path, self.name, self.only = path, str(path), only
 
     def folds(self) -> dict[str, set[str]]:
         """See `ModelFiles`."""
         folders = [entry for entry in self.path.iterdir() if entry.is_dir() and _FOLD.fullmatch(entry.name)]
+        folders = [entry for entry in folders if self.only in (None, entry.name)]
         return {folder.name: {file.name for file in folder.iterdir()} for folder in sorted(folders)}
 
     def read_json(self, name: str) -> Any:
@@ -114,6 +116,12 @@ class ZipFiles:
 def is_model_folder(path: Path) -> bool:
     """Whether a folder is that of a configuration which nnU-Net v2 trained."""
     return (path / PLANS).is_file() and (path / DATASET).is_file()
+
+
+def fold_of_model(path: Path) -> tuple[Path, str] | None:
+    """Model folder and name of a fold, of a path that is the fold's folder or a checkpoint in it."""
+    fold = path.absolute().parent if path.suffix == CHECKPOINT_SUFFIX else path.absolute()
+    return (fold.parent, fold.name) if _FOLD.fullmatch(fold.name) and is_model_folder(fold.parent) else None
 
 
 def model_folders(path: Path) -> list[Path]:

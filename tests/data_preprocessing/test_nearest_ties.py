@@ -3,8 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from data_preprocessing.cascade import previous_classes
 from data_preprocessing.nearest_ties import resample_to_nearest
+from data_preprocessing.preprocessor import outside_mask, preprocess_case
 from data_preprocessing.resampling import make_maps, resample_label
+from tests.data_preprocessing.builders import make_case, make_plan, make_volume
+from utils.rules import NNUNET_V2
 
 
 def resampled(label: list, shape: tuple[int, int, int], *, coarse: int | None = None) -> list:
@@ -31,6 +35,22 @@ def test_where_the_nearest_has_a_smaller_share_the_lowest_of_equals_counts():
 def test_a_larger_share_wins():
     assert resampled([[[1, 1, 2]]], (1, 1, 1)) == [[[1]]]
     assert resampled([[[0, 4, 4, 4]]], (1, 1, 2)) == [[[4, 4]]]
+
+
+def test_background_outside_of_the_scan_is_a_class_of_its_own_while_shares_are_compared():
+    # Eight voxels become one: three are 2, the nearest one too, three lie outside and two are background.
+    scan, mask = np.ones((1, 2, 2, 2), np.float32), np.zeros((2, 2, 2), np.uint8)
+    scan[0, 0, :, 0] = scan[0, 0, 0, 1] = 0
+    mask[1, :, 0] = mask[1, 1, 1] = 2
+    plan = make_plan(patch=(4, 2, 2), spacing=(2.0, 2.0, 2.0), rules=NNUNET_V2)
+    meta = preprocess_case(make_case(scan), plan).meta
+    outside = outside_mask(make_volume(scan[0][None]), meta)
+    assert np.array_equal(outside, scan[0] == 0)
+    expected = np.zeros((1, 4, 2, 2), np.uint8)
+    assert np.array_equal(previous_classes(make_volume(mask), meta, plan), expected)
+    # Padding around the only voxel is background still.
+    expected[0, 1, 0, 0] = 2
+    assert np.array_equal(previous_classes(make_volume(mask), meta, plan, outside=outside), expected)
 
 
 def test_nothing_is_mixed_across_the_coarse_axis():

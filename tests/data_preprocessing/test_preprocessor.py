@@ -342,5 +342,12 @@ def test_a_masked_zscore_where_nothing_is_resampled_or_normalised_first():
     np.testing.assert_allclose(
         preprocess_case(make_case(image), make_plan(channels=("zscore_mask",))).image[0], expected, atol=1e-4
     )
+    more = np.zeros(inside.shape, np.uint8)
+    more[4:6, :3, :3] = 2
+    larger = inside | (more != 0)
+    assert larger.sum() > inside.sum()
+    expected = np.where(larger, (image[0] - image[0][larger].mean()) / image[0][larger].std(), 0)
+    again = preprocess_case(make_case(image), make_plan(channels=("zscore_mask",)), also_inside=more)
+    np.testing.assert_allclose(again.image[0], expected, atol=1e-4)
     late = make_plan(channels=("zscore_mask",), normalize_first=False, spacing=(0.5, 0.5, 0.5))
     assert not preprocess_case(make_case(image), late).image[0][nearest(image[0], (24, 28, 26)) == 0].any()

@@ -13,7 +13,7 @@ from inference.nnunet_v2.folder import nnunet_model
 from tests.inference.nnunet_v2.made_up_models import MODELS, make_plans, write_model
 from utils.errors import UserError
 from utils.files import write_json
-from utils.rules import Rules
+from utils.rules import NNUNET_V2, Rules
 from utils.schema import FORMAT_VERSION, ChannelPlan, ChannelStatistics, Fingerprint, LabelScheme
 
 STATISTICS = ChannelStatistics(
@@ -53,7 +53,8 @@ def test_grid_and_network_are_the_other_plans_and_names_and_labels_stay(tmp_path
     assert (plan.axes, plan.orientation, plan.normalize_first) == (theirs.axes, theirs.orientation, True)
     assert [c.scheme for c in plan.channels] == [c.scheme for c in theirs.channels]
     assert [c.name for c in plan.channels] == ["CT"] and plan.labels.names == ("background", "spleen", "cyst")
-    assert (plan.task, plan.dataset, plan.rules, plan.mirror_axes) == ("77", "Task77_Mine", Rules(), None)
+    assert (plan.task, plan.dataset, plan.rules, plan.mirror_axes) == ("77", "Task77_Mine", theirs.rules, None)
+    assert theirs.rules == NNUNET_V2
     assert str(path) in plan.reasons["plan"] and plan.reasons["patch_size"].startswith("as in the plan")
 
 
@@ -84,6 +85,7 @@ def test_a_model_is_followed_too_and_our_plan(tmp_path: Path, dataset):
     assert checkpoint.plan.stage == expected.stage
     ours = follow_plan(read_followed(folder, ("CT",), dim=3), dataset, FINGERPRINT, mask_channel=True)
     write_json(ours, tmp_path / "plan.json")
+    assert read_followed(folder / "fold_0", ("CT",), dim=3).plan == expected
     for path in (tmp_path, tmp_path / "plan.json"):
         again = follow_plan(read_followed(path, ("CT",), dim=3), dataset, FINGERPRINT, mask_channel=False)
         assert dataclasses.replace(again, reasons=ours.reasons) == ours
@@ -93,6 +95,15 @@ def test_a_model_is_followed_too_and_our_plan(tmp_path: Path, dataset):
         read_followed(tmp_path, ("CT",), dim=3, lowres=True)
     with pytest.raises(UserError, match=r"is for 1 channels \(CT\), and this data set has 2: T1, T2"):
         read_followed(tmp_path, ("T1", "T2"), dim=3)
+
+
+def test_a_plan_of_this_program_keeps_its_own_rules(tmp_path: Path, dataset):
+    ours = follow_plan(
+        read_followed(write_plans(tmp_path / "p.json", "residual"), ("CT",), dim=3), dataset, FINGERPRINT,
+        mask_channel=False,
+    )  # fmt: skip
+    write_json(dataclasses.replace(ours, rules=Rules()), tmp_path / "plan.json")
+    assert read_followed(tmp_path, ("CT",), dim=3).plan.rules == Rules()
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path):

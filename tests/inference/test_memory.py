@@ -18,6 +18,7 @@ from models.sliding_window import activation_bytes, buffer_bytes, slab_planes
 from models.windows import window_layout
 from tests.models.builders import make_network, make_plan, make_stage, with_spacing
 from utils.config import ModelConfig
+from utils.rules import Rules
 from utils.schema import LabelScheme
 
 SETTINGS = InferenceSettings(window_batch=1)
@@ -109,6 +110,10 @@ def test_a_cascade_holds_both_stages_scans_and_a_copy_with_the_classes():
     assert both.prepared_bytes == 2 * alone.prepared_bytes == 2 * 4 * voxels
     assert both.predict_bytes == alone.predict_bytes + 4 * voxels + 3 * 4 * voxels
     assert both.prepare_bytes == alone.prepare_bytes + 4 * voxels
+    again = make_predictor(first, previous_stage="3d_lowres", rules=Rules(previous_mask="nearest"))
+    held = forecast_configuration(again, shape, spacing)
+    assert held.prepared_bytes == both.prepared_bytes + 4 * voxels
+    assert held.predict_bytes == both.predict_bytes + 4 * voxels
 
 
 def test_post_processing_is_counted():

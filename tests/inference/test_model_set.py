@@ -83,16 +83,17 @@ def test_the_last_model_counts_where_several_say_more_than_background(models: Pa
 
 
 @pytest.mark.slow
-def test_scans_are_turned_and_resampled_and_masks_brought_back(models: Path, tmp_path: Path):
+@pytest.mark.parametrize(("order", "said"), [(1, {}), (3, {"order": 3})])
+def test_scans_are_turned_and_resampled_and_masks_brought_back(models: Path, tmp_path: Path, order, said):
     """One command for all scans; here one that lies in PIR and has other voxels."""
     scan = models / "scans" / "scan1_0000.nii.gz"
-    path = write_set(models, orientation="ras", spacing_mm=[1.7, 1.5, 1.5])
+    path = write_set(models, orientation="ras", spacing_mm=[1.7, 1.5, 1.5], **said)
     assert predict("--input", scan, "--output", tmp_path, "--model", path) == 0
     image = nib.load(scan)
     turned = np.asarray(to_working(image.get_fdata(dtype=np.float32), image.affine))
     sizes, grid_mm = np.array([0.9, 1.0, 1.2]), np.array([1.7, 1.5, 1.5])
     shape = np.round(turned.shape * sizes / grid_mm).astype(int)
-    coarse = ndimage.zoom(turned, shape / turned.shape, order=3, mode="nearest", grid_mode=True)
+    coarse = ndimage.zoom(turned, shape / turned.shape, order=order, mode="nearest", grid_mode=True)
     coarse = np.clip(coarse, turned.min(), turned.max())
     file = tmp_path / "coarse.nii.gz"
     nib.save(nib.Nifti1Image(coarse.transpose(2, 1, 0), np.diag([*grid_mm[::-1], 1])), file)
@@ -178,6 +179,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"spacing": 1.5}, "spacing"),
     "spacing": ({"spacing_mm": [1.5, 0, 1.5]}, "must be positive"),
     "orientation": ({"orientation": "lps"}, "expected one of ras, stored"),
+    "order": ({"order": 2}, "expected one of 1, 3"),
     "version": ({"version": 99}, "99"),
     "a set in a set": ({"parts": [{"model": "other.json"}]}, "a set of models is only predicted with"),
 }  # fmt: skip

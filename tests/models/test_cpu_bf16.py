@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from models import cpu_bf16
 from models.blocks import Convolution
 from models.cpu_bf16 import gradient_error, needs_float32, probe
+from tests.conftest import PROJECT
 
 # torch.compile itself makes an instance of autograd functions, and warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -148,3 +152,11 @@ def test_a_compiled_layer_knows_too(wrong_cpu):
         out, plain = compiled(features), layer(features)
     assert counter.frame_count == 1 and len(wrong_cpu) == 1
     assert torch.equal(out, plain)
+
+
+@pytest.mark.slow
+def test_whoever_compiles_nothing_does_not_import_the_compiler():
+    model = "tests/inference/nnunet_v2/trained_by_nnunet.zip"
+    load = f"from inference import Predictor; Predictor.load('{model}', device='cpu')"
+    code = f"import sys; {load}; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

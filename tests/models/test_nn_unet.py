@@ -19,6 +19,7 @@ from tests.models.builders import BRATS, TWO_CLASSES, make_plan, make_stage
 from tests.models.training import OPTIM, cases, fit, make_module
 from utils.config import ModelConfig
 from utils.optim_config import OptimConfig
+from utils.rules import NNUNET_V2, Rules
 
 # Lightning's advice about loaders, folders that exist and its own use of torch is not about this code.
 pytestmark = [
@@ -172,6 +173,36 @@ def test_native_scorer_decides_what_is_counted(tmp_path, monkeypatch):
     assert module.last_validation.dice == (1.0, 0.5)
     slabs = [(3, 4, 8, 10), (3, 4, 8, 10), (3, 1, 8, 10)]
     assert seen[-2:] == [("case_0", slabs), ("case_1", slabs)]
+
+
+def test_validation_follows_the_rules_and_flips_of_the_plan_as_prediction_does():
+    plan = dataclasses.replace(make_plan(), rules=NNUNET_V2, mirror_axes=(0, 2))
+    settings = InferenceSettings(tta=True)
+    module = NNUnet(plan=plan, model=ModelConfig(), optim=OPTIM, inference=settings).eval()
+    case = {"case": "c", "image": torch.randn(1, 1, 19, 11, 9), "label": torch.ones(1, 1, 19, 11, 9)}
+    expected = torch.cat(list(module.predict_step(case, 0)[1]), dim=1)
+    logits = module.predict_logits(case["image"])
+    assert expected.dtype == torch.float16 and torch.equal(logits, expected[None].float())
+    ours = dataclasses.replace(plan, rules=Rules())
+    module.plan = dataclasses.replace(plan, mirror_axes=None)
+    assert not torch.equal(module.predict_logits(case["image"]), logits)
+    module.plan = ours
+    assert not torch.equal(module.predict_logits(case["image"]), logits)
+
+
+@pytest.mark.parametrize(("rules", "in_logits"), [(Rules(), False), (NNUNET_V2, True)], ids=["ours", "nnU-Net's"])
+def test_the_native_scorer_gets_what_the_rules_average(rules: Rules, in_logits: bool):
+    seen = []
+
+    def scorer(case: str, slabs: Iterator[torch.Tensor]) -> torch.Tensor:
+        seen.extend(slabs)
+        return torch.zeros(2, 3)
+
+    plan = dataclasses.replace(make_plan(), rules=rules)
+    module = NNUnet(plan=plan, model=ModelConfig(), optim=OPTIM, inference=InferenceSettings(), native_scorer=scorer)
+    module.eval().validation_step(cases()[0], 0)
+    whole = module.predict_logits(cases()[0]["image"])
+    assert torch.equal(torch.cat(seen, dim=1), (whole if in_logits else to_probabilities(whole, plan.labels))[0])
 
 
 @pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])

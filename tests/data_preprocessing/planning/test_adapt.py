@@ -88,6 +88,13 @@ def test_axes_of_a_scan_become_those_of_the_patch(axes, mirrored):
     assert mirror_along(plan, axes).mirror_axes == mirrored
 
 
+def test_axes_of_a_scan_are_refused_where_patches_lie_as_stored():
+    plan = dataclasses.replace(PLAN, orientation="stored")
+    with pytest.raises(UserError, match=r"--mirror_axes S A: .*\"mirror_axes\": \[0, 1\], into plan\.json"):
+        mirror_along(plan, ("S", "A"))
+    assert mirror_along(plan, ("none",)).mirror_axes == () and mirror_along(plan, ("S", "A", "R")) == plan
+
+
 def test_slices_are_flipped_along_the_axes_of_their_plane():
     plan = dataclasses.replace(make_plan(make_stage((16, 16))), axes=(2, 0, 1))
     assert mirror_along(plan, ("A", "R")).mirror_axes == (1,) and mirror_along(plan, ("R",)).mirror_axes == ()

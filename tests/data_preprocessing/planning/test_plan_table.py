@@ -4,6 +4,7 @@ import dataclasses
 
 from data_preprocessing.planning.plan_table import LINE_WIDTH, plan_table
 from tests.data_preprocessing.planning.builders import dataset, fingerprint, plan
+from utils.rules import NNUNET_V2
 
 
 def test_table_gives_every_number_with_its_reason():
@@ -48,3 +49,11 @@ def test_table_says_which_axes_are_flipped():
     assert "flips" not in plan_table(own) and own.axes == (1, 0, 2)
     assert "flips      along A S" in plan_table(dataclasses.replace(own, mirror_axes=(0, 1)))
     assert "flips      none" in plan_table(dataclasses.replace(own, mirror_axes=()))
+    assert "prediction" not in plan_table(own)
+
+
+def test_a_plan_of_nnunet_says_whose_rules_and_whose_axes():
+    theirs = dataclasses.replace(plan(), orientation="stored", axes=(1, 0, 2), mirror_axes=(0, 2), rules=NNUNET_V2)
+    text = plan_table(theirs)
+    assert "axes       y z x as stored in the files" in text and "flips      along y x" in text
+    assert "prediction by nnU-Net v2's rules" in text

@@ -24,12 +24,13 @@ RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A file of (x, y, z) voxels along the axes `codes`, zero in a margin around it."""
+    """A file of (x, y, z) voxels along the axes `codes`, zero in a margin around it, and in its first corner."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     codes: str = "RAS"
     margin: int = 2
+    corner: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ ROUND = (
 )
 THICK = (Scan(shape=(30, 26, 9), spacing_mm=(1, 1.1, 4)), Scan(shape=(11, 27, 29), spacing_mm=(5, 1, 1), codes="SLP"))
 LOWRES = MadeUp(patch=(12, 12, 12), spacing_mm=(2.1, 2.0, 1.9), scans=ROUND, **CUBE)
+HOLLOW = (Scan(shape=(26, 24, 28), spacing_mm=(1, 1.4, 1.1), corner=16),)
 MODELS = {
     "isotropic": MadeUp(
         patch=(16, 20, 16), spacing_mm=(1.1, 1.0, 1.05), scans=ROUND, folds=2, mirror_axes=(0, 2), **CUBE
@@ -109,6 +111,10 @@ MODELS = {
         old_format=True, **CUBE,
     ),
     "cascade": MadeUp(patch=(16, 16, 16), spacing_mm=(1.1, 1.0, 1.05), scans=ROUND, first_stage=LOWRES, **CUBE),
+    "masked cascade": MadeUp(
+        patch=(16, 16, 16), spacing_mm=(1.1, 1.0, 1.05), scans=HOLLOW, masked=True,
+        first_stage=dataclasses.replace(LOWRES, scans=HOLLOW, masked=True), **CUBE,
+    ),
 }  # fmt: skip
 
 
@@ -122,6 +128,7 @@ def write_scans(folder: Path, model: MadeUp) -> None:
             image = image + random.randint(1, 60, scan.shape)
             inside = np.zeros(scan.shape, bool)
             inside[tuple(slice(scan.margin, -scan.margin) for _ in range(3))] = True
+            inside[: scan.corner, : scan.corner, : scan.corner] = False
             affine = np.zeros((4, 4))
             for axis, (code, size) in enumerate(zip(scan.codes, scan.spacing_mm)):
                 world = next(i for i, pair in enumerate(("LR", "PA", "IS")) if code in pair)

@@ -3,12 +3,14 @@
 Of two networks also a digest of all names that it has for their parameters, into nnunet_names.json.
 
 Run where nnunetv2 is installed, from the top of the project: python -m tests.inference.nnunet_v2.record_masks
+Names of models behind it record these alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -89,10 +91,12 @@ def record_trained() -> None:
     np.savez_compressed(OUT.with_name("trained_masks.npz"), **{f"trained {i}": mask for i, mask in enumerate(masks)})
 
 
-def main() -> None:
+def main(chosen: list[str]) -> None:
     NAMES.write_text(json.dumps({name: digest_names(name) for name in ("isotropic", "residual")}, indent=1) + "\n")
-    recorded = {}
+    recorded = dict(np.load(OUT)) if chosen else {}
     for name, model in MODELS.items():
+        if chosen and name not in chosen:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             scans, out, before = root / "scans", root / "out", root / "before"
@@ -110,8 +114,9 @@ def main() -> None:
                 recorded[f"{name} {index}"] = mask
                 print(name, index, mask.shape, np.bincount(mask.ravel()))
         np.savez_compressed(OUT, **recorded)
-    record_trained()
+    if not chosen:
+        record_trained()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

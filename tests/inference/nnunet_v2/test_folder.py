@@ -10,6 +10,7 @@ import torch
 
 from inference.archive import load_model, read_archive, write_archive
 from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
+from inference.start import read_start
 from tests.inference.nnunet_v2.made_up_models import MODELS, make_weight, model_folder, write_model
 from utils.errors import UserError
 
@@ -71,6 +72,35 @@ def test_fold_all_predicts_where_there_is_no_other(tmp_path: Path):
     (folder / "fold_0").rename(folder / "fold_all")
     [fold] = nnunet_model(folder).configurations[0].folds
     assert (fold.name, fold.fold) == ("fold_all", None)
+
+
+@pytest.mark.parametrize("name", ["fold_1", "fold_1/checkpoint_final.pth"])
+def test_a_folder_of_a_fold_is_that_fold_alone(name: str, tmp_path: Path, capsys):
+    path = write_model(tmp_path / "m", SMALL) / name
+    [bundle] = load_model(path).configurations
+    assert [fold.name for fold in bundle.folds] == ["fold_1"] and not capsys.readouterr().err
+    expected = make_weight("encoder.stages.1.0.convs.0.conv.weight", (6, 4, 3, 3, 3), 1)
+    start, _ = read_start(path)
+    assert torch.equal(start.state_dict["downsamples.0.conv1.conv.weight"], expected)
+    with pytest.raises(UserError, match="has no fold_0; it has fold_1"):
+        load_model(path, (0,))
+
+
+def test_the_fold_of_a_second_stage_finds_all_of_its_first(tmp_path: Path):
+    first = dataclasses.replace(MODELS["cascade"].first_stage, folds=2)
+    model = dataclasses.replace(MODELS["cascade"], first_stage=first)
+    [bundle] = load_model(write_model(tmp_path / "m", model) / "fold_0").configurations
+    assert bundle.previous is not None and len(bundle.previous.folds) == 2
+
+
+def test_a_checkpoint_by_itself_is_no_model(tmp_path: Path):
+    fold = write_model(tmp_path / "m", SMALL) / "fold_0"
+    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_best.pth")
+    with pytest.raises(UserError, match=r"checkpoint_best\.pth is a checkpoint .* by itself.*give the fold, .*fold_0"):
+        load_model(fold / "checkpoint_best.pth")
+    (fold / "checkpoint_best.pth").rename(tmp_path / "checkpoint_final.pth")
+    with pytest.raises(UserError, match=r"put it back into a fold of its model folder"):
+        load_model(tmp_path / "checkpoint_final.pth")
 
 
 def test_a_gap_among_folds_is_said(tmp_path: Path, capsys):
