@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cross_validation import report
+from cross_validation.doubt import write_calibrations
 from cross_validation.fold_run import condemn, refuse_conflicts
 from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
@@ -61,6 +62,7 @@ def cross_validate(asked: CrossValidation) -> int:
     condemn(plan.runs)
     outcomes = _run(plan.jobs, gpus, asked.selection.results)
     report.write_summary(asked.selection.task, asked.selection.results)
+    write_calibrations(asked.selection.task, asked.selection.data, asked.selection.results)
     return _status(outcomes)
 
 

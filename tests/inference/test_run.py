@@ -25,11 +25,11 @@ def interrupt_at(number: int):
     """`ConfigurationPredictor.stream`, interrupted when it is called for the time `number`."""
     stream, calls = ConfigurationPredictor.stream, []
 
-    def interrupted(self, prepared, count=None):
+    def interrupted(self, prepared, *rest):
         calls.append(prepared)
         if len(calls) == number:
             raise KeyboardInterrupt
-        return stream(self, prepared, count)
+        return stream(self, prepared, *rest)
 
     return interrupted
 
