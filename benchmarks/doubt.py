@@ -146,13 +146,15 @@ def write_scans(options: Options, scans: Path, labels: Path) -> None:
     if not images:
         raise UserError(f"{options.images} and {options.labels} have no scan and label of one name")
     kinds = [*DISTURBANCES, CLEAN]
-    wanted = [(path, CLEAN, 0) for path in images]
+    wanted = [(path, CLEAN) for path in images]
     for number in range(options.disturbed):
-        kind, turn = kinds[number % len(kinds)], number // len(images)
+        turn = number // len(images)
+        # In each turn a scan is disturbed in another way.
+        kind = kinds[(number + turn) % len(kinds)]
         # The clean ones of the turns are there already.
-        wanted += [(images[number % len(images)], kind, turn)] if kind != CLEAN else []
-    for path, kind, turn in wanted:
-        name = f"{nifti_stem(path)}__{kind}{turn or ''}.nii.gz"
+        wanted += [(images[number % len(images)], kind)] if kind != CLEAN else []
+    for path, kind in dict.fromkeys(wanted):
+        name = f"{nifti_stem(path)}__{kind}.nii.gz"
         if (scans / name).is_file() and (labels / name).is_file():
             continue
         volume, label = read_image([path]), read_label(found[nifti_stem(path)])
@@ -179,7 +181,7 @@ def read_result(scan: Path, labels: Path, masks: Path, scheme: LabelScheme) -> R
         values = [value for each in record.certainties.values() for value in getattr(each, name) if value is not None]
         # Nothing found by anyone: as unsure as can be.
         scores[name] = 1 - (float(np.mean(values)) if values else 0.0)
-    kind = case.rpartition("__")[2].rstrip("0123456789")
+    kind = case.rpartition("__")[2]
     return Result(
         case=case, kind=kind, dice=float(np.nanmean(dice)), scores=scores, doubtful=record.doubtful,
         remarks=record.remarks,

@@ -5,6 +5,7 @@ Every case was predicted by one network that had not seen it, which said how sur
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +52,10 @@ def calibration_of(name: str, folder: Path, records: Sequence[FoldRecord], shard
     """The calibration of the finished folds of a configuration; None where too few cases say anything."""
     cases = [case for record in records for case in record.cases]
     known = [
-        (case.certainty, [math.nan if value is None else value for value in case.dice])
-        for case in cases if case.certainty is not None and case.dice
+        # By the name that the fold has in a model.
+        (dataclasses.replace(case.certainty, names=(f"fold_{record.fold}",)),
+         [math.nan if value is None else value for value in case.dice])
+        for record in records for case in record.cases if case.certainty is not None and case.dice
     ]  # fmt: skip
     if len(known) < LEAST_CASES:
         return None

@@ -27,6 +27,8 @@ SIGNALS = ("overlap", "confidence")
 WORST = 0.1
 """The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
+LEAST_OWN_CASES = 8
+"""From so many cases on a network is compared with itself."""
 FEW_CASES = 20
 """Below this number of cases a decile is one or two of them."""
 _NARROWEST = 0.005
@@ -66,6 +68,8 @@ class Calibration:
         doubtful_dice: mean Dice of the cases that count as doubtful; `other_dice` that of the others. None: no such.
         tta: whether the cases were predicted with flips; `overlap` that of the windows; None where nothing says.
         inputs: what the scans looked like.
+        members: network -> signals as above, of the cases that it predicted itself; of those that had enough. Networks
+            of one cross-validation differ in how sure they usually are.
     """
 
     version: int
@@ -80,6 +84,7 @@ class Calibration:
     tta: bool | None = None
     overlap: float | None = None
     inputs: InputReference | None = dataclasses.field(default=None, metadata=UNSAID)
+    members: dict[str, dict[str, tuple[Spread | None, ...]]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         check_version(self.version, CALIBRATION_FILE)
@@ -88,13 +93,15 @@ class Calibration:
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
 
     def certainty_score(self, certainty: Certainty) -> float:
-        """Of what single networks say: on the scale of `Spread.badness`, the mean over targets and signals."""
-        found = []
-        for name, spreads in self.signals.items():
-            for spread, value in zip(spreads, getattr(certainty, name)):
-                bad = None if spread is None else spread.badness(value)
-                found += [] if bad is None else [bad]
-        return float(np.mean(found)) if found else 0.0
+        """Of what single networks say: on the scale of `Spread.badness`, the mean over targets, signals and networks.
+
+        Each network is compared with itself, unless one of them had too few cases: then all with the mean of all.
+        """
+        pooled = {name: getattr(certainty, name) for name in self.signals}
+        each = certainty.each or ((pooled,) if len(certainty.names) == 1 else ())
+        if not each or not set(certainty.names) <= set(self.members):
+            return _badness(self.signals, pooled)
+        return float(np.mean([_badness(self.members[name], said) for name, said in zip(certainty.names, each)]))
 
     def agreement_score(self, certainty: Certainty) -> float | None:
         """The same of how far members agree; None for a single one."""
@@ -126,15 +133,19 @@ def calibrate(
     """The calibration by out-of-fold cases: the certainty of the one network that predicted each, and the Dice of each
     target (NaN where neither mask has it)."""
     dice = np.array([row for _, row in cases], dtype=float)
-    spreads = {
-        name: tuple(_spread([getattr(each, name)[t] for each, _ in cases]) for t in range(len(targets)))
-        for name in SIGNALS
-    }
+    by_network: dict[str, list[Certainty]] = {}
+    for each, _ in cases:
+        if len(each.names) == 1:
+            by_network.setdefault(each.names[0], []).append(each)
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
-        version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets), signals=spreads,
+        version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
+        signals=_spreads([each for each, _ in cases], len(targets)),
         dice=tuple(_spread(column) for column in known), scores=(0.0,) * len(_SHARES), tta=tta, overlap=overlap,
         inputs=inputs,
+        members={
+            name: _spreads(own, len(targets)) for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
+        },
     )  # fmt: skip
     scores = np.array([first.certainty_score(each) for each, _ in cases])
     ladder = np.quantile(scores, _SHARES)
@@ -143,6 +154,23 @@ def calibrate(
     return dataclasses.replace(
         first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
     )
+
+
+def _badness(
+    spreads: Mapping[str, tuple[Spread | None, ...]], said: Mapping[str, tuple[Value, ...]]
+) -> float:  # fmt: skip
+    found = []
+    for name, row in spreads.items():
+        for spread, value in zip(row, said[name]):
+            bad = None if spread is None else spread.badness(value)
+            found += [] if bad is None else [bad]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _spreads(cases: Sequence[Certainty], number: int) -> dict[str, tuple[Spread | None, ...]]:
+    return {
+        name: tuple(_spread([getattr(each, name)[t] for each in cases]) for t in range(number)) for name in SIGNALS
+    }  # fmt: skip
 
 
 def _spread(values: Sequence[Value]) -> Spread | None:

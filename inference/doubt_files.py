@@ -72,7 +72,7 @@ class Doubts:
     def begin(self, prepared: Sequence[PreparedScan]) -> Watch:
         """Look at a scan that has been prepared."""
         look = look_at(prepared[0].image, prepared[0].meta, self.plan)
-        counters = tuple(CertaintyCounter(each.labels, len(each.networks)) for each in self._ensembles)
+        counters = tuple(CertaintyCounter(each.labels, len(each.networks), each.names) for each in self._ensembles)
         return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters)
 
     def write(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.inferer import to_probabilities
+from models.inferer import plane_blocks, to_probabilities
 from utils.certainty import CERTAINTY_ENDING, Certainty, Value
 from utils.files import write_json
 from utils.schema import LabelScheme, Plan
@@ -31,10 +31,11 @@ class CertaintyCounter:
     Args:
         labels: what the networks predict.
         members: M.
+        names: of the networks, where they are known.
     """
 
-    def __init__(self, labels: LabelScheme, members: int) -> None:
-        self._labels, self.members = labels, members
+    def __init__(self, labels: LabelScheme, members: int, names: tuple[str, ...] = ()) -> None:
+        self._labels, self.members, self._names = labels, members, names
         self._voxels, self._mass, self._inside = (np.zeros((members, len(labels.target_names))) for _ in range(3))
         self._shared = np.zeros(len(labels.target_names))
         self._planes: list[Tensor] = []
@@ -44,6 +45,16 @@ class CertaintyCounter:
 
     def add(self, probabilities: Tensor) -> None:
         """Take the next planes (K, d, H, W) of the next member; members come in turn, each with the same planes."""
+        # A few at a time, as what is counted is copied in several ways.
+        found = torch.cat([self._count(probabilities[:, part]) for part in plane_blocks(probabilities[None])], dim=-3)
+        self._planes.append(found)
+        if len(self._planes) == self.members:
+            for first, second in itertools.combinations(self._planes, 2):
+                self._shared += self._common(first, second)
+            self._planes = []
+
+    def _count(self, probabilities: Tensor) -> Tensor:
+        """Count planes (K, d, H, W) of the next member; returns their classes (d, H, W), or regions (K, d, H, W)."""
         member = len(self._planes)
         if self._labels.regions:
             found = probabilities > 0.5
@@ -56,11 +67,7 @@ class CertaintyCounter:
             mass = probabilities[1:].sum(dim=(1, 2, 3))
         for total, part in ((self._voxels, voxels), (self._mass, mass), (self._inside, inside)):
             total[member] += part.cpu().numpy()
-        self._planes.append(found)
-        if len(self._planes) == self.members:
-            for first, second in itertools.combinations(self._planes, 2):
-                self._shared += self._common(first, second)
-            self._planes = []
+        return found
 
     def add_flip(self, logits: Tensor, axes: tuple[int, ...]) -> None:
         """Take what one network says of windows (N, K, ...) flipped along `axes`; of the same windows unflipped first.
@@ -97,13 +104,14 @@ class CertaintyCounter:
             agreement = (None,) * len(self._shared)
         with np.errstate(invalid="ignore", divide="ignore"):
             confidence = self._inside / self._voxels
-            overlap = (2 * self._inside / np.maximum(self._mass + self._voxels, 1e-9)).mean(axis=0)
+            overlaps = 2 * self._inside / np.maximum(self._mass + self._voxels, 1e-9)
         seen = self._voxels.sum(axis=0) > 0
         return Certainty(
             members=self.members, voxels=tuple(self._voxels.mean(axis=0).tolist()),
             confidence=tuple(_mean(column) for column in confidence.T),
-            overlap=tuple(float(value) if there else None for value, there in zip(overlap, seen)),
-            agreement=agreement, flips=flips,
+            overlap=tuple(float(value) if there else None for value, there in zip(overlaps.mean(axis=0), seen)),
+            agreement=agreement, flips=flips, names=self._names,
+            each=tuple(map(_member, confidence, overlaps)) if self.members > 1 else (),
         )  # fmt: skip
 
     def _common(self, first: Tensor, second: Tensor) -> np.ndarray:
@@ -153,6 +161,15 @@ def recording(consume: Consumer, plan: Plan, folder: Path | None) -> Consumer:
 
 def _shares(shared: np.ndarray, both: np.ndarray) -> tuple[Value, ...]:
     return tuple(float(a / b) if b else None for a, b in zip(shared, both))
+
+
+def _member(confidence: np.ndarray, overlap: np.ndarray) -> dict[str, tuple[Value, ...]]:
+    """What one network says; None for targets that it did not find, whose confidence is NaN."""
+    found = np.isfinite(confidence)
+    return {
+        name: tuple(float(value) if there else None for value, there in zip(values, found))
+        for name, values in (("confidence", confidence), ("overlap", overlap))
+    }
 
 
 def _mean(values: np.ndarray) -> Value:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from utils.stage_plan import UNSAID
+
 Value = float | None
 CERTAINTY_ENDING = ".certainty.json"
 """Of a case that a cross-validation predicted."""
@@ -28,6 +30,8 @@ class Certainty:
             where much of what might be target was left out.
         agreement: mean Dice of the masks of any two members, 0..1.
         flips: whether members are flips of one network.
+        names: of the networks; empty where nothing says.
+        each: of each of several networks `confidence` and `overlap` by these names, T entries each.
     """
 
     members: int
@@ -36,6 +40,8 @@ class Certainty:
     overlap: tuple[Value, ...]
     agreement: tuple[Value, ...]
     flips: bool = False
+    names: tuple[str, ...] = dataclasses.field(default=(), metadata=UNSAID)
+    each: tuple[dict[str, tuple[Value, ...]], ...] = dataclasses.field(default=(), metadata=UNSAID)
 
 
 DOUBT_ENDING, DOUBT_TABLE = ".doubt.json", "doubt.csv"

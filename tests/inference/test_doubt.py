@@ -90,6 +90,31 @@ def test_without_a_cross_validation_there_is_a_score_and_no_verdict():
     assert judge({"2d": certainty(), "3d_fullres": certainty()}, {"2d": calibration()}).doubtful is None
 
 
+def test_each_network_is_compared_with_itself():
+    """One network is always surer than the other; a usual scan of either is no more doubtful for that."""
+    sure, unsure = np.linspace(0.9, 1, 11), np.linspace(0.5, 0.6, 11)
+    cases = [
+        (dataclasses.replace(certainty((float(v),)), names=(name,)), (0.8,))
+        for name, values in (("fold_0", sure), ("fold_1", unsure)) for v in values
+    ]  # fmt: skip
+    known = calibrate("2d", ["organ"], cases)
+    assert known.members["fold_1"]["overlap"][0].median == pytest.approx(0.55)
+
+    def said(first: float, second: float) -> Certainty:
+        each = tuple({"confidence": (v,), "overlap": (v,)} for v in (first, second))
+        mean = certainty(((first + second) / 2,), agreement=(0.9,), members=2)
+        return dataclasses.replace(mean, names=("fold_0", "fold_1"), each=each)
+
+    assert known.certainty_score(said(0.95, 0.55)) == pytest.approx(0)
+    assert (
+        judge({"2d": said(0.85, 0.50)}, {"2d": known}).doubtful
+        and not judge({"2d": said(0.93, 0.54)}, {"2d": known}).doubtful
+    )
+    # A network that the calibration does not know is compared with all together.
+    other = dataclasses.replace(said(0.95, 0.55), names=("last", "fold_1"))
+    assert known.certainty_score(other) == pytest.approx(0, abs=0.1)
+
+
 def test_few_cases_are_said_to_be_few():
     words = judge({"2d": certainty()}, {"2d": calibration((0.7, 0.8, 0.9))}).words
     assert "3 cases are few" in words

@@ -45,6 +45,7 @@ def test_members_are_averaged_each_by_itself_and_compared_in_pairs():
     found = counter.result()
     assert found.confidence == pytest.approx((0.85, 0.85)) and found.voxels == (1.5, 1.5)
     assert found.overlap == pytest.approx(((2 * 1.4 / 3.7 + 1) / 2, (2 * 0.7 / 2.1 + 1) / 2))
+    assert found.each[0]["confidence"] == pytest.approx((0.7, 0.7)) and found.each[1]["overlap"] == (1.0, 1.0)
     # Of two and one voxels one is shared.
     assert found.agreement == pytest.approx((2 / 3, 2 / 3))
 
@@ -76,6 +77,7 @@ def test_a_member_that_misses_a_target_has_no_overlap_there():
     counter.add(SURE)
     counter.add(torch.tensor([1.0, 0.0, 0.0])[:, None, None, None].expand(3, 1, 1, 4))
     assert counter.result().overlap == (0.5, 0.5) and counter.result().agreement == (0.0, 0.0)
+    assert [each["overlap"] for each in counter.result().each] == [(1.0, 1.0), (None, None)]
 
 
 def test_regions_overlap_and_are_counted_one_by_one():
@@ -140,3 +142,18 @@ def test_a_case_is_recorded_before_what_consumes_it_is_done(tmp_path):
     np.testing.assert_array_equal(recording(consume, make_plan(), tmp_path)("a", iter([UNSURE.numpy()] * 2)), 1)
     assert read_json(Certainty, tmp_path / "a.certainty.json").voxels == (4.0, 2.0)
     assert recording(consume, make_plan(), None) is consume
+
+
+@pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])
+def test_a_slab_is_counted_a_few_planes_at_a_time(labels, monkeypatch):
+    planes = torch.rand(3, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    planes = planes if labels.regions else planes.softmax(dim=0)
+    whole, parts = CertaintyCounter(labels, 2), CertaintyCounter(labels, 2)
+    for member in (planes, planes.flip(1)):
+        whole.add(member)
+    with monkeypatch.context() as patched:
+        patched.setattr("models.inferer.BLOCK_VALUES", 1)
+        for member in (planes, planes.flip(1)):
+            parts.add(member)
+    for name in ("voxels", "confidence", "overlap", "agreement"):
+        assert getattr(whole.result(), name) == pytest.approx(getattr(parts.result(), name)), name
