@@ -109,7 +109,8 @@ class ScanRun:
         records = self.doubts.finish(scan.case for scan in self.scans if scan.case not in failed)
         if records:
             print(summary_line(records))
-            summary |= {"doubtful": [record.case for record in records if record.doubtful]}
+            doubtful = [record.case for record in records if record.doubtful]
+            summary |= {"doubtful": doubtful} if doubtful else {}
         lacking = [each.case for each in self.scans if each.case not in failed and not self._has_soft(each.case)]
         if lacking:
             print(f"warning: no --save_soft map of {listed(lacking)}, predicted before; --overwrite", file=sys.stderr)

@@ -117,5 +117,6 @@ def test_what_killed_runs_left_is_removed_and_what_others_own_is_not(tmp_path, s
         (out / ".ensemble-old/2d").mkdir(parents=True, exist_ok=True)
         assert predict(*words, "--model", model) == 0
         assert {path.name for path in out.iterdir()} == {
-            ".tmp-0123456789abcdef.ckpt", "mine.txt", ".mine", "a.nii.gz", "b.nii.gz", "masks.json", "run.json"
+            ".tmp-0123456789abcdef.ckpt", "mine.txt", ".mine", "a.nii.gz", "b.nii.gz", "masks.json", "run.json",
+            "a.doubt.json", "b.doubt.json", "doubt.csv",
         }  # fmt: skip
