@@ -246,6 +246,7 @@ def predict(config: Config) -> int:
     Returns the exit status: 1 where cases failed.
     """
     from data_preprocessing.case_restorer import CaseRestorer
+    from models.certainty import recording
     from models.metrics import DiceAccumulator
     from models.prediction_sink import PredictionSink
     from models.trainer import build_trainer, profiler_callbacks
@@ -263,7 +264,8 @@ def predict(config: Config) -> int:
         output=output,
         save_probabilities=config.inference.save_probabilities,
     )
-    sink = PredictionSink(restorer.restore, DiceAccumulator(setup.plan.labels))
+    kept = output if config.inference.save_probabilities else None
+    sink = PredictionSink(recording(restorer.restore, setup.plan, kept), DiceAccumulator(setup.plan.labels))
     with RunReport(config.run, to_dict(config), setup.runtime) as report:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)

@@ -23,6 +23,7 @@ from inference.model import single_model
 from inference.predictor import Predictor, amp_type
 from inference.preparing import PreparedScan
 from inference.scan_run import ScanJob, ScanRun
+from models.certainty import CertaintyCounter
 from models.flop_count import network_flops
 from models.inferer import InferenceSettings, flips
 from models.unet import build_network
@@ -45,12 +46,14 @@ class TimedPredictor(ConfigurationPredictor):
     network_s = 0.0
     windows = 0
 
-    def stream(self, prepared: PreparedScan, count: Counter | None = None) -> Iterator[np.ndarray]:
+    def stream(
+        self, prepared: PreparedScan, count: Counter | None = None, certainty: CertaintyCounter | None = None
+    ) -> Iterator[np.ndarray]:
         """As its class's; a slab lies in CPU memory, so the device has done its work when the clock is read."""
         stage, settings = self.plan.stage, self.settings
         layout = window_layout(prepared.image.shape[1:], stage, settings)
         self.windows += layout.num_windows * (len(flips(stage.dim)) if settings.tta else 1)
-        slabs = super().stream(prepared, count)
+        slabs = super().stream(prepared, count, certainty)
         while True:
             start_s = time.perf_counter()
             slab = next(slabs, None)

@@ -24,6 +24,7 @@ from data_preprocessing.planning.adapt import adapt_plan, read_folds
 from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import shard_stamps
 from inference.decision import Checkpoint
+from inference.doubt import CALIBRATION_FILE
 from inference.fold_folders import DONE, REQUEST, choose_checkpoint, fold_folders
 from utils.args import GROUPS, Config, parse_config
 from utils.errors import UserError, list_problems
@@ -270,6 +271,7 @@ def condemn(runs: Sequence[FoldRun]) -> None:
     for run in overwritten:
         (run.folder / CONDEMNED).touch()
         (run.folder / DONE).unlink(missing_ok=True)
+        (run.folder.parent / CALIBRATION_FILE).unlink(missing_ok=True)
     for run in overwritten:
         lock = claim(run.lock)
         if lock is not None:

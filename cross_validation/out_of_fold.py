@@ -9,8 +9,10 @@ from pathlib import Path
 
 from cross_validation.records import OUT_OF_FOLD, CaseRecord, prediction_files
 from data_preprocessing.shards import label_changes, read_meta
+from inference.input_check import side_values
+from utils.certainty import CERTAINTY_ENDING, Certainty
 from utils.errors import UserError, list_problems
-from utils.files import link_or_copy, write_json
+from utils.files import link_or_copy, read_json, write_json
 from utils.nifti import read_label
 from utils.schema import Plan
 from utils.scores import dice_from_counts
@@ -47,11 +49,15 @@ def _score(shards: Path, mask: Path, case: str, plan: Plan) -> CaseRecord:
     volume, source = read_label(mask), read_meta(shards, case).label
     found = class_indices(volume.array, plan.labels, mask)
     digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
+    noted = mask.with_name(f"{case}{CERTAINTY_ENDING}")
+    certainty = read_json(Certainty, noted) if noted.is_file() else None
+    sides = side_values(found, volume.spacing_mm, plan.labels)
     if source is None or not Path(source).is_file():
-        return CaseRecord(case=case, mask=digest, dice=())
+        return CaseRecord(case=case, mask=digest, dice=(), certainty=certainty, sides=sides)
     counts = score_mask(found, volume.geometry, Path(source), plan.labels, of=f"its mask {mask}")
     dice = dice_from_counts(counts).tolist()
-    return CaseRecord(case=case, mask=digest, dice=tuple(None if math.isnan(value) else value for value in dice))
+    known = tuple(None if math.isnan(value) else value for value in dice)
+    return CaseRecord(case=case, mask=digest, dice=known, certainty=certainty, sides=sides)
 
 
 def gather(folder: Path, predictions: Path, cases: Sequence[str], plan: Plan) -> None:

@@ -18,10 +18,12 @@ import numpy as np
 from inference.decision import Checkpoint
 from inference.fold_folders import DONE, REQUEST, fold_folders
 from inference.model import Model
+from utils.certainty import Certainty
 from utils.errors import UserError
 from utils.files import read_json, to_dict
 from utils.schema import Fold, check_version
 from utils.scores import finite_mean
+from utils.stage_plan import UNSAID
 
 OUT_OF_FOLD = "out_of_fold"
 
@@ -57,12 +59,16 @@ class RunRequest:
 class CaseRecord:
     """An out-of-fold prediction: a digest of its mask, and the Dice of each target.
 
-    `dice` is empty where the case has no label file; an entry is None where neither mask has the target.
+    `dice` is empty where the case has no label file; an entry is None where neither mask has the target. `certainty` is
+    what the network said of it, and `sides` where the classes of its mask lay (`inference.input_check.side_values`);
+    None and empty in files of an earlier version.
     """
 
     case: str
     mask: str
     dice: tuple[float | None, ...]
+    certainty: Certainty | None = dataclasses.field(default=None, metadata=UNSAID)
+    sides: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cross_validation import report
+from cross_validation.doubt import write_calibrations
 from cross_validation.fold_run import condemn, refuse_conflicts
 from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
@@ -67,7 +68,9 @@ def cross_validate(asked: CrossValidation) -> int:
     task, results = asked.selection.task, asked.selection.results
     outdate_page(results, f"{task}_{PAGE}")
     outcomes = _run(plan.jobs, gpus, results)
-    if report.write_summary(task, results) and asked.page:
+    finished = report.write_summary(task, results)
+    write_calibrations(task, asked.selection.data, results)
+    if finished and asked.page:
         finish_cross_validation(results, task)
     return _status(outcomes)
 

@@ -8,6 +8,7 @@ sizes are checked before anything is unpacked, and weights must fit the plan.
 | `model.json` | format version, network options, the folds and their files, program versions |
 | `plan.json` | the plan: channels, spacing, patch, network levels, label scheme |
 | `fold_<n>.safetensors`, or `weights.safetensors` | float32 weights of one network, not compressed |
+| `doubt.json` | what doubt means, where a cross-validation has found it out |
 | `decision.json` | several models, a cascade or post-processing: how they are used; then the four above are in |
 | `members/<configuration>/` | each model of the ensemble |
 | `members/<configuration>/previous/` | the first stage of a cascade |
@@ -21,7 +22,6 @@ import dataclasses
 import json
 import logging
 import platform
-import re
 import struct
 import zipfile
 import zlib
@@ -35,10 +35,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from inference.card import CARD, LICENSE_NOTE, NOTE, Card, make_card
+from inference.archive_members import DESCRIPTION, MEMBERS, NOTE, PLAN, PREVIOUS, check_members
+from inference.card import CARD, LICENSE_NOTE, Card, make_card
 from inference.configuration import ConfigurationModel, FoldWeights, build_networks
 from inference.decided import refuse_folder_of_models
 from inference.decision import DECISION_FILE, Decision, DecisionMember
+from inference.doubt import CALIBRATION_FILE, Calibration
 from inference.model import Model, check_fit, folder_model, single_model
 from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from utils.config import ModelConfig
@@ -49,18 +51,8 @@ from utils.schema import FORMAT_VERSION, Plan, check_version
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION, PLAN = "model.json", "plan.json"
 KIND = "segmentation model"
-MAX_TEXT_BYTES = 16 << 20
-"""Largest JSON or text in the archive; a plan has some kilobytes."""
-MAX_WEIGHT_BYTES = 16 << 30
-"""Largest weights of one fold; the largest networks of the field have a few gigabytes."""
 MAX_FOLDS = 100
-MEMBERS, PREVIOUS = "members", "previous"
-_NAME = re.compile(
-    r"decision\.json|card\.json|LICENSE_NOTE\.txt|"
-    rf"({MEMBERS}/\w+/({PREVIOUS}/)?)?(model\.json|plan\.json|weights\.safetensors|fold_\d+\.safetensors)"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +126,8 @@ def _add_configuration(archive: zipfile.ZipFile, prefix: str, configuration: Con
     )  # fmt: skip
     _add_json(archive, prefix + DESCRIPTION, to_dict(description))
     _add_json(archive, prefix + PLAN, to_dict(configuration.plan))
+    if configuration.calibration is not None:
+        _add_json(archive, prefix + CALIBRATION_FILE, to_dict(configuration.calibration))
     for fold, each in zip(folds, configuration.folds):
         _add(archive, prefix + fold.file, save(_plain(each.state_dict)))
 
@@ -146,7 +140,7 @@ def read_archive(path: Path) -> Model:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_members(archive, path)
+            check_members(archive, path)
             return _read_model(archive, path)
     except FileNotFoundError:
         raise UserError(f"--model {path} does not exist") from None
@@ -213,9 +207,14 @@ def _read_configuration(archive: zipfile.ZipFile, prefix: str, path: Path) -> Co
         FoldWeights(name=f.name, fold=f.fold, state_dict=_read_weights(archive, prefix + f.file, path))
         for f in description.folds
     )
+    calibration = None
+    if prefix + CALIBRATION_FILE in archive.namelist():
+        source = f"{CALIBRATION_FILE} in {path}"
+        calibration = from_dict(Calibration, _read_json(archive, prefix + CALIBRATION_FILE, path), source=source)
     return ConfigurationModel(
-        source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored
-    )
+        source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored,
+        calibration=calibration,
+    )  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -243,30 +242,6 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 def _add_json(archive: zipfile.ZipFile, name: str, value: Any) -> None:
     _add(archive, name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse strange or repeated names, links, encryption, and sizes that do not fit the file."""
-    members = archive.infolist()
-    names = [member.filename for member in members]
-    faults = [f"{name!r} does not belong into a model" for name in names if not _NAME.fullmatch(name)]
-    faults += [f"{name} occurs twice" for name in sorted(set(names)) if names.count(name) > 1]
-    file_bytes = path.stat().st_size
-    for member in members:
-        limit = MAX_WEIGHT_BYTES if member.filename.endswith(".safetensors") else MAX_TEXT_BYTES
-        if member.flag_bits & 1:
-            faults.append(f"{member.filename} is encrypted")
-        elif member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            faults.append(f"{member.filename} is compressed")
-        elif member.file_size > min(limit, file_bytes):
-            faults.append(f"{member.filename} claims {member.file_size} bytes")
-    prefixes = {name.rpartition("/")[0] for name in names if name.endswith(".safetensors")}
-    prefixes = {f"{prefix}/" if prefix else "" for prefix in prefixes or {""}}
-    faults += [
-        f"{p}{name} is missing" for p in sorted(prefixes) for name in (DESCRIPTION, PLAN) if p + name not in names
-    ]
-    if faults:
-        raise UserError(f"--model {path} is no exported model, or not safe to read: {'; '.join(faults[:10])}")
 
 
 def _check_description(description: _Description, prefix: str, archive: zipfile.ZipFile, path: Path) -> None:

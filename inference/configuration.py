@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from inference.decision import Checkpoint
+from inference.doubt import CALIBRATION_FILE, Calibration
 from inference.fold_folders import choose_checkpoint, fold_folders, missing_folds, recorded_checkpoint, skipped_folds
 from models.acceleration import Acceleration
 from models.checkpoint import CheckpointContents, check_fits, fitting_weights, flips_remark, read_checkpoint
 from models.unet import PLAIN, DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
+from utils.files import read_json
 from utils.runs import LAST_CHECKPOINT
 from utils.schema import Plan
 from utils.training_state import require_finished
@@ -42,7 +44,8 @@ class ConfigurationModel:
     """Networks that differ in their weights only.
 
     `mirrored` says whether all were trained with flips, without which test-time augmentation hurts. `previous` is the
-    first stage of a cascade, whose mask these networks see as well.
+    first stage of a cascade, whose mask these networks see as well. `calibration` says what doubt means, where a
+    cross-validation has found it out.
     """
 
     source: Path
@@ -51,6 +54,7 @@ class ConfigurationModel:
     folds: tuple[FoldWeights, ...]
     mirrored: bool = True
     previous: ConfigurationModel | None = None
+    calibration: Calibration | None = None
 
     def select(self, folds: Sequence[int] | None) -> ConfigurationModel:
         """The same with some of its folds; None takes all.
@@ -106,7 +110,22 @@ def read_configuration(
         for (fold, _), each in zip(found, contents)
     )
     mirrored = all(each.mirrored for each in contents)
-    return ConfigurationModel(source=path, plan=first_plan, model=first_model, folds=weights, mirrored=mirrored)
+    return ConfigurationModel(
+        source=path, plan=first_plan, model=first_model, folds=weights, mirrored=mirrored,
+        calibration=_calibration(path, first_plan),
+    )  # fmt: skip
+
+
+def _calibration(path: Path, plan: Plan) -> Calibration | None:
+    """That of a folder of folds, or of the one that a fold lies in; None where there is none of these targets.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    folders = [folder for folder in (path, path.parent) if fold_folders(folder)]
+    file = next((folder / CALIBRATION_FILE for folder in folders if (folder / CALIBRATION_FILE).is_file()), None)
+    found = None if file is None else read_json(Calibration, file)
+    return found if found is not None and found.targets == plan.labels.target_names else None
 
 
 def _described(checkpoint: CheckpointContents) -> tuple[Plan, ModelConfig]:

@@ -20,6 +20,7 @@ from inference.configuration import ConfigurationModel, build_networks, weight_b
 from inference.engines.engine import Engine
 from inference.preparing import PreparedScan, prepare_scan
 from models.acceleration import Acceleration, default_acceleration
+from models.certainty import CertaintyCounter
 from models.inferer import InferenceSettings, flips, free_device_bytes
 from models.sliding_window import Ensemble, activation_bytes, stream_probabilities
 from models.windows import window_layout
@@ -120,15 +121,17 @@ class ConfigurationPredictor:
         )
         return Work(windows=windows, voxels=windows * passes * math.prod(stage.patch_size))
 
-    def stream(self, prepared: PreparedScan, count: Counter | None = None) -> Iterator[np.ndarray]:
+    def stream(
+        self, prepared: PreparedScan, count: Counter | None = None, certainty: CertaintyCounter | None = None
+    ) -> Iterator[np.ndarray]:
         """Probabilities of a prepared scan as slabs (K, d, H, W) float32, in order, D planes together.
 
-        `count` is told of what is done, the first stage of a cascade included.
+        `count` is told of what is done, the first stage of a cascade included; `certainty` counts the last stage.
         """
         image = torch.from_numpy(self._with_previous(prepared, count))[None]
         counter = None if count is None else lambda windows: count(self._work(windows))
         for slab in stream_probabilities(
-            image, self.ensemble, stage=self.plan.stage, settings=self.settings, count=counter
+            image, self.ensemble, stage=self.plan.stage, settings=self.settings, count=counter, certainty=certainty
         ):
             yield slab.numpy()
             # Gone before the next one is made.

@@ -88,6 +88,8 @@ def forecast_memory(
     # and as the sum of several networks.
     making = 2 if num_networks == 1 else 3
     working = (AHEAD + 2 + making) * slab
+    # Classes of the slab by each network, which are compared.
+    working += num_networks * slab // (FLOAT_BYTES * (1 if labels.regions else labels.num_outputs))
     working += restoring_bytes(grid, sizes, num_outputs=labels.num_outputs)
     if not on_gpu:
         working += buffer_bytes(layout, num_outputs=labels.num_outputs, num_networks=num_networks)

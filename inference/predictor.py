@@ -29,6 +29,7 @@ from inference.model_set import load_model_or_set
 from inference.postprocessing import keep_largest
 from inference.preparing import PreparedScan, as_volume, finite_scan, read_scan
 from inference.saved import SLAB_VALUES
+from models.certainty import CertaintyCounter
 from models.inferer import InferenceSettings
 from utils.config import HardwareConfig
 from utils.errors import UserError
@@ -197,16 +198,21 @@ class Predictor:
         each = zip(self.configurations, prepared)
         return sum((configuration.work(scan) for configuration, scan in each), Work())
 
-    def stream(self, prepared: Iterable[PreparedScan], count: Counter | None = None) -> Iterator[Slab]:
+    def stream(
+        self,
+        prepared: Iterable[PreparedScan],
+        count: Counter | None = None,
+        certainty: Sequence[CertaintyCounter | None] = (),
+    ) -> Iterator[Slab]:
         """Probabilities by all configurations, in turn; each gives all planes of its grid in order.
 
-        `count` is told of what is done.
+        `count` is told of what is done; `certainty` has a counter for each configuration, or is empty.
         """
         scans = iter(prepared)
         # Not by zip, which holds on to the scan before while the next one is prepared.
         for index, configuration in enumerate(self.configurations):
             scan = next(scans)
-            for planes in configuration.stream(scan, count):
+            for planes in configuration.stream(scan, count, certainty[index] if certainty else None):
                 yield Slab(configuration=index, meta=scan.meta, geometry=scan.geometry, planes=planes)
                 # Gone before the next one is made.
                 del planes

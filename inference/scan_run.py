@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from inference.dicom.segmentation import load_highdicom, segments_of, write_segmentation
-from inference.mask_folder import MaskFolder
+from inference.doubt_files import Doubts, Watch, summary_line
+from inference.mask_folder import MaskFolder, listed
 from inference.mask_formats import DICOM_ENDINGS, mask_ending
 from inference.mask_stamps import made_by
 from inference.memory import PROGRAM_BYTES, Forecast, forecast_predictor, free_memory_bytes
@@ -21,6 +22,7 @@ from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
 from inference.scans import Scan, find_input
+from inference.soft_output import SOFT_ENDING, soft_folders, write_soft
 from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
@@ -58,6 +60,17 @@ class ScanJob:
     """File for which scan has which of these names."""
     unpacked: Path | None = None
     """Where the input lies if it was an archive."""
+    save_soft: tuple[str, ...] = ()
+    """Targets whose mean probability is written as a map."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReadScan:
+    """A scan that has been read: prepared for each configuration, and watched from there on."""
+
+    scan: Scan
+    prepared: list[PreparedScan]
+    watch: Watch
 
 
 class ScanRun:
@@ -83,6 +96,9 @@ class ScanRun:
         classes = dict(zip(labels.names[1:], labels.values[1:])) if merge is None else merge.labels
         self.segments = segments_of(classes, job.segment_codes)
         self.forecasts = {scan.case: self._forecast(scan) for scan in self.waiting}
+        self.doubts = Doubts(job.output, predictors[0])
+        self.soft = soft_folders(job.output, job.save_soft, self.plan.labels)
+        self._needs_array = job.save_probabilities or self.adds_up or bool(self.soft)
         self._progress, self._reported = Progress(), 0
 
     def run(self) -> tuple[int, dict[str, Any]]:
@@ -95,6 +111,8 @@ class ScanRun:
             # With the label scheme, for whoever averages these probabilities with others.
             write_json(self.plan, self.job.output / "plan.json")
             self._warn_of_full_disk()
+        for text in self.doubts.warnings:
+            print(f"warning: {text}", file=sys.stderr)
         outcomes = run_pipeline(
             self.waiting,
             [Stages(read=self._read, compute=self._compute(each), write=self._write) for each in self.predictors],
@@ -105,11 +123,19 @@ class ScanRun:
         failed = {each.case.case: self._describe(each.case, each.error) for each in outcomes if each.error is not None}
         written = len(outcomes) - len(failed)
         self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
+        summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
+        records = self.doubts.finish(scan.case for scan in self.scans if scan.case not in failed)
+        if records:
+            print(summary_line(records))
+            doubtful = [record.case for record in records if record.doubtful]
+            summary |= {"doubtful": doubtful} if doubtful else {}
+        lacking = [each.case for each in self.scans if each.case not in failed and not self._has_soft(each.case)]
+        if lacking:
+            print(f"warning: no --save_soft map of {listed(lacking)}, predicted before; --overwrite", file=sys.stderr)
         if failed:
             print(f"{len(failed)} of {len(outcomes)} scans could not be predicted:", file=sys.stderr)
             for case, reason in failed.items():
                 print(f"  - {case}: {reason}", file=sys.stderr)
-        summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
         return EXIT_PARTIAL if failed else EXIT_OK, summary
 
     def _forecast(self, scan: Scan) -> Forecast | None:
@@ -164,27 +190,34 @@ class ScanRun:
             return 0
         return array_bytes((self.plan.labels.num_outputs, *shape[:3]))
 
-    def _read(self, scan: Scan) -> tuple[Scan, list[PreparedScan]]:
+    def _has_soft(self, case: str) -> bool:
+        return all((folder / f"{case}{SOFT_ENDING}").is_file() for folder in self.soft.values())
+
+    def _read(self, scan: Scan) -> ReadScan:
         if scan.problem is not None:
             raise UserError(scan.problem)
-        if self.job.save_probabilities or self.adds_up:
+        if self._needs_array:
             require_room(self.job.output, self._disk_bytes(scan), f"the probabilities of {scan.case}")
-        return scan, self.predictors[0].prepare(scan.read(), scan.title)
+        prepared = self.predictors[0].prepare(scan.read(), scan.title)
+        return ReadScan(scan=scan, prepared=prepared, watch=self.doubts.begin(prepared))
 
-    def _compute(self, predictor: Predictor) -> Callable[[tuple[Scan, list[PreparedScan]]], Iterator[Slab]]:
-        def compute(item: tuple[Scan, list[PreparedScan]]) -> Iterator[Slab]:
-            scan, prepared = item
-            return predictor.stream(prepared, self._progress.begin(scan.case, predictor.work(prepared)))
+    def _compute(self, predictor: Predictor) -> Callable[[ReadScan], Iterator[Slab]]:
+        def compute(item: ReadScan) -> Iterator[Slab]:
+            count = self._progress.begin(item.scan.case, predictor.work(item.prepared))
+            return predictor.stream(item.prepared, count, item.watch.counters)
 
         return compute
 
-    def _write(self, scan: Scan, item: tuple[Scan, list[PreparedScan]], slabs: Iterator[Slab]) -> Path:
-        geometry, predictor = item[1][0].geometry, self.predictors[0]
+    def _write(self, scan: Scan, item: ReadScan, slabs: Iterator[Slab]) -> Path:
+        geometry, predictor = item.prepared[0].geometry, self.predictors[0]
         kept = self.job.save_probabilities
-        stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if kept or self.adds_up else None
+        stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if self._needs_array else None
         with self.masks.writing(scan, stored_shape, keep=kept) as files:
             # The probabilities lie in their file and not in memory.
             mask = predictor.finish(predictor.collect(slabs, files.probabilities))
+            if files.probabilities is not None:
+                write_soft(self.soft, scan.case, files.probabilities, geometry)
+            self.doubts.write(scan.case, item.watch, mask, item.prepared)
             files.write(mask, geometry, self._writer(scan))
         return self.job.output / f"{scan.case}{scan.mask_ending}"
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from utils.schema import LabelScheme
 
 logger = logging.getLogger(__name__)
 
+FlipCounter = Callable[[Tensor, tuple[int, ...]], None]
+"""Called with logits (N, K, ...) of flipped windows and the axes that were flipped."""
 BLOCK_VALUES = 2**22
 """Most values of a copy that is made of logits on their way."""
 
@@ -61,11 +63,13 @@ def flips(dim: int, mirror_axes: Sequence[int] | None = None) -> tuple[tuple[int
 
 
 def window_logits(
-    network: nn.Module, windows: Tensor, settings: InferenceSettings, mirror_axes: Sequence[int] | None = None
-) -> Tensor:
+    network: nn.Module, windows: Tensor, settings: InferenceSettings, mirror_axes: Sequence[int] | None = None,
+    flip: FlipCounter | None = None,
+) -> Tensor:  # fmt: skip
     """Logits (N, K, ...) of windows (N, C, ...) on the network's device: float32 means over flips with `tta`.
 
     Without, they are what the network handed out, which may be a view of its input: nobody may change them in place.
+    With `tta`, `flip` sees the logits of the windows as they are and of each set of flips.
     """
     count = len(windows)
     room = filled_size(count, settings.window_batch) if settings.fill_batches else count
@@ -75,8 +79,15 @@ def window_logits(
         return network(windows)[:count]
     axes_sets = flips(windows.dim() - 2, mirror_axes)
     total = network(windows).to(torch.float32, copy=True)
+    if flip is not None:
+        flip(total[:count], ())
     for axes in axes_sets[1:]:
-        _add_flipped(total, network(windows.flip(axes)), axes)
+        logits = network(windows.flip(axes))
+        if flip is not None:
+            flip(logits[:count], axes)
+        _add_flipped(total, logits, axes)
+        # Gone before the next one is made.
+        del logits
     return total[:count].div_(len(axes_sets))
 
 

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.averaging import mean_of
+from models.certainty import CertaintyCounter
 from models.inferer import (
+    FlipCounter,
     InferenceSettings,
     most_device_bytes,
     plane_blocks,
@@ -32,7 +33,7 @@ from models.inferer import (
     to_probabilities,
     window_logits,
 )  # fmt: skip
-from models.windows import DEFAULT_RULES, Start, WindowLayout, window_layout, window_weights
+from models.windows import DEFAULT_RULES, Start, WindowLayout, cut_windows, padded_image, window_layout, window_weights
 from utils.rules import Rules
 from utils.schema import LabelScheme, StagePlan
 
@@ -97,6 +98,7 @@ def stream_probabilities(
     stage: StagePlan,
     settings: InferenceSettings,
     count: Counter | None = None,
+    certainty: CertaintyCounter | None = None,
 ) -> Iterator[Tensor]:
     """Mean probabilities of a case (1, C, D, H, W) as slabs (K, d, H, W) float32 on the CPU, in order of planes.
 
@@ -109,14 +111,22 @@ def stream_probabilities(
         stage: patch size and dimension of the networks.
         settings: of the sliding window.
         count: told of windows as they are done.
+        certainty: counts what each network says, or a single one of flipped windows.
     """
 
-    def mean(logits: Iterator[Tensor]) -> Tensor:
-        if ensemble.rules.average == "logits":
-            return mean_of(logits)
-        return mean_of(to_probabilities(each[None], ensemble.labels)[0] for each in logits)
+    def noted(logits: Tensor) -> Tensor:
+        if certainty is None and ensemble.rules.average == "logits":
+            return logits
+        found = to_probabilities(logits[None], ensemble.labels)[0]
+        if certainty is not None:
+            certainty.add(found)
+        return logits if ensemble.rules.average == "logits" else found
 
-    for slab in _stream(image, ensemble, mean, stage=stage, settings=settings, count=count):
+    def mean(logits: Iterator[Tensor]) -> Tensor:
+        return mean_of(map(noted, logits))
+
+    flip = certainty.add_flip if certainty is not None and certainty.members == 1 else None
+    for slab in _stream(image, ensemble, mean, stage=stage, settings=settings, count=count, flip=flip):
         yield slab.cpu()
         # Gone before the next one is made.
         del slab
@@ -169,6 +179,7 @@ def _stream(
     stage: StagePlan,
     settings: InferenceSettings,
     count: Counter | None = None,
+    flip: FlipCounter | None = None,
 ) -> Iterator[Tensor]:
     """Slabs (K, d, H, W) of a case (1, C, D, H, W): what `combine` makes of the networks' logits (K, d, H, W).
 
@@ -177,12 +188,12 @@ def _stream(
     assert image.dim() == 5 and image.shape[0] == 1, image.shape
     shape = tuple(image.shape[2:])
     layout = window_layout(shape, stage, settings, networks.rules)
-    image = _pad(image[0], layout)
+    image = padded_image(image[0], layout)
     inner = tuple(slice(low, low + size) for low, size in zip(layout.low, shape))
-    held = _HeldPlanes(layout, networks, stage, settings)
+    held = _HeldPlanes(layout, networks, stage, settings, flip)
     first_planes = [batch[0][0] for batch in layout.batches[1:]]
     for batch, next_plane in zip(layout.batches, [*first_planes, layout.padded[0]]):
-        held.add(_cut(image, batch, layout.window, stage.dim), batch)
+        held.add(cut_windows(image, batch, layout.window, stage.dim), batch)
         if count is not None:
             count(len(batch))
         start = held.first
@@ -199,9 +210,11 @@ class _HeldPlanes:
     """Weighted logits of the planes that windows still reach: one buffer per network, one for the weights."""
 
     def __init__(
-        self, layout: WindowLayout, networks: Ensemble | _OneNetwork, stage: StagePlan, settings: InferenceSettings
-    ) -> None:
+        self, layout: WindowLayout, networks: Ensemble | _OneNetwork, stage: StagePlan, settings: InferenceSettings,
+        flip: FlipCounter | None,
+    ) -> None:  # fmt: skip
         self.layout, self.networks, self.dim, self.settings = layout, networks, stage.dim, settings
+        self.flip = flip
         self.first = 0
         self.device = self._choose_device(settings)
         self.weight = window_weights(layout, settings, networks.rules, device=networks.device)
@@ -237,7 +250,7 @@ class _HeldPlanes:
         # A function of its own, so that one network's logits are gone before the next one computes.
         device, amp = self.networks.device, self.networks.amp
         with torch.autocast(device.type, dtype=amp) if amp else nullcontext():
-            logits = window_logits(network, windows, self.settings, self.networks.mirror_axes)
+            logits = window_logits(network, windows, self.settings, self.networks.mirror_axes, self.flip)
         if self.dim == 2:
             logits = logits.unsqueeze(2)
         for window, (planes, *sides) in zip(logits, places):
@@ -263,20 +276,6 @@ class _HeldPlanes:
             volume[: len(rest)] = rest
             volume[len(rest) :] = 0
         self.first = stop
-
-
-def _pad(image: Tensor, layout: WindowLayout) -> Tensor:
-    """(C, D, H, W) with zeros around it, where a window is larger than the image; else the image itself."""
-    high = [total - size - low for total, size, low in zip(layout.padded, image.shape[1:], layout.low)]
-    margins = [margin for pair in zip(reversed(layout.low), reversed(high)) for margin in pair]
-    return F.pad(image, margins) if any(margins) else image
-
-
-def _cut(image: Tensor, starts: Sequence[Start], window: Start, dim: int) -> Tensor:
-    """Windows (N, C, D, H, W) of an image (C, D, H, W), or (N, C, H, W) for a 2D network."""
-    sides = ([slice(begin, begin + size) for begin, size in zip(start, window)] for start in starts)
-    windows = torch.stack([image[(slice(None), *side)] for side in sides])
-    return windows.squeeze(2) if dim == 2 else windows
 
 
 def activation_bytes(stage: StagePlan, *, num_windows: int, num_outputs: int, tta: bool = False) -> int:

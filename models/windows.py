@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.inferer import InferenceSettings
@@ -160,3 +161,17 @@ def window_weights(layout: WindowLayout, settings: InferenceSettings, rules: Rul
 def _three(values: Iterable[int]) -> Start:
     depth, height, width = values
     return depth, height, width
+
+
+def padded_image(image: Tensor, layout: WindowLayout) -> Tensor:
+    """(C, D, H, W) with zeros around it, where a window is larger than the image; else the image itself."""
+    high = [total - size - low for total, size, low in zip(layout.padded, image.shape[1:], layout.low)]
+    margins = [margin for pair in zip(reversed(layout.low), reversed(high)) for margin in pair]
+    return F.pad(image, margins) if any(margins) else image
+
+
+def cut_windows(image: Tensor, starts: Sequence[Start], window: Start, dim: int) -> Tensor:
+    """Windows (N, C, D, H, W) of an image (C, D, H, W), or (N, C, H, W) for a 2D network."""
+    sides = ([slice(begin, begin + size) for begin, size in zip(start, window)] for start in starts)
+    windows = torch.stack([image[(slice(None), *side)] for side in sides])
+    return windows.squeeze(2) if dim == 2 else windows

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from report.charts import Axis, Dot, dot_chart
+from report.doubt import doubt_table, read_doubts
 from report.layers import Structure, structures_of, value_counts, volumes_ml
 from report.markup import Markup, element, join
 from report.notices import note
@@ -86,6 +87,7 @@ def prediction_page(facts: PredictionFacts, views: Views) -> str:
         section("Result", tiles(numbers)),
         section("Failed scans", failures(facts.failed)),
         section("Scans", join(scan_table(facts, views), refusals(views))),
+        section("Doubt", doubt_table(read_doubts(facts.folder))),
         section("Volumes", element("div", charts, class_="charts") if charts else None),
         section("Run", run_record(facts.run)),
     ]

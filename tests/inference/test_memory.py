@@ -36,7 +36,9 @@ def test_parts_of_a_scan_on_the_plans_own_grid():
     # The 64 planes that are restored at a time, and two beside them; six copies of one class.
     restoring = 4 * ((3 * (66 + 64) + 6 * 66) * 256 * 256)
     buffers = 4 * (3 + 1) * 128 * 256 * 256
-    working = 6 * slab + restoring + buffers + activation_bytes(stage, num_windows=1, num_outputs=3)
+    # One byte for the class of each voxel.
+    classes = 85 * 256 * 256
+    working = 6 * slab + classes + restoring + buffers + activation_bytes(stage, num_windows=1, num_outputs=3)
     assert forecast.predict_bytes == 4 * voxels + voxels + int(1.1 * working)
     assert forecast.write_bytes == 8 * voxels
     assert forecast.peak_bytes == forecast.predict_bytes
@@ -61,8 +63,8 @@ def test_folds_share_everything_but_planes_and_slabs():
     more = buffer_bytes(layout, num_outputs=3, num_networks=5) - buffer_bytes(layout, num_outputs=3, num_networks=1)
     assert more == 4 * 4 * 3 * 128**3
     slab = 4 * 3 * slab_planes(layout, num_outputs=3) * 128 * 128
-    # Beside the planes that become probabilities there is the sum.
-    assert five.predict_bytes - one.predict_bytes == pytest.approx(1.1 * (more + slab), abs=1)
+    # Beside the planes that become probabilities there is the sum; classes of each network, one byte a voxel.
+    assert five.predict_bytes - one.predict_bytes == pytest.approx(1.1 * (more + slab + 4 * slab / 12), abs=2)
 
 
 def test_a_gpu_holds_planes_and_feature_maps_itself():

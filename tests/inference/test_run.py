@@ -25,11 +25,11 @@ def interrupt_at(number: int):
     """`ConfigurationPredictor.stream`, interrupted when it is called for the time `number`."""
     stream, calls = ConfigurationPredictor.stream, []
 
-    def interrupted(self, prepared, count=None):
+    def interrupted(self, prepared, *rest):
         calls.append(prepared)
         if len(calls) == number:
             raise KeyboardInterrupt
-        return stream(self, prepared, count)
+        return stream(self, prepared, *rest)
 
     return interrupted
 
@@ -118,5 +118,5 @@ def test_what_killed_runs_left_is_removed_and_what_others_own_is_not(tmp_path, s
         assert predict(*words, "--model", model) == 0
         assert {path.name for path in out.iterdir()} == {
             ".tmp-0123456789abcdef.ckpt", "mine.txt", ".mine", "a.nii.gz", "b.nii.gz", "masks.json", "report.html",
-            "run.json",
+            "run.json", "a.doubt.json", "b.doubt.json", "doubt.csv",
         }  # fmt: skip

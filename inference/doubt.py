@@ -1,0 +1,242 @@
+"""How doubtful a mask is: what its networks' certainty means beside that of the cases of a cross-validation.
+
+In a cross-validation each case is predicted by one network that has not seen it; a new scan by several, none of which
+has seen it. So what is compared is each network's own certainty, averaged over those that predict. How far networks
+agree has no counterpart there (one network for each case): their Dice with each other is held against the Dice with
+the labels that single networks reached. Two networks that agree less with each other than these did with the truth
+cannot both be right. A score promises no Dice.
+
+Source: the Dice that a mask may expect of calibrated probabilities, as in Li et al., Estimating the Dice of a
+segmentation without labels; agreement of ensembles as in Roy et al., Bayesian QuickNAT (2019).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from inference.input_check import InputReference
+from utils.certainty import Certainty, Value
+from utils.schema import FORMAT_VERSION, check_version
+from utils.stage_plan import UNSAID
+
+CALIBRATION_FILE = "doubt.json"
+SIGNALS = ("overlap", "confidence")
+WORST = 0.1
+"""The share of a cross-validation's cases that count as its worst."""
+DOUBTFUL_FROM = 1.0
+LEAST_OWN_CASES = 8
+"""From so many cases on a network is compared with itself."""
+FEW_CASES = 20
+"""Below this number of cases a decile is one or two of them."""
+_NARROWEST = 0.005
+"""Signals of one data set that are closer than this are not told apart."""
+_SHARES = tuple(share / 20 for share in range(21))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Of a signal over the cases of a cross-validation: its median, the value that the worst decile falls below, and
+    the share of cases in which there was none, as no network found the target."""
+
+    median: float
+    worst: float
+    absent: float
+
+    def badness(self, value: Value) -> float | None:
+        """0 for the median, 1 for where the worst decile begins, and on from there; None where nothing is odd.
+
+        A target that is not found where it nearly always was counts as a certainty of 0.
+        """
+        if value is None and self.absent >= WORST:
+            return None
+        return (self.median - (value or 0.0)) / max(self.median - self.worst, _NARROWEST)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the cross-validation of a configuration says of doubt. Written to `doubt.json`.
+
+    Attributes:
+        cases: scored cases that it rests on.
+        targets: T names.
+        signals: name -> T spreads; None for a target that no case has.
+        dice: T spreads of the Dice with the labels.
+        scores: of the cases, from the least to the most doubtful: 21 values at equal steps of 5 %.
+        doubtful_dice: mean Dice of the cases that count as doubtful; `other_dice` that of the others. None: no such.
+        tta: whether the cases were predicted with flips; `overlap` that of the windows; None where nothing says.
+        inputs: what the scans looked like.
+        members: network -> signals as above, of the cases that it predicted itself; of those that had enough. Networks
+            of one cross-validation differ in how sure they usually are.
+    """
+
+    version: int
+    configuration: str
+    cases: int
+    targets: tuple[str, ...]
+    signals: dict[str, tuple[Spread | None, ...]]
+    dice: tuple[Spread | None, ...]
+    scores: tuple[float, ...]
+    doubtful_dice: float | None = None
+    other_dice: float | None = None
+    tta: bool | None = None
+    overlap: float | None = None
+    inputs: InputReference | None = dataclasses.field(default=None, metadata=UNSAID)
+    members: dict[str, dict[str, tuple[Spread | None, ...]]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
+
+    def __post_init__(self) -> None:
+        check_version(self.version, CALIBRATION_FILE)
+        lengths = {len(self.targets), len(self.dice), *map(len, self.signals.values())}
+        if len(lengths) != 1 or len(self.scores) != len(_SHARES):
+            raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
+
+    def certainty_score(self, certainty: Certainty) -> float:
+        """Of what single networks say: on the scale of `Spread.badness`, the mean over targets, signals and networks.
+
+        Each network is compared with itself, unless one of them had too few cases: then all with the mean of all.
+        """
+        pooled = {name: getattr(certainty, name) for name in self.signals}
+        each = certainty.each or ((pooled,) if len(certainty.names) == 1 else ())
+        if not each or not set(certainty.names) <= set(self.members):
+            return _badness(self.signals, pooled)
+        return float(np.mean([_badness(self.members[name], said) for name, said in zip(certainty.names, each)]))
+
+    def agreement_score(self, certainty: Certainty) -> float | None:
+        """The same of how far members agree; None for a single one."""
+        found = []
+        for spread, value in zip(self.dice, certainty.agreement):
+            bad = None if spread is None or value is None else spread.badness(value)
+            found += [] if bad is None else [bad]
+        return float(np.mean(found)) if found else None
+
+    def worse_than(self, score: float) -> float:
+        """The share of the cross-validation's cases that are less doubtful, in steps of 5 %."""
+        return _SHARES[max(int(np.searchsorted(self.scores, score, side="right")) - 1, 0)]
+
+    @property
+    def doubtful_from(self) -> float:
+        """The score at which the worst decile of the cross-validation begins."""
+        return self.scores[_SHARES.index(1 - WORST)]
+
+
+def calibrate(
+    configuration: str,
+    targets: Sequence[str],
+    cases: Sequence[tuple[Certainty, Sequence[float]]],
+    *,
+    tta: bool | None = None,
+    overlap: float | None = None,
+    inputs: InputReference | None = None,
+) -> Calibration:
+    """The calibration by out-of-fold cases: the certainty of the one network that predicted each, and the Dice of each
+    target (NaN where neither mask has it)."""
+    dice = np.array([row for _, row in cases], dtype=float)
+    by_network: dict[str, list[Certainty]] = {}
+    for each, _ in cases:
+        if len(each.names) == 1:
+            by_network.setdefault(each.names[0], []).append(each)
+    known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
+    first = Calibration(
+        version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
+        signals=_spreads([each for each, _ in cases], len(targets)),
+        dice=tuple(_spread(column) for column in known), scores=(0.0,) * len(_SHARES), tta=tta, overlap=overlap,
+        inputs=inputs,
+        members={
+            name: _spreads(own, len(targets)) for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
+        },
+    )  # fmt: skip
+    scores = np.array([first.certainty_score(each) for each, _ in cases])
+    ladder = np.quantile(scores, _SHARES)
+    means = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in dice])
+    doubtful = scores >= ladder[_SHARES.index(1 - WORST)]
+    return dataclasses.replace(
+        first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
+    )
+
+
+def _badness(
+    spreads: Mapping[str, tuple[Spread | None, ...]], said: Mapping[str, tuple[Value, ...]]
+) -> float:  # fmt: skip
+    found = []
+    for name, row in spreads.items():
+        for spread, value in zip(row, said[name]):
+            bad = None if spread is None else spread.badness(value)
+            found += [] if bad is None else [bad]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _spreads(cases: Sequence[Certainty], number: int) -> dict[str, tuple[Spread | None, ...]]:
+    return {
+        name: tuple(_spread([getattr(each, name)[t] for each in cases]) for t in range(number)) for name in SIGNALS
+    }  # fmt: skip
+
+
+def _spread(values: Sequence[Value]) -> Spread | None:
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    # Not between two cases: of ten the worst one.
+    worst = float(np.quantile(there, WORST, method="higher")) if len(there) > 1 else there[0]
+    return Spread(median=float(np.median(there)), worst=worst, absent=1 - len(there) / len(values))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Of a scan: a score, and what it means in words.
+
+    Attributes:
+        score: with a calibration 1 is where the worst decile of the cross-validation begins and 0 its median; without,
+            from 0 (all sure, all agree) to 1.
+        calibrated: which of the two.
+        doubtful: worse than the worst decile; None without a calibration.
+        words: for people.
+    """
+
+    score: float
+    calibrated: bool
+    doubtful: bool | None
+    words: str
+
+
+def judge(certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calibration]) -> Doubt:
+    """The doubt of a scan that some configurations predicted together.
+
+    Args:
+        certainties: configuration -> what its members say.
+        calibrations: of those that have one; if one lacks it there is no verdict.
+    """
+    if not set(certainties) <= set(calibrations):
+        score = float(np.mean([_plain(each) for each in certainties.values()]))
+        words = "no verdict: the model has no cross-validation to compare with"
+        return Doubt(score=score, calibrated=False, doubtful=None, words=words)
+    parts, cases, shares, reasons = [], [], [], []
+    for name, certainty in certainties.items():
+        calibration = calibrations[name]
+        own = calibration.certainty_score(certainty)
+        # On a scale on which the worst decile of the scores themselves begins at 1.
+        own_scaled = own / calibration.doubtful_from if calibration.doubtful_from > 0 else own
+        agreement = calibration.agreement_score(certainty)
+        parts.append(own_scaled if agreement is None else max(own_scaled, agreement))
+        shares.append(calibration.worse_than(own))
+        cases.append(calibration.cases)
+        reasons += ["members disagree"] if agreement is not None and agreement > max(own_scaled, DOUBTFUL_FROM) else []
+    score, few = float(np.mean(parts)), min(cases)
+    doubtful = score >= DOUBTFUL_FROM
+    words = f"less sure than {np.mean(shares):.0%} of {few} cases of the cross-validation"
+    words = f"doubtful: {', '.join([words, *dict.fromkeys(reasons)])}" if doubtful else words
+    words += f"; {few} cases are few" if few < FEW_CASES else ""
+    return Doubt(score=score, calibrated=True, doubtful=doubtful, words=words)
+
+
+def _plain(certainty: Certainty) -> float:
+    """1 less the mean of all signals; a scan in which nothing was found is wholly doubtful."""
+    values = [*certainty.overlap, *certainty.agreement]
+    known = [value for value in values if value is not None]
+    return 1 - float(np.mean(known)) if known else 1.0

@@ -1,0 +1,154 @@
+"""Doubt on its way to files: while a scan is predicted, `<case>.doubt.json` beside its mask, `doubt.csv` of all."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inference.doubt import Calibration, judge
+from inference.input_check import check_scan, check_sides, look_at, side_values
+from inference.model import configuration_name
+from inference.predictor import Predictor
+from inference.preparing import PreparedScan
+from models.certainty import CertaintyCounter
+from utils.certainty import DOUBT_ENDING, DOUBT_TABLE, Certainty, DoubtRecord, Value
+from utils.errors import UserError
+from utils.files import read_json, write_atomically, write_json
+from utils.nifti import working_grid
+from utils.schema import FORMAT_VERSION
+
+COLUMNS = ("case", "doubt", "doubtful", "overlap", "confidence", "agreement", "words", "remarks")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Watch:
+    """Of a scan that is being predicted: what was noticed when it was read, and a counter for each configuration."""
+
+    remarks: tuple[str, ...]
+    counters: tuple[CertaintyCounter, ...]
+
+
+class Doubts:
+    """Doubt of the scans that a predictor predicts into a folder.
+
+    Args:
+        folder: of the masks.
+        predictor: what predicts.
+    """
+
+    def __init__(self, folder: Path, predictor: Predictor) -> None:
+        self.folder, self.plan, self.labels = folder, predictor.plan, predictor.plan.labels
+        self._ensembles = [each.ensemble for each in predictor.configurations]
+        self._merged = predictor.merge is not None
+        names = [configuration_name(each.plan) for each in predictor.configurations]
+        # A set of models has several of one name.
+        self.names = [
+            name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)
+        ]
+        found = [each.configuration.calibration for each in predictor.configurations]
+        self.calibrations: dict[str, Calibration] = {
+            name: calibration for name, calibration in zip(self.names, found) if calibration is not None
+        }
+        self._inputs = None if found[0] is None else found[0].inputs
+        self.warnings = self._other_settings(predictor)
+
+    def _other_settings(self, predictor: Predictor) -> list[str]:
+        """Where new scans are predicted otherwise than those of the cross-validation, whose scores mean less then."""
+        found = []
+        for name, each in zip(self.names, predictor.configurations):
+            known, now = self.calibrations.get(name), each.settings
+            if known is not None and (known.tta, known.overlap) not in ((now.tta, now.overlap), (None, None)):
+                found.append(
+                    f"doubt is compared with a cross-validation with --tta {'on' if known.tta else 'off'} and "
+                    f"--overlap {known.overlap}; this is another setting, so the verdicts are rougher"
+                )
+        return list(dict.fromkeys(found))
+
+    def begin(self, prepared: Sequence[PreparedScan]) -> Watch:
+        """Look at a scan that has been prepared."""
+        look = look_at(prepared[0].image, prepared[0].meta, self.plan)
+        counters = tuple(CertaintyCounter(each.labels, len(each.networks), each.names) for each in self._ensembles)
+        return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters)
+
+    def write(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> None:
+        """Write what is said of a scan, once all its planes have passed; `mask` (S, A, R) holds values of files."""
+        remarks = list(watch.remarks)
+        if self._inputs is not None and not self._merged:
+            values = np.zeros(256, np.uint8)
+            values[list(self.labels.values)] = np.arange(self.labels.num_classes)
+            geometry = prepared[0].geometry
+            _, spacing_mm = working_grid(geometry.shape_xyz, np.array(geometry.affine))
+            remarks += check_sides(side_values(values[mask], spacing_mm, self.labels), self._inputs)
+        certainties = {name: counter.result() for name, counter in zip(self.names, watch.counters)}
+        write_json(self.record(case, certainties, remarks), self._path(case))
+
+    def record(self, case: str, certainties: dict[str, Certainty], remarks: Sequence[str]) -> DoubtRecord:
+        """What is said of a scan."""
+        doubt = judge(certainties, self.calibrations)
+        return DoubtRecord(
+            version=FORMAT_VERSION, case=case, remarks=tuple(remarks), targets=self.labels.target_names,
+            certainties=certainties, **dataclasses.asdict(doubt),
+        )  # fmt: skip
+
+    def finish(self, cases: Iterable[str]) -> list[DoubtRecord]:
+        """Write the table of the cases that have a record, the most doubtful first, and return them so.
+
+        Records of scans that were predicted before are judged again, by what the model's calibration is now.
+        """
+        records = []
+        for case in cases:
+            if not self._path(case).is_file():
+                continue
+            try:
+                old = read_json(DoubtRecord, self._path(case))
+            except UserError:
+                # Of another version, or damaged; the mask counts all the same.
+                continue
+            new = self.record(case, old.certainties, old.remarks)
+            if new != old:
+                write_json(new, self._path(case))
+            records.append(new)
+        records.sort(key=lambda record: (-record.score, record.case))
+        if records:
+            content = table_text(records).encode()
+            write_atomically(self.folder / DOUBT_TABLE, lambda file: file.write(content))
+        return records
+
+    def _path(self, case: str) -> Path:
+        return self.folder / f"{case}{DOUBT_ENDING}"
+
+
+def table_text(records: Sequence[DoubtRecord]) -> str:
+    """A line for each scan, with means over configurations and targets."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        means = [
+            _mean([value for each in record.certainties.values() for value in getattr(each, name)])
+            for name in ("overlap", "confidence", "agreement")
+        ]
+        verdict = {None: "", True: "yes", False: "no"}[record.doubtful]
+        shown = ["" if value is None else f"{value:.4f}" for value in means]
+        writer.writerow([record.case, f"{record.score:.3f}", verdict, *shown, record.words, "; ".join(record.remarks)])
+    return text.getvalue()
+
+
+def summary_line(records: Sequence[DoubtRecord]) -> str:
+    """How many are doubtful, in a sentence."""
+    remarked = sum(bool(record.remarks) for record in records)
+    unlike = f"; {remarked} with something that training never saw" if remarked else ""
+    verdicts = [record.doubtful for record in records if record.doubtful is not None]
+    if not verdicts:
+        return f"doubt: scores without a verdict, there is no cross-validation to compare with{unlike}: {DOUBT_TABLE}"
+    return f"doubt: {sum(verdicts)} of {len(verdicts)} scans are doubtful{unlike}: {DOUBT_TABLE}"
+
+
+def _mean(values: Sequence[Value]) -> Value:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,49 @@
+"""Mean probabilities of single targets as maps on the grid of a scan: `soft_<target>/<case>.nii.gz`, float32.
+
+They have folders of their own, so that no map is taken for a mask. Post-processing plays no part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.nifti import write_volume
+from utils.predictions import working_view
+from utils.runs import prepare_folder
+from utils.schema import Geometry, LabelScheme
+
+SOFT_ENDING = ".nii.gz"
+
+
+def soft_folders(output: Path, targets: Sequence[str], labels: LabelScheme) -> dict[int, Path]:
+    """Output channel of each target -> the folder of its maps.
+
+    Raises:
+        UserError: the model has no such target.
+    """
+    unknown = [name for name in targets if name not in labels.target_names]
+    if unknown:
+        raise UserError(f"--save_soft {' '.join(unknown)}: the model's targets are {', '.join(labels.target_names)}")
+    first = 0 if labels.regions else 1
+    names = dict.fromkeys(targets)
+    return {
+        first + labels.target_names.index(name): output / f"soft_{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
+        for name in names
+    }  # fmt: skip
+
+
+def write_soft(folders: dict[int, Path], case: str, probabilities: np.ndarray, geometry: Geometry) -> None:
+    """Write the maps of a case from its probabilities (K, z, y, x).
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    for channel, folder in folders.items():
+        prepare_folder(folder, "--output")
+        values = np.array(working_view(probabilities[channel], geometry.affine), dtype=np.float32)
+        write_volume(folder / f"{case}{SOFT_ENDING}", values, geometry)

@@ -1,0 +1,50 @@
+"""Doubt on the page of a prediction: which scans need a human, and what of them training never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from report.markup import Markup, element, join
+from report.numbers import plural
+from report.tables import Cell, Row, number_cell, table
+from utils.certainty import DOUBT_ENDING, DoubtRecord
+from utils.errors import UserError
+from utils.files import read_json
+
+HEADERS = ("scan", "doubt", "verdict", "agreement of members", "remarks")
+
+
+def read_doubts(folder: Path) -> list[DoubtRecord]:
+    """The records beside the masks of a folder, the most doubtful first; damaged ones are left out."""
+    found = []
+    for path in sorted(folder.glob(f"*{DOUBT_ENDING}")):
+        try:
+            found.append(read_json(DoubtRecord, path))
+        except (UserError, OSError, ValueError):
+            continue
+    return sorted(found, key=lambda record: (-record.score, record.case))
+
+
+def doubt_table(records: Sequence[DoubtRecord]) -> Markup | None:
+    """A row for each scan, the most doubtful first; None where nothing is known."""
+    if not records:
+        return None
+    rows = []
+    for record in records:
+        agreement = [v for each in record.certainties.values() for v in each.agreement if v is not None]
+        mean = sum(agreement) / len(agreement) if agreement else None
+        bad = "bad" if record.doubtful else None
+        cells: tuple[Cell | str, ...] = (
+            record.case, number_cell(record.score, 2, bad), Cell(content=record.words, class_=bad), number_cell(mean),
+            "; ".join(record.remarks),
+        )  # fmt: skip
+        rows.append(Row(cells=cells))
+    verdicts = [record for record in records if record.doubtful is not None]
+    counted = f"{sum(bool(record.doubtful) for record in verdicts)} of {plural(len(verdicts), 'scan')} doubtful"
+    caption = counted if verdicts else f"{plural(len(records), 'scan')}; without a cross-validation there is no verdict"
+    meaning = (
+        "A doubt of 1 is where the worst tenth of the cross-validation begins, 0 is its median. It promises no Dice."
+        if verdicts else "From 0 (all sure, all agree) to 1. It promises no Dice."
+    )  # fmt: skip
+    return join(element("p", meaning), table(HEADERS, rows, caption=caption))

@@ -1,0 +1,129 @@
+"""Doubt: what certainty means beside the cases of a cross-validation, and what is said without one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from inference.doubt import Calibration, calibrate, judge
+from utils.certainty import Certainty
+from utils.errors import UserError
+from utils.files import read_json, to_dict, write_json
+
+
+def certainty(overlap=(0.9,), *, agreement=(None,), members=1) -> Certainty:
+    return Certainty(
+        members=members, voxels=(5.0,) * len(overlap), confidence=tuple(overlap), overlap=tuple(overlap),
+        agreement=tuple(agreement),
+    )  # fmt: skip
+
+
+EVEN = np.linspace(0.80, 1.0, 21).tolist()
+
+
+def calibration(values=EVEN, **options) -> Calibration:
+    """Cases whose overlap and confidence are these values, and their Dice as well."""
+    return calibrate("3d_fullres", ["organ"], [(certainty((float(v),)), (float(v),)) for v in values], **options)
+
+
+def test_the_median_is_0_and_the_worst_decile_begins_at_1():
+    found = calibration()
+    [spread] = found.signals["overlap"]
+    assert (spread.median, spread.worst, spread.absent) == (pytest.approx(0.9), pytest.approx(0.82), 0.0)
+    assert found.certainty_score(certainty((0.9,))) == pytest.approx(0)
+    assert found.certainty_score(certainty((0.82,))) == pytest.approx(1)
+    assert found.doubtful_from == pytest.approx(1)
+    # Of 21 cases the three lowest, 0.80 to 0.82, are the worst tenth.
+    assert found.doubtful_dice == pytest.approx(0.81) and found.other_dice == pytest.approx(
+        np.linspace(0.83, 1, 18).mean()
+    )
+
+
+@pytest.mark.parametrize(("overlap", "doubtful"), [(0.95, False), (0.84, False), (0.815, True), (0.3, True)])
+def test_worse_than_the_worst_decile_is_doubtful(overlap, doubtful):
+    found = judge({"3d_fullres": certainty((overlap,))}, {"3d_fullres": calibration()})
+    assert (found.calibrated, found.doubtful) == (True, doubtful)
+    assert found.words.startswith("doubtful: ") == doubtful and "of 21 cases" in found.words
+
+
+def test_members_that_agree_less_than_networks_with_labels_are_doubtful_however_sure_each_is():
+    sure = certainty((0.99,), agreement=(0.5,), members=2)
+    found = judge({"3d_fullres": sure}, {"3d_fullres": calibration()})
+    assert found.doubtful and "members disagree" in found.words
+    agreeing = dataclasses.replace(sure, agreement=(0.95,))
+    assert not judge({"3d_fullres": agreeing}, {"3d_fullres": calibration()}).doubtful
+
+
+def test_a_target_that_is_missing_where_it_never_was_is_doubtful():
+    there = [(certainty((v, v)), (v, v)) for v in np.linspace(0.8, 1, 21).tolist()]
+    known = calibrate("2d", ["organ", "tumour"], there)
+    assert judge({"2d": certainty((0.95, None))}, {"2d": known}).doubtful
+    # Where it is missing in every second case, nothing is odd about it.
+    seldom = [(certainty((v, v if i % 2 else None)), (v, v)) for i, (v, _) in enumerate([s[1] for s in there])]
+    known = calibrate("2d", ["organ", "tumour"], seldom)
+    assert known.signals["overlap"][1].absent == pytest.approx(11 / 21)
+    assert not judge({"2d": certainty((0.95, None))}, {"2d": known}).doubtful
+
+
+def test_a_target_without_a_dice_leaves_the_others():
+    known = calibrate("2d", ["organ", "tumour"], [(certainty((v, None)), (v, math.nan)) for v in (0.7, 0.8, 0.9)])
+    assert known.signals["overlap"][1] is None and known.dice[1] is None
+    assert known.certainty_score(certainty((0.8, None))) == pytest.approx(0)
+
+
+def test_several_configurations_are_judged_together():
+    known = {"2d": calibration(), "3d_fullres": calibration()}
+    one, other = judge({"2d": certainty((0.7,))}, known).score, judge({"2d": certainty((0.95,))}, known).score
+    both = judge({"2d": certainty((0.7,)), "3d_fullres": certainty((0.95,))}, known)
+    assert both.score == pytest.approx((one + other) / 2)
+
+
+def test_without_a_cross_validation_there_is_a_score_and_no_verdict():
+    found = judge({"2d": certainty((0.9,), agreement=(0.7,), members=2)}, {})
+    assert (found.calibrated, found.doubtful) == (False, None) and found.score == pytest.approx(0.2)
+    assert "no verdict" in found.words
+    assert judge({"2d": certainty((None,))}, {}).score == 1.0
+    # One of two that has none leaves no verdict either.
+    assert judge({"2d": certainty(), "3d_fullres": certainty()}, {"2d": calibration()}).doubtful is None
+
+
+def test_each_network_is_compared_with_itself():
+    """One network is always surer than the other; a usual scan of either is no more doubtful for that."""
+    sure, unsure = np.linspace(0.9, 1, 11), np.linspace(0.5, 0.6, 11)
+    cases = [
+        (dataclasses.replace(certainty((float(v),)), names=(name,)), (0.8,))
+        for name, values in (("fold_0", sure), ("fold_1", unsure)) for v in values
+    ]  # fmt: skip
+    known = calibrate("2d", ["organ"], cases)
+    assert known.members["fold_1"]["overlap"][0].median == pytest.approx(0.55)
+
+    def said(first: float, second: float) -> Certainty:
+        each = tuple({"confidence": (v,), "overlap": (v,)} for v in (first, second))
+        mean = certainty(((first + second) / 2,), agreement=(0.9,), members=2)
+        return dataclasses.replace(mean, names=("fold_0", "fold_1"), each=each)
+
+    assert known.certainty_score(said(0.95, 0.55)) == pytest.approx(0)
+    assert (
+        judge({"2d": said(0.85, 0.50)}, {"2d": known}).doubtful
+        and not judge({"2d": said(0.93, 0.54)}, {"2d": known}).doubtful
+    )
+    # A network that the calibration does not know is compared with all together.
+    other = dataclasses.replace(said(0.95, 0.55), names=("last", "fold_1"))
+    assert known.certainty_score(other) == pytest.approx(0, abs=0.1)
+
+
+def test_few_cases_are_said_to_be_few():
+    words = judge({"2d": certainty()}, {"2d": calibration((0.7, 0.8, 0.9))}).words
+    assert "3 cases are few" in words
+
+
+def test_a_calibration_comes_back_from_its_file(tmp_path):
+    found = calibration(tta=True, overlap=0.25)
+    write_json(found, tmp_path / "doubt.json")
+    assert read_json(Calibration, tmp_path / "doubt.json") == found
+    write_json(to_dict(found) | {"dice": []}, tmp_path / "doubt.json")
+    with pytest.raises(UserError, match="one entry per target"):
+        read_json(Calibration, tmp_path / "doubt.json")

@@ -1,0 +1,74 @@
+"""What is known of how sure networks were of a scan, and how far they agreed, without any label: numbers by target.
+
+T scored targets (regions, or the foreground classes), in the order of the label scheme.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from utils.stage_plan import UNSAID
+
+Value = float | None
+CERTAINTY_ENDING = ".certainty.json"
+"""Of a case that a cross-validation predicted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Certainty:
+    """Of one scan and one configuration; every tuple has T entries.
+
+    The first three are of each member by itself, and then the mean over the members, so that a scan that one member
+    predicted and a scan that five predicted can be compared: no member had seen either. An entry is None where nothing
+    says: no member found the target, or there is one member only.
+
+    Attributes:
+        members: networks; or flips, where a single network was applied to flipped copies.
+        voxels: of the target, on the preprocessed grid.
+        confidence: mean probability of the target within its mask, 0..1.
+        overlap: Dice of the mask with the probabilities that it was made from, 0..1: low where a target is faint, or
+            where much of what might be target was left out.
+        agreement: mean Dice of the masks of any two members, 0..1.
+        flips: whether members are flips of one network.
+        names: of the networks; empty where nothing says.
+        each: of each of several networks `confidence` and `overlap` by these names, T entries each.
+    """
+
+    members: int
+    voxels: tuple[float, ...]
+    confidence: tuple[Value, ...]
+    overlap: tuple[Value, ...]
+    agreement: tuple[Value, ...]
+    flips: bool = False
+    names: tuple[str, ...] = dataclasses.field(default=(), metadata=UNSAID)
+    each: tuple[dict[str, tuple[Value, ...]], ...] = dataclasses.field(default=(), metadata=UNSAID)
+
+
+DOUBT_ENDING, DOUBT_TABLE = ".doubt.json", "doubt.csv"
+"""Of a scan's file beside its mask, and the table of all scans of a folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoubtRecord:
+    """What is said of a predicted scan. Written to `<case>.doubt.json`.
+
+    Attributes:
+        score: 1 is where the worst decile of the cross-validation begins and 0 its median; without a cross-validation
+            from 0 (all sure, all agree) to 1.
+        calibrated: which of the two.
+        doubtful: worse than the worst decile; None without a cross-validation.
+        words: what the score means.
+        remarks: what of the scan training never saw, a sentence each.
+        targets: T names.
+        certainties: configuration -> what its members say.
+    """
+
+    version: int
+    case: str
+    score: float
+    calibrated: bool
+    doubtful: bool | None
+    words: str
+    remarks: tuple[str, ...]
+    targets: tuple[str, ...]
+    certainties: dict[str, Certainty]
