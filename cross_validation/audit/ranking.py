@@ -8,7 +8,7 @@ import numpy as np
 
 from cross_validation.audit.signals import Signals
 
-THRESHOLD = 5.0
+THRESHOLD = 4.0
 """A score above this is suspicious. Of sound labels one in a hundred or fewer has it, as their scores are the length of
 four robust deviations of which three count upwards only."""
 LEAST_CASES = 8
