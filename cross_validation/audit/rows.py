@@ -15,6 +15,8 @@ from utils.label_audit import AuditRow, box_text
 from utils.nifti import stored_axes
 from utils.schema import Geometry, LabelScheme
 
+VAGUE = ("wrong scan", "unclear")
+"""Kinds that say no more than that nothing else was found."""
 PLACE_NATS = 100.0
 """Places of less weight have no line of their own: that is 25 voxels of another class of which a network is sure."""
 
@@ -45,6 +47,9 @@ def audit_rows(audited: Sequence[Audited], score: np.ndarray, limit: float, labe
             suggestion=suggestion(found, each.geometry, labels), decision="", label=str(each.label),
             label_digest=each.label_digest,
         )  # fmt: skip
+        if not row.suspicious and np.isfinite(limit) and found.kind in VAGUE:
+            # Of a sound label there is nothing to explain, and so nothing explains it.
+            row = dataclasses.replace(row, kind="nothing special", suggestion="")
         rows.append(row)
         rows += [_place_row(row, place, each, labels) for place in each.places if place.weight >= PLACE_NATS]
     return rows

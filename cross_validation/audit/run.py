@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from utils.throughput import environment, num_cores
 from utils.workers import Workers
 
 DETAILS = "audit.json"
+BYTES_PER_VOXEL = 80
+"""Of a case's box: classes, three arrays of probabilities, and distances with the nearest voxel of each."""
 MOST_VIEWS = 40
 """Suspicious cases that the page shows, and as many as a third more."""
 SHOWN = 10
@@ -80,9 +83,9 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     data = find_predictions({configuration: folder}, find_labels(shards, asked.labels))
     prepare_folder(asked.folder, "--output")
     print(f"{len(data.label_files)} labels against the out-of-fold predictions of {configuration} in {folder}")
-    look = functools.partial(look_at, folder=folder)
+    look = functools.partial(look_at, folder=folder, labels=data.label_files)
     with Workers(max(1, min(asked.n_jobs or num_cores(), len(data.label_files)))) as workers:
-        found = workers.map(look, list(data.label_files.items()), title="audit")
+        found = workers.map(look, list(data.label_files), title="audit", size=functools.partial(forecast, folder))
     problems = [result for result in found if isinstance(result, str)]
     if problems:
         raise list_problems("labels cannot be audited:", problems, advice="Predict these cases again.")
@@ -131,9 +134,18 @@ def choose_configuration(asked: AuditRequest) -> str:
     return max(there, key=dice)
 
 
-def look_at(item: tuple[str, Path], *, folder: Path) -> Audited | str:
+def forecast(folder: Path, case: str) -> int:
+    """Bytes that a case may take: where its foreground fills the scan. Probabilities are read class by class."""
+    try:
+        shape = np.load(folder / f"{case}.npy", mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):
+        return 0  # Said when it is looked at.
+    return BYTES_PER_VOXEL * math.prod(shape[1:])
+
+
+def look_at(case: str, *, folder: Path, labels: Mapping[str, Path]) -> Audited | str:
     """Everything about one case that needs its arrays, or why it cannot be looked at."""
-    case, label = item
+    label = labels[case]
     start_s = time.process_time()
     try:
         evidence = read_evidence(folder, case, label)

@@ -45,6 +45,11 @@ def signals(evidence: Evidence) -> Signals:
     expected, given, sums = [], [], np.zeros((number, number))
     background = evidence.probability(0)
     for index in range(number):
+        if evidence.alike[index] != index:
+            # Nothing tells it from an earlier class, which has its voxels.
+            expected.append(0.0)
+            given.append(0)
+            continue
         probability = background if index == 0 else evidence.probability(index)
         here = label == index
         logs = np.log(np.clip(probability, FLOOR, 1))

@@ -84,4 +84,4 @@ def test_without_predictions_the_command_that_gathers_them_is_named(task, tmp_pa
 def test_damaged_probabilities_are_all_named(tmp_path):
     from cross_validation.audit.run import look_at
 
-    assert "cannot be read" in str(look_at(("a", Path("a.nii.gz")), folder=tmp_path))
+    assert "cannot be read" in str(look_at("a", folder=tmp_path, labels={"a": Path("a.nii.gz")}))

@@ -66,6 +66,7 @@ def test_classes_in_no_region_of_their_own_count_as_one():
     shares = believed(truth)
     found = make_evidence(truth, (truth > 0).astype(np.uint8), shares[1:].sum(0)[None], labels, geometry())
     assert found.alike == (0, 1, 1) and set(np.unique(found.label)) == {0, 1}
+    assert signals(found).volume[2] == 0 and abs(signals(found).volume[0]) < 0.3
 
 
 @pytest.mark.parametrize("offset", [(0, 3, 0), (-2, 0, 1)])
