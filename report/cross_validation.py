@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from report.audit import audit_in_words, read_suspicions, suspect_titles, with_suspects
 from report.layers import Structure, structures_of
 from report.markup import Content, Markup, element, join
 from report.notices import newer_than, note
@@ -21,6 +22,7 @@ from report.views import Room, Views, make_views
 from report.words import plan_in_words, run_record, tiles
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError
+from utils.label_audit import AuditRow
 from utils.schema import Plan
 from utils.scores import CaseScores
 
@@ -63,6 +65,8 @@ class CrossValidationFacts:
     scores: Mapping[str, Any]
     """`scores.json` of the decision."""
     decision_run: RunFacts | None
+    suspicions: tuple[AuditRow, ...] = ()
+    """Lines of the audit of the labels."""
 
     @property
     def chosen(self) -> ConfigurationFacts:
@@ -105,6 +109,7 @@ def read_cross_validation(folder: Path, task: str) -> CrossValidationFacts:
     return CrossValidationFacts(
         folder=folder, task=task, configurations=configurations, decision=read_mapping(best / "decision.json"),
         scores=read_mapping(best / "scores.json"), decision_run=read_run(best / "run.json"),
+        suspicions=read_suspicions(folder, task),
     )  # fmt: skip
 
 
@@ -145,6 +150,7 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
         section("All cases", join(score_table(cases, targets, views,
                 caption=f"{plural(len(cases), 'case')} of {chosen.name}, each by the fold that has not seen it, "
                 "worst first"), refusals(views))),
+        section("Label audit", audit_in_words(facts.suspicions, views)),
         section("Spread", spread_charts(cases, targets)),
         section("Plan", plan_in_words(chosen.plan)),
         section("Run", run_record(chosen.run)),
@@ -161,12 +167,15 @@ def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tup
     best = [case for case in cases[::-1] if case not in names][:2]
     if not room.cases and len(names) > 6 and best:
         names = [*names[: -len(best)], *best]
+    if not room.cases:
+        names = with_suspects(names, facts.suspicions, cases, room.viewer_cases)
     structures = structures_of(chosen.plan.labels if chosen.plan else None)
     if chosen.run is None:
         return Views(), structures
     places, masks = case_places(chosen.run), by_case(chosen.folder / "out_of_fold")
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
-    return make_views(files, structures, room, titles=titles(chosen.cases), plan=chosen.plan), structures
+    titled = suspect_titles(facts.suspicions, titles(chosen.cases))
+    return make_views(files, structures, room, titles=titled, plan=chosen.plan), structures
 
 
 def fold_table(facts: CrossValidationFacts) -> Markup:

@@ -57,6 +57,8 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
               "train all folds of several configurations"),
         _verb("find-best", "scripts.find_best_configuration", "BestOptions",
               "choose configuration or ensemble, and post-processing"),
+        _verb("audit-labels", "scripts.audit_labels", "AuditOptions",
+              "rank labels that the predictions of unseen cases contradict"),
         _verb("export-model", "scripts.export_model", "ExportOptions", "put a trained model into one zip"),
         _verb("fetch-model", "scripts.fetch_model", "FetchOptions", "bring an exported model into the cache, checked"),
         _verb("info", "scripts.info", "InfoOptions", "say what a model is: data, structures, Dice, licence"),

@@ -2,6 +2,7 @@
 
 python scripts/verify_dataset.py --task 04 --data data
 python scripts/verify_dataset.py --task 04 --data data --fix repaired
+python scripts/verify_dataset.py --task 04 --data data --fix repaired --decisions results/04_audit/audit.csv
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class VerifyOptions:
     """Processes that work at the same time, each on one case (default: one for each CPU core)."""
     fix: Path | None = None
     """New or empty folder for a copy of the data set with everything repaired that can be."""
+    decisions: Path | None = None
+    """With --fix: audit.csv of audit_labels.py with the column decision filled in; the copy follows it."""
     json: Path | None = None
     """File for the report: all findings, and what was read of each scan."""
 
@@ -51,9 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status (1: there are problems)."""
     options = parse(VerifyOptions, argv, prog="verify_dataset.py")
     # After --help.
+    from data_preprocessing.dataset.decisions import require_table
     from data_preprocessing.dataset.verify import Wanted, verify
 
-    wanted = Wanted(tolerance_mm=options.tolerance_mm, copy=options.fix, report=options.json)
+    if options.decisions is not None:
+        require_table(options.decisions, options.fix)
+    wanted = Wanted(
+        tolerance_mm=options.tolerance_mm, copy=options.fix, decisions=options.decisions, report=options.json
+    )  # fmt: skip
     problems = verify(options.data, options.task, wanted, n_jobs=options.n_jobs)
     return EXIT_PARTIAL if problems else EXIT_OK
 

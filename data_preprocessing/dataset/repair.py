@@ -1,5 +1,6 @@
 """A repaired copy of a case: what can be put right without guessing, and is told; the source is only read.
 
+What a person decided about a label is carried out first (`decisions.py`).
 What is put right: NaN and infinite values become 0, nearly whole label values are rounded, a label on the voxels of its
 image but elsewhere in space gets the image's geometry. A case with any other problem is left out.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.dataset.checks import check_case, is_reoriented
+from data_preprocessing.dataset.decisions import Decision, carry_out, describe
 from data_preprocessing.dataset.description_file import DESCRIPTION, Dataset, Description
 from data_preprocessing.dataset.findings import problems_of
 from data_preprocessing.dataset.verification import CaseSurvey, find_duplicates
@@ -68,6 +70,7 @@ def write_repaired_copy(
     workers: Workers,
     *,
     tolerance_mm: float = GRID_TOLERANCE_MM,
+    decided: Mapping[str, tuple[Decision, ...]] | None = None,
 ) -> list[CaseRepair]:
     """Write the data set with its faulty cases repaired or left out, and a dataset.json of what is there.
 
@@ -79,19 +82,22 @@ def write_repaired_copy(
         target: the new data set's folder; it appears when all is written.
         workers: the processes that repair.
         tolerance_mm: as the surveys were made with.
+        decided: what shall become of the labels of training cases, by name.
 
     Raises:
         UserError: no case can be used, or the disk is full.
     """
     dataset = description.dataset
     cases, split = (*dataset.training, *dataset.test), len(dataset.training)
-    repairs, faulty = _sort_out(dataset, surveys)
+    decided = decided or {}
+    repairs, faulty = _sort_out(dataset, surveys, decided)
     with new_folder(target) as folder:
         repair = functools.partial(
             repair_case, dataset=dataclasses.replace(dataset, training=(), test=()), output=folder,
             tolerance_mm=tolerance_mm,
         )  # fmt: skip
-        repairs |= dict(zip(faulty, workers.map(repair, [cases[index] for index in faulty], title="repair")))
+        orders = [(cases[index], decided.get(cases[index].case, ()) if index < split else ()) for index in faulty]
+        repairs |= dict(zip(faulty, workers.map(repair, orders, title="repair")))
         for index, files in enumerate(cases):
             if index not in repairs:
                 repairs[index] = copy_case(files, dataset.folder, folder)
@@ -104,10 +110,13 @@ def write_repaired_copy(
     return ordered
 
 
-def _sort_out(dataset: Dataset, surveys: Sequence[CaseSurvey]) -> tuple[dict[int, CaseRepair], list[int]]:
-    """Cases that are left out as an earlier one has their name or voxels, and the faulty ones of the others.
+def _sort_out(
+    dataset: Dataset, surveys: Sequence[CaseSurvey], decided: Mapping[str, tuple[Decision, ...]]
+) -> tuple[dict[int, CaseRepair], list[int]]:
+    """Cases that are left out, and those of the others that are faulty or whose label shall be changed.
 
-    Cases are counted through training and test.
+    Left out is what a person removes, and what has the name or the voxels of an earlier case. Cases are counted through
+    training and test.
     """
     sections = ("training",) * len(dataset.training) + ("test",) * len(dataset.test)
     repairs: dict[int, CaseRepair] = {}
@@ -116,20 +125,34 @@ def _sort_out(dataset: Dataset, surveys: Sequence[CaseSurvey]) -> tuple[dict[int
     for index, (section, files) in enumerate(zip(sections, cases)):
         if named.setdefault((section, files.case), index) != index:
             repairs[index] = CaseRepair(files=files, left_out="an earlier case has the same name")
-    faulty = {index for index in named.values() if problems_of(surveys[index].findings)}
-    for twin in find_duplicates([surveys[index] for index in sorted(named.values(), key=lambda i: (i in faulty, i))]):
+    orders = {index: decided.get(case, ()) for (section, case), index in named.items() if section == "training"}
+    removed = {index for index, decisions in orders.items() if any(each.word == "remove" for each in decisions)}
+    repairs |= {index: CaseRepair(files=cases[index], left_out="removed (decided)") for index in removed}
+    faulty = {index for index in named.values() if problems_of(surveys[index].findings) or orders.get(index)}
+    kept = sorted(set(named.values()) - removed, key=lambda index: (index in faulty, index))
+    for twin in find_duplicates([surveys[index] for index in kept]):
         index = named[twin.section, twin.case]
         repairs[index] = CaseRepair(files=cases[index], left_out=twin.message)
     return repairs, sorted(faulty - set(repairs))
 
 
-def repair_case(files: CaseFiles, *, dataset: Dataset, output: Path, tolerance_mm: float) -> CaseRepair:
-    """Repair one case and write its files below `output`, at the places that they have in the data set's folder."""
+def repair_case(
+    order: tuple[CaseFiles, tuple[Decision, ...]], *, dataset: Dataset, output: Path, tolerance_mm: float
+) -> CaseRepair:
+    """Repair one case and write its files below `output`, at the places that they have in the data set's folder.
+
+    Args:
+        order: the case, and what was decided about its label.
+        dataset: that it is one of.
+        output: folder of the copy.
+        tolerance_mm: how far apart label and image may lie.
+    """
+    files, decisions = order
     changes: list[str] = []
     try:
         image = _repair_image(read_image(files.images, tolerance_mm=tolerance_mm), changes)
         image_changes = len(changes)
-        label = None if files.label is None else _repair_label(files.label, image, changes, tolerance_mm)
+        label = None if files.label is None else _decided_label(files.label, image, changes, tolerance_mm, decisions)
         label_changes = len(changes) - image_changes
         unknown = () if label is None else _unnamed(label.array, dataset.labels)
         named = dataclasses.replace(dataset, labels=_with_values(dataset.labels, unknown))
@@ -175,6 +198,19 @@ def _repair_image(image: Volume, changes: list[str]) -> Volume:
         return image
     changes.append(f"image: {int(odd.sum())} NaN or infinite intensities set to 0")
     return dataclasses.replace(image, array=np.where(odd, np.float32(0), image.array))
+
+
+def _decided_label(
+    path: Path, image: Volume, changes: list[str], tolerance_mm: float, decisions: Sequence[Decision]
+) -> Volume:
+    """The repaired label, or the file that takes its place, after what was decided."""
+    others = [decision.file for decision in decisions if decision.file is not None]
+    label = _repair_label(others[-1] if others else path, image, changes, tolerance_mm)
+    if not decisions:
+        return label
+    changes.append(describe(decisions))
+    stored = carry_out(decisions, from_working(label.array, label.geometry))
+    return dataclasses.replace(label, array=to_working(stored, label.geometry.affine))
 
 
 def _repair_label(path: Path, image: Volume, changes: list[str], tolerance_mm: float) -> Volume:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_preprocessing.dataset.decisions import read_decisions
 from data_preprocessing.dataset.description_file import Description, read_description, task_number
 from data_preprocessing.dataset.findings import Finding, findings_table, problems_of
 from data_preprocessing.dataset.repair import CaseRepair, write_repaired_copy
@@ -24,11 +25,13 @@ class Wanted:
     Attributes:
         tolerance_mm: how far apart corners of a label and its image may lie.
         copy: new folder for the repaired data set; None: none is made.
+        decisions: table of an audit of labels, whose decisions the copy follows.
         report: JSON file of all findings; None: none is written.
     """
 
     tolerance_mm: float
     copy: Path | None = None
+    decisions: Path | None = None
     report: Path | None = None
 
 
@@ -50,6 +53,7 @@ def verify(data: Path, task: str | None, wanted: Wanted, *, n_jobs: int | None) 
     description = read_description(data, task or str(number))
     dataset = description.dataset
     target = None if wanted.copy is None else _copy_folder(wanted.copy, dataset.folder)
+    decided = {} if wanted.decisions is None else read_decisions(wanted.decisions, dataset.training, dataset.labels)
     num_cases = len(dataset.training) + len(dataset.test)
     repairs: list[CaseRepair] = []
     with Workers(max(1, min(n_jobs or num_cores(), num_cases))) as workers:
@@ -61,7 +65,9 @@ def verify(data: Path, task: str | None, wanted: Wanted, *, n_jobs: int | None) 
         print(findings_table(findings, dataset.folder) if findings else "nothing to complain about")
         print(f"{len(problems)} problems, {len(findings) - len(problems)} remarks")
         if target is not None:
-            repairs = write_repaired_copy(description, surveys, target, workers, tolerance_mm=wanted.tolerance_mm)
+            repairs = write_repaired_copy(
+                description, surveys, target, workers, tolerance_mm=wanted.tolerance_mm, decided=decided
+            )
             _print_repairs(repairs, target)
         elif problems:
             print("what can be repaired is written as a copy with --fix FOLDER")

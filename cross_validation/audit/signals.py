@@ -1,0 +1,97 @@
+"""Numbers of a case that say how far its given label is from what the networks believe. Axes: S A R."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from cross_validation.audit.edits import best_shift, deficit, swap_gain, worth_of
+from cross_validation.audit.evidence import FLOOR, Evidence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Signals:
+    """Of one case.
+
+    Attributes:
+        surprise: mean of -log p(given class) in the band of one voxel on either side of the boundaries, those of the
+            label and of the prediction. High where the boundary lies elsewhere.
+        sided: mean log p(foreground) just inside the given foreground, minus mean log p(background) just outside it.
+            Negative where the label is too large, positive where it is too small.
+        volume: log(voxels given / voxels expected) of all foreground and then of each class. Expected is the sum of
+            the probabilities.
+        missed: the gain of putting every voxel right, in nats for each voxel of the band.
+        swap: the gain of exchanging two classes in nats for each of their voxels, for the two that gain most; far below
+            0 where classes are what they are called. NaN where the label has fewer than two.
+        shift: the gain of the best move, in nats for each voxel of the band.
+    """
+
+    surprise: float
+    sided: float
+    volume: tuple[float, ...]
+    missed: float
+    swap: float
+    shift: float
+
+
+def signals(evidence: Evidence) -> Signals:
+    """The numbers of a case."""
+    label, counts = evidence.label, evidence.counts
+    band = (edge(label) | edge(evidence.predicted)) & counts
+    surprise = np.zeros(label.shape, np.float32)
+    number = evidence.labels.num_classes
+    expected, given, sums = [], [], np.zeros((number, number))
+    background = evidence.probability(0)
+    for index in range(number):
+        if evidence.alike[index] != index:
+            # Nothing tells it from an earlier class, which has its voxels.
+            expected.append(0.0)
+            given.append(0)
+            continue
+        probability = background if index == 0 else evidence.probability(index)
+        here = label == index
+        logs = np.log(np.clip(probability, FLOOR, 1))
+        surprise[here] = -logs[here]
+        sums[:, index] = np.bincount(label[counts], logs[counts], minlength=number)[:number]
+        expected.append(float(probability[counts].sum(dtype=np.float64)))
+        given.append(int(here.sum()))
+    foreground = counts & (label > 0)
+    worth = worth_of(background, counts)
+    ratios = [_ratio(sum(given[1:]), sum(expected[1:])), *(_ratio(g, e) for g, e in zip(given[1:], expected[1:]))]
+    size = max(1, int(band.sum()))
+    return Signals(
+        surprise=float(surprise[band].mean()) if band.any() else 0.0, sided=_sided(foreground, background, counts),
+        volume=tuple(ratios), missed=deficit(foreground, worth) / size,
+        swap=swap_gain(sums, given), shift=best_shift(foreground, worth).gain / size,
+    )  # fmt: skip
+
+
+def edge(classes: np.ndarray) -> np.ndarray:
+    """Voxels with a face neighbour of another class, on both sides of each boundary."""
+    found = np.zeros(classes.shape, dtype=bool)
+    for axis in range(classes.ndim):
+        turned, into = np.moveaxis(classes, axis, 0), np.moveaxis(found, axis, 0)
+        differs = turned[1:] != turned[:-1]
+        into[1:] |= differs
+        into[:-1] |= differs
+    return found
+
+
+def _sided(foreground: np.ndarray, background: np.ndarray, counts: np.ndarray) -> float:
+    rim = edge(foreground) & counts
+    inner, outer = background[rim & foreground], background[rim & ~foreground]
+    if not inner.size or not outer.size:
+        return 0.0
+    inside = np.log(np.clip(1 - inner, FLOOR, 1)).mean()
+    outside = np.log(np.clip(outer, FLOOR, 1)).mean()
+    return float(inside - outside)
+
+
+SMALL_VOXELS = 10.0
+"""Added to both volumes, so that the last voxels of a tiny structure are not worth a ratio."""
+
+
+def _ratio(given: float, expected: float) -> float:
+    return math.log((given + SMALL_VOXELS) / (expected + SMALL_VOXELS))

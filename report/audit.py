@@ -1,0 +1,79 @@
+"""The part of a cross-validation's page about labels that the out-of-fold predictions contradict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from report.markup import Markup, element, join
+from report.numbers import plural
+from report.tables import Cell, Row, number_cell, table
+from report.views import Views
+from utils.errors import UserError
+from utils.label_audit import AUDIT_TABLE, AuditRow, read_audit
+
+SHOWN = 10
+"""Cases in the table that are not suspicious by their score, so that a person sees where it begins."""
+
+
+def read_suspicions(results: Path, task: str) -> tuple[AuditRow, ...]:
+    """The lines of a task's audit; none where there was no audit. One that cannot be read is a warning."""
+    path = results / f"{task}_audit" / AUDIT_TABLE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(read_audit(path))
+    except UserError as error:
+        print(f"warning: the page says nothing of the label audit: {error}", file=sys.stderr)
+        return ()
+
+
+def suspects(rows: Sequence[AuditRow]) -> list[str]:
+    """The suspicious cases, the worst first; where none is, the first three of the ranking."""
+    cases = [row for row in rows if row.scope == "case"]
+    return [row.case for row in cases if row.suspicious] or [row.case for row in cases[:3]]
+
+
+def with_suspects(names: Sequence[str], rows: Sequence[AuditRow], known: Sequence[str], places: int) -> list[str]:
+    """The viewer's cases with those that are suspicious in front, which may take up to three of four places."""
+    first = [case for case in suspects(rows) if case in known][: max(1, places * 3 // 4)] if places else []
+    return list(dict.fromkeys([*first, *names]))[: max(places, len(names))]
+
+
+def suspect_titles(rows: Sequence[AuditRow], titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles of the viewer's cases that say what a suspicious label looks like."""
+    looks = {row.case: row.kind for row in rows if row.scope == "case" and row.suspicious}
+    return {case: f"{title}: label looks {looks[case]}" if case in looks else title for case, title in titles.items()}
+
+
+def audit_in_words(rows: Sequence[AuditRow], views: Views) -> Markup | None:
+    """How many labels are suspicious, and the head of the ranking; None where there was no audit."""
+    cases = [row for row in rows if row.scope == "case"]
+    if not cases:
+        return None
+    number = sum(row.suspicious for row in cases)
+    shown = cases[: number + SHOWN]
+    places: dict[str, list[AuditRow]] = {}
+    for row in rows:
+        if row.scope != "case":
+            places.setdefault(row.case, []).append(row)
+    lines = [
+        Row(
+            cells=(
+                row.case, number_cell(float(row.rank), 0), number_cell(row.score, 1, "bad" if row.suspicious else None),
+                Cell(content=row.kind), Cell(content=row.structure), Cell(content=row.where),
+                Cell(content=", ".join(dict.fromkeys(f"{each.kind} ({each.structure}) at {each.where}"
+                                                     for each in places.get(row.case, ())))),
+                Cell(content=row.suggestion), Cell(content=row.decision),
+            ),
+            shows=views.number_of(row.case),
+        )
+        for row in shown
+    ]  # fmt: skip
+    headers = ["case", "rank", "score", "looks like", "structure", "voxels x y z", "places", "suggestion", "decision"]
+    return join(
+        element("p", f"The out-of-fold predictions contradict the given label of {plural(number, 'case')} of "
+                f"{len(cases)} so much that a person should look at it. A click shows a case in the viewer."),
+        table(headers, lines, caption="labels by how much they are contradicted, most first"),
+    )  # fmt: skip

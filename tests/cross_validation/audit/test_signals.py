@@ -1,0 +1,105 @@
+"""The numbers that tell wrong labels, on ellipsoids of which one knows what was done to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.wrong_labels import dilated, shifted
+from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
+from cross_validation.audit.evidence import make_evidence
+from cross_validation.audit.places import find_places
+from cross_validation.audit.ranking import scores, threshold
+from cross_validation.audit.signals import edge, signals
+from tests.cross_validation.audit.made import FRONT_BACK, NESTED, believed, evidence, geometry, halves
+from utils.schema import LabelScheme
+
+
+def test_edge_is_one_voxel_on_either_side():
+    assert edge(np.array([[[0, 0, 1, 1, 1, 0]]])).tolist() == [[[False, True, True, False, True, True]]]
+
+
+def test_a_shift_surprises_and_a_dilation_is_one_sided_and_too_large():
+    truth = halves()
+    sound, moved, large = (signals(evidence(given, truth)) for given in (
+        truth, shifted(truth, axis=1, voxels=3), dilated(truth, 2)))  # fmt: skip
+    assert moved.surprise > sound.surprise + 0.3 and abs(moved.volume[0] - sound.volume[0]) < 0.1
+    assert large.sided < sound.sided - 1 and large.volume[0] > sound.volume[0] + 0.3
+    assert sound.missed < 0.2 < 0.5 < large.missed
+
+
+def test_a_missing_class_is_seen_in_its_volume():
+    truth = halves()
+    found = signals(evidence(np.where(truth == 2, 0, truth).astype(np.uint8), truth)).volume
+    assert found[2] < -3 and abs(found[1]) < 0.2
+
+
+def test_ignored_voxels_say_nothing():
+    labels = LabelScheme(names=FRONT_BACK.names, values=FRONT_BACK.values, ignore_value=7)
+    truth = halves()
+    given = truth.copy()
+    given[truth == 2] = 3
+    predicted, probabilities = truth, believed(truth)
+    found = make_evidence(given, predicted, probabilities, labels, geometry())
+    assert signals(found).surprise < 1 and find_places(found) == ()
+
+
+def test_an_empty_label_and_an_empty_prediction_are_no_fault():
+    empty = np.zeros_like(halves())
+    found = signals(evidence(empty, empty))
+    assert found.surprise == 0 and found.sided == 0 and find_places(evidence(empty, empty)) == ()
+
+
+def test_regions_become_classes():
+    truth = halves()
+    plain, nested = evidence(truth, truth), evidence(truth, truth, NESTED)
+    for index in range(3):
+        assert np.abs(plain.probability(index) - nested.probability(index)).mean() < 0.02
+    assert nested.probability(2)[nested.label == 2].mean() > 0.7 and plain.alike == nested.alike == (0, 1, 2)
+    swapped = np.array([0, 2, 1], np.uint8)[truth]
+    assert best_swap(class_sums(evidence(swapped, truth, NESTED)))[0] == (1, 2)
+
+
+def test_classes_in_no_region_of_their_own_count_as_one():
+    labels = LabelScheme(names=("background", "a", "b"), values=(0, 1, 3), regions=NESTED.regions[:1])
+    truth = halves()
+    shares = believed(truth)
+    found = make_evidence(truth, (truth > 0).astype(np.uint8), shares[1:].sum(0)[None], labels, geometry())
+    assert found.alike == (0, 1, 1) and set(np.unique(found.label)) == {0, 1}
+    assert signals(found).volume[2] == 0 and abs(signals(found).volume[0]) < 0.3
+
+
+@pytest.mark.parametrize("offset", [(0, 3, 0), (-2, 0, 1)])
+def test_the_best_shift_brings_a_label_back(offset):
+    truth = halves()
+    found = evidence(np.roll(truth, offset, (0, 1, 2)), truth)
+    worth = worth_of(found.probability(0), found.counts)
+    assert best_shift(found.label > 0, worth).offset == tuple(-step for step in offset)
+    sound = evidence(truth, truth)
+    assert best_shift(sound.label > 0, worth_of(sound.probability(0), sound.counts)).offset == (0, 0, 0)
+
+
+def test_the_best_growth_counts_in_the_finest_voxels():
+    truth = halves()
+    found = evidence(dilated(truth, 2), truth)
+    worth = worth_of(found.probability(0), found.counts)
+    assert best_growth(found.label > 0, worth, (1, 1, 1)).radius == -2
+    # Across slices that are three voxels thick nothing is within two of the finest.
+    assert best_growth(found.label > 0, worth, (3, 1, 1)).gain < best_growth(found.label > 0, worth, (1, 1, 1)).gain
+    assert best_growth(np.zeros((3, 3, 3), bool), np.ones((3, 3, 3)), (1, 1, 1)).radius == 0
+
+
+def test_scores_rank_each_error_above_all_sound_labels():
+    truths = [halves(seed) for seed in range(12)]
+    swap, missing = np.array([0, 2, 1], np.uint8), np.array([0, 0, 2], np.uint8)
+    wrong = [shifted(truths[8], axis=0, voxels=3), dilated(truths[9], 2), swap[truths[10]], missing[truths[11]]]
+    givens = [*truths[:8], *wrong]
+    score = scores([signals(evidence(g, t, seed=s)) for s, (g, t) in enumerate(zip(givens, truths))])
+    assert score[8:].min() > score[:8].max() and score[8:].min() > threshold(12) > score[:8].max()
+
+
+def test_equal_labels_and_a_handful_of_cases_are_not_suspicious():
+    one = signals(evidence(halves(), halves()))
+    score = scores([one] * 10)
+    assert not (score > threshold(10)).any()
+    assert threshold(3) == float("inf")

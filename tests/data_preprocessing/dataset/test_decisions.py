@@ -1,0 +1,138 @@
+"""Decisions about labels: understood, refused with reasons, carried out on a copy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data_preprocessing.dataset.decisions import Decision, carry_out, parse_decision
+from scripts import verify_dataset
+from tests.tiny_task import SHAPE_XYZ, Task, make_task, write_scan
+from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
+from utils.files import file_digest
+from utils.label_audit import AuditRow, write_audit
+from utils.schema import LabelScheme
+
+LABELS = LabelScheme(names=("background", "a", "b"), values=(0, 1, 2))
+
+
+def row(case: str = "scan0", decision: str = "", **changes: object) -> AuditRow:
+    base = AuditRow(
+        rank=1, case=case, scope="case", score=9.0, suspicious=True, kind="shifted", structure="foreground",
+        where="3-5 3-6 2-4", suggestion="", decision=decision, label="", label_digest="",
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def image(path: Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+@pytest.fixture
+def task(tmp_path) -> Task:
+    made = make_task(tmp_path, num_cases=4)
+    write_scan(made.folder / "imagesTs/unseen.nii.gz", np.full(SHAPE_XYZ, 7.5, np.float32) + np.eye(10, 14)[..., None])
+    return made
+
+
+def decide(task: Task, *rows: AuditRow) -> Path:
+    path = task.data.parent / "audit.csv"
+    digests = {
+        case: file_digest(task.folder / f"labelsTr/{case}.nii.gz") for case in ("scan0", "scan1", "scan2", "scan3")
+    }
+    write_audit(
+        [dataclasses.replace(each, label_digest=each.label_digest or digests.get(each.case, "")) for each in rows], path
+    )
+    return path
+
+
+def verify(*flags: object) -> int:
+    return run_cli(lambda: verify_dataset.main([*map(str, flags), "--n_jobs", "1"]))
+
+
+@pytest.mark.slow
+def test_the_copy_follows_the_decisions_and_the_source_stays(task, tmp_path, capsys):
+    describe = task.description()
+    task.describe(labels={"0": "background", "1": "organ", "2": "other"})
+    other = np.zeros(SHAPE_XYZ, np.uint8)
+    other[1:3, 1:3, 1:3] = 2
+    write_scan(tmp_path / "redrawn.nii.gz", other)
+    before = {path: path.read_bytes() for path in task.data.rglob("*.nii.gz")}
+    table = decide(task, row("scan0", "shift 2 0 -1"), row("scan0", "", scope="place"), row("scan1", "remove"),
+                   row("scan2", "swap 1 2"), row("scan3", "replace redrawn.nii.gz"))  # fmt: skip
+    assert verify("--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table) == EXIT_OK
+    copy = tmp_path / "copy/Task77_Tiny/labelsTr"
+    moved = np.argwhere(image(copy / "scan0.nii.gz"))
+    assert moved.min(0).tolist() == [5, 3, 1] and moved.max(0).tolist() == [7, 6, 3]
+    assert not (copy / "scan1.nii.gz").exists() and not (copy.parent / "imagesTr/scan1.nii.gz").exists()
+    assert np.array_equal(image(copy / "scan2.nii.gz"), 2 * image(task.folder / "labelsTr/scan2.nii.gz"))
+    assert np.array_equal(image(copy / "scan3.nii.gz"), other)
+    assert {path: path.read_bytes() for path in task.data.rglob("*.nii.gz")} == before
+    printed = capsys.readouterr().out
+    assert "scan0: label: shift 2 0 -1 (decided)" in printed and "scan1: left out: removed (decided)" in printed
+    assert [Path(entry["image"]).name for entry in Task(tmp_path / "copy", tmp_path).description()["training"]] == [
+        f"scan{number}.nii.gz" for number in (0, 2, 3)]  # fmt: skip
+    assert describe["labels"] == {"0": "background", "1": "organ"}
+
+
+def test_no_decision_changes_nothing(task, tmp_path):
+    table = decide(task, row("scan0"), row("scan1", "keep"))
+    assert verify("--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table) == EXIT_OK
+    for path in ("labelsTr/scan0.nii.gz", "labelsTr/scan1.nii.gz"):
+        assert (tmp_path / "copy/Task77_Tiny" / path).read_bytes() == (task.folder / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row("scan0", "delete"), row("scan1", "swap 1")], "scan0: 'delete' is no decision"),
+        ([row("nobody", "remove")], "nobody: it is no training case"),
+        ([row("scan0", "remove", label_digest="old")], "is not the file that was audited"),
+        ([row("scan0", "swap 1 7")], "7 is no label value"),
+        ([row("scan0", "shift a b c")], "shift needs whole numbers"),
+        ([row("scan0", "replace gone.nii.gz")], "there is no file"),
+        ([row("scan0", "remove"), row("scan0", "erase 1")], "cannot be removed and changed"),
+        ([row("scan0", "erase 1", scope="place", where="everywhere")], "is no box"),
+    ],
+)
+def test_decisions_that_cannot_be_carried_out_are_refused_and_nothing_is_written(task, tmp_path, capsys, rows, message):
+    table = decide(task, *rows)
+    assert verify("--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table) == EXIT_USAGE
+    assert message in capsys.readouterr().err and not (tmp_path / "copy").exists()
+
+
+def test_decisions_need_a_copy_and_a_file(task, tmp_path, capsys):
+    assert verify("--data", task.folder, "--decisions", decide(task, row())) == EXIT_USAGE
+    assert "--fix FOLDER" in capsys.readouterr().err
+    assert verify("--data", task.folder, "--fix", tmp_path / "c", "--decisions", tmp_path / "none.csv") == EXIT_USAGE
+
+
+def test_a_faulty_case_is_repaired_and_decided_about(task, tmp_path):
+    write_scan(task.folder / "imagesTr/scan0.nii.gz", np.full(SHAPE_XYZ, np.nan, np.float32))
+    write_scan(
+        task.folder / "imagesTr/scan1.nii.gz", np.where(np.indices(SHAPE_XYZ)[0] == 0, np.nan, 3.0).astype(np.float32)
+    )
+    table = decide(task, row("scan1", "erase 1"))
+    assert verify("--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table) == EXIT_PARTIAL
+
+
+def test_a_place_is_erased_within_its_box_only():
+    label = np.ones((4, 4, 4), np.uint8)
+    decision = parse_decision(row(decision="erase 1", scope="place", where="0-1 0-0 3-3"), LABELS, Path())
+    found = carry_out([decision], label)
+    assert np.argwhere(found == 0).tolist() == [[0, 0, 3], [1, 0, 3]] and label.all()
+
+
+def test_decisions_follow_one_another():
+    label = np.array([1, 2, 0], np.uint8).reshape(3, 1, 1)
+    steps = [
+        Decision(word="swap", values=(1, 2)),
+        Decision(word="shift", values=(1, 0, 0)),
+        Decision(word="erase", values=(1,)),
+    ]
+    assert carry_out(steps, label).ravel().tolist() == [0, 2, 0]
+    assert carry_out([Decision(word="shift", values=(-5, 0, 0))], label).sum() == 0

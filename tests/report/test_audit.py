@@ -1,0 +1,51 @@
+"""The label audit on the page of a cross-validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from report.audit import read_suspicions, suspect_titles, with_suspects
+from report.writing import write_report
+from tests.report import folders
+from utils.label_audit import AuditRow, write_audit
+
+
+def row(rank: int, case: str, *, suspicious: bool = False, scope: str = "case") -> AuditRow:
+    return AuditRow(
+        rank=rank, case=case, scope=scope, score=9.0 - rank, suspicious=suspicious, kind="shifted",
+        structure="foreground", where="0-1 2-3 4-5", suggestion="shift 1 0 0", decision="", label="", label_digest="",
+    )  # fmt: skip
+
+
+def audited(folder: Path) -> Path:
+    rows = [row(1, "case_10", suspicious=True), row(1, "case_10", scope="place"), row(2, "case_00")]
+    folder.joinpath("77_audit").mkdir(parents=True)
+    write_audit(rows, folder / "77_audit" / "audit.csv")
+    return folder
+
+
+def test_the_page_lists_suspicious_labels_first(tmp_path):
+    audited(folders.make_cross_validation(tmp_path))
+    text = write_report(tmp_path).path.read_text()
+    section = text[text.index('id="label-audit"') :]
+    assert "of 1 case of 2" in section.replace("</", " </") or "label of 1 case of 2" in section
+    assert section.index("case_10") < section.index("case_00") and "shift 1 0 0" in section
+
+
+def test_without_an_audit_or_with_a_damaged_one_the_page_says_nothing(tmp_path, capsys):
+    folders.make_cross_validation(tmp_path)
+    assert "label-audit" not in write_report(tmp_path).path.read_text()
+    (tmp_path / "77_audit").mkdir()
+    (tmp_path / "77_audit/audit.csv").write_text("x")
+    assert read_suspicions(tmp_path, "77") == () and "warning" in capsys.readouterr().err
+
+
+def test_suspects_take_three_of_four_places_of_the_viewer():
+    rows = [row(number, f"bad{number}", suspicious=True) for number in range(1, 7)]
+    known = [*(f"bad{number}" for number in range(1, 7)), "x", "y", "z", "w"]
+    assert with_suspects(["x", "bad2", "y", "z"], rows, known, 4) == ["bad1", "bad2", "bad3", "x"]
+    assert with_suspects(["x"], rows, ["x"], 4) == ["x"] and with_suspects([], rows, known, 0) == []
+    assert suspect_titles(rows, {"bad1": "bad1 (0.5)", "x": "x"}) == {
+        "bad1": "bad1 (0.5): label looks shifted",
+        "x": "x",
+    }

@@ -1,0 +1,87 @@
+"""nnunet audit-labels after a cross-validation: table, page, decisions, and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from scripts import audit_labels, verify_dataset
+from tests.tiny_task import Task, make_task, write_scan
+from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
+from utils.label_audit import read_audit
+
+NUMBER, WRONG = 9, "scan4"
+
+
+@pytest.fixture
+def task(tmp_path) -> Task:
+    """Preprocessed cases, one with a shifted label, and what networks that see the truth predicted of them."""
+    made = make_task(tmp_path, num_cases=NUMBER)
+    folder = tmp_path / "models/77_3d_fullres/out_of_fold"
+    folder.mkdir(parents=True)
+    for number in range(NUMBER):
+        path = made.folder / f"labelsTr/scan{number}.nii.gz"
+        truth = np.asanyarray(nib.load(path).dataobj)
+        noise = np.random.default_rng(number).normal(0, 0.02, truth.shape)
+        inside = np.clip(ndimage.gaussian_filter(truth.astype(float), 0.7) + noise, 0.01, 0.99).astype(np.float32)
+        write_scan(folder / f"scan{number}.nii.gz", (inside > 0.5).astype(np.uint8))
+        np.save(folder / f"scan{number}.npy", np.stack([1 - inside, inside]).swapaxes(-1, -3))
+        if f"scan{number}" == WRONG:
+            write_scan(path, np.roll(truth, 3, 1))
+    assert made.run("--nfolds", "3") == EXIT_OK
+    (folder / "plan.json").write_bytes((made.results / "77_3d/plan.json").read_bytes())
+    return made
+
+
+def audit(task: Task, *flags: object) -> int:
+    results = task.data.parent / "models"
+    argv = ["--task", "77", "--data", task.results, "--results", results, "--n_jobs", "1", *flags]
+    return run_cli(lambda: audit_labels.main([str(word) for word in argv]))
+
+
+@pytest.mark.slow
+def test_the_wrong_label_comes_first_and_is_put_right_in_a_copy(task, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in task.data.rglob("*") if path.is_file()}
+    truth = np.roll(np.asanyarray(nib.load(task.folder / f"labelsTr/{WRONG}.nii.gz").dataobj), -3, 1)
+    assert audit(task, "--no_report") == EXIT_OK
+    printed = capsys.readouterr().out
+    assert f"! {WRONG}" in printed and f"1 of {NUMBER} labels are suspicious" in printed
+    table = tmp_path / "models/77_audit/audit.csv"
+    rows = [row for row in read_audit(table) if row.scope == "case"]
+    assert [row.case for row in rows if row.suspicious] == [WRONG] == [rows[0].case] and len(rows) == NUMBER
+    assert (rows[0].kind, rows[0].suggestion, rows[0].decision) == ("shifted", "shift 0 -3 0", "")
+    details = json.loads((table.parent / "audit.json").read_text())
+    assert details["cases"][0]["case"] == WRONG and details["configuration"] == "3d_fullres"
+    lines = table.read_text().splitlines()
+    decided = lines[1].replace("shift 0 -3 0,,", "shift 0 -3 0,shift 0 -3 0,")
+    assert decided != lines[1]
+    table.write_text("\n".join([lines[0], decided, *lines[2:]]))
+    argv = ["--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table, "--n_jobs", "1"]
+    assert run_cli(lambda: verify_dataset.main([str(word) for word in argv])) == EXIT_PARTIAL
+    fixed = nib.load(tmp_path / f"copy/Task77_Tiny/labelsTr/{WRONG}.nii.gz")
+    assert np.array_equal(np.asanyarray(fixed.dataobj), truth)
+    assert {path: path.read_bytes() for path in task.data.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_without_predictions_the_command_that_gathers_them_is_named(task, tmp_path, capsys):
+    (tmp_path / "models/77_3d_fullres/out_of_fold/scan2.npy").unlink()
+    assert audit(task) == EXIT_USAGE
+    assert "scan2" in (message := capsys.readouterr().err) and "cross_validate.py" in message
+    (tmp_path / "models/77_3d_fullres/out_of_fold/plan.json").unlink()
+    assert audit(task) == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert "gathers them" in message and "cross_validate.py --task 77 --configurations 3d_fullres" in message
+    assert audit(task, "--configuration", "2d") == EXIT_USAGE
+    assert not (tmp_path / "models/77_audit").exists()
+
+
+def test_damaged_probabilities_are_all_named(tmp_path):
+    from cross_validation.audit.run import look_at
+
+    assert "cannot be read" in str(look_at("a", folder=tmp_path, labels={"a": Path("a.nii.gz")}))

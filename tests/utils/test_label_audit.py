@@ -1,0 +1,47 @@
+"""The table of an audit survives writing, spreadsheets and people."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.errors import UserError
+from utils.label_audit import AuditRow, box_text, parse_box, read_audit, write_audit
+
+ROW = AuditRow(
+    rank=1, case="a,b", scope="case", score=12.345, suspicious=True, kind="swapped classes", structure="a and b",
+    where="0-3 1-1 2-9", suggestion="swap 1 2", decision="", label="/data/a.nii.gz", label_digest="0f",
+)  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_audit([ROW], tmp_path / "audit.csv")
+    [row] = read_audit(tmp_path / "audit.csv")
+    assert row.score == 12.35 or row.score == 12.34
+    assert (row.case, row.suspicious, row.where, row.suggestion) == ("a,b", True, ROW.where, "swap 1 2")
+
+
+def test_a_spreadsheet_may_write_semicolons_commas_and_a_mark(tmp_path):
+    text = "\ufeffcase;scope;score;where;decision;label_digest\r\nanna;case;3,5;0-1 0-1 0-1; remove ;ab\r\n"
+    (tmp_path / "audit.csv").write_bytes(text.encode())
+    [row] = read_audit(tmp_path / "audit.csv")
+    assert (row.case, row.score, row.decision, row.label_digest) == ("anna", 3.5, "remove", "ab")
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\xfe\x00", b""])
+def test_another_table_is_refused(tmp_path, content):
+    (tmp_path / "audit.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"audit\.csv"):
+        read_audit(tmp_path / "audit.csv")
+
+
+def test_faulty_lines_are_named(tmp_path):
+    (tmp_path / "audit.csv").write_text("case,scope,where,decision,label_digest,score\na,case,,,,x\nb,case,,,,1\n")
+    with pytest.raises(UserError, match="line 2"):
+        read_audit(tmp_path / "audit.csv")
+
+
+def test_boxes_name_first_and_last_voxel():
+    assert box_text([(0, 4), (1, 2), (2, 10)]) == ROW.where
+    assert parse_box(ROW.where) == (slice(0, 4), slice(1, 2), slice(2, 10))
+    with pytest.raises(ValueError, match="no box"):
+        parse_box("3 4 5")
