@@ -22,6 +22,8 @@ NOTHING_LIKE_IT = 0.7
 """Dice with the prediction below which a label that no undoing explains is of another scan."""
 ABSENT = 0.1
 """A class of which less than this share is there, next to the prediction (or to the label), is missing (or extra)."""
+PUT_RIGHT = 0.6
+"""Dice with the prediction that a label must have after a move, or grown or shrunk: networks of few epochs reach it."""
 FEW_VOXELS = 10
 MOVES = ("shifted", "dilated", "eroded")
 """Kinds whose undoing must leave a foreground like the predicted one: to move or shrink any wrong label helps a bit."""
@@ -68,7 +70,7 @@ def explain(evidence: Evidence) -> Explanation:
     found = undoings(evidence)
     before, after, *gains = likelihoods(evidence, [given, predicted, *(each.label for each in found)])
     deficit = max(after - before, 1e-6)
-    fits = [each.kind not in MOVES or foreground_dice(each.label, predicted, evidence.counts) >= NOTHING_LIKE_IT
+    fits = [each.kind not in MOVES or foreground_dice(each.label, predicted, evidence.counts) >= PUT_RIGHT
             for each in found]  # fmt: skip
     shares = [(gain - before) / deficit if fit else 0.0 for gain, fit in zip(gains, fits)]
     best = max(range(len(found)), key=lambda number: shares[number] * found[number].likely, default=None)

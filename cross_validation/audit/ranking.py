@@ -15,6 +15,8 @@ LEAST_CASES = 8
 """Fewer cases say nothing of what is usual: all are ranked, none is suspicious by its score."""
 LEAST_SPREAD = 0.02
 """Of a signal in its own unit: equal cases must not make the next one a wonder."""
+LEAST_SHIFT_SPREAD = 0.03
+"""Nats for each voxel of the band: half of all sound labels gain nothing by any move, and others a little."""
 
 
 def robust_deviations(values: Sequence[float], least_spread: float = LEAST_SPREAD) -> np.ndarray:
@@ -38,9 +40,10 @@ def scores(found: Sequence[Signals]) -> np.ndarray:
     the networks are merely unsure; its volume tells it. All count deviations from the data set's own habit, since
     networks of few epochs draw everything too small or too large themselves.
     """
+    spreads = {"surprise": LEAST_SPREAD, "swap": LEAST_SPREAD, "shift": LEAST_SHIFT_SPREAD}
     surprise, swap, shift = (
-        np.maximum(robust_deviations([getattr(each, name) for each in found]), 0)
-        for name in ("surprise", "swap", "shift")
+        np.maximum(robust_deviations([getattr(each, name) for each in found], spread), 0)
+        for name, spread in spreads.items()
     )
     volumes = np.abs([robust_deviations(column) for column in zip(*(each.volume for each in found))]).max(axis=0)
     return np.sqrt(surprise**2 + volumes**2 + swap**2 + shift**2)
