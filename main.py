@@ -10,20 +10,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from report.finishing import finish_run
 from utils import runs
 from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 from utils.flag_roles import ineffective_options
-
-if TYPE_CHECKING:
-    from data_loading.data_module import DataModule
-    from models.checkpoint import CheckpointContents
-    from models.nn_unet import NNUnet
-    from utils.runtime import Runtime
-    from utils.schema import Fold, Plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,137 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What every mode needs: the shards, how the network looks, the cases of the fold, the device."""
-
-    shards: runs.ShardFolder
-    plan: Plan
-    fold: Fold
-    cases: tuple[str, ...]
-    """What this run looks at: the cases of the fold, its validation cases, or all test scans."""
-    runtime: Runtime
-
-
-def prepare(config: Config) -> Setup:
-    """Find shards and device; nothing is written.
-
-    Raises:
-        UserError: anything that does not exist or does not fit.
-    """
-    from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
-    from data_preprocessing.planning.plan_file import read_plan
-    from data_preprocessing.readiness import run_cases
-    from utils.runtime import configure_backends, resolve_hardware, seed_everything
-
-    runtime = resolve_hardware(config.hardware)
-    shards = runs.find_shards(config.run)
-    plan = read_plan(shards.root)
-    if plan.stage.dim != config.run.dim:
-        raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
-    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
-    plan, run = mirror_along(plan, config.loader.mirror_axes), config.run
-    fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
-    cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
-    configure_backends(runtime)
-    seed_everything(run.seed)
-    runtime.pin(config.hardware.affinity)
-    return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime)
-
-
-def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:
-    """As `prepare`, with the network of `--ckpt_path`: its plan and its options replace those of the flags.
-
-    A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
-    """
-    from models.checkpoint import check_fits, flips_remark, read_checkpoint
-    from models.resuming import flattered_scores
-
-    path = runs.find_checkpoint(config.run.ckpt_path)
-    setup, stored = prepare(config), read_checkpoint(path)
-    check_fits(stored, setup.plan)
-    warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
-    remark = flips_remark(stored.path, mirrored=stored.mirrored, plan=stored.plan)
-    warnings += [remark] if config.inference.tta and remark is not None else []
-    warn(setup, warnings)
-    if stored.plan is not None and stored.model is not None:
-        setup = dataclasses.replace(setup, plan=stored.plan)
-        config = dataclasses.replace(config, model=stored.model)
-    runs.prepare_folder(config.run.results, "--results")
-    return setup, config, stored
-
-
-def warn(setup: Setup, messages: Sequence[str]) -> None:
-    """Say what may surprise, once for all processes."""
-    for message in messages if setup.runtime.is_first_process else ():
-        print(f"warning: {message}", file=sys.stderr)
-
-
-def build_data(config: Config, setup: Setup, predict_cases: Sequence[str] = ()) -> DataModule:
-    """The loaders of a run."""
-    from data_loading.data_module import DataModule, LoadingSettings, ShardCases, ValidationSettings
-
-    run = config.run
-    training = run.exec_mode == "train"
-    scored = run.exec_mode != "predict" and not run.benchmark
-    return DataModule(
-        cases=ShardCases(
-            folder=setup.shards.cases,
-            train=setup.fold.train if training else (),
-            val=setup.fold.val if scored else (),
-            predict=tuple(predict_cases),
-        ),
-        plan=setup.plan,
-        loader=config.loader,
-        settings=LoadingSettings(
-            seed=run.seed,
-            num_threads=setup.runtime.num_threads(config.hardware.num_workers),
-            on_gpu=setup.runtime.use_gpu,
-            benchmark=run.benchmark,
-            train_batches=run.train_batches,
-            test_batches=run.test_batches,
-        ),
-        validation=ValidationSettings.of(config.optim, config.inference.overlap) if training and scored else None,
-    )
-
-
-def build_module(config: Config, setup: Setup, checkpoint: CheckpointContents | None = None) -> NNUnet:
-    """The network of the plan, with the weights of the checkpoint to evaluate or predict."""
-    import torch
-
-    from data_preprocessing.case_restorer import CaseRestorer
-    from models.acceleration import resolve_acceleration
-    from models.checkpoint import load_weights
-    from models.inferer import InferenceSettings
-    from models.nn_unet import NNUnet
-
-    acceleration = resolve_acceleration(config.hardware, setup.runtime, norm=config.model.norm)
-    restorer = CaseRestorer(folder=setup.shards.cases, plan=setup.plan)
-    options = config.inference
-    if options.invert_resampled_y and config.run.exec_mode != "predict" and not config.run.benchmark:
-        restorer.require_labels(setup.fold.val)
-    module = NNUnet(
-        plan=setup.plan,
-        model=config.model,
-        optim=config.optim,
-        inference=InferenceSettings(
-            tta=options.tta and config.run.exec_mode != "train",
-            overlap=options.overlap,
-            blend=options.blend,
-            window_batch=config.loader.val_batch_size,
-            fill_batches=acceleration.compiles,
-        ),
-        native_scorer=(lambda case, slabs: torch.from_numpy(restorer.restore(case, (slab.numpy() for slab in slabs))))
-        if options.invert_resampled_y
-        else None,
-        acceleration=acceleration,
-        mirrored=config.loader.augment != "none",
-    )
-    if checkpoint is not None:
-        load_weights(module.network, checkpoint)
-    return module
-
-
 def train(config: Config) -> None:
     """Train on the fold, validate as often as it is worth, keep last.ckpt and the best checkpoint."""
     from data_preprocessing.shards import shard_stamps
@@ -178,6 +39,8 @@ def train(config: Config) -> None:
     from models.loggers import build_loggers, require_loggers
     from models.resuming import TrainingCases, take_notes
     from models.trainer import build_trainer, profiler_callbacks
+    from training.building import build_data, build_module
+    from training.run_setup import prepare, warn
     from utils.files import to_dict
     from utils.reporting import RunReport
     from utils.training_record import how_to_continue
@@ -226,6 +89,8 @@ def train(config: Config) -> None:
 def evaluate(config: Config) -> None:
     """Score a checkpoint on the fold's validation cases."""
     from models.trainer import build_trainer, profiler_callbacks
+    from training.building import build_data, build_module
+    from training.run_setup import prepare_scoring
     from utils.files import to_dict
     from utils.reporting import RunReport
 
@@ -250,6 +115,8 @@ def predict(config: Config) -> int:
     from models.metrics import DiceAccumulator
     from models.prediction_sink import PredictionSink
     from models.trainer import build_trainer, profiler_callbacks
+    from training.building import build_data, build_module
+    from training.run_setup import prepare_scoring
     from utils.files import to_dict
     from utils.reporting import RunReport
 
@@ -281,6 +148,8 @@ def benchmark(config: Config) -> None:
     from models.callbacks import BenchmarkTimer
     from models.measuring import measured
     from models.trainer import build_trainer, profiler_callbacks
+    from training.building import build_data, build_module
+    from training.run_setup import prepare
     from utils.files import to_dict
     from utils.reporting import RunReport
     from utils.throughput import LatencyRecorder

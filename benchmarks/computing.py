@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import main as entry
 from data_preprocessing.planning.adapt import adapt_plan
 from models.flop_count import network_flops
 from models.nn_unet import NNUnet
 from models.schedules import build_optimizer
+from training.building import build_module
+from training.run_setup import Setup, prepare
 from utils.args import Config
 from utils.files import to_dict
 from utils.flops import TYPES, flop_facts, measure_ceiling
@@ -71,11 +72,11 @@ def measure_computing(config: Config, plan: Plan | None) -> tuple[dict[str, Any]
         plan: what to build the network of; None takes the plan of the shards.
 
     Raises:
-        UserError: as `main.prepare`, or no batch remains after the warm-up.
+        UserError: as `training.run_setup.prepare`, or no batch remains after the warm-up.
     """
-    setup = entry.prepare(config) if plan is None else _resident_setup(config, plan)
+    setup = prepare(config) if plan is None else _resident_setup(config, plan)
     runtime, stage = setup.runtime, setup.plan.stage
-    module = entry.build_module(config, setup).to(runtime.device)
+    module = build_module(config, setup).to(runtime.device)
     step = TrainingStep(module.train(), config, runtime)
     reset_peak_memory(runtime.device)
     training = _time(step, config, stage.batch_size, runtime)
@@ -103,7 +104,7 @@ def autocast(runtime: Runtime) -> AbstractContextManager:
     return torch.autocast(runtime.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
-def _resident_setup(config: Config, plan: Plan) -> entry.Setup:
+def _resident_setup(config: Config, plan: Plan) -> Setup:
     runtime = resolve_hardware(config.hardware)
     configure_backends(runtime)
     seed_everything(config.run.seed)
@@ -111,7 +112,7 @@ def _resident_setup(config: Config, plan: Plan) -> entry.Setup:
     adapted = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
     # No case is read.
     shards, fold = ShardFolder(root=Path(), cases=Path()), Fold(train=(), val=())
-    return entry.Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime)
+    return Setup(shards=shards, plan=adapted, fold=fold, cases=(), runtime=runtime)
 
 
 def _time(function: Callable[[], Any], config: Config, batch_size: int, runtime: Runtime) -> LatencyRecorder:

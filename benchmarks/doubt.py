@@ -30,7 +30,7 @@ from utils.certainty import DOUBT_ENDING, DoubtRecord
 from utils.errors import UserError, run_cli
 from utils.files import read_json, write_json
 from utils.nifti import read_image, read_label, write_volume
-from utils.scan_names import nifti_files, nifti_stem
+from utils.scan_names import scan_files, scan_stem
 from utils.schema import LabelScheme
 from utils.scores import dice_from_counts
 from utils.scoring import class_indices, score_mask
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use = NetworkUse(batch_size=None, gpus=0, amp=False, compile=False, tta=None, overlap=None, blend="gaussian")
     predict_folder(job, use)
     predictor = Predictor.load(options.model, device="cpu")
-    results = [read_result(path, labels, job.output, predictor.plan.labels) for path in nifti_files(scans)]
+    results = [read_result(path, labels, job.output, predictor.plan.labels) for path in scan_files(scans)]
     table = summarise(results)
     cost = cpu_cost(job, predictor, options.cpu_scans) if options.cpu_scans else None
     for line in show(table, results, cost):
@@ -141,8 +141,8 @@ def write_scans(options: Options, scans: Path, labels: Path) -> None:
     Raises:
         UserError: there is nothing, or a label is missing.
     """
-    found = {nifti_stem(path): path for path in nifti_files(options.labels)}
-    images = [path for path in nifti_files(options.images) if nifti_stem(path) in found][: options.limit]
+    found = {scan_stem(path): path for path in scan_files(options.labels)}
+    images = [path for path in scan_files(options.images) if scan_stem(path) in found][: options.limit]
     if not images:
         raise UserError(f"{options.images} and {options.labels} have no scan and label of one name")
     kinds = [*DISTURBANCES, CLEAN]
@@ -154,10 +154,10 @@ def write_scans(options: Options, scans: Path, labels: Path) -> None:
         # The clean ones of the turns are there already.
         wanted += [(images[number % len(images)], kind)] if kind != CLEAN else []
     for path, kind in dict.fromkeys(wanted):
-        name = f"{nifti_stem(path)}__{kind}.nii.gz"
+        name = f"{scan_stem(path)}__{kind}.nii.gz"
         if (scans / name).is_file() and (labels / name).is_file():
             continue
-        volume, label = read_image([path]), read_label(found[nifti_stem(path)])
+        volume, label = read_image([path]), read_label(found[scan_stem(path)])
         # Both are turned alike, so that a flip is one for both.
         rng = np.random.default_rng([options.seed, len(name), *name.encode()])
         change = DISTURBANCES.get(kind, lambda image, rng: image)
@@ -171,7 +171,7 @@ def write_scans(options: Options, scans: Path, labels: Path) -> None:
 
 def read_result(scan: Path, labels: Path, masks: Path, scheme: LabelScheme) -> Result:
     """Score the mask of a scan, and read what is said of it."""
-    case = nifti_stem(scan)
+    case = scan_stem(scan)
     volume = read_label(masks / f"{case}.nii.gz")
     found = class_indices(volume.array, scheme, masks / f"{case}.nii.gz")
     dice = dice_from_counts(score_mask(found, volume.geometry, labels / scan.name, scheme, of=f"its mask {case}"))

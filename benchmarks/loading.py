@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-import main as entry
+from training.building import build_data
+from training.run_setup import prepare
 from utils.args import Config
 from utils.files import to_dict
 from utils.runtime import Runtime
@@ -27,12 +28,12 @@ def measure_loading(config: Config) -> tuple[dict[str, Any], Runtime]:
     does ahead of the last batch stands for what it had done ahead of the first.
 
     Raises:
-        UserError: as `main.prepare`, or no batch remains after the warm-up.
+        UserError: as `training.run_setup.prepare`, or no batch remains after the warm-up.
     """
     run = config.run
-    setup = entry.prepare(config)
+    setup = prepare(config)
     more = dataclasses.replace(config, run=dataclasses.replace(run, train_batches=run.train_batches + AHEAD))
-    loader = entry.build_data(more, setup).train_dataloader()
+    loader = build_data(more, setup).train_dataloader()
     device, size = setup.runtime.device, setup.plan.stage.batch_size
     recorder = LatencyRecorder(items_per_batch=size, warmup=run.warmup)
     reset_peak_memory(device)

@@ -19,8 +19,9 @@ from data_preprocessing.planning.adapt import adapt_plan
 from inference.archive import load_model, write_archive
 from inference.configuration import ConfigurationModel, FoldWeights
 from inference.configuration_predictor import ConfigurationPredictor, Counter, window_batch
+from inference.devices import amp_type
 from inference.model import single_model
-from inference.predictor import Predictor, amp_type
+from inference.predictor import Predictor
 from inference.preparing import PreparedScan
 from inference.scan_run import ScanJob, ScanRun
 from models.certainty import CertaintyCounter

@@ -45,7 +45,8 @@ class SlurmResources:
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the flags that are not left to the cluster."""
-        values = {"cpus": self.cpus, "memory_gb": self.memory_gb, "partition": self.partition, "time": self.time}
+        values: dict[str, object] = {"cpus": self.cpus, "memory_gb": self.memory_gb}
+        values |= {"partition": self.partition, "time": self.time}
         values |= {"account": self.account, "sbatch": self.further or None}
         return tuple(f"--{name}" for name, value in values.items() if value is not None)
 

@@ -11,7 +11,6 @@ z y x the voxels of a file as stored.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,27 +19,23 @@ import numpy as np
 import torch
 
 from data_preprocessing.restoration import SlabRestorer
-from inference.configuration import flips_warning
 from inference.configuration_predictor import ConfigurationPredictor, Counter, Work
 from inference.decision import PostProcessing
+from inference.devices import amp_type, hardware_of, warn_of_flips
 from inference.merging import Merge
-from inference.model import Model
 from inference.model_set import load_model_or_set
 from inference.postprocessing import keep_largest
 from inference.preparing import PreparedScan, as_volume, finite_scan, read_scan
 from inference.saved import SLAB_VALUES
 from models.certainty import CertaintyCounter
 from models.inferer import InferenceSettings
-from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.nifti import Volume, to_working
 from utils.pages import give_back_pages
 from utils.predictions import most_probable, working_view
 from utils.reserved import create_array
-from utils.runtime import Runtime, configure_backends, resolve_hardware
+from utils.runtime import configure_backends, resolve_hardware
 from utils.schema import CaseMeta, Geometry
-
-AMP_TYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +102,7 @@ class Predictor:
         Raises:
             UserError: no such model, fold or device.
         """
-        runtime = resolve_hardware(_hardware(device, amp))
+        runtime = resolve_hardware(hardware_of(device, amp))
         configure_backends(runtime)
         place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
         model = load_model_or_set(Path(path), folds)
@@ -278,26 +273,3 @@ class Predictor:
             mask[part] = values[most_probable(stored[:, part], labels)]
             give_back_pages(stored)
         return mask
-
-
-def warn_of_flips(model: Model) -> None:
-    """Say so on the error output where test-time augmentation makes masks worse."""
-    for text in dict.fromkeys(filter(None, map(flips_warning, model.configurations))):
-        print(f"warning: {text}", file=sys.stderr)
-
-
-def amp_type(runtime: Runtime) -> torch.dtype | None:
-    """The type in which a run's networks compute under autocast; None for float32."""
-    return AMP_TYPES[runtime.precision]
-
-
-def _hardware(device: str, amp: bool) -> HardwareConfig:
-    if device == "auto":
-        return HardwareConfig(amp=amp)
-    if device == "cpu":
-        return HardwareConfig(accelerator="cpu", amp=amp)
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
-        raise UserError(f"device must be auto, cpu, cuda or cuda:<number>, got {device!r}")
-    # As many GPUs as the number asks for must be there.
-    return HardwareConfig(gpus=int(number or 0) + 1, amp=amp)

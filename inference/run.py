@@ -13,13 +13,14 @@ from inference.configuration import ConfigurationModel
 from inference.configuration_predictor import ConfigurationPredictor, window_batch
 from inference.decided import scored_settings
 from inference.decision import PostProcessing
+from inference.devices import amp_type, warn_of_flips
 from inference.engines.engine import choose_engine, without_gpu
 from inference.model import Model
 from inference.model_set import load_model_or_set
 from inference.naming import recorded_command, recorded_options
 from inference.opening import opened
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
-from inference.predictor import Predictor, amp_type, warn_of_flips
+from inference.predictor import Predictor
 from inference.scan_run import ScanJob, ScanRun, list_scans
 from models.acceleration import resolve_acceleration
 from models.inferer import InferenceSettings

@@ -13,7 +13,7 @@ ENTRY_FILES = ("main.py", "preprocess.py", "download.py", "evaluate.py")
 FLOORS = (
     ("utils",),
     ("data_preprocessing", "data_loading", "models", "report"),
-    ("inference",),
+    ("inference", "training"),
     ("main", "preprocess", "download", "evaluate"),
     ("cross_validation", "benchmarks", "serving"),
     ("scripts",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import json
 import re
 import shlex
@@ -25,7 +26,8 @@ FOREIGN = {
     "tritonserver": {"--model-repository"},
     "monai.bundle": {"--input_dir", "--output_dir"},
     "torchrun": {"--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint"},
-    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition"},
+    "slurm": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--partition", "--constraint", "--qos"},
+    "benchmarks.label_audit": {"--source", "--share"},
     "tensorboard": {"--logdir"},
     "pip": {"--editable"},
     "argparse": {"--help"},
@@ -132,7 +134,10 @@ def anchors(page: Path) -> set[str]:
 def test_python_examples_compile_and_import_what_exists(page):
     for block in re.findall(r"^```python\n(.*?)^```", prose(page), re.MULTILINE | re.DOTALL):
         tree = ast.parse(block)
-        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        imports: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if importlib.util.find_spec("tritonclient") is None:
+            # Of an extra: what is there to be imported is tested where it is installed.
+            imports = [node for node in imports if "tritonclient" not in ast.unparse(node)]
         exec(compile(ast.Module(imports, []), str(page), "exec"), {})
 
 

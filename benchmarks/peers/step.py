@@ -21,8 +21,9 @@ def ours(job: Job) -> Outcome:
 
     import torch
 
-    import main as entry
     from models.schedules import build_optimizer
+    from training.building import build_module
+    from training.run_setup import Setup
     from utils.args import parse_config
     from utils.files import read_json
     from utils.runs import ShardFolder
@@ -34,9 +35,9 @@ def ours(job: Job) -> Outcome:
     config = parse_config(["--recipe", "nnunet", "--precision", job["precision"], *shlex.split(job["our_flags"])])
     runtime = resolve_hardware(config.hardware)
     configure_backends(runtime)
-    module = entry.build_module(
+    module = build_module(
         config,
-        entry.Setup(
+        Setup(
             shards=ShardFolder(root=folder, cases=folder), plan=read_json(Plan, folder / "plan.json"),
             fold=Fold(train=(), val=()), cases=(), runtime=runtime,
         ),

@@ -190,8 +190,9 @@ def head_of(rows: Sequence[AuditRow], limit: float, cases: int) -> str:
 
 def write_page(asked: AuditRequest, rows: Sequence[AuditRow]) -> None:
     """Write the cross-validation's page anew, with room for the suspicious cases in its viewer."""
+    from report.finishing import finish_with
     from report.views import Room
-    from report.writing import finish_with, write_cross_validation_report
+    from report.writing import write_cross_validation_report
 
     if asked.output is not None:
         print("warning: the page shows the audit in its usual folder; with --output it is not written", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""What a run of main.py works with, found and checked before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
+from data_preprocessing.planning.plan_file import read_plan
+from data_preprocessing.readiness import run_cases
+from models.checkpoint import CheckpointContents, check_fits, flips_remark, read_checkpoint
+from models.resuming import flattered_scores
+from utils import runs
+from utils.args import Config
+from utils.errors import UserError
+from utils.runtime import Runtime, configure_backends, resolve_hardware, seed_everything
+from utils.schema import Fold, Plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every mode needs: the shards, how the network looks, the cases of the fold, the device."""
+
+    shards: runs.ShardFolder
+    plan: Plan
+    fold: Fold
+    cases: tuple[str, ...]
+    """What this run looks at: the cases of the fold, its validation cases, or all test scans."""
+    runtime: Runtime
+
+
+def prepare(config: Config) -> Setup:
+    """Find shards and device; nothing is written.
+
+    Raises:
+        UserError: anything that does not exist or does not fit.
+    """
+    runtime = resolve_hardware(config.hardware)
+    shards = runs.find_shards(config.run)
+    plan = read_plan(shards.root)
+    if plan.stage.dim != config.run.dim:
+        raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
+    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
+    plan, run = mirror_along(plan, config.loader.mirror_axes), config.run
+    fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
+    cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
+    configure_backends(runtime)
+    seed_everything(run.seed)
+    runtime.pin(config.hardware.affinity)
+    return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime)
+
+
+def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:
+    """As `prepare`, with the network of `--ckpt_path`: its plan and its options replace those of the flags.
+
+    A checkpoint of the NVIDIA reference holds no plan; the shards' plan and the flags describe it.
+    """
+    path = runs.find_checkpoint(config.run.ckpt_path)
+    setup, stored = prepare(config), read_checkpoint(path)
+    check_fits(stored, setup.plan)
+    warnings = [] if setup.shards.is_test else flattered_scores(stored, setup.cases, setup.plan)
+    remark = flips_remark(stored.path, mirrored=stored.mirrored, plan=stored.plan)
+    warnings += [remark] if config.inference.tta and remark is not None else []
+    warn(setup, warnings)
+    if stored.plan is not None and stored.model is not None:
+        setup = dataclasses.replace(setup, plan=stored.plan)
+        config = dataclasses.replace(config, model=stored.model)
+    runs.prepare_folder(config.run.results, "--results")
+    return setup, config, stored
+
+
+def warn(setup: Setup, messages: Sequence[str]) -> None:
+    """Say what may surprise, once for all processes."""
+    for message in messages if setup.runtime.is_first_process else ():
+        print(f"warning: {message}", file=sys.stderr)
