@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo install test test-fast test-half test-rest gpu-test lint style docs clean
+.PHONY: demo install test test-fast gpu-test lint style docs clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,19 +36,14 @@ demo: $(VENV)/.installed
 DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --scheduler cosine --learning_rate 0.002 \
   --augment none
 
+# Two files of tests beside each other, each on one core: tiny networks gain nothing from threads.
+BESIDE := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+
 test: lint
-	$(RUN) -m pytest
+	$(BESIDE)
 
-# Two halves of equal length beside each other, for two cores.
-HALF := tests/models tests/data_loading tests/utils
 test-fast: style
-	$(MAKE) --no-print-directory --jobs 2 --output-sync test-half test-rest
-
-test-half: $(VENV)/.installed
-	$(RUN) -m pytest -m "not slow" $(HALF)
-
-test-rest: $(VENV)/.installed
-	$(RUN) -m pytest -m "not slow" $(addprefix --ignore=,$(HALF))
+	$(BESIDE) -m "not slow"
 
 # What needs a CUDA device; all of it is skipped where there is none.
 gpu-test: $(VENV)/.installed

@@ -18,20 +18,21 @@ class Metrics:
 
     def __init__(self, worker: Worker) -> None:
         self.registry = CollectorRegistry()
-        names = {"registry": self.registry}
-        self._requests = Counter("nnunet_requests", "Requests for a mask, by HTTP status", ["status"], **names)
+        self._requests = Counter(
+            "nnunet_requests", "Requests for a mask, by HTTP status", ["status"], registry=self.registry
+        )
         self._seconds = Histogram(
             "nnunet_prediction_seconds", "Seconds from the start of a scan's prediction to its mask",
-            buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000), **names,
+            buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000), registry=self.registry,
         )  # fmt: skip
         self._waited = Histogram(
             "nnunet_waiting_seconds", "Seconds that a scan waited for its turn",
-            buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000), **names,
+            buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000), registry=self.registry,
         )  # fmt: skip
-        Gauge("nnunet_places_taken", "Requests that send, wait or are worked on", **names).set_function(
+        Gauge("nnunet_places_taken", "Requests that send, wait or are worked on", registry=self.registry).set_function(
             lambda: worker.taken
         )
-        Gauge("nnunet_places", "Requests that may be there together", **names).set(
+        Gauge("nnunet_places", "Requests that may be there together", registry=self.registry).set(
             len(worker.predictors) + worker.limits.queue
         )
         ProcessCollector(registry=self.registry)
