@@ -124,6 +124,8 @@ def parse_box(text: str) -> tuple[slice, slice, slice]:
     try:
         ends = [tuple(map(int, part.split("-"))) for part in text.split()]
         (x, x_last), (y, y_last), (z, z_last) = ends
+        if x > x_last or y > y_last or z > z_last:
+            raise ValueError
     except ValueError:
         raise ValueError(f"{text!r} is no box of voxels such as 3-17 4-20 0-9") from None
     return slice(x, x_last + 1), slice(y, y_last + 1), slice(z, z_last + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 import time
@@ -23,7 +24,7 @@ from cross_validation.records import OUT_OF_FOLD, finished_records, mean_dice
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError, list_problems
 from utils.files import file_digest, to_dict, write_json
-from utils.label_audit import AUDIT_TABLE, AuditRow, write_audit
+from utils.label_audit import AUDIT_TABLE, AuditRow, read_audit, write_audit
 from utils.locks import folder_lock
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment, num_cores
@@ -96,6 +97,7 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     cpu_s = sum(each.cpu_s for each in audited)
     suspicious = int((score > limit).sum())
     with folder_lock(asked.folder):
+        keep_decisions(asked.folder / AUDIT_TABLE)
         write_audit(rows, asked.folder / AUDIT_TABLE)
         write_details(asked.folder / DETAILS, configuration, audited, score, limit)
         outcome = {"cases": len(audited), "suspicious": suspicious, "threshold": None if np.isinf(limit) else limit,
@@ -132,6 +134,22 @@ def choose_configuration(asked: AuditRequest) -> str:
         return -1.0 if found is None or np.isnan(found.mean_dice) else found.mean_dice
 
     return max(there, key=dice)
+
+
+def keep_decisions(table: Path) -> None:
+    """Rename an earlier table in which a person has decided something (audit_1.csv and so on), so that none is lost."""
+    if not table.is_file():
+        return
+    try:
+        decided = any(row.decision for row in read_audit(table))
+    except UserError:
+        # Whatever became of it, a person has had it open.
+        decided = True
+    if decided:
+        names = (table.with_name(f"{table.stem}_{number}{table.suffix}") for number in itertools.count(1))
+        kept = next(name for name in names if not name.exists())
+        table.rename(kept)
+        print(f"{table} has decisions and is kept as {kept.name}; --decisions takes it, too", flush=True)
 
 
 def forecast(folder: Path, case: str) -> int:

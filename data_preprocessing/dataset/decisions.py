@@ -79,9 +79,10 @@ def parse_decision(row: AuditRow, labels: LabelScheme, folder: Path) -> Decision
         ValueError: it cannot be understood.
     """
     words = row.decision.split()
-    if not words or words == ["keep"]:
+    # Spreadsheets like to begin with a capital.
+    word = words[0].lower() if words else ""
+    if not words or (word == "keep" and len(words) == 1):
         return None
-    word = words[0].lower()
     if word == "replace":
         name = row.decision.split(maxsplit=1)[1:]
         file = folder / name[0].strip() if name else folder

@@ -11,9 +11,10 @@ import pytest
 from scipy import ndimage
 
 from scripts import audit_labels, verify_dataset
+from tests.data_preprocessing.dataset.test_decisions import row
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
-from utils.label_audit import read_audit
+from utils.label_audit import read_audit, write_audit
 
 NUMBER, WRONG = 9, "scan4"
 
@@ -85,3 +86,19 @@ def test_damaged_probabilities_are_all_named(tmp_path):
     from cross_validation.audit.run import look_at
 
     assert "cannot be read" in str(look_at("a", folder=tmp_path, labels={"a": Path("a.nii.gz")}))
+
+
+def test_another_audit_keeps_what_a_person_has_decided(tmp_path, capsys):
+    from cross_validation.audit.run import keep_decisions
+
+    table = tmp_path / "audit.csv"
+    keep_decisions(table)
+    write_audit([decided := row("a", decision="erase 1"), row("b")], table)
+    for number in (1, 2):
+        keep_decisions(table)
+        assert not table.exists() and read_audit(tmp_path / f"audit_{number}.csv")[0] == decided
+        assert f"kept as audit_{number}.csv" in capsys.readouterr().out
+        write_audit([decided], table)
+    write_audit([row("a"), row("b")], table)
+    keep_decisions(table)
+    assert table.is_file() and not capsys.readouterr().out

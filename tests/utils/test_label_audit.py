@@ -45,3 +45,6 @@ def test_boxes_name_first_and_last_voxel():
     assert parse_box(ROW.where) == (slice(0, 4), slice(1, 2), slice(2, 10))
     with pytest.raises(ValueError, match="no box"):
         parse_box("3 4 5")
+    # Backwards it would hold no voxel, and nothing would be done in silence.
+    with pytest.raises(ValueError, match="no box"):
+        parse_box("3-1 0-4 0-9")

@@ -136,3 +136,10 @@ def test_decisions_follow_one_another():
     ]
     assert carry_out(steps, label).ravel().tolist() == [0, 2, 0]
     assert carry_out([Decision(word="shift", values=(-5, 0, 0))], label).sum() == 0
+
+
+def test_a_capital_of_a_spreadsheet_says_the_same():
+    assert parse_decision(row(decision="Keep"), LABELS, Path()) is None
+    assert parse_decision(row(decision="Swap 1 2"), LABELS, Path()) == Decision(
+        word="swap", values=(1, 2), text="Swap 1 2"
+    )
