@@ -210,7 +210,9 @@ def _read_configuration(archive: zipfile.ZipFile, prefix: str, path: Path) -> Co
     calibration = None
     if prefix + CALIBRATION_FILE in archive.namelist():
         source = f"{CALIBRATION_FILE} in {path}"
-        calibration = from_dict(Calibration, _read_json(archive, prefix + CALIBRATION_FILE, path), source=source)
+        found = from_dict(Calibration, _read_json(archive, prefix + CALIBRATION_FILE, path), source=source)
+        # As beside folds: that of other targets says nothing of these.
+        calibration = found if found.targets == plan.labels.target_names else None
     return ConfigurationModel(
         source=path, plan=plan, model=description.model, folds=folds, mirrored=description.mirrored,
         calibration=calibration,

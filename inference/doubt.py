@@ -88,9 +88,13 @@ class Calibration:
 
     def __post_init__(self) -> None:
         check_version(self.version, CALIBRATION_FILE)
-        lengths = {len(self.targets), len(self.dice), *map(len, self.signals.values())}
+        lengths = {len(self.targets), len(self.dice)}
+        tables = [self.signals, *self.members.values()]
+        lengths |= {len(row) for table in tables for row in table.values()}
         if len(lengths) != 1 or len(self.scores) != len(_SHARES):
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
+        if any(set(table) != set(SIGNALS) for table in tables):
+            raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}")
 
     def certainty_score(self, certainty: Certainty) -> float:
         """Of what single networks say: on the scale of `Spread.badness`, the mean over targets, signals and networks.

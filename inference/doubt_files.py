@@ -96,28 +96,35 @@ class Doubts:
         )  # fmt: skip
 
     def finish(self, cases: Iterable[str]) -> list[DoubtRecord]:
-        """Write the table of the cases that have a record, the most doubtful first, and return them so.
+        """Return the records of the cases that have one, the most doubtful first; the table has all of the folder.
 
-        Records of scans that were predicted before are judged again, by what the model's calibration is now.
+        Records of scans that were predicted before are judged again, by what the model's calibration is now; those of
+        further scans, which lie there from other runs, are left as they are.
         """
         records = []
         for case in cases:
-            if not self._path(case).is_file():
-                continue
-            try:
-                old = read_json(DoubtRecord, self._path(case))
-            except UserError:
-                # Of another version, or damaged; the mask counts all the same.
+            old = self._read(case)
+            if old is None:
                 continue
             new = self.record(case, old.certainties, old.remarks)
             if new != old:
                 write_json(new, self._path(case))
             records.append(new)
-        records.sort(key=lambda record: (-record.score, record.case))
+        records.sort(key=_most_doubtful)
         if records:
-            content = table_text(records).encode()
+            names = {path.name.removesuffix(DOUBT_ENDING) for path in self.folder.glob(f"*{DOUBT_ENDING}")}
+            others = map(self._read, names - {record.case for record in records})
+            there = [*records, *(record for record in others if record is not None)]
+            content = table_text(sorted(there, key=_most_doubtful)).encode()
             write_atomically(self.folder / DOUBT_TABLE, lambda file: file.write(content))
         return records
+
+    def _read(self, case: str) -> DoubtRecord | None:
+        """None where there is none, or one of another version or damaged; the mask counts all the same."""
+        try:
+            return read_json(DoubtRecord, self._path(case)) if self._path(case).is_file() else None
+        except UserError:
+            return None
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{case}{DOUBT_ENDING}"
@@ -147,6 +154,11 @@ def summary_line(records: Sequence[DoubtRecord]) -> str:
     if not verdicts:
         return f"doubt: scores without a verdict, there is no cross-validation to compare with{unlike}: {DOUBT_TABLE}"
     return f"doubt: {sum(verdicts)} of {len(verdicts)} scans are doubtful{unlike}: {DOUBT_TABLE}"
+
+
+def _most_doubtful(record: DoubtRecord) -> tuple[float, str]:
+    """By which records are sorted."""
+    return -record.score, record.case
 
 
 def _mean(values: Sequence[Value]) -> Value:

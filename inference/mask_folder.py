@@ -94,6 +94,10 @@ class MaskFolder:
             print(f"{self.folder}: kept as they were edited after prediction: {listed(edited)}", flush=True)
         return waiting
 
+    def holds(self, scan: Scan) -> bool:
+        """Whether a scan's mask that is there was made of it by what predicts now, and what lies beside it, too."""
+        return not self._reasons(scan, save_probabilities=False)
+
     def others(self) -> dict[str, str]:
         """Masks of the folder that what predicts now has not made -> what has."""
         found = {}

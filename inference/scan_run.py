@@ -22,7 +22,8 @@ from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
 from inference.scans import Scan, find_input
-from inference.soft_output import SOFT_ENDING, soft_folders, write_soft
+from inference.soft_output import SOFT_ENDING, remove_soft, soft_folders, write_soft
+from utils.certainty import DOUBT_ENDING
 from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
@@ -129,8 +130,14 @@ class ScanRun:
             print(summary_line(records))
             doubtful = [record.case for record in records if record.doubtful]
             summary |= {"doubtful": doubtful} if doubtful else {}
-        lacking = [each.case for each in self.scans if each.case not in failed and not self._has_soft(each.case)]
-        if lacking:
+        there = [each.case for each in self.scans if each.case not in failed]
+        known = {record.case for record in records}
+        if silent := [case for case in there if case not in known]:
+            print(
+                f"warning: no doubt of {listed(silent)}: predicted by an earlier version, or {DOUBT_ENDING} is damaged;"
+                " --overwrite", file=sys.stderr,
+            )  # fmt: skip
+        if lacking := [case for case in there if not self._has_soft(case)]:
             print(f"warning: no --save_soft map of {listed(lacking)}, predicted before; --overwrite", file=sys.stderr)
         if failed:
             print(f"{len(failed)} of {len(outcomes)} scans could not be predicted:", file=sys.stderr)
@@ -215,6 +222,8 @@ class ScanRun:
         with self.masks.writing(scan, stored_shape, keep=kept) as files:
             # The probabilities lie in their file and not in memory.
             mask = predictor.finish(predictor.collect(slabs, files.probabilities))
+            if not self.masks.holds(scan):
+                remove_soft(self.job.output, scan.case)
             if files.probabilities is not None:
                 write_soft(self.soft, scan.case, files.probabilities, geometry)
             self.doubts.write(scan.case, item.watch, mask, item.prepared)

@@ -5,6 +5,7 @@ They have folders of their own, so that no map is taken for a mask. Post-process
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,12 @@ def soft_folders(output: Path, targets: Sequence[str], labels: LabelScheme) -> d
         first + labels.target_names.index(name): output / f"soft_{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
         for name in names
     }  # fmt: skip
+
+
+def remove_soft(output: Path, case: str) -> None:
+    """Remove the maps of a case, of all targets: they would lie beside a mask that they do not belong to."""
+    for path in output.glob(f"soft_*/{glob.escape(case)}{SOFT_ENDING}"):
+        path.unlink(missing_ok=True)
 
 
 def write_soft(folders: dict[int, Path], case: str, probabilities: np.ndarray, geometry: Geometry) -> None:

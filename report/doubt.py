@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from report.markup import Markup, element, join
+from report.notices import note_damage
 from report.numbers import plural
 from report.tables import Cell, Row, number_cell, table
 from utils.certainty import DOUBT_ENDING, DoubtRecord
@@ -16,13 +17,13 @@ HEADERS = ("scan", "doubt", "verdict", "agreement of members", "remarks")
 
 
 def read_doubts(folder: Path) -> list[DoubtRecord]:
-    """The records beside the masks of a folder, the most doubtful first; damaged ones are left out."""
+    """The records beside the masks of a folder, the most doubtful first; damaged ones are left out and noted."""
     found = []
     for path in sorted(folder.glob(f"*{DOUBT_ENDING}")):
         try:
             found.append(read_json(DoubtRecord, path))
-        except (UserError, OSError, ValueError):
-            continue
+        except (UserError, OSError, ValueError) as error:
+            note_damage(path, error)
     return sorted(found, key=lambda record: (-record.score, record.case))
 
 

@@ -127,3 +127,6 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     write_json(to_dict(found) | {"dice": []}, tmp_path / "doubt.json")
     with pytest.raises(UserError, match="one entry per target"):
         read_json(Calibration, tmp_path / "doubt.json")
+    write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
+    with pytest.raises(UserError, match="must have the signals overlap, confidence"):
+        read_json(Calibration, tmp_path / "doubt.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -102,6 +103,12 @@ def test_verdicts_and_remarks_stand_beside_the_masks(tmp_path, capsys):
     assert "2 kept" in capsys.readouterr().out
     assert not read_json(DoubtRecord, tmp_path / "masks/a.doubt.json").doubtful
     assert list(before) == list(masks(tmp_path / "masks"))
+    # The table is of the folder, whichever scans a run is about; and a record that cannot be read is named.
+    assert predict("--input", scans / "b.nii.gz", *words[2:]) == 0
+    rows = csv.DictReader((tmp_path / "masks/doubt.csv").read_text().splitlines())
+    assert sorted(row["case"] for row in rows) == ["a", "b"] and "no doubt of" not in capsys.readouterr().err
+    (tmp_path / "masks/a.doubt.json").write_text("{")
+    assert predict(*words) == 0 and "no doubt of a: predicted by" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -127,7 +134,10 @@ def test_the_calibration_of_a_folder_goes_into_its_archive_and_comes_back(tmp_pa
     # A fold by itself is measured by the cross-validation that it is of.
     assert read_configuration(tmp_path / "runs/fold_0").calibration == found
     # One of other targets is none of this model's.
-    write_json(calibrate("2d", ["organ"], [(Certainty(
-        members=1, voxels=(1.0,), confidence=(0.5,), overlap=(0.5,), agreement=(None,)), (0.5,))] * 3),
-        tmp_path / "runs/doubt.json")  # fmt: skip
-    assert read_configuration(tmp_path / "runs").calibration is None
+    other = calibrate("2d", ["organ"], [(Certainty(
+        members=1, voxels=(1.0,), confidence=(0.5,), overlap=(0.5,), agreement=(None,)), (0.5,))] * 3)  # fmt: skip
+    write_json(other, tmp_path / "runs/doubt.json")
+    model = read_configuration(tmp_path / "runs")
+    assert model.calibration is None
+    write_archive(tmp_path / "model.zip", single_model(dataclasses.replace(model, calibration=other)))
+    assert load_model(tmp_path / "model.zip").configurations[0].calibration is None

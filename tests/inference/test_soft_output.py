@@ -52,3 +52,8 @@ def test_maps_equal_the_saved_probabilities(tmp_path, names, capsys):
     capsys.readouterr()
     assert predict(*soft[:-1], "anterior", "--output", tmp_path / "soft") == 0
     assert "no --save_soft map of a, predicted before; --overwrite" in capsys.readouterr().err
+    # A map of another prediction does not stay beside the new mask, nor goes one of the same prediction.
+    assert predict(*soft[:-1], "anterior", "--output", tmp_path / "soft", "--overwrite") == 0
+    assert len(list((tmp_path / "soft").glob("soft_*/a.nii.gz"))) == 2
+    assert predict(*words, "--overlap", "0.25", "--output", tmp_path / "soft") == 0
+    assert not list((tmp_path / "soft").glob("soft_*/*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from report.doubt import doubt_table, read_doubts
+from report.notices import collecting, notices
 from utils.certainty import Certainty, DoubtRecord
 from utils.files import write_json
 
@@ -20,7 +21,9 @@ def test_the_most_doubtful_scan_comes_first_with_what_is_said_of_it(tmp_path):
     write(tmp_path, "fine", 0.2, False)
     write(tmp_path, "odd", 3.5, True, "channel MRI is constant", "voxels < 2 mm")
     (tmp_path / "cut.doubt.json").write_text('{"version": 1')
-    records = read_doubts(tmp_path)
+    with collecting():
+        records = read_doubts(tmp_path)
+        assert "cut.doubt.json" in str(notices())
     assert [record.case for record in records] == ["odd", "fine"]
     text = str(doubt_table(records))
     assert "1 of 2 scans doubtful" in text and text.index("words of odd") < text.index("words of fine")
