@@ -66,7 +66,8 @@ def cross_validate(asked: CrossValidation) -> int:
     refuse_conflicts(plan.runs)
     condemn(plan.runs)
     task, results = asked.selection.task, asked.selection.results
-    outdate_page(results, f"{task}_{PAGE}")
+    if asked.page or any(run.record() is None for run in plan.runs):
+        outdate_page(results, f"{task}_{PAGE}")
     outcomes = _run(plan.jobs, gpus, results)
     finished = report.write_summary(task, results)
     write_calibrations(task, asked.selection.data, results)

@@ -124,7 +124,12 @@ def _calibration(path: Path, plan: Plan) -> Calibration | None:
     """
     folders = [folder for folder in (path, path.parent) if fold_folders(folder)]
     file = next((folder / CALIBRATION_FILE for folder in folders if (folder / CALIBRATION_FILE).is_file()), None)
-    found = None if file is None else read_json(Calibration, file)
+    try:
+        found = None if file is None else read_json(Calibration, file)
+    except UserError as error:
+        raise UserError(
+            f"{error}; run scripts/cross_validate.py again, which writes it anew, or remove it, and there is no verdict"
+        ) from None
     return found if found is not None and found.targets == plan.labels.target_names else None
 
 

@@ -23,6 +23,7 @@ from tests.scripts.trained import decide, masks, predict, train, write_scans
 from tests.tiny_task import write_scan
 from utils.certainty import Certainty, DoubtRecord
 from utils.config import ModelConfig
+from utils.errors import UserError
 from utils.files import read_json, to_dict, write_json
 
 PLAN = make_plan(make_stage((8, 8, 8), (4, 8)))
@@ -139,5 +140,8 @@ def test_the_calibration_of_a_folder_goes_into_its_archive_and_comes_back(tmp_pa
     write_json(other, tmp_path / "runs/doubt.json")
     model = read_configuration(tmp_path / "runs")
     assert model.calibration is None
+    (tmp_path / "runs/doubt.json").write_text("{")
+    with pytest.raises(UserError, match=r"doubt\.json.*cross_validate\.py again"):
+        read_configuration(tmp_path / "runs")
     write_archive(tmp_path / "model.zip", single_model(dataclasses.replace(model, calibration=other)))
     assert load_model(tmp_path / "model.zip").configurations[0].calibration is None

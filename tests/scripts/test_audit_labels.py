@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,10 +12,9 @@ import pytest
 from scipy import ndimage
 
 from scripts import audit_labels, verify_dataset
-from tests.data_preprocessing.dataset.test_decisions import row
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
-from utils.label_audit import read_audit, write_audit
+from utils.label_audit import AuditRow, read_audit, write_audit
 
 NUMBER, WRONG = 9, "scan4"
 
@@ -93,12 +93,17 @@ def test_another_audit_keeps_what_a_person_has_decided(tmp_path, capsys):
 
     table = tmp_path / "audit.csv"
     keep_decisions(table)
-    write_audit([decided := row("a", decision="erase 1"), row("b")], table)
+    open_row = AuditRow(
+        rank=1, case="a", scope="case", score=9.0, suspicious=True, kind="shifted", structure="organ",
+        where="3-5 3-6 2-4", suggestion="", decision="", label="a.nii.gz", label_digest="1f",
+    )  # fmt: skip
+    decided = dataclasses.replace(open_row, decision="erase 1")
+    write_audit([decided, open_row], table)
     for number in (1, 2):
         keep_decisions(table)
         assert not table.exists() and read_audit(tmp_path / f"audit_{number}.csv")[0] == decided
         assert f"kept as audit_{number}.csv" in capsys.readouterr().out
         write_audit([decided], table)
-    write_audit([row("a"), row("b")], table)
+    write_audit([open_row], table)
     keep_decisions(table)
     assert table.is_file() and not capsys.readouterr().out
