@@ -9,6 +9,7 @@ import functools
 import io
 import logging
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of `xyzt_units` for metre, millimetre and micrometre; 0, which many programs write, means mm."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEAD_CHUNK_BYTES = 4096
+_NEXT_CHUNK_BYTES = 1 << 14
 # nibabel repairs a damaged header and logs a line that does not name the file; what matters is refused here.
 _SILENT = logging.Logger("nifti_header")
 _SILENT.addHandler(logging.NullHandler())
@@ -65,9 +67,14 @@ def _unpacked(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
         yield stream.decompress(part)
         rest = b""
         if stream.eof:
-            rest = stream.unused_data + file.read(chunk_bytes)
+            rest = stream.unused_data
+            if len(rest) > _NEXT_CHUNK_BYTES:
+                # Each stream copies what follows it: with many small ones, all of a large file again and again.
+                file.seek(-len(rest), os.SEEK_CUR)
+                rest, chunk_bytes = b"", _NEXT_CHUNK_BYTES
             # Zeros pad tapes and blocks; anything else that is no further stream was put there by a transfer.
-            rest = rest.lstrip(b"\0")
+            while len(rest := rest.lstrip(b"\0")) < len(_GZIP_MAGIC) and (more := file.read(chunk_bytes)):
+                rest += more
             if not rest.startswith(_GZIP_MAGIC):
                 return
             stream = zlib.decompressobj(wbits=31)

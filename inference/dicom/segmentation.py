@@ -29,6 +29,10 @@ PATIENT = (
     "ReferringPhysicianName", "StudyDate", "StudyTime",
 )  # fmt: skip
 """What is emptied in anonymous files; the UIDs stay, as the file refers to its source by them."""
+PERSONAL_GROUPS = (0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040)
+"""Groups of attributes on people, studies and institutions: what the source says in them is left out altogether."""
+TECHNICAL = ("SpecificCharacterSet", "SOPClassUID", "TimezoneOffsetFromUTC", "Modality", "ImageType")
+"""What anonymous files keep of those groups."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,12 +128,22 @@ def write_segmentation(
         omit_empty_frames=bool(planes.any()), content_label="SEGMENTATION",
     )  # fmt: skip
     result.SeriesDescription = "Segmentation"
-    for name in PATIENT if anonymous else ():
-        setattr(result, name, "")
+    if anonymous:
+        _forget_patient(result, sources[0])
     with temporary_file(path) as (file, temporary):
         result.save_as(file)
         file.flush()
         temporary.replace(path)
+
+
+def _forget_patient(result: Any, source: Any) -> None:
+    """Take out what highdicom took over: also age, comments, other names and the description of the study."""
+    for element in list(result):
+        is_personal = element.tag.group in PERSONAL_GROUPS and element.keyword not in TECHNICAL
+        if is_personal and element.tag in source and element.value == source[element.tag].value:
+            del result[element.tag]
+    for name in PATIENT:
+        setattr(result, name, "")
 
 
 def _description(highdicom: Any, segment: Segment, number: int) -> Any:

@@ -110,7 +110,7 @@ def _require_equivalents(plans: Mapping[str, Any], config: Mapping[str, Any], so
     problems = []
     reader = plans["image_reader_writer"]
     if reader not in READERS:
-        problems.append(f"image_reader_writer = {reader} (scans are NIfTI files here)")
+        problems.append(f"image_reader_writer = {reader} (models of pictures are not taken over; NIfTI readers are)")
     for key, only in _ONLY.items():
         found = {**plans, **config}.get(key, only)
         if found != only:

@@ -138,3 +138,15 @@ def test_an_anonymous_file_names_nobody(tmp_path):
         assert word not in content
     data = pydicom.dcmread(path)
     assert not any(data.get(name) for name in ("PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"))
+
+
+def test_an_anonymous_file_takes_over_nothing_else_of_the_patient(tmp_path):
+    for file in write_series(tmp_path / "ct", values()).files:
+        data = pydicom.dcmread(file)
+        data.OtherPatientNames, data.PatientComments, data.PatientAge = "Secret^Name", "secret words", "056Y"
+        data.StudyDescription, data.PatientAddress = "secret study", "secret street"
+        data.NameOfPhysiciansReadingStudy, data.AdditionalPatientHistory = "secret^doctor", "secret past"
+        data.save_as(file)
+    content = write(tmp_path, tmp_path / "ct", anonymous=True).read_bytes()
+    assert b"secret" not in content.lower() and b"056Y" not in content
+    assert b"secret" in write(tmp_path, tmp_path / "ct").read_bytes().lower(), "else it shows nothing"
