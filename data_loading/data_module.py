@@ -107,9 +107,7 @@ class DataModule(pl.LightningDataModule):
             batches = self.spec.per_epoch or -(-len(self.cases.train) // self.spec.cases_per_batch)
             windows = count_windows(shapes, self.spec.patch, validation.overlap)
             every = affordable_interval(windows, max(batches, 1) * self.spec.batch_size)
-        return ValidationSchedule(
-            every=min(every, validation.max_epochs), skipped=validation.skipped, last_epoch=validation.max_epochs - 1
-        )
+        return ValidationSchedule(every=every, skipped=validation.skipped, last_epoch=validation.max_epochs - 1)
 
     def train_dataloader(self) -> TrainLoader:
         """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8}; 2D patches have no D."""

@@ -49,7 +49,13 @@ def without_paths(text: str, scan: Scan) -> str:
 def recorded_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a job as run.json has them: without what says where an anonymous input came from."""
     kept = {name: value for name, value in options.items() if name != "unpacked"}
-    return kept | ({"input": HIDDEN, "anonymous_map": None} if options["anonymous"] else {})
+    if not options["anonymous"]:
+        return kept
+    model = kept.get("model")
+    if model is not None and not Path(model).is_absolute() and not Path(model).resolve().is_relative_to(Path.cwd()):
+        # The folder that a relative path begins in is not recorded.
+        kept["model"] = Path(model).resolve()
+    return kept | {"input": HIDDEN, "anonymous_map": None}
 
 
 def recorded_command(anonymous: bool) -> list[str]:

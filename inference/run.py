@@ -171,6 +171,6 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
         environment["peak_memory_bytes"] = runtime.peak_memory_bytes()
         write_run_record(
             job.output / "run.json", options=options, environment=environment, outcome=outcome,
-            command=recorded_command(job.anonymous),
+            command=recorded_command(job.anonymous), named=not job.anonymous,
         )  # fmt: skip
     return status

@@ -127,21 +127,21 @@ def test_custom_dataset_leads_from_scans_to_masks(tmp_path):
     check_masks(work / "masks", study, expected=2, values={0, 1, 2})
     for name in ("model.zip", "overlay.png", "scores.csv", "results/80_best/decision.json"):
         assert (work / name).stat().st_size > 0
-    page = (work / "report.html").read_text()
+    page = (work / "report.html").read_text(encoding="utf-8")
     assert "80_3d_fullres" in page and "patient_00" in page
 
 
 @pytest.mark.slow
 def test_brats_leads_from_the_download_to_masks_that_can_be_submitted(tmp_path):
     work = executed(BRATS, tmp_path)
-    plan = json.loads((work / "shards/11_3d/plan.json").read_text())
+    plan = json.loads((work / "shards/11_3d/plan.json").read_text(encoding="utf-8"))
     assert [region["name"] for region in plan["labels"]["regions"]] == ["WT", "TC", "ET"]
     assert plan["mask_channel"] and plan["labels"]["values"] == [0, 1, 2, 4]
     folders = sorted((work / "download").glob("BraTS2021_*/BraTS2021_*/"))
     scans = {folder.name: folder / f"{folder.name}_flair.nii.gz" for folder in folders}
     check_masks(work / "results/11_3d_fullres/out_of_fold", scans, expected=8, values={0, 1, 2, 4})
     check_masks(work / "submission", scans, expected=2, values={0, 1, 2, 4})
-    scores = json.loads((work / "submission/summary.json").read_text())
+    scores = json.loads((work / "submission/summary.json").read_text(encoding="utf-8"))
     assert scores["targets"] == ["WT", "TC", "ET"]
 
 

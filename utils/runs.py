@@ -262,14 +262,18 @@ def prepare_predictions(folder: Path) -> Path:
 
 
 def write_run_record(
-    path: Path, *, options: Any, environment: dict, outcome: dict, command: Sequence[str] | None = None
-) -> None:
-    """`run.json`: what was asked (`command`: this process's), on which machine and versions, and what came out."""
+    path: Path, *, options: Any, environment: dict, outcome: dict, command: Sequence[str] | None = None,
+    named: bool = True,
+) -> None:  # fmt: skip
+    """`run.json`: what was asked (`command`: this process's), on which machine and versions, and what came out.
+
+    Without `named`, whatever tells where the command was typed is left out.
+    """
     write_json(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": list(command or [Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "working_folder": os.getcwd(),
+            "working_folder": os.getcwd() if named else "",
             "options": options,
             "environment": environment,
             "outcome": outcome,

@@ -10,6 +10,7 @@ import pytest
 from inference.naming import HIDDEN, name_anonymously, recorded_command, recorded_options, without_paths
 from inference.scans import Scan
 from utils.errors import UserError
+from utils.runs import write_run_record
 
 
 def scan(name: str, problem: str | None = None) -> Scan:
@@ -42,3 +43,13 @@ def test_the_record_hides_where_scans_came_from(monkeypatch):
     options = {"input": "anna", "anonymous_map": "anna.json", "unpacked": "x", "anonymous": True, "output": "out"}
     assert recorded_options(options) == {"input": HIDDEN, "anonymous_map": None, "anonymous": True, "output": "out"}
     assert recorded_options(options | {"anonymous": False})["input"] == "anna"
+
+
+def test_the_folder_that_the_command_is_typed_in_is_hidden_too(monkeypatch, tmp_path):
+    (tmp_path / "patients/anna").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "patients/anna")
+    options = {"input": ".", "anonymous_map": None, "unpacked": None, "anonymous": True, "model": Path("../../m.zip")}
+    assert recorded_options(options)["model"] == tmp_path / "m.zip"
+    assert recorded_options(options | {"model": Path("m.zip")})["model"] == Path("m.zip")
+    write_run_record(tmp_path / "run.json", options={}, environment={}, outcome={}, command=["x"], named=False)
+    assert "anna" not in (tmp_path / "run.json").read_text(encoding="utf-8")

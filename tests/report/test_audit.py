@@ -26,7 +26,7 @@ def audited(folder: Path) -> Path:
 
 def test_the_page_lists_suspicious_labels_first(tmp_path):
     audited(folders.make_cross_validation(tmp_path))
-    text = write_report(tmp_path).path.read_text()
+    text = write_report(tmp_path).path.read_text(encoding="utf-8")
     section = text[text.index('id="label-audit"') :]
     assert "of 1 case of 2" in section.replace("</", " </") or "label of 1 case of 2" in section
     assert section.index("case_10") < section.index("case_00") and "shift 1 0 0" in section
@@ -34,7 +34,7 @@ def test_the_page_lists_suspicious_labels_first(tmp_path):
 
 def test_without_an_audit_or_with_a_damaged_one_the_page_says_nothing(tmp_path, capsys):
     folders.make_cross_validation(tmp_path)
-    assert "label-audit" not in write_report(tmp_path).path.read_text()
+    assert "label-audit" not in write_report(tmp_path).path.read_text(encoding="utf-8")
     (tmp_path / "77_audit").mkdir()
     (tmp_path / "77_audit/audit.csv").write_text("x")
     assert read_suspicions(tmp_path, "77") == () and "warning" in capsys.readouterr().err

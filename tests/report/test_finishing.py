@@ -64,8 +64,8 @@ def test_masks_have_a_page_and_renew_that_of_their_training(tmp_path):
     options = {"run": {"exec_mode": "predict"}}
     folders.run_record(results, options, {"predictions": str(masks)}, name="run_predict.json")
     finish_run(RunConfig(results=results, exec_mode="predict"))
-    assert "<title>Prediction</title>" in (masks / "report.html").read_text()
-    assert "Training of" in (results / "report.html").read_text()
+    assert "<title>Prediction</title>" in (masks / "report.html").read_text(encoding="utf-8")
+    assert "Training of" in (results / "report.html").read_text(encoding="utf-8")
     # Once masks begin to change, neither is true any more.
     prepare_predictions(masks)
     assert not (masks / "report.html").exists() and not (results / "report.html").exists()
@@ -104,4 +104,4 @@ def test_finish_evaluation_reads_the_files_that_it_is_given(tmp_path):
     (masks / "scores.csv").rename(table)
     (masks / "summary.json").rename(summary)
     finish_evaluation(masks, table, summary)
-    assert "0.333" in (tmp_path / "a.html").read_text()
+    assert "0.333" in (tmp_path / "a.html").read_text(encoding="utf-8")

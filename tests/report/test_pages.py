@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 
 def read(path) -> tuple[str, Reader]:
-    page, reader = path.read_text(), Reader()
+    page, reader = path.read_text(encoding="utf-8"), Reader()
     reader.feed(page)
     assert not reader.open
     return " ".join(" ".join(reader.text).split()), reader
@@ -60,7 +60,7 @@ def test_a_training_without_its_data_says_so_and_shows_its_curves(tmp_path):
         assert part in text
     assert reader.elements.count("figure") == 4
     # Nothing of the viewer is in a page without one.
-    assert written.num_bytes < 60_000 and "niivue" not in written.path.read_text().lower()
+    assert written.num_bytes < 60_000 and "niivue" not in written.path.read_text(encoding="utf-8").lower()
 
 
 def test_a_training_that_was_interrupted_says_how_far_it_came(tmp_path):
@@ -94,7 +94,7 @@ def test_masks_of_an_earlier_training_are_called_so(tmp_path, capsys):
     options = {"run": {"exec_mode": "predict"}}
     folders.run_record(folder, options, {}, name="run_predict.json")
     assert "by other weights" not in read(write_report(folder).path)[0]
-    record = json.loads((folder / "run.json").read_text()) | {"time": "2026-11-28T22:00:00+00:00"}
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"time": "2026-11-28T22:00:00+00:00"}
     folders.write_json(folder / "run.json", record)
     assert "were predicted before this training ended, by other weights" in read(write_report(folder).path)[0]
     assert "warning: The masks in preds_task_77_dim_3_fold_0" in capsys.readouterr().err
@@ -157,7 +157,9 @@ def test_an_evaluation_names_what_was_missed_and_shows_the_worst_cases(tmp_path)
     assert (written.kind, written.viewer_cases) == ("evaluation", 2)
     assert "organ missed (in the label and nowhere in the mask) in 1: plain" in text
     assert folders.EVIL in text and "b" not in reader.elements[reader.elements.index("table") :][:5]
-    rows = re.findall(r'<tr data-shows="(\d)"><th scope="row"><button[^>]*>([^<]*)</button>', written.path.read_text())
+    rows = re.findall(
+        r'<tr data-shows="(\d)"><th scope="row"><button[^>]*>([^<]*)</button>', written.path.read_text(encoding="utf-8")
+    )
     assert [(number, html.unescape(case)) for number, case in rows] == [("0", "plain"), ("1", folders.EVIL)]
 
 
@@ -169,7 +171,9 @@ def test_a_prediction_lists_volumes_empty_masks_and_failures(tmp_path):
     for part in ("broken </script> is truncated", f"{folders.EVIL} 1.34", "large 3.58", "empty none", "1 mask empty"):
         assert part in text
     # The most unusual volume comes first in the viewer.
-    assert re.search(r"<select id=\"view-case\"><option value=\"0\">empty</option>", written.path.read_text())
+    assert re.search(
+        r"<select id=\"view-case\"><option value=\"0\">empty</option>", written.path.read_text(encoding="utf-8")
+    )
 
 
 def test_a_cross_validation_says_what_was_decided_and_why(tmp_path):
@@ -202,12 +206,14 @@ def test_no_page_asks_for_anything(tmp_path):
         _, reader = read(written.path)
         assert {address.partition(":")[0] for address in reader.addresses if not address.startswith("#")} <= {"data"}
         assert "link" not in reader.elements
-        own = re.sub(r"<script type=\"text/plain\".*?</script>", "", written.path.read_text(), flags=re.DOTALL)
+        own = re.sub(
+            r"<script type=\"text/plain\".*?</script>", "", written.path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
         assert set(re.findall(r"https?://[^\"'\s<]+", own)) == set()
 
 
 def test_the_browser_may_run_the_scripts_of_the_page_and_no_other(tmp_path):
-    page = write_report(folders.make_scored(tmp_path)).path.read_text()
+    page = write_report(folders.make_scored(tmp_path)).path.read_text(encoding="utf-8")
     stated = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])
     assert stated == policy([asset("page.js"), asset("viewer.js"), library_source()])
     assert "default-src 'none'" in stated and "unsafe-eval" not in stated and "script-src 'sha256-" in stated
@@ -228,7 +234,7 @@ def test_the_command_writes_where_it_is_told_and_leaves_the_viewer_out(tmp_path,
     folder, output = folders.make_scored(tmp_path), tmp_path / "page.html"
     assert command.main([str(folder), "--output", str(output), "--viewer_cases", "0"]) == 0
     assert "evaluation, 0 cases in the viewer" in capsys.readouterr().out
-    assert "view-library" not in output.read_text() and not (folder / "report.html").exists()
+    assert "view-library" not in output.read_text(encoding="utf-8") and not (folder / "report.html").exists()
     assert run_cli(lambda: command.main([str(folder), "--cases", "nobody"])) == 2
     assert "no such case: nobody" in capsys.readouterr().err
 
@@ -250,8 +256,8 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 def test_the_viewer_is_the_file_that_its_table_names():
     vendor = PROJECT / "report" / "vendor"
-    table = (vendor / "README.md").read_text()
+    table = (vendor / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256((vendor / "niivue.umd.js").read_bytes()).hexdigest() in table
-    assert "Copyright (c) 2021, Niivue" in (vendor / "LICENSE.niivue").read_text()
+    assert "Copyright (c) 2021, Niivue" in (vendor / "LICENSE.niivue").read_text(encoding="utf-8")
     # It becomes the text of a script element.
     assert "</script" not in library_source().lower()

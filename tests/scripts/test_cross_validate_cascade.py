@@ -133,11 +133,17 @@ def test_prepare_alone_names_what_is_missing(study, capsys):
 
 class TestSlurm:
     def write(self, study, *words: str) -> list[tuple[str, list[str]]]:
-        """(job name, arguments of sbatch) in the order in which submit.sh submits, by a stand-in for sbatch."""
+        """(job name, arguments of sbatch) in the order in which submit.sh submits, by a stand-in for sbatch.
+
+        Jobs are counted from 1; those that are only tried out are not.
+        """
         assert study.run(*words) == 0
         (study.root / "bin").mkdir(exist_ok=True)
         sbatch = study.root / "bin/sbatch"
-        sbatch.write_text(f'#!/bin/bash\necho "$@" >> {study.root}/submitted\nwc -l < {study.root}/submitted\n')
+        sbatch.write_text(
+            f'#!/bin/bash\n[ "$1" = --test-only ] && exit\n'
+            f'echo "$@" >> {study.root}/submitted\nwc -l < {study.root}/submitted\n'
+        )
         sbatch.chmod(0o755)
         variables = os.environ | {"PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
         subprocess.run([study.root / "jobs/submit.sh", "--partition=gpu"], check=True, env=variables)
@@ -163,7 +169,7 @@ class TestSlurm:
         assert not study.results.exists() and not study.calls_file.exists()
         text = (study.root / "jobs/77_3d_cascade_fullres_fold_1.sh").read_text()
         assert "#SBATCH --gres=gpu:1" in text and "#SBATCH --requeue" in text
-        assert text.endswith("--configurations 3d_cascade_fullres --folds 1 --gpus 1 -- --group_by '(.+)'\n")
+        assert "--configurations 3d_cascade_fullres --folds 1 --gpus 1 -- --group_by '(.+)' &\n" in text
         assert "--gres" not in (study.root / "jobs/77_3d_cascade_fullres_data.sh").read_text()
 
     @pytest.mark.slow
@@ -172,7 +178,8 @@ class TestSlurm:
         for line in (study.root / "jobs/submit.sh").read_text().splitlines():
             if line.startswith("job_"):
                 script = Path(line.split()[-1].rstrip(")")).read_text()
-                command = script.splitlines()[-1].removeprefix("exec ").split()
+                (line,) = (line for line in script.splitlines() if line.endswith(" &"))
+                command = line.removesuffix(" &").split()
                 # The program that the job names, with the fake in it.
                 assert study.run(*command[command.index("--configurations") :]) == 0
         assert study.whats() == [*LOWRES, "cascade", *SECOND]

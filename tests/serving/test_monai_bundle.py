@@ -37,9 +37,9 @@ def test_monai_runs_the_bundle(tmp_path, capsys):
 def test_metadata_names_what_goes_in_and_comes_out(tmp_path):
     words = ["--model", save_model(tmp_path / "model", 2), "--output", tmp_path / "bundle", "--format", "monai-bundle"]
     assert export_model.main([*map(str, words)]) == 0
-    metadata = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())
+    metadata = json.loads((tmp_path / "bundle/configs/metadata.json").read_text(encoding="utf-8"))
     data = metadata["network_data_format"]
     assert data["inputs"]["image"]["channel_def"] == {"0": "MRI 0", "1": "MRI 1"}
     assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "anterior", "2": "posterior"}
     assert {"monai_version", "pytorch_version", "numpy_version", "version", "task"} <= metadata.keys()
-    assert "anterior = 1" in (tmp_path / "bundle/docs/README.md").read_text()
+    assert "anterior = 1" in (tmp_path / "bundle/docs/README.md").read_text(encoding="utf-8")

@@ -40,7 +40,7 @@ def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, with
     assert f"as the model {NAME}" in said and "networks alone (ONNX) are left out" in said
     files = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.*")}
     assert files == {f"scans/{NAME}/config.pbtxt", f"scans/{NAME}/1/model.py", f"scans/{NAME}/1/model.zip"}
-    config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text()
+    config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text(encoding="utf-8")
     assert "dims: [ 2, -1, -1, -1 ]" in config and "KIND_AUTO" in config and f'name: "{NAME}"' in config
     assert Predictor.load(tmp_path / f"repository/scans/{NAME}/1/model.zip", device="cpu").plan.dataset == "Task04_Test"
     assert export(model, tmp_path / "repository") == 2
@@ -54,7 +54,7 @@ def test_networks_alone_are_a_repository_of_their_own(tmp_path):
     assert export(save_model(tmp_path / "model"), tmp_path / "repository") == 0
     networks = tmp_path / f"repository/networks/{NAME}_last"
     assert (networks / "1/model.onnx").stat().st_size > 1000
-    assert 'backend: "onnxruntime"' in (networks / "config.pbtxt").read_text()
+    assert 'backend: "onnxruntime"' in (networks / "config.pbtxt").read_text(encoding="utf-8")
     assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["networks", "scans"]
 
 

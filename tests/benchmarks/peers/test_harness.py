@@ -84,7 +84,7 @@ def test_worker_without_a_result_fails_with_what_it_said(text):
 def test_memory_of_children_counts():
     if harness.tree_bytes(os.getpid()) == 0:
         pytest.skip("this system does not tell the memory of a process")
-    child = "import time; held = bytearray([1]) * 60_000_000; time.sleep(0.5)"
+    child = "import time; held = bytearray([1]) * 60_000_000; time.sleep(3)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('{{}}')"
     assert harness.run_worker(worker(parent), os.environ)["peak_bytes"] > 60_000_000
 
