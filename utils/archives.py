@@ -14,11 +14,13 @@ import stat
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from utils.disk import size_text
 from utils.errors import UserError, list_problems
@@ -38,6 +40,26 @@ class Patience:
     attempts: int = 5
     pause_s: float = 3.0
     timeout_s: float = 60.0
+
+
+class SameSafety(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect out of an encrypted connection, and none to anything but a web server."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str):
+        """The request of the new address.
+
+        Raises:
+            UserError: it is less safe.
+        """
+        before, after = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
+        if after not in ("http", "https") or (before == "https" and after != before):
+            raise UserError(
+                f"{req.full_url}: the server sends on to {newurl}, which is not safe; ask who gave you the address"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(SameSafety)
 
 
 def fetch(url: str, part: Path, report: Report, patience: Patience) -> None:
@@ -70,7 +92,7 @@ def _fetch_once(url: str, part: Path, report: Report, timeout_s: float) -> bool:
     present = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        response = _OPENER.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -81,13 +103,14 @@ def _fetch_once(url: str, part: Path, report: Report, timeout_s: float) -> bool:
             part.unlink()
         return complete
     with response:
-        length = response.headers.get("Content-Length")
+        said = response.headers.get("Content-Length", "")
+        length = int(said) if said.isdecimal() else None
         continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {present}-")
         if not continued:
-            if present and response.status == 200 and length is not None and int(length) == present:
+            if present and response.status == 200 and length == present:
                 return True
             present = 0
-        total = present + int(length) if length is not None else 0
+        total = present + length if length is not None else 0
         # The archive, and its content beside it for a while; scans in it are compressed already.
         _require_space(part, 2 * total - present)
         with _open(part, "ab" if continued else "wb") as file:
