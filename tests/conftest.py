@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def same_encoding() -> Iterator[None]:
+    """Text is read as it was before: a library that a test runs may leave the locale "C", which knows ASCII only."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,7 +41,9 @@ def installed(tmp_path_factory):
 def test_the_command_works_from_another_folder(installed, tmp_path):
     for words, expected in ((["--version"], "nnunet "), (["download", "--help"], "usage: nnunet download")):
         command = [installed / "bin/nnunet", *words]
-        output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=True
+        ).stdout
         assert output.startswith(expected)
 
 
