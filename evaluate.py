@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from report.finishing import finish_evaluation
+from report.finishing import finish_evaluation, outdate_scores
 from utils.args import parse
 from utils.errors import UserError, list_problems, run_cli
 
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     config = parse(EvaluateConfig, argv, prog="evaluate.py")
 
+    from inference.soft_output import soft_names
     from utils.predictions import find_pairs
     from utils.scan_names import left_out
     from utils.scores import summarise
@@ -69,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in (csv_path, json_path):
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: {path.parent} is not a folder")
-    for flag, folder in (("--preds", config.preds), ("--lbls", config.lbls)):
-        for line in left_out(folder):
+    # Maps of --save_soft belong to a prediction.
+    for flag, folder, known in (("--preds", config.preds, soft_names(config.preds)), ("--lbls", config.lbls, ())):
+        for line in left_out(folder, known):
             print(f"warning: left out of {flag} {folder}: {line}", file=sys.stderr)
     labels = find_labels(config, pairs)
     scores, problems = [], []
@@ -85,11 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             advice="Correct or remove them; nothing was written.",
         )  # fmt: skip
     summary = summarise(scores, labels.target_names)
+    scored_before = csv_path.is_file()
     write_results(config, csv_path, json_path, scores, summary)
     print(table(summary))
     print(f"{len(pairs)} predictions of {num_labels} labelled cases; {csv_path}, {json_path}")
     if config.report:
-        finish_evaluation(config.preds, csv_path, json_path)
+        from inference.page_scans import scans_again
+
+        with scans_again(config.preds) as readers:
+            finish_evaluation(config.preds, csv_path, json_path, readers)
+    elif scored_before:
+        outdate_scores(config.preds, csv_path)
     return 0
 
 

@@ -18,9 +18,9 @@ from inference.predictor import Predictor
 from inference.scans import Scan
 from utils.errors import UserError
 from utils.files import file_digest, read_json, to_dict
+from utils.runs import STAMPS
 from utils.schema import FORMAT_VERSION, check_version
 
-STAMPS = "masks.json"
 ENGINE = "the engine"
 UNSAID = {ENGINE: "torch"}
 """What is meant where a stamp does not name a setting, as those of earlier versions do not."""

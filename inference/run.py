@@ -20,10 +20,12 @@ from inference.model_set import load_model_or_set
 from inference.naming import recorded_command, recorded_options
 from inference.opening import opened
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
+from inference.page_scans import scan_readers
 from inference.predictor import Predictor
 from inference.scan_run import ScanJob, ScanRun, list_scans
 from models.acceleration import resolve_acceleration
 from models.inferer import InferenceSettings
+from report.finishing import finish_prediction
 from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.locks import folder_lock
@@ -58,15 +60,15 @@ class NetworkUse:
     engine: str = "auto"
 
 
-def predict_folder(job: ScanJob, use: NetworkUse) -> int:
-    """Run a job as the user wants networks to be applied; returns the exit status.
+def predict_folder(job: ScanJob, use: NetworkUse, *, report: bool = False) -> int:
+    """Run a job as the user wants networks to be applied, with a page about its masks; returns the exit status.
 
     Raises:
         UserError: as `predict_scans`; or there are fewer GPUs than wanted.
     """
     runtime, make = network_maker(job.model, use)
     with opened(job) as there:
-        return predict_scans(there, runtime, make)
+        return predict_scans(there, runtime, make, report=report)
 
 
 def network_maker(path: Path, use: NetworkUse) -> tuple[Runtime, Maker]:
@@ -123,13 +125,14 @@ def make_predictors(model: Model, runtime: Runtime, make: Maker) -> list[Predict
     ]
 
 
-def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
+def predict_scans(job: ScanJob, runtime: Runtime, make: Maker, *, report: bool = False) -> int:
     """Run a job on the devices of `runtime`; returns the exit status. A second run into the same folder waits.
 
     Args:
         job: what to do.
         runtime: devices and precision.
         make: gives what predicts with a configuration on a device.
+        report: write a page, now that it is known where the scans are.
 
     Raises:
         UserError: no such model, fold or scan, or a folder that cannot be written to or holds what would be lost.
@@ -173,4 +176,6 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker) -> int:
             job.output / "run.json", options=options, environment=environment, outcome=outcome,
             command=recorded_command(job.anonymous), named=not job.anonymous,
         )  # fmt: skip
+    if report:
+        finish_prediction(job.output, scan_readers(scans, anonymous=job.anonymous))
     return status

@@ -1,4 +1,4 @@
-"""The page of an evaluation: scores of each case, their spread, missed and invented structures."""
+"""What an evaluation says of a folder of masks: scores of each case, means, missed and invented structures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from report.layers import Structure, structures_of
-from report.markup import Content, element, join
-from report.numbers import decimal, noun, plural
-from report.page import build_page, section
+from report.markup import Content, Markup
+from report.notices import note
+from report.numbers import decimal, listed, noun, plural
 from report.records import RunFacts, ScoreTable, optional, read_mapping, read_score_table
-from report.score_tables import absence_list, refusals, score_table, spread_charts, titles, worst_first
 from report.scored import find_files, label_folder, note_changed_masks, plan_behind, predicting_run
-from report.sources import CaseFiles, by_case
+from report.sources import FILES_ALONE, CaseFiles, Readers, by_case
 from report.tables import Row, number_cell, table
-from report.views import Room, Views, make_views
-from report.words import run_record, tiles
 from utils.errors import UserError
 from utils.nifti import read_label
 from utils.schema import Plan
@@ -29,6 +25,11 @@ class ScoreFiles:
 
     table: Path
     summary: Path
+
+    @classmethod
+    def beside(cls, masks: Path) -> ScoreFiles:
+        """Where they are unless somebody has said otherwise."""
+        return cls(table=masks / "scores.csv", summary=masks / "summary.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,60 +45,46 @@ class EvaluationFacts:
     files: Mapping[str, CaseFiles]
 
 
-def read_evaluation(folder: Path, written: ScoreFiles | None = None) -> EvaluationFacts:
+def read_evaluation(folder: Path, written: ScoreFiles | None = None, readers: Readers = FILES_ALONE) -> EvaluationFacts:
     """Gather what an evaluation wrote, by default beside the masks.
+
+    Args:
+        folder: of the masks.
+        written: where the scores are.
+        readers: of scans that are more than files.
 
     Raises:
         UserError: there are no scores.
     """
-    written = written or ScoreFiles(table=folder / "scores.csv", summary=folder / "summary.json")
+    written = written or ScoreFiles.beside(folder)
     scores = read_score_table(written.table)
     if scores is None:
         raise UserError(f"{written.table} holds no scores; run evaluate.py --preds {folder} --lbls LABELS first")
     summary, run = read_mapping(written.summary), predicting_run(folder)
     masks = by_case(folder)
     note_changed_masks(masks, written.table)
+    if unscored := sorted(masks.keys() - {case.case for case in scores.cases}):
+        note(f"{plural(len(unscored), 'mask')} without a score in {written.table.name} ({listed(unscored)}): run "
+             "evaluate again")  # fmt: skip
     labels = by_case(label_folder(summary, folder, run))
-    files = {case.case: find_files(case.case, run, masks.get(case.case), labels.get(case.case))
+    files = {case.case: find_files(case.case, run, masks.get(case.case), labels.get(case.case), readers)
              for case in scores.cases}  # fmt: skip
     return EvaluationFacts(folder=folder, summary=summary, scores=scores, run=run, plan=plan_behind(folder, run),
                            files=files)  # fmt: skip
 
 
-def evaluation_page(facts: EvaluationFacts, views: Views, structures: Sequence[Structure]) -> str:
-    """The text of the page."""
-    cases, targets = worst_first(facts.scores.cases), facts.scores.targets
-    summary = facts.summary
-    numbers: dict[str, Content] = {
+def evaluation_numbers(facts: EvaluationFacts) -> dict[str, Content]:
+    """The means over all cases and targets."""
+    summary, number = facts.summary, len(facts.scores.cases)
+    return {
         "mean Dice": decimal(optional(summary.get("mean_dice"))),
         "mean HD95, mm": decimal(optional(summary.get("mean_hd95_mm")), 1),
         "mean surface Dice": decimal(optional(summary.get("mean_nsd"))),
-        noun(len(cases), "case"): len(cases),
+        noun(number, "scored case"): number,
     }
-    hint = element("p", "A click on a case shows it in the viewer.", class_="note hint") if views.shown else None
-    listed = score_table(cases, targets, views, caption=f"{plural(len(cases), 'case')}, worst first")
-    sections = [
-        section("Scores", tiles(numbers), means_table(facts)),
-        section("Spread", spread_charts(cases, targets)),
-        section("Missed and invented", absence_list(cases, targets)),
-        section("Cases", join(hint, listed, refusals(views))),
-        section("Run that predicted", run_record(facts.run) if facts.run else None),
-    ]
-    where = f"{summary.get('preds', facts.folder)} against {summary.get('lbls', 'its labels')}"
-    return build_page("Evaluation", subtitle=where, sections=sections, views=views.shown, structures=structures,
-                      viewer_after="Cases")  # fmt: skip
 
 
-def write_evaluation_views(facts: EvaluationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:
-    """The worst cases for the viewer."""
-    cases = worst_first(facts.scores.cases)
-    files = [facts.files[case] for case in room.choose([case.case for case in cases])]
-    labels = facts.plan.labels if facts.plan else None
-    structures = structures_of(labels, () if labels else values_of(files))
-    return make_views(files, structures, room, titles=titles(cases), plan=facts.plan), structures
-
-
-def means_table(facts: EvaluationFacts) -> object:
+def means_table(facts: EvaluationFacts) -> Markup | None:
     """Means over the cases, a row for each target."""
     columns = {"Dice": ("dice", 4), "HD95 mm": ("hd95_mm", 2), "one mask empty": ("unbounded", 0), "NSD": ("nsd", 4)}
     found = {title: (facts.summary.get(key), digits) for title, (key, digits) in columns.items()}

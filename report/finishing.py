@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from utils.config import RunConfig
@@ -17,6 +18,7 @@ from utils.errors import UserError
 from utils.launch import find_ranks
 
 if TYPE_CHECKING:
+    from report.sources import Readers
     from report.writing import Written
 
 WORTH_SAYING_S = 1.0
@@ -45,29 +47,38 @@ def finish_run(run: RunConfig) -> None:
                 finish_with(lambda: _training(run.results))
 
 
-def finish_prediction(folder: Path) -> None:
-    """The page of a folder of masks."""
+def finish_prediction(folder: Path, readers: Readers = MappingProxyType({})) -> None:
+    """The page of a folder of masks; `readers` of the scans where they are more than files."""
 
     def write() -> Written:
         from report.writing import write_prediction_report
 
-        return write_prediction_report(folder)
+        return write_prediction_report(folder, readers=readers)
 
     finish_with(write)
 
 
-def finish_evaluation(folder: Path, table: Path, summary: Path) -> None:
+def finish_evaluation(folder: Path, table: Path, summary: Path, readers: Readers = MappingProxyType({})) -> None:
     """The page of an evaluation: in the folder of the masks, or beside the table of scores where that is elsewhere."""
 
     def write() -> Written:
         from report.evaluation import ScoreFiles
         from report.writing import write_evaluation_report
 
-        own = table.absolute() == (folder / "scores.csv").absolute()
-        output = None if own else table.with_suffix(".html")
-        return write_evaluation_report(folder, output=output, scores=ScoreFiles(table=table, summary=summary))
+        output = _evaluation_page(folder, table)
+        return write_evaluation_report(folder, output=output, scores=ScoreFiles(table=table, summary=summary),
+                                       readers=readers)  # fmt: skip
 
     finish_with(write)
+
+
+def outdate_scores(folder: Path, table: Path) -> None:
+    """Remove the page that shows the scores before, where the new ones are to have none; it says so."""
+    page = _evaluation_page(folder, table)
+    # A page beside a table elsewhere may be somebody else's by its name.
+    if page.parent == folder and page.is_file():
+        page.unlink()
+        print(f"warning: {page} showed the scores before and is removed; nnunet report writes it anew", file=sys.stderr)
 
 
 def finish_cross_validation(results: Path, task: str) -> None:
@@ -97,6 +108,13 @@ def finish_with(write: Callable[[], Written]) -> Written | None:
     took = f" ({elapsed_s:.1f} s)" if elapsed_s > WORTH_SAYING_S else ""
     print(f"page about this run: {written.path}{took}", flush=True)
     return written
+
+
+def _evaluation_page(folder: Path, table: Path) -> Path:
+    from utils.runs import PAGE
+
+    own = table.absolute() == (folder / "scores.csv").absolute()
+    return folder / PAGE if own else table.with_suffix(".html")
 
 
 def _training(folder: Path) -> Written:

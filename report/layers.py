@@ -91,10 +91,13 @@ def read_layers(files: CaseFiles) -> Layers:
     Raises:
         UserError: a file is missing, cannot be read, or lies on another grid than its scan.
     """
-    if files.image is None:
+    if files.read is not None:
+        scan, name = files.read(), ""
+    elif files.image is not None:
+        scan, name = read_image(channel_files(files.image)), files.image.name
+    else:
         raise UserError("its scan was not found")
-    scan = read_image(channel_files(files.image))
-    mask, label = (_on_grid(path, scan, files.image) for path in (files.mask, files.label))
+    mask, label = (_on_grid(path, scan, name) for path in (files.mask, files.label))
     return Layers(
         scan=scan.array[0], mask=mask, label=label, spacing_mm=scan.spacing_mm, affine=working_affine(scan.geometry),
         other_channels=tuple(scan.array[1:]),
@@ -164,12 +167,12 @@ def _fill_flat_axes(working: np.ndarray, stored: np.ndarray, shape: Sequence[int
             working[:3, column] = stored[:3, left.pop(0)]
 
 
-def _on_grid(path: Path | None, scan: Volume, image: Path) -> np.ndarray | None:
+def _on_grid(path: Path | None, scan: Volume, image: str) -> np.ndarray | None:
     if path is None:
         return None
     volume = read_label(path, scan.geometry)
     if not is_same_grid(volume.geometry, scan.geometry):
-        raise UserError(f"{path.name} lies on another grid than its scan {image.name}")
+        raise UserError(f"{path.name} lies on another grid than its scan {image}".rstrip())
     _require_bytes(volume.array, path)
     return volume.array.astype(np.uint8)
 

@@ -1,31 +1,32 @@
-"""The page of a prediction: volumes of every scan with a picture, the unusual ones first in the viewer, failures."""
+"""What a prediction left in a folder of masks: volumes of every scan with a picture, doubt, failures."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from report.charts import Axis, Dot, dot_chart
-from report.doubt import doubt_table, read_doubts
+from report.doubt import doubt_order, read_doubts
 from report.layers import Structure, structures_of, value_counts, volumes_ml
-from report.markup import Markup, element, join
+from report.markup import Markup, element
 from report.notices import note
-from report.numbers import plural, quantile, significant
-from report.page import build_page, section
+from report.numbers import listed, plural, quantile, significant
 from report.records import RunFacts
-from report.score_tables import refusals
 from report.scored import find_files, plan_behind, predicting_run
-from report.sources import CaseFiles, by_case
-from report.tables import Cell, Row, table
-from report.views import Room, Views, make_views
-from report.words import run_record, tiles
+from report.sources import FILES_ALONE, CaseFiles, Readers, by_case
+from report.tables import Cell, Row, number_cell, table
+from report.views import Views
+from utils.certainty import DoubtRecord
 from utils.errors import UserError
 from utils.nifti import read_label
 from utils.schema import Plan
+
+DICOM_SEG = ".dcm"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,21 @@ class PredictionFacts:
     """Case -> structure -> ml."""
     failed: Mapping[str, str]
     """Case -> why it has no mask, or one that cannot be read."""
+    doubts: tuple[DoubtRecord, ...] = ()
+    """The most doubtful first."""
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Cases that need a person, the most doubtful first."""
+        return [record.case for record in self.doubts if record.doubtful and record.case in self.volumes]
 
 
-def read_prediction(folder: Path) -> PredictionFacts:
+def read_prediction(folder: Path, readers: Readers = FILES_ALONE) -> PredictionFacts:
     """Gather what a prediction wrote.
+
+    Args:
+        folder: of the masks.
+        readers: of scans that are more than files.
 
     Raises:
         UserError: there are neither masks nor a record.
@@ -52,6 +64,12 @@ def read_prediction(folder: Path) -> PredictionFacts:
     run, masks = predicting_run(folder), by_case(folder)
     if run is None and not masks:
         raise UserError(f"{folder} holds neither masks (.nii.gz, .nii) nor a run.json of a prediction")
+    if run is not None and run.options.get("anonymous") and not readers:
+        note("This page has no scans: where those of an anonymous prediction (--anonymous) came from is not recorded; "
+             "the page that the prediction itself writes shows them")  # fmt: skip
+    if segmentations := sorted(folder.glob(f"*{DICOM_SEG}")):
+        note(f"{plural(len(segmentations), 'mask')} as DICOM-SEG ({listed([path.name for path in segmentations])}), "
+             "which a page does not read: their volumes and pictures are missing")  # fmt: skip
     failed = dict(_failures(run))
     counted: dict[str, tuple[np.ndarray, tuple[float, float, float]]] = {}
     for case, path in masks.items():
@@ -64,43 +82,45 @@ def read_prediction(folder: Path) -> PredictionFacts:
     plan = plan_behind(folder, run)
     structures = structures_of(plan.labels if plan else None, values)
     volumes = {case: volumes_ml(counts, spacing_mm, structures) for case, (counts, spacing_mm) in counted.items()}
-    files = {case: find_files(case, run, masks[case], None) for case in counted}
+    files = {case: find_files(case, run, masks[case], None, readers) for case in counted}
     return PredictionFacts(
         folder=folder, run=run, plan=plan, structures=structures, files=files, volumes=volumes, failed=failed,
+        doubts=tuple(read_doubts(folder)),
     )  # fmt: skip
 
 
-def prediction_page(facts: PredictionFacts, views: Views) -> str:
-    """The text of the page."""
+def prediction_numbers(facts: PredictionFacts) -> dict[str, int | None]:
+    """How many scans were predicted, failed, are doubtful, or have an empty mask."""
     volumes = facts.volumes
     empty = [case for case, row in volumes.items() if row and not any(row.values())]
-    numbers = {
-        "scan predicted" if len(volumes) == 1 else "scans predicted": len(volumes),
-        "failed": len(facts.failed) or None, "mask empty" if len(empty) == 1 else "masks empty": len(empty) or None,
+    return {
+        "scan predicted" if len(volumes) == 1 else "scans predicted": len(volumes), "failed": len(facts.failed) or None,
+        "doubtful": len(facts.doubtful) or None, "mask empty" if len(empty) == 1 else "masks empty": len(empty) or None,
     }  # fmt: skip
+
+
+def volume_charts(facts: PredictionFacts) -> Markup | None:
+    """The volumes of all scans, a chart for each structure; nothing for one or two scans."""
+    volumes = facts.volumes
     charts = [
         dot_chart([(each.name, [Dot(case=case, value=row[each.name]) for case, row in volumes.items()])],
                   value=Axis(title="ml", low=0.0), title=f"Volume of {each.name}", first_number=number)
         for number, each in enumerate(facts.structures)
-    ] if len(volumes) > 2 else []  # fmt: skip
-    sections = [
-        section("Result", tiles(numbers)),
-        section("Failed scans", failures(facts.failed)),
-        section("Scans", join(scan_table(facts, views), refusals(views))),
-        section("Doubt", doubt_table(read_doubts(facts.folder))),
-        section("Volumes", element("div", charts, class_="charts") if charts else None),
-        section("Run", run_record(facts.run)),
-    ]
-    return build_page("Prediction", subtitle=str(facts.folder), sections=sections, views=views.shown,
-                      structures=facts.structures, viewer_after="Scans")  # fmt: skip
+    ]  # fmt: skip
+    return element("div", charts, class_="charts") if charts and len(volumes) > 2 else None
 
 
-def write_prediction_views(facts: PredictionFacts, room: Room) -> Views:
-    """The most unusual scans for the viewer, and a picture of each scan."""
-    order = unusual_first(facts.volumes)
-    chosen = [facts.files[case] for case in room.choose(order)]
-    pictured = [facts.files[case] for case in facts.volumes]
-    return make_views(chosen, facts.structures, room, pictured=pictured, plan=facts.plan)
+def doubtful_first(facts: PredictionFacts) -> list[str]:
+    """Cases in the order in which a person should see them: the doubtful ones, then by doubt and volume in turn."""
+    unusual = unusual_first(facts.volumes)
+    by_doubt = [case for case in doubt_order(facts.doubts) if case in facts.volumes]
+    return list(dict.fromkeys([*facts.doubtful, *in_turn(by_doubt, unusual)]))
+
+
+def in_turn(*orders: Sequence[str]) -> list[str]:
+    """The first of each order, the second of each and so on, each name once."""
+    mixed = (name for names in itertools.zip_longest(*orders) for name in names if name is not None)
+    return list(dict.fromkeys(mixed))
 
 
 def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -119,10 +139,11 @@ def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def scan_table(facts: PredictionFacts, views: Views) -> Markup:
-    """A row for each scan: volumes in ml, and its most telling slices."""
+    """A row for each scan: volumes in ml, doubt, and its most telling slices."""
     if not facts.volumes:
         return element("p", "No scan was predicted.", class_="none")
     pictured = bool(views.pictures)
+    doubts = {record.case: record for record in facts.doubts}
     rows = []
     for case, volumes in facts.volumes.items():
         cells: list[Cell | str] = [case]
@@ -130,6 +151,10 @@ def scan_table(facts: PredictionFacts, views: Views) -> Markup:
             value = volumes[structure.name]
             words = "number" if value else "number bad"
             cells.append(Cell(content=significant(value) if value else "none", sort=value, class_=words))
+        if doubts:
+            found = doubts.get(case)
+            score, bad = (None, False) if found is None else (found.score, bool(found.doubtful))
+            cells.append(number_cell(score, 2, "bad" if bad else None))
         if pictured:
             picture = views.pictures.get(case)
             text = f"axial, coronal and sagittal slice of {case}"
@@ -138,9 +163,11 @@ def scan_table(facts: PredictionFacts, views: Views) -> Markup:
     headers = [
         "scan",
         *(f"{each.name}, ml" for each in facts.structures),
+        *(["doubt"] if doubts else []),
         *(["most telling slices"] if pictured else []),
     ]
-    chosen = f"; the viewer has {len(views.shown)}, unusual volumes first" if views.shown else ""
+    first = "the doubtful and unusual volumes" if doubts else "unusual volumes"
+    chosen = f"; the viewer has {len(views.shown)}, {first} first" if views.shown else ""
     return table(headers, rows, caption=plural(len(rows), "scan") + chosen)
 
 

@@ -10,7 +10,9 @@ from report.notices import newer_than, note
 from report.numbers import listed, plural
 from report.records import RunFacts, read_run
 from report.sources import (
+    FILES_ALONE,
     CaseFiles,
+    Readers,
     case_places,
     files_of_shard,
     plan_of_model,
@@ -30,7 +32,9 @@ def predicting_run(folder: Path) -> RunFacts | None:
     return next((run for run in records if run is not None and run.option("run", "exec_mode") == "predict"), None)
 
 
-def find_files(case: str, run: RunFacts | None, mask: Path | None, label: Path | None) -> CaseFiles:
+def find_files(
+    case: str, run: RunFacts | None, mask: Path | None, label: Path | None, readers: Readers = FILES_ALONE
+) -> CaseFiles:
     """The files of a case; its scan is found by the record of what predicted the mask, or beside the label."""
     found = CaseFiles(case=case, image=None)
     if run is not None:
@@ -40,7 +44,7 @@ def find_files(case: str, run: RunFacts | None, mask: Path | None, label: Path |
     if found.image is None and label is not None:
         beside = label.parent.with_name(label.parent.name.replace("labels", "images", 1))
         found = dataclasses.replace(found, image=scans_of_folder(beside if beside != label.parent else None).get(case))
-    return dataclasses.replace(found, mask=mask, label=label or found.label)
+    return dataclasses.replace(found, mask=mask, label=label or found.label, read=readers.get(case))
 
 
 def label_folder(summary: Mapping[str, object], folder: Path, run: RunFacts | None) -> Path | None:

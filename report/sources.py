@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from report.notices import note_damage
 from report.records import RunFacts, fold_folders, read_mapping, read_run
 from utils.errors import UserError
 from utils.files import from_dict, read_json
+from utils.nifti import Volume
 from utils.scan_names import scan_files, scan_stem
 from utils.schema import CaseMeta, Plan
 
@@ -23,6 +25,12 @@ FIRST_CHANNEL = "_0000"
 """nnU-Net's ending of the first of several files of a scan."""
 
 
+Readers = Mapping[str, Callable[[], Volume]]
+"""Case -> what reads its scan, of whoever knows more of scans than that they are files (DICOM series, archives)."""
+FILES_ALONE: Readers = MappingProxyType({})
+"""All scans are files that are read here."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaseFiles:
     """The files of one case; of several channels the first."""
@@ -31,6 +39,8 @@ class CaseFiles:
     image: Path | None
     mask: Path | None = None
     label: Path | None = None
+    read: Callable[[], Volume] | None = None
+    """What reads the scan, in place of its file."""
 
 
 def shard_folder(run: RunFacts) -> Path | None:

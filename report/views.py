@@ -30,14 +30,16 @@ class Room:
     viewer_cases: int = 12
     cases: tuple[str, ...] = ()
     """Cases that the viewer shows in place of the worst ones."""
+    most_cases: int = 40
+    """How many it may hold where more than `viewer_cases` need a person."""
 
     @property
     def volume_bytes(self) -> float:
         """Room for the volumes of the viewer and the still pictures, after page and library."""
         return max(0.0, self.max_mb * 1e6 - PAGE_BYTES - len(library_base64()))
 
-    def choose(self, worst_first: Sequence[str]) -> list[str]:
-        """The cases of the viewer.
+    def choose(self, worst_first: Sequence[str], *, urgent: int = 0) -> list[str]:
+        """The cases of the viewer; the first `urgent` ones need a person and are all in it, if a viewer is wanted.
 
         Raises:
             UserError: a case that was asked for is none of these.
@@ -46,7 +48,8 @@ class Room:
         if unknown:
             known = ", ".join(sorted(worst_first)[:10]) or "none"
             raise UserError(f"--cases: no such case: {', '.join(unknown)}; there are, for example: {known}")
-        return list(self.cases or worst_first[: self.viewer_cases])
+        number = max(self.viewer_cases, min(urgent, self.most_cases)) if self.viewer_cases else 0
+        return list(self.cases or worst_first[:number])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

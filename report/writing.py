@@ -14,15 +14,16 @@ from report.cross_validation import (
     read_cross_validation,
     write_cross_validation_views,
 )
-from report.evaluation import ScoreFiles, evaluation_page, read_evaluation, write_evaluation_views
+from report.evaluation import ScoreFiles
+from report.masks import mask_page, read_masks, write_mask_views
 from report.notices import collecting, notices
-from report.prediction import prediction_page, read_prediction, write_prediction_views
 from report.records import fold_folders, read_run
+from report.sources import FILES_ALONE, Readers
 from report.training import read_training, training_page, write_training_views
 from report.views import Room, Views
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.runs import PAGE
+from utils.runs import PAGE, STAMPS
 from utils.scan_names import VOLUME_ENDINGS, scan_files
 
 Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
@@ -57,33 +58,38 @@ def write_training_report(folder: Path, room: Room = DEFAULT, output: Path | Non
 
 
 def write_evaluation_report(
-    folder: Path, room: Room = DEFAULT, output: Path | None = None, scores: ScoreFiles | None = None
-) -> Written:
+    folder: Path, room: Room = DEFAULT, output: Path | None = None, *, scores: ScoreFiles | None = None,
+    readers: Readers = FILES_ALONE,
+) -> Written:  # fmt: skip
     """The page of a folder of masks that were scored; by default by `scores.csv` and `summary.json` in it.
+
+    It shows what is known of their prediction, too.
 
     Raises:
         UserError: there are no scores.
     """
 
     def make() -> tuple[str, Views]:
-        facts = read_evaluation(folder, scores)
-        views, structures = write_evaluation_views(facts, room)
-        return evaluation_page(facts, views, structures), views
+        facts = read_masks(folder, scores=scores, readers=readers, scored=True)
+        views, structures = write_mask_views(facts, room)
+        return mask_page(facts, views, structures), views
 
     return _write("evaluation", output or folder / PAGE, make)
 
 
-def write_prediction_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
-    """The page of a folder of predicted masks.
+def write_prediction_report(
+    folder: Path, room: Room = DEFAULT, output: Path | None = None, *, readers: Readers = FILES_ALONE
+) -> Written:
+    """The page of a folder of predicted masks, with their scores where they were scored.
 
     Raises:
         UserError: there are neither masks nor a record.
     """
 
     def make() -> tuple[str, Views]:
-        facts = read_prediction(folder)
-        views = write_prediction_views(facts, room)
-        return prediction_page(facts, views), views
+        facts = read_masks(folder, readers=readers)
+        views, structures = write_mask_views(facts, room)
+        return mask_page(facts, views, structures), views
 
     return _write("prediction", output or folder / PAGE, make)
 
@@ -103,8 +109,10 @@ def write_cross_validation_report(folder: Path, task: str, room: Room = DEFAULT,
     return _write("cross-validation", output or folder / f"{task}_{PAGE}", make)
 
 
-def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None) -> Written:
-    """The page of whatever a folder holds.
+def write_report(
+    folder: Path, room: Room = DEFAULT, output: Path | None = None, *, readers: Readers = FILES_ALONE
+) -> Written:
+    """The page of whatever a folder holds; `readers` are of scans that were predicted and are more than files.
 
     Raises:
         UserError: it holds nothing that a page can be made of.
@@ -114,10 +122,10 @@ def write_report(folder: Path, room: Room = DEFAULT, output: Path | None = None)
     kind, place, task = find_kind(folder)
     if kind == "cross-validation":
         return write_cross_validation_report(place, task, room, output)
-    writers: dict[Kind, Callable[[Path, Room, Path | None], Written]] = {
-        "training": write_training_report, "evaluation": write_evaluation_report, "prediction": write_prediction_report,
-    }  # fmt: skip
-    return writers[kind](place, room, output)
+    if kind == "training":
+        return write_training_report(place, room, output)
+    write = write_evaluation_report if kind == "evaluation" else write_prediction_report
+    return write(place, room, output, readers=readers)
 
 
 def find_kind(folder: Path) -> tuple[Kind, Path, str]:
@@ -143,7 +151,7 @@ def find_kind(folder: Path) -> tuple[Kind, Path, str]:
     if tasks:
         raise UserError(f"{folder} holds several cross-validations; name one by its folder, such as "
                         f"{folder / f'{tasks[0]}_3d_fullres'}")  # fmt: skip
-    if scan_files(folder, *VOLUME_ENDINGS) or (folder / "masks.json").is_file():
+    if scan_files(folder, *VOLUME_ENDINGS) or (folder / STAMPS).is_file():
         return "prediction", folder, ""
     inside = sorted(folder.glob("preds_*"))
     if len(inside) == 1:

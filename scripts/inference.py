@@ -16,7 +16,6 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from report.finishing import finish_prediction
 from utils.args import changed_options, parse, to_words
 from utils.config import FoldChoice, default_root
 from utils.errors import UserError, continues_with, run_cli
@@ -178,11 +177,8 @@ def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool |
     from inference.scan_run import ScanJob
 
     values = {name: value for name, value in vars(network).items() if name not in ("model", "tta", "report")}
-    status = predict_folder(ScanJob(**vars(options), model=network.model), NetworkUse(**values, tta=tta))
-    if network.report:
-        assert options.output is not None, "it has been asked for"
-        finish_prediction(options.output)
-    return status
+    job = ScanJob(**vars(options), model=network.model)
+    return predict_folder(job, NetworkUse(**values, tta=tta), report=network.report)
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:

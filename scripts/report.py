@@ -29,21 +29,23 @@ class ReportOptions:
     """File to write (default: report.html in the folder, <task>_report.html for a cross-validation)."""
     max_mb: float = 60.0
     """Most that the page may take, in MB; scans are made coarser or left out to keep to it."""
-    viewer_cases: int = 12
-    """How many cases the viewer holds, the worst ones first; 0 leaves the viewer out."""
+    viewer_cases: int | None = None
+    """How many cases the viewer holds, the worst or most doubtful ones first; 0 leaves the viewer out (default: 12, or
+    as many as the doubtful ones are, up to 40)."""
     cases: tuple[str, ...] = ()
     """Cases that the viewer holds in place of the worst ones."""
 
     def __post_init__(self) -> None:
         if not self.max_mb >= 1:
             raise UserError(f"--max_mb must be at least 1, got {self.max_mb}")
-        if self.viewer_cases < 0:
+        if self.viewer_cases is not None and self.viewer_cases < 0:
             raise UserError(f"--viewer_cases must not be negative, got {self.viewer_cases}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one page."""
     options = parse(ReportOptions, argv, prog="report.py")
+    from inference.page_scans import scans_again
     from report.numbers import plural
     from report.views import Room
     from report.writing import write_report
@@ -51,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if options.output is not None and not options.output.parent.is_dir():
         raise UserError(f"--output {options.output} cannot be written: {options.output.parent} is not a folder")
-    room = Room(max_mb=options.max_mb, viewer_cases=options.viewer_cases, cases=options.cases)
-    written = write_report(options.folder, room, options.output)
+    room = Room(max_mb=options.max_mb, cases=options.cases)
+    if options.viewer_cases is not None:
+        room = dataclasses.replace(room, viewer_cases=options.viewer_cases, most_cases=options.viewer_cases)
+    with scans_again(options.folder) as readers:
+        written = write_report(options.folder, room, options.output, readers=readers)
     print(f"wrote {written.path}: {written.kind}, {plural(written.viewer_cases, 'case')} in the viewer, "
           f"{size_text(written.num_bytes)}; open it in a browser")  # fmt: skip
     return EXIT_OK

@@ -22,6 +22,8 @@ from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
 
 LAST_CHECKPOINT, RECORD, PAGE = "last.ckpt", "run.json", "report.html"
+STAMPS = "masks.json"
+"""What each mask of a folder was made from; where it is, the masks were predicted here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -116,14 +116,14 @@ def scan_tree(folder: Path) -> list[Path]:
     return [path for path in found if not is_picture(path)] or found
 
 
-def left_out(folder: Path) -> list[str]:
+def left_out(folder: Path, known: Collection[str] = ()) -> list[str]:
     """What a reader of this one folder does not see although it may hold scans: one line for each.
 
-    Sub-folders with volumes, and files of other formats.
+    Sub-folders with volumes, and files of other formats; none of the names in `known`.
     """
     lines = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in known:
             continue
         if path.is_dir():
             inside = [file for file in scan_tree(path) if not is_picture(file)]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from utils.certainty import Certainty, DoubtRecord
+from utils.files import write_json as write_record
 
 EVIL = "a<b>&\"'"
 """A case whose name is markup; a file name cannot hold the slash of an end tag."""
@@ -121,3 +125,19 @@ def make_cross_validation(root: Path) -> Path:
     write_json(root / "77_best" / "scores.json", scores)
     write_json(root / "77_cross_validation.json", {})
     return root
+
+
+def write_doubt(folder: Path, case: str, score: float, doubtful: bool | None, *remarks: str) -> None:
+    """What is said of a predicted scan, beside its mask."""
+    said = Certainty(members=2, voxels=(1.0,), confidence=(0.5,), overlap=(0.5,), agreement=(0.625,))
+    record = DoubtRecord(
+        version=1, case=case, score=score, calibrated=doubtful is not None, doubtful=doubtful, words=f"words of {case}",
+        remarks=remarks, targets=("organ",), certainties={"2d": said},
+    )  # fmt: skip
+    write_record(record, folder / f"{case}.doubt.json")
+
+
+def viewer_titles(text: str) -> list[str]:
+    """What the viewer of a page calls its cases."""
+    found = re.search(r'<select id="view-case">(.*?)</select>', text)
+    return re.findall(r"<option[^>]*>([^<]*)</option>", found[1]) if found else []

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from report.doubt import doubt_table, read_doubts
 from report.notices import collecting, notices
-from utils.certainty import Certainty, DoubtRecord
-from utils.files import write_json
-
-
-def write(folder, case: str, score: float, doubtful: bool | None, *remarks: str) -> None:
-    said = Certainty(members=2, voxels=(1.0,), confidence=(0.5,), overlap=(0.5,), agreement=(0.625,))
-    record = DoubtRecord(
-        version=1, case=case, score=score, calibrated=doubtful is not None, doubtful=doubtful, words=f"words of {case}",
-        remarks=remarks, targets=("organ",), certainties={"2d": said},
-    )  # fmt: skip
-    write_json(record, folder / f"{case}.doubt.json")
+from tests.report.folders import write_doubt as write
 
 
 def test_the_most_doubtful_scan_comes_first_with_what_is_said_of_it(tmp_path):

@@ -64,7 +64,7 @@ def test_masks_have_a_page_and_renew_that_of_their_training(tmp_path):
     options = {"run": {"exec_mode": "predict"}}
     folders.run_record(results, options, {"predictions": str(masks)}, name="run_predict.json")
     finish_run(RunConfig(results=results, exec_mode="predict"))
-    assert "<title>Prediction</title>" in (masks / "report.html").read_text(encoding="utf-8")
+    assert "<title>Prediction and evaluation</title>" in (masks / "report.html").read_text(encoding="utf-8")
     assert "Training of" in (results / "report.html").read_text(encoding="utf-8")
     # Once masks begin to change, neither is true any more.
     prepare_predictions(masks)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 import zipfile
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from evaluate import main as evaluate
+from scripts.report import main as report
+from tests.report.folders import viewer_titles
 from tests.scripts.trained import masks, predict, train
 from utils import extras
 from utils.nifti import read_image, read_label, write_volume
@@ -34,6 +40,59 @@ def nifti(tmp_path):
     for seed, name in enumerate("ab"):
         nib.save(nib.Nifti1Image(image(seed), affine), tmp_path / "nifti" / f"{name}.nii.gz")
     return tmp_path / "nifti"
+
+
+def page(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def readable(folder) -> str:
+    """The text of a folder's page, without its pictures; its volumes unpacked."""
+    blocks = re.findall(r'<script type="text/plain" id="volume[^>]*>([^<]*)</script>', page(folder))
+    volumes = [gzip.decompress(base64.b64decode(block)).decode("latin-1") for block in blocks]
+    own = re.sub(r'<script type="text/plain".*?</script>|data:image[^"]*', "", page(folder), flags=re.DOTALL)
+    return own + "".join(volumes)
+
+
+def shown(folder) -> list[str]:
+    """Scans in the viewer of a folder's page."""
+    return sorted(title.split()[0] for title in viewer_titles(page(folder)))
+
+
+def test_an_anonymous_page_shows_scans_and_says_not_whose(model, nifti, tmp_path, capsys, monkeypatch):
+    (nifti / "a.nii.gz").rename(nifti / "Doe_Jane.nii.gz")
+    (nifti / "broken_Doe.nii.gz").write_bytes(b"x")
+    words = ["--input", nifti, "--output", tmp_path / "out", "--model", model, "--anonymous"]
+    monkeypatch.setattr("sys.argv", ["inference.py", *map(str, words)])
+    assert predict(*words) == 1
+    assert shown(tmp_path / "out") == ["scan_0001", "scan_0002"]
+    assert not any(word in readable(tmp_path / "out") for word in ("Doe", "Jane", str(nifti)))
+    # Later nobody knows where the scans were.
+    assert report([str(tmp_path / "out")]) == 0 and shown(tmp_path / "out") == []
+    assert "This page has no scans" in capsys.readouterr().err
+
+
+def test_a_zip_is_opened_again_for_its_page(model, nifti, tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in sorted(nifti.iterdir()):
+            archive.write(path, path.name)
+    assert predict("--input", tmp_path / "in.zip", "--output", tmp_path / "out", "--model", model) == 0
+    assert shown(tmp_path / "out") == ["a", "b"]
+    assert report([str(tmp_path / "out")]) == 0 and shown(tmp_path / "out") == ["a", "b"]
+
+
+def test_maps_of_a_prediction_are_not_taken_for_masks_that_were_overlooked(model, nifti, tmp_path, capsys):
+    words = ("--input", nifti, "--output", tmp_path / "out", "--model", model)
+    assert predict(*words, "--save_soft", "anterior", "--save_probabilities", "--no_report") == 0
+    (tmp_path / "labels").mkdir()
+    for path in (tmp_path / "out").glob("*.nii.gz"):
+        nib.save(nib.load(path), tmp_path / "labels" / path.name)
+    capsys.readouterr()
+    assert evaluate(["--preds", str(tmp_path / "out"), "--lbls", str(tmp_path / "labels"), "--no_report"]) == 0
+    assert "left out" not in capsys.readouterr().err
+    (tmp_path / "out" / "masks.json").unlink()
+    assert evaluate(["--preds", str(tmp_path / "out"), "--lbls", str(tmp_path / "labels"), "--no_report"]) == 0
+    assert "soft_anterior/ (a folder with 2 scans" in capsys.readouterr().err
 
 
 class TestFormats:
@@ -108,6 +167,11 @@ class TestDicom:
         assert "broken: slices are missing" in capsys.readouterr().err
         found = masks(tmp_path / "out")
         assert sorted(found) == ["Doe_Jane.nii.gz", "next.nii.gz"] and found["next.nii.gz"].shape == (10, 9, 8)
+        # Its page shows the series, also when it is written later; the names are those that the folders have.
+        assert shown(tmp_path / "out") == ["Doe_Jane", "next"]
+        (tmp_path / "out" / "report.html").unlink()
+        assert report([str(tmp_path / "out")]) == 0 and shown(tmp_path / "out") == ["Doe_Jane", "next"]
+        assert not any(word in readable(tmp_path / "out") for word in ("PatX", "19700101", "Who^Dr"))
 
     def test_a_zip_gives_the_masks_of_its_folder_as_dicom_seg(self, model, studies, tmp_path, capsys):
         highdicom = pytest.importorskip("highdicom")
@@ -132,11 +196,12 @@ class TestDicom:
         assert predict(*words) == 1
         captured = capsys.readouterr()
         said = captured.out + captured.err
-        records = [path.read_text() for path in (tmp_path / "out").glob("*.json")]
+        records = [path.read_text() for path in (tmp_path / "out").glob("*.json")] + [readable(tmp_path / "out")]
         for text in (said, *records):
             for word in ("Doe", "Jane", "PatX", "broken", str(studies)):
                 assert word not in text
         assert sorted(masks(tmp_path / "out")) == ["scan_0001.nii.gz", "scan_0003.nii.gz"]
+        assert shown(tmp_path / "out") == ["scan_0001", "scan_0003"]
         assert "scan_0002: slices are missing" in said
         record = json.loads((tmp_path / "out/run.json").read_text())
         assert record["options"]["input"] == "(hidden by --anonymous)" and record["outcome"]["written"] == 2

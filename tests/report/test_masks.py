@@ -1,0 +1,124 @@
+"""The page of a folder of masks shows their prediction and their scores, and the doubtful ones first."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+
+from evaluate import main as evaluate
+from report.prediction import doubtful_first, in_turn, read_prediction
+from report.sources import by_case
+from report.views import Room
+from report.writing import write_prediction_report, write_report
+from tests.report import folders
+from tests.report.folders import viewer_titles, write_doubt
+from utils.nifti import read_image
+
+
+def predicted_and_scored(root):
+    """The masks of `make_predicted`, with doubt, of which labels are known, too."""
+    folder = folders.make_predicted(root)
+    write_doubt(folder, "large", 2.5, True, "channel MRI is constant")
+    write_doubt(folder, "empty", 0.5, False)
+    for case in by_case(folder):
+        folders.write_volume(root / "data" / "labelsTr" / f"{case}.nii.gz", folders.block(slice(4, 10)))
+    return folder, ["--preds", str(folder), "--lbls", str(root / "data" / "labelsTr")]
+
+
+def page(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"<h2>([^<]*)</h2>", text)
+
+
+def test_an_evaluation_keeps_what_the_page_said_of_the_prediction(tmp_path):
+    folder, words = predicted_and_scored(tmp_path)
+    write_report(folder)
+    assert headings(page(folder)) == ["Result", "Failed scans", "Doubt", "Scans", "Viewer", "Volumes", "Run"]
+    assert evaluate(words) == 0
+    text = page(folder)
+    assert headings(text) == ["Scores", "Failed scans", "Doubt", "Missed and invented", "Cases", "Viewer", "Spread",
+                              "Scans", "Volumes", "Run that predicted"]  # fmt: skip
+    for part in ("is truncated", "channel MRI is constant", "3.58", "1 of 2 scans doubtful"):
+        assert part in text
+    # The doubt beside the Dice that it foretold: 2 * 6 / (16 + 6).
+    row = re.search(r"<tr[^>]*><th scope=\"row\">(?:<button[^>]*>)?large.*?</tr>", text[text.index('id="doubt"') :])[0]
+    assert "2.50" in row and "0.545" in row
+
+
+def test_predicted_again_the_page_shows_the_old_scores_as_old(tmp_path, capsys):
+    folder, words = predicted_and_scored(tmp_path)
+    assert evaluate([*words, "--no_report"]) == 0
+    shutil.copy(folder / "large.nii.gz", folder / "more.nii.gz")
+    written = write_prediction_report(folder)
+    assert written.kind == "prediction" and "Scores" in headings(page(folder))
+    assert "warning: 1 mask without a score in scores.csv (more)" in capsys.readouterr().err
+
+
+def test_scores_that_are_damaged_do_not_hide_the_prediction(tmp_path, capsys):
+    folder = folders.make_predicted(tmp_path)
+    (folder / "scores.csv").write_text("case,target\na,b\n")
+    write_prediction_report(folder)
+    assert "Scans" in headings(page(folder)) and "Scores" not in headings(page(folder))
+    assert "scores.csv" in capsys.readouterr().err
+
+
+def test_without_a_page_of_its_own_an_evaluation_leaves_none_of_earlier_scores(tmp_path, capsys):
+    folder, words = predicted_and_scored(tmp_path)
+    write_report(folder)
+    assert evaluate([*words, "--no_report"]) == 0 and (folder / "report.html").exists()
+    assert evaluate(words) == 0
+    assert evaluate([*words, "--no_report"]) == 0 and not (folder / "report.html").exists()
+    assert "report.html showed the scores before and is removed" in capsys.readouterr().err
+
+
+def test_masks_that_something_else_predicted_have_their_scores_alone(tmp_path):
+    write_report(folders.make_scored(tmp_path))
+    assert headings(page(tmp_path / "masks")) == ["Scores", "Missed and invented", "Cases", "Viewer", "Spread"]
+
+
+def test_the_doubtful_come_first_in_the_viewer_and_their_rows_open_it(tmp_path):
+    folder, words = predicted_and_scored(tmp_path)
+    write_report(folder)
+    text = page(folder)
+    # `empty` has the most unusual volume.
+    assert viewer_titles(text)[:2] == ["large (doubtful, 2.50)", "empty (doubt 0.50)"]
+    section = text[text.index('id="doubt"') : text.index('id="scans"')]
+    assert re.findall(r'<tr data-shows="(\d)"><th scope="row"><button[^>]*>([^<]*)<', section) == [
+        ("0", "large"), ("1", "empty"),
+    ]  # fmt: skip
+    assert evaluate(words) == 0
+    # Of scored ones the worst and the most doubtful in turn: the empty mask has a Dice of 0.
+    assert [title.split()[0] for title in viewer_titles(page(folder))[:2]] == ["empty", "large"]
+
+
+def test_all_doubtful_scans_are_in_the_viewer_unless_a_number_is_asked_for(tmp_path):
+    order = [f"case_{number}" for number in range(60)]
+    assert Room().choose(order) == order[:12] and Room().choose(order, urgent=30) == order[:30]
+    assert Room().choose(order, urgent=50) == order[:40]
+    assert Room(viewer_cases=0).choose(order, urgent=30) == []
+    assert Room(viewer_cases=5, most_cases=5).choose(order, urgent=30) == order[:5]
+
+
+def test_without_verdicts_doubt_and_volumes_take_turns(tmp_path):
+    folder = folders.make_predicted(tmp_path)
+    write_doubt(folder, folders.EVIL, 0.9, None)
+    write_doubt(folder, "large", 0.1, None)
+    assert doubtful_first(read_prediction(folder)) == [folders.EVIL, "empty", "large"]
+    assert in_turn("ab", "bcd", "") == ["a", "b", "c", "d"]
+
+
+def test_a_scan_that_is_no_file_is_read_by_who_knows_it(tmp_path):
+    folder = folders.make_predicted(tmp_path)
+    scans = (tmp_path / "scans").rename(tmp_path / "elsewhere")
+    assert write_report(folder).viewer_cases == 0
+    readers = {case: lambda path=path: read_image([path]) for case, path in by_case(scans).items()}
+    assert write_report(folder, readers=readers).viewer_cases == 3
+    odd = scans / "odd.nii.gz"
+    folders.write_volume(odd, np.zeros((3, 3, 3), np.int16))
+    write_report(folder, readers=readers | {"large": lambda: read_image([odd])})
+    assert "large.nii.gz lies on another grid than its scan<" in page(folder)
