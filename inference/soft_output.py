@@ -18,7 +18,7 @@ from utils.predictions import working_view
 from utils.runs import STAMPS, prepare_folder
 from utils.schema import Geometry, LabelScheme
 
-SOFT_PREFIX, SOFT_ENDING = "soft_", ".nii.gz"
+SOFT_ENDING = ".nii.gz"
 
 
 def soft_folders(output: Path, targets: Sequence[str], labels: LabelScheme) -> dict[int, Path]:
@@ -33,19 +33,14 @@ def soft_folders(output: Path, targets: Sequence[str], labels: LabelScheme) -> d
     first = 0 if labels.regions else 1
     names = dict.fromkeys(targets)
     return {
-        first + labels.target_names.index(name): output / f"{SOFT_PREFIX}{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
+        first + labels.target_names.index(name): output / f"soft_{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
         for name in names
     }  # fmt: skip
 
 
-def soft_names(masks: Path) -> set[str]:
-    """Names of the folders of maps in a folder of masks that was predicted here."""
-    return {path.name for path in masks.glob(f"{SOFT_PREFIX}*/")} if (masks / STAMPS).is_file() else set()
-
-
 def remove_soft(output: Path, case: str) -> None:
     """Remove the maps of a case, of all targets: they would lie beside a mask that they do not belong to."""
-    for path in output.glob(f"{SOFT_PREFIX}*/{glob.escape(case)}{SOFT_ENDING}"):
+    for path in output.glob(f"soft_*/{glob.escape(case)}{SOFT_ENDING}"):
         path.unlink(missing_ok=True)
 
 
@@ -59,3 +54,8 @@ def write_soft(folders: dict[int, Path], case: str, probabilities: np.ndarray, g
         prepare_folder(folder, "--output")
         values = np.array(working_view(probabilities[channel], geometry.affine), dtype=np.float32)
         write_volume(folder / f"{case}{SOFT_ENDING}", values, geometry)
+
+
+def soft_names(masks: Path) -> set[str]:
+    """Names of the folders of maps in a folder of masks that was predicted here."""
+    return {path.name for path in masks.glob("soft_*/")} if (masks / STAMPS).is_file() else set()
