@@ -44,9 +44,14 @@ def write_progress(path: Path, history: Sequence[EpochRecord], target_names: Seq
 
     The file is replaced whole: a viewer never sees half a picture.
     """
+    _save(progress_figure(history, target_names), path)
+
+
+def progress_figure(history: Sequence[EpochRecord], target_names: Sequence[str]) -> Figure:
+    """What `write_progress` draws; epochs are counted from 1, as on the terminal and on pages."""
     figure = _new_figure(width_inch=8, height_inch=9)
     losses, dice, rate = figure.subplots(3, 1, sharex=True)
-    epochs = [record.epoch for record in history]
+    epochs = [record.epoch + 1 for record in history]
     _line(losses, epochs, [r.train_loss for r in history], label="training")
     _line(losses, epochs, [r.val_loss for r in history], label="validation")
     in_patches = any(r.patch_loss is not None for r in history)
@@ -73,7 +78,7 @@ def write_progress(path: Path, history: Sequence[EpochRecord], target_names: Seq
     lines = rate.get_lines() + seconds.get_lines()
     rate.legend(lines, [line.get_label() for line in lines], loc="best", fontsize="small")
     rate.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    return figure
 
 
 def write_overlay(

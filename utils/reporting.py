@@ -67,7 +67,9 @@ class RunReport:
         if not self._runtime.is_first_process:
             return
         for name, value in outcome.items():
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+            # The lines of the epochs count from 1.
+            counted = " (counted from 0, as in the names of checkpoints)" if name == "best_epoch" else ""
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}{counted}")
         device = {"device": self._runtime.accelerator, "precision": self._runtime.precision}
         runs.write_run_record(
             self._record,

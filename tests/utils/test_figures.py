@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.figures import EpochRecord, foreground_slices, write_overlay, write_progress
+from utils.figures import EpochRecord, foreground_slices, progress_figure, write_overlay, write_progress
 from utils.files import from_dict, to_dict
 
 
@@ -46,6 +46,12 @@ def test_progress_is_drawn_for_any_history(tmp_path, history):
     write_progress(tmp_path / "progress.png", history, ("anterior", "posterior"))
     assert pixels(tmp_path / "progress.png").shape[:2] > (500, 500)
     assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
+
+
+def test_progress_counts_epochs_from_one():
+    figure = progress_figure([record(0), record(1), record(2, val_loss=None)], ("anterior", "posterior"))
+    training, validation = figure.axes[0].get_lines()
+    assert list(training.get_xdata()) == [1, 2, 3] and list(validation.get_xdata()) == [1, 2]
 
 
 @pytest.mark.slow
