@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
     summary = summarise(scores, labels.target_names)
     scored_before = csv_path.is_file()
-    write_results(config, csv_path, json_path, scores, summary)
+    write_results(config, csv_path, json_path, scores, summary, labels)
     print(table(summary))
     print(f"{len(pairs)} predictions of {num_labels} labelled cases; {csv_path}, {json_path}")
     if config.report:
@@ -164,8 +164,9 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
 
 
 def write_results(
-    config: EvaluateConfig, csv_path: Path, json_path: Path, scores: Sequence[CaseScores], summary: ScoreSummary
-) -> None:
+    config: EvaluateConfig, csv_path: Path, json_path: Path, scores: Sequence[CaseScores], summary: ScoreSummary,
+    labels: LabelScheme,
+) -> None:  # fmt: skip
     """One CSV row per case and target, and the summary as JSON (undefined and infinite values are null there)."""
     from utils.files import to_dict, write_atomically, write_json
 
@@ -178,6 +179,7 @@ def write_results(
             surface = (getattr(case, kind)[target] for kind in kinds)
             writer.writerow((case.case, name, case.dice[target], *case.counts[target], *surface))
     record = {"version": 1, "preds": str(config.preds), "lbls": str(config.lbls)} | to_dict(summary)
+    record["labels"] = to_dict(labels)
     if config.nsd:
         record["nsd_tolerance_mm"] = config.nsd_tolerance_mm
     try:

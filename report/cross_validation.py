@@ -26,6 +26,8 @@ from utils.label_audit import AuditRow
 from utils.schema import Plan
 from utils.scores import CaseScores
 
+LOG, LOG_TAIL = "output.log", 4000
+"""What a fold prints goes there; the bytes at its end that are read."""
 SHOWN = 10
 """How many of the best and of the worst cases have a table of their own."""
 
@@ -67,6 +69,8 @@ class CrossValidationFacts:
     decision_run: RunFacts | None
     suspicions: tuple[AuditRow, ...] = ()
     """Lines of the audit of the labels."""
+    begun: tuple[ConfigurationFacts, ...] = ()
+    """Configurations of which no fold is finished."""
 
     @property
     def chosen(self) -> ConfigurationFacts:
@@ -109,7 +113,7 @@ def read_cross_validation(folder: Path, task: str) -> CrossValidationFacts:
     return CrossValidationFacts(
         folder=folder, task=task, configurations=configurations, decision=read_mapping(best / "decision.json"),
         scores=read_mapping(best / "scores.json"), decision_run=read_run(best / "run.json"),
-        suspicions=read_suspicions(folder, task),
+        suspicions=read_suspicions(folder, task), begun=tuple(each for each in found if not each.folds),
     )  # fmt: skip
 
 
@@ -137,11 +141,9 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
         "of training": duration(sum(fold.train_s for each in facts.configurations for fold in each.folds)),
     }  # fmt: skip
     name = chosen.plan.dataset if chosen.plan else f"task {facts.task}"
-    late = [f"{each.name} {fold}" for each in facts.configurations for fold in each.unfinished]
-    notice = element("p", f"Not finished: {', '.join(late)}.", class_="warning") if late else None
     few = len(cases) <= 2 * SHOWN
     sections = [
-        section("Result", notice, tiles(numbers), fold_table(facts)),
+        section("Result", unfinished_folds(facts), tiles(numbers), fold_table(facts)),
         section("Decision", decision_in_words(facts)),
         section("Worst cases", None if few else score_table(cases[:SHOWN], targets, views, search=False,
                 caption=f"the {SHOWN} worst of {chosen.name}; a click shows a case in the viewer")),
@@ -157,6 +159,30 @@ def cross_validation_page(facts: CrossValidationFacts, views: Views, structures:
     ]  # fmt: skip
     return build_page(f"Cross-validation of {name}", subtitle=str(facts.folder), sections=sections, views=views.shown,
                       structures=structures, viewer_after="All cases" if few else "Best cases")  # fmt: skip
+
+
+def unfinished_folds(facts: CrossValidationFacts) -> Markup | None:
+    """The folds that are not finished, and the last that each has said: an error, or how far it is."""
+    late = [(each, fold) for each in (*facts.configurations, *facts.begun) for fold in each.unfinished]
+    if not late:
+        return None
+    items = [
+        element("li", element("b", f"{each.name} {fold}"), *([": ", element("code", said)] if said else []))
+        for each, fold in late for said in [last_line(each.folder / fold / LOG)]
+    ]  # fmt: skip
+    return element("div", element("p", f"Not finished: {plural(len(late), 'fold')}. The last that they said:"),
+                   element("ul", items), class_="warning")  # fmt: skip
+
+
+def last_line(path: Path) -> str:
+    """The last line with text in what a run printed; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:

@@ -15,7 +15,6 @@ from utils.certainty import DOUBT_ENDING, DoubtRecord
 from utils.errors import UserError
 from utils.files import read_json
 
-HEADERS = ("scan", "doubt", "verdict", "agreement of members", "remarks")
 NO_DICE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -47,22 +46,35 @@ def doubt_table(
     """
     if not records:
         return None
+    verdicts = [record for record in records if record.doubtful is not None]
+    agreements = {record.case: _agreement(record) for record in records}
+    # Columns that would be empty are left out.
+    columns = {
+        "scan": True, "doubt": True, "verdict": bool(verdicts), "mean Dice": bool(dice),
+        "agreement of members": any(value is not None for value in agreements.values()),
+        "remarks": any(record.remarks for record in records),
+    }  # fmt: skip
+    headers = [name for name, wanted in columns.items() if wanted]
     rows = []
     for record in records:
-        agreement = [v for each in record.certainties.values() for v in each.agreement if v is not None]
-        mean = sum(agreement) / len(agreement) if agreement else None
         bad = "bad" if record.doubtful else None
-        cells: tuple[Cell | str, ...] = (
-            record.case, number_cell(record.score, 2, bad), Cell(content=record.words, class_=bad), number_cell(mean),
-            *([number_cell(dice.get(record.case))] if dice else []), "; ".join(record.remarks),
-        )  # fmt: skip
-        rows.append(Row(cells=cells, shows=None if views is None else views.number_of(record.case)))
-    verdicts = [record for record in records if record.doubtful is not None]
+        cells: dict[str, Cell | str] = {
+            "scan": record.case, "doubt": number_cell(record.score, 2, bad),
+            "verdict": Cell(content=record.words, class_=bad), "mean Dice": number_cell(dice.get(record.case)),
+            "agreement of members": number_cell(agreements[record.case]), "remarks": "; ".join(record.remarks),
+        }  # fmt: skip
+        shows = None if views is None else views.number_of(record.case)
+        rows.append(Row(cells=tuple(cells[name] for name in headers), shows=shows))
     counted = f"{sum(bool(record.doubtful) for record in verdicts)} of {plural(len(verdicts), 'scan')} doubtful"
     caption = counted if verdicts else f"{plural(len(records), 'scan')}; without a cross-validation there is no verdict"
     meaning = (
         "A doubt of 1 is where the worst tenth of the cross-validation begins, 0 is its median. It promises no Dice."
         if verdicts else "From 0 (all sure, all agree) to 1. It promises no Dice."
     )  # fmt: skip
-    headers = [*HEADERS[:-1], *(["mean Dice"] if dice else []), HEADERS[-1]]
     return join(element("p", meaning), table(headers, rows, caption=caption))
+
+
+def _agreement(record: DoubtRecord) -> float | None:
+    """Mean over configurations and targets; None for a single member."""
+    found = [value for each in record.certainties.values() for value in each.agreement if value is not None]
+    return sum(found) / len(found) if found else None

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from report.markup import Content, Markup
-from report.notices import note
+from report.notices import note, note_damage
 from report.numbers import decimal, listed, noun, plural
 from report.records import RunFacts, ScoreTable, optional, read_mapping, read_score_table
 from report.scored import find_files, label_folder, note_changed_masks, plan_behind, predicting_run
 from report.sources import FILES_ALONE, CaseFiles, Readers, by_case
 from report.tables import Row, number_cell, table
 from utils.errors import UserError
+from utils.files import from_dict
 from utils.nifti import read_label
-from utils.schema import Plan
+from utils.schema import LabelScheme, Plan
 from utils.values import distinct_values
 
 
@@ -42,6 +43,8 @@ class EvaluationFacts:
     run: RunFacts | None
     """Of whoever predicted the masks."""
     plan: Plan | None
+    labels: LabelScheme | None
+    """By which they were scored; None where an earlier version has not said."""
     files: Mapping[str, CaseFiles]
 
 
@@ -70,7 +73,16 @@ def read_evaluation(folder: Path, written: ScoreFiles | None = None, readers: Re
     files = {case.case: find_files(case.case, run, masks.get(case.case), labels.get(case.case), readers)
              for case in scores.cases}  # fmt: skip
     return EvaluationFacts(folder=folder, summary=summary, scores=scores, run=run, plan=plan_behind(folder, run),
-                           files=files)  # fmt: skip
+                           labels=labels_of(summary, written.summary), files=files)  # fmt: skip
+
+
+def labels_of(summary: Mapping[str, object], path: Path) -> LabelScheme | None:
+    """The label scheme that evaluate.py has written down."""
+    try:
+        return from_dict(LabelScheme, summary["labels"], source=str(path)) if "labels" in summary else None
+    except UserError as error:
+        note_damage(path, error)
+        return None
 
 
 def evaluation_numbers(facts: EvaluationFacts) -> dict[str, Content]:

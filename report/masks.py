@@ -37,7 +37,7 @@ from report.views import Room, Views, make_views
 from report.words import run_record, tiles
 from utils.certainty import DOUBT_ENDING
 from utils.errors import UserError
-from utils.schema import Plan
+from utils.schema import LabelScheme, Plan
 
 LONG = 20
 """Rows of a table above which the viewer stands before it and not below."""
@@ -56,6 +56,11 @@ class MaskFacts:
         """By which they were predicted."""
         each = self.prediction or self.evaluation
         return None if each is None else each.plan
+
+    @property
+    def labels(self) -> LabelScheme | None:
+        """What the values of masks and labels mean."""
+        return self.plan.labels if self.plan else self.evaluation.labels if self.evaluation else None
 
     @property
     def run(self) -> RunFacts | None:
@@ -155,10 +160,11 @@ def write_mask_views(facts: MaskFacts, room: Room) -> tuple[Views, tuple[Structu
     orders = _orders(facts)
     chosen = room.choose(in_turn(*orders), urgent=len(orders) * len(predicted.doubtful) if predicted else 0)
     files = [facts.files[case] for case in chosen]
-    labels = facts.plan.labels if facts.plan else None
+    labels = facts.labels
     structures = structures_of(labels, () if labels and not predicted else _values(facts, files))
     pictured = [facts.files[case] for case in predicted.volumes] if predicted else []
-    views = make_views(files, structures, room, titles=_titles(facts), pictured=pictured, plan=facts.plan)
+    views = make_views(files, structures, room, titles=_titles(facts), pictured=pictured, plan=facts.plan,
+                       labels=labels)  # fmt: skip
     return views, structures
 
 

@@ -166,7 +166,7 @@ def scan_table(facts: PredictionFacts, views: Views) -> Markup:
         *(["doubt"] if doubts else []),
         *(["most telling slices"] if pictured else []),
     ]
-    first = "the doubtful and unusual volumes" if doubts else "unusual volumes"
+    first = "doubtful scans and unusual volumes" if doubts else "unusual volumes"
     chosen = f"; the viewer has {len(views.shown)}, {first} first" if views.shown else ""
     return table(headers, rows, caption=plural(len(rows), "scan") + chosen)
 

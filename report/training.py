@@ -132,11 +132,13 @@ def curves(epochs: Mapping[int, Mapping[str, float]], targets: Sequence[str]) ->
 
     # All charts show the same epochs, those without a validation too.
     x = Axis(title="epoch", low=min(epochs, default=0) + 1.0, high=max(epochs, default=0) + 1.0, whole=True)
+    # Of one target the mean is the same curve.
+    mean = [series("mean", "dice", None)] if len(targets) != 1 else []
     dice = [series(target, f"dice_{target}", number) for number, target in enumerate(targets)]
     return [
         line_chart([series("training", "train_loss", 5), series("validation", "val_loss", 0)],
                    x=x, y=Axis(title="loss"), title="Loss"),
-        line_chart([*dice, series("mean", "dice", None)], x=x, y=Axis(title="Dice", low=0.0, high=1.0),
+        line_chart([*dice, *mean], x=x, y=Axis(title="Dice", low=0.0, high=1.0),
                    title="Dice of the validation cases"),
         line_chart([series("learning rate", "learning_rate", 5)], x=x, y=Axis(title="learning rate", low=0.0),
                    title="Learning rate"),

@@ -13,7 +13,7 @@ from report.sources import CaseFiles, channels_of
 from report.viewer import View, library_base64
 from report.volumes import pack
 from utils.errors import UserError
-from utils.schema import Plan
+from utils.schema import LabelScheme, Plan
 
 PAGE_BYTES = 400_000
 """What a page holds besides pictures and volumes, roughly."""
@@ -68,15 +68,17 @@ class Views:
 def make_views(
     chosen: Sequence[CaseFiles], structures: Sequence[Structure], room: Room, *,
     titles: Mapping[str, str] | None = None, pictured: Sequence[CaseFiles] = (), plan: Plan | None = None,
-    read: Callable[[CaseFiles], Layers] = read_layers,
+    labels: LabelScheme | None = None, read: Callable[[CaseFiles], Layers] = read_layers,
 ) -> Views:  # fmt: skip
     """Read the chosen cases, and a still picture of them and of all of `pictured`, each file once.
 
-    The plan names the channels of the scans, says how CT is shown and which label voxels are no difference.
+    The plan names the channels of the scans, says how CT is shown, and, where `labels` do not, which label voxels are
+    no difference.
 
     A case that does not fit into its share of what is left, or cannot be read, is named with the reason.
     """
-    ignore_value, window = None if plan is None else plan.labels.ignore_value, ct_window(plan)
+    known = labels or (None if plan is None else plan.labels)
+    ignore_value, window = None if known is None else known.ignore_value, ct_window(plan)
     left = room.volume_bytes
     picture_bytes = left * MOST_PICTURES
     shown: dict[str, View] = {}

@@ -22,6 +22,9 @@ SCHEMES = {
     "rgb_to_0_1": "divided by 255",
 }
 
+NAMES = {"cpu": "CPU", "gpu": "GPU", "32-true": "float32", "16-mixed": "float16 and float32",
+         "bf16-mixed": "bfloat16 and float32"}  # fmt: skip
+"""Devices and precisions as a person says them."""
 ORIGINS = {"preset": "the task's own numbers", "auto": "the training cases"}
 
 
@@ -110,7 +113,8 @@ def run_record(run: RunFacts | None) -> Markup:
                 "In": element("code", run.working_folder) if run.working_folder else None,
                 "Ended": run.time.replace("T", " ").replace("+00:00", " UTC"),
                 "Machine": _machine(machine),
-                "Device": ", ".join(str(machine[key]) for key in ("device", "precision") if machine.get(key)),
+                "Device": ", ".join(NAMES.get(str(machine[key]), str(machine[key]))
+                                    for key in ("device", "precision", "engine") if machine.get(key)),
                 "Peak memory": f"{machine['peak_memory_bytes'] / 1e9:.2f} GB"
                 if is_number(machine.get("peak_memory_bytes")) else None,
                 "Versions": _versions(machine.get("python"), versions),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
 import numpy as np
 
 from evaluate import main as evaluate
+from report.masks import read_masks
 from report.prediction import doubtful_first, in_turn, read_prediction
 from report.sources import by_case
 from report.views import Room
@@ -79,6 +81,16 @@ def test_without_a_page_of_its_own_an_evaluation_leaves_none_of_earlier_scores(t
 def test_masks_that_something_else_predicted_have_their_scores_alone(tmp_path):
     write_report(folders.make_scored(tmp_path))
     assert headings(page(tmp_path / "masks")) == ["Scores", "Missed and invented", "Cases", "Viewer", "Spread"]
+
+
+def test_masks_of_another_program_have_the_names_that_they_were_scored_by(tmp_path):
+    folder = folders.make_scored(tmp_path)
+    labels = {"labels": {"background": 0, "organ": 1, "ignore": 2}}
+    folders.write_json(tmp_path / "data" / "dataset.json", labels)
+    assert evaluate(["--preds", str(folder), "--lbls", str(tmp_path / "data" / "labelsTr")]) == 0
+    settings = json.loads(re.search(r'id="view-settings">(.*?)</script>', page(folder))[1])
+    assert [each["name"] for each in settings["structures"]] == ["organ"]
+    assert read_masks(folder).labels.ignore_value == 2
 
 
 def test_the_doubtful_come_first_in_the_viewer_and_their_rows_open_it(tmp_path):

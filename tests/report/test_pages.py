@@ -181,12 +181,27 @@ def test_a_cross_validation_says_what_was_decided_and_why(tmp_path):
     text, _ = read(written.path)
     assert written.kind == "cross-validation" and written.path == tmp_path / "77_report.html"
     for part in (
-        "Not finished: 2d fold_2.",
+        "Not finished: 1 fold. The last that they said: 2d fold_2",
         "predicted with 3d_fullres: of 2 candidates it has the highest mean Dice, 0.8250 against 0.4250 of 2d",
         "only the largest component is kept of organ; it changes the mean Dice from 0.8250 to 0.8500",
         "3d_fullres 0.8250 0.8250 0.8250 0.8250 – 2.0 min", "case_00 0.800 0.800 –",
     ):  # fmt: skip
         assert part in text
+
+
+def test_folds_that_failed_say_why_also_where_no_other_is_finished(tmp_path):
+    root = folders.make_cross_validation(tmp_path)
+    (root / "77_2d" / "fold_2" / "output.log").write_text("epoch 1\nerror: no <room> on the disk\n\n")
+    (root / "77_3d_lowres" / "fold_0").mkdir(parents=True)
+    (root / "77_3d_lowres" / "fold_0" / "output.log").write_bytes(b"x" * 9000 + b"\nepoch 7 of 9 \xff")
+    text, _ = read(write_report(root / "77_best").path)
+    assert "Not finished: 2 folds." in text
+    assert "2d fold_2 : error: no <room> on the disk" in text and "3d_lowres fold_0 : epoch 7 of 9 \ufffd" in text
+
+
+def test_a_training_with_one_target_has_no_second_curve_of_it(tmp_path):
+    written = write_report(folders.make_training(tmp_path / "results"))
+    assert "mean</li>" not in written.path.read_text(encoding="utf-8")
 
 
 def test_every_kind_is_known_by_what_lies_in_its_folder(tmp_path):
