@@ -121,8 +121,7 @@ def _can_be_judged(module: pl.LightningModule) -> bool:
 class EpochReport(Callback):
     """One line, one logger record and one `progress.png` per epoch; the history survives a resume.
 
-    Line and picture count epochs from 1, and the line says how long the rest takes; records and names of checkpoints
-    count from 0.
+    Line and picture count epochs from 1, records and checkpoints' names from 0; the line says how long the rest takes.
     """
 
     def __init__(

@@ -29,16 +29,24 @@ def read_suspicions(results: Path, task: str) -> tuple[AuditRow, ...]:
         return ()
 
 
-def suspects(rows: Sequence[AuditRow]) -> list[str]:
-    """The suspicious cases, the worst first; where none is, the first three of the ranking."""
-    cases = [row for row in rows if row.scope == "case"]
-    return [row.case for row in cases if row.suspicious] or [row.case for row in cases[:3]]
-
-
 def with_suspects(names: Sequence[str], rows: Sequence[AuditRow], known: Sequence[str], places: int) -> list[str]:
-    """The viewer's cases with those that are suspicious in front, which may take up to three of four places."""
-    first = [case for case in suspects(rows) if case in known][: max(1, places * 3 // 4)] if places else []
+    """The viewer's cases with those that are suspicious in front, which may take up to three of four places.
+
+    Where none is, the first three of the ranking come last.
+    """
+    if not places:
+        return list(names)
+    ranked = [row for row in rows if row.scope == "case" and row.case in known]
+    first = [row.case for row in ranked if row.suspicious][: max(1, places * 3 // 4)]
+    if not first:
+        return list(dict.fromkeys([*names, *(row.case for row in ranked[:3])]))
     return list(dict.fromkeys([*first, *names]))[: max(places, len(names))]
+
+
+def _places(rows: Sequence[AuditRow]) -> Markup:
+    """Each place once, one below the other."""
+    words = dict.fromkeys(f"{each.kind} ({each.structure}) at {each.where}" for each in rows)
+    return join([element("div", text, class_="whole") for text in words])
 
 
 def suspect_titles(rows: Sequence[AuditRow], titles: Mapping[str, str]) -> dict[str, str]:
@@ -62,9 +70,8 @@ def audit_in_words(rows: Sequence[AuditRow], views: Views) -> Markup | None:
         Row(
             cells=(
                 row.case, number_cell(float(row.rank), 0), number_cell(row.score, 1, "bad" if row.suspicious else None),
-                Cell(content=row.kind), Cell(content=row.structure), Cell(content=row.where),
-                Cell(content=", ".join(dict.fromkeys(f"{each.kind} ({each.structure}) at {each.where}"
-                                                     for each in places.get(row.case, ())))),
+                Cell(content=row.kind), Cell(content=row.structure), Cell(content=row.where, class_="whole"),
+                Cell(content=_places(places.get(row.case, ()))),
                 Cell(content=row.suggestion), Cell(content=row.decision),
             ),
             shows=views.number_of(row.case),

@@ -36,7 +36,7 @@ def number_cell(value: float | None, digits: int = 3, class_: str | None = None)
 
 
 def table(headers: Sequence[str], rows: Sequence[Row], *, caption: str, search: bool | None = None) -> Markup:
-    """A table with sortable columns.
+    """A table with sortable columns; those in which nothing stands are left out.
 
     Args:
         headers: of the columns; the first one's cells name their rows.
@@ -44,6 +44,12 @@ def table(headers: Sequence[str], rows: Sequence[Row], *, caption: str, search: 
         caption: what it shows, for those who do not see it, too.
         search: a field that hides the rows without its words; by default for more than ten rows.
     """
+    empty = {index for index, column in enumerate(zip(*(row.cells for row in rows))) if not any(map(_says, column))}
+    headers = [header for index, header in enumerate(headers) if index not in empty]
+    rows = [
+        dataclasses.replace(row, cells=tuple(cell for index, cell in enumerate(row.cells) if index not in empty))
+        for row in rows
+    ]
     numeric = [any("number" in ((cell.class_ or "") if isinstance(cell, Cell) else "") for cell in column)
                for column in zip(*(row.cells for row in rows))] or [False] * len(headers)  # fmt: skip
     heads = [element("th", element("button", header, type="button"), scope="col", class_="number" if right else None)
@@ -61,6 +67,10 @@ def facts(pairs: Mapping[str, Content]) -> Markup:
     """Names and values, one below the other; those without a value are left out."""
     rows = [(element("dt", name), element("dd", value)) for name, value in pairs.items() if value not in (None, "")]
     return element("dl", rows, class_="facts")
+
+
+def _says(cell: Cell | str) -> bool:
+    return (cell.content if isinstance(cell, Cell) else cell) not in (None, "")
 
 
 def _row(row: Row) -> Markup:

@@ -44,6 +44,8 @@ def test_suspects_take_three_of_four_places_of_the_viewer():
     rows = [row(number, f"bad{number}", suspicious=True) for number in range(1, 7)]
     known = [*(f"bad{number}" for number in range(1, 7)), "x", "y", "z", "w"]
     assert with_suspects(["x", "bad2", "y", "z"], rows, known, 4) == ["bad1", "bad2", "bad3", "x"]
+    sound = [row(number, f"bad{number}") for number in range(1, 7)]
+    assert with_suspects(["x", "bad2"], sound, known, 2) == ["x", "bad2", "bad1", "bad3"]
     assert with_suspects(["x"], rows, ["x"], 4) == ["x"] and with_suspects([], rows, known, 0) == []
     assert suspect_titles(rows, {"bad1": "bad1 (0.5)", "x": "x"}) == {
         "bad1": "bad1 (0.5): label looks shifted",
