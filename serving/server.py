@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def serve(model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Plac
     predictors = load_predictors(model, folds, use)
     server = make_server(predictors, limits, token)
     facts = model_facts(predictors[0])
+    for text in server.worker.warnings:
+        print(f"warning: {text}", file=sys.stderr)
     print(f"model: {facts['dataset']}, {facts['model']}")
     print(f"serving at {address(listening)} ({'with' if token else 'without'} a token); Ctrl-C ends it", flush=True)
     try:

@@ -203,8 +203,11 @@ def _escapes(name: str) -> bool:
     return os.path.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
 
 
-def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES) -> None:
+def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES, numbered: bool = False) -> None:
     """Unpack a zip of somebody else's into the new folder `target`; times of files are kept.
+
+    With `numbered` files are called 1, 2, ... with their endings where these are letters and digits; their names reach
+    no disk.
 
     Names, sizes and kinds of all members are checked before the first byte is written, and none becomes larger than it
     says.
@@ -224,8 +227,10 @@ def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES)
                 raise UserError(f"{archive} holds {size_text(needed)}, allowed are {size_text(most_bytes)}; unpack it")
             target.mkdir(parents=True)
             _require_space(target, needed)
-            for member in members:
-                path = target / member.filename
+            for number, member in enumerate(members, start=1):
+                ending = re.search(r"\.[A-Za-z0-9]{1,8}\Z", member.filename)
+                own = f"{number}{ending[0] if ending else ''}"
+                path = target / (own if numbered else member.filename)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with found.open(member) as source, open(path, "xb") as file:
                     shutil.copyfileobj(source, file, CHUNK_BYTES)

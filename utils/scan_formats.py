@@ -6,6 +6,7 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -196,33 +197,42 @@ def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> Geometry:
     )  # fmt: skip
 
 
+def packed_offset(path: Path) -> int | None:
+    """Where the packed voxels of a file begin; None where they are not packed, lie in another file, or in a picture."""
+    if scan_ending(path).lower() in PICTURE_ENDINGS:
+        return None
+    with open(path, "rb") as file:
+        start = file.read(_CHUNK_BYTES)
+    lower = start.lower()
+    if lower.startswith(b"nrrd"):
+        end = re.search(rb"\n\r?\n", start)
+        offset = 0 if end is None else end.end()
+        head = start[:offset]
+        is_packed = b"encoding: gz" in head.lower()
+    else:
+        offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
+        head = start[:offset].lower()
+        is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
+    # A detached file's checksum is left to its reader.
+    return None if not is_packed or b"data file:" in head.lower() or not offset else offset
+
+
 def _require_undamaged(path: Path) -> None:
     """Check the sums that packed voxels carry, as SimpleITK does not: it would give other voxels in silence.
 
     Raises:
         UserError: they do not fit.
     """
-    if scan_ending(path).lower() in PICTURE_ENDINGS:
+    offset = packed_offset(path)
+    if offset is None:
         return
+    unpacker, waiting = zlib.decompressobj(wbits=47), b""
     with open(path, "rb") as file:
-        start = file.read(_CHUNK_BYTES)
-        lower = start.lower()
-        if lower.startswith(b"nrrd"):
-            head, separator, _ = start.partition(b"\n\n")
-            is_packed = b"encoding: gz" in head.lower()
-            offset = len(head) + len(separator)
-        else:
-            offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
-            head = start[:offset].lower()
-            is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
-        # A detached file's checksum is left to its reader.
-        if not is_packed or b"data file:" in head.lower() or not offset:
-            return
         file.seek(offset)
-        unpacker = zlib.decompressobj(wbits=47)
         try:
-            while not unpacker.eof and (part := file.read(_CHUNK_BYTES)):
-                unpacker.decompress(part)
+            while not unpacker.eof and (waiting := waiting or file.read(_CHUNK_BYTES)):
+                unpacker.decompress(waiting, _CHUNK_BYTES)
+                waiting = unpacker.unconsumed_tail
         except zlib.error:
             raise UserError(f"{path} is damaged; copy or download it again") from None
     if not unpacker.eof:
