@@ -29,7 +29,16 @@ from serving.predicting import ScanPredictor
 from serving.refusals import Refused
 from serving.scratch import Folder, Scratch
 from serving.triton_repository import FORMAT, MODEL_ZIP
-from serving.uploads import NAME, START_BYTES, check_upload, file_name, in_clients_words, open_upload, wanted_ending
+from serving.uploads import (
+    NAME,
+    START_BYTES,
+    Opening,
+    check_upload,
+    file_name,
+    in_clients_words,
+    open_upload,
+    wanted_ending,
+)
 from utils.errors import UserError
 from utils.nifti import Volume
 
@@ -100,8 +109,8 @@ class TritonPythonModel:
             folder.need(2 * content.nbytes)
             file.write_bytes(content.tobytes())
             try:
-                channels = len(predictor.plan.channels)
-                scan = open_upload([file], folder.path, channels, self.limits, folder.need)
+                opening = Opening(num_channels=len(predictor.plan.channels), limits=self.limits)
+                scan = open_upload([file], folder, opening)
                 ending = wanted_ending(scan, wanted)
                 check_upload(scan, predictor, self.limits)
                 volume = scan.read()

@@ -6,6 +6,7 @@ are counted first, and what is unpacked is counted against them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import zipfile
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from inference.configuration_predictor import ConfigurationPredictor
-from inference.dicom.headers import load_pydicom
+from inference.dicom.headers import ENDINGS as DICOM_NAMES
+from inference.dicom.headers import is_deflated, is_dicom, load_pydicom
 from inference.dicom.segmentation import load_highdicom
 from inference.mask_formats import DICOM_ENDINGS, ENDINGS, NIFTI, format_fault, mask_ending
 from inference.memory import PROGRAM_BYTES, forecast_predictor, free_memory_bytes, planned_grid
@@ -24,6 +26,7 @@ from inference.scans import Scan, find_input
 from serving.kinds import ARCHIVE, DICOM, GZIP_MAGIC, check_text_header, ending_of, unpacked_beyond
 from serving.limits import Limits
 from serving.refusals import Refused, too_large
+from serving.scratch import Folder
 from utils.archives import unpack_zip
 from utils.errors import UserError
 from utils.nifti import read_header, working_grid
@@ -44,17 +47,17 @@ def file_name(number: int, start: bytes) -> str:
     return f"scan_{number}{ending_of(start)}"
 
 
-def open_upload(
-    files: Sequence[Path], folder: Path, num_channels: int, limits: Limits, need: Callable[[int], None]
-) -> Scan:
-    """The scan that uploaded files hold; a zip of DICOM files is unpacked into `folder`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What is taken for a scan: `num_channels` of the model, `limits` of a zip, and which series are which channels."""
 
-    Args:
-        files: as `file_name` calls them.
-        folder: of this request alone.
-        num_channels: what the model takes.
-        limits: of what a zip may hold.
-        need: asked for room on the disk before it is taken.
+    num_channels: int
+    limits: Limits
+    dicom_channels: tuple[str, ...] = ()
+
+
+def open_upload(files: Sequence[Path], folder: Folder, opening: Opening) -> Scan:
+    """The scan that uploaded files (called by `file_name`) hold; a zip of DICOM files is unpacked into `folder`.
 
     Raises:
         Refused: they hold no scan, or several.
@@ -68,17 +71,27 @@ def open_upload(
     if len(files) > 1:
         raise Refused(422, "DICOM comes as one zip, or as one file with all slices")
     _require(load_pydicom, "read DICOM", "dicom")
-    place = folder / "scan"
+    place = folder.path / "scan"
     try:
         if first == ARCHIVE:
-            _unpack(files[0], place, limits, need)
+            _unpack(files[0], place, opening.limits, folder.need)
         else:
             place.mkdir()
             files[0].rename(place / files[0].name)
-        found = find_input(place, num_channels)
+        _check_dicom(place)
+        found = find_input(place, opening.num_channels, opening.dicom_channels)
     except UserError as error:
-        raise Refused(422, in_clients_words(str(error), files)) from None
+        said = str(error).replace(f"--input {place}", "what was sent")
+        raise Refused(422, in_clients_words(said, files)) from None
     return _one_of(found.scans)
+
+
+def _check_dicom(place: Path) -> None:
+    files = [path for path in place.iterdir() if is_dicom(path)]
+    if not files:
+        raise Refused(422, "what was sent holds no DICOM file; other formats come as they are, not in a zip")
+    if any(map(is_deflated, files)):
+        raise Refused(422, "deflated DICOM files are not taken, as nobody knows what they unpack to; store them plain")
 
 
 def _require(load: Callable[[], object], what: str, extra: str) -> None:
@@ -114,7 +127,7 @@ def _unpack(archive: Path, place: Path, limits: Limits, need: Callable[[int], No
     if len(sizes) > MOST_SLICES or sum(sizes) > most_bytes:
         raise too_large(f"the zip holds {len(sizes)} files that unpack to {sum(sizes)} bytes")
     need(sum(sizes))
-    unpack_zip(archive, place, most_bytes=most_bytes, numbered=True)
+    unpack_zip(archive, place, most_bytes=most_bytes, keep=DICOM_NAMES)
 
 
 def _own_ending(file: Path) -> str:

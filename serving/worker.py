@@ -21,7 +21,7 @@ from serving.limits import Limits
 from serving.predicting import ScanPredictor
 from serving.refusals import Refused, busy, ending, no_room
 from serving.scratch import Folder, Scratch
-from serving.uploads import NAME, check_upload, in_clients_words, open_upload, wanted_ending
+from serving.uploads import NAME, Opening, check_upload, in_clients_words, open_upload, wanted_ending
 from utils.disk import FULL
 from utils.errors import UserError
 
@@ -49,13 +49,17 @@ class Worker:
     Args:
         predictors: one per device, of the same model.
         limits: how many may wait, and how long each may take.
+        dicom_channels: which series of a DICOM study is which channel (see `inference.scans.find_input`).
 
     Raises:
         UserError: there is no private place for files.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
+    def __init__(self, predictors: Sequence[Predictor], limits: Limits, dicom_channels: Sequence[str] = ()) -> None:
         self.predictors, self.limits, self.scratch = tuple(predictors), limits, Scratch()
+        self._opening = Opening(
+            num_channels=len(self.predictors[0].plan.channels), limits=limits, dicom_channels=tuple(dicom_channels)
+        )
         each = [ScanPredictor(predictor) for predictor in predictors]
         self.warnings = each[0].warnings
         self._idle: queue.SimpleQueue[ScanPredictor] = queue.SimpleQueue()
@@ -147,7 +151,7 @@ class Worker:
 
         watch()
         predictor, folder = scan_predictor.predictor, job.folder.path
-        scan = open_upload(job.files, folder, len(predictor.plan.channels), self.limits, job.folder.need)
+        scan = open_upload(job.files, job.folder, self._opening)
         wanted = wanted_ending(scan, job.format)
         shape = check_upload(scan, predictor, self.limits)
         # Twice, as files are written beside their places; a page's view has the scan, too.

@@ -17,7 +17,7 @@ import numpy as np
 from utils.axes import triple
 from utils.errors import UserError
 from utils.extras import optional_import
-from utils.geometry import Geometry
+from utils.geometry import LPS_TO_RAS, Geometry
 from utils.nifti_header import require_grid
 from utils.scan_names import PICTURE_ENDINGS, is_picture, scan_ending
 from utils.temporary import temporary_file
@@ -29,7 +29,6 @@ READERS = {
 """SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
 ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 """Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK_BYTES = 1 << 20
 
 
@@ -101,7 +100,7 @@ def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
     else:
         axes = (2, 1, 0) if stored.ndim == 3 else (2, 1, 0, 3)
         image = itk.GetImageFromArray(np.ascontiguousarray(stored.transpose(axes)), isVector=stored.ndim == 4)
-        affine = LPS @ np.asarray(geometry.affine, float)
+        affine = LPS_TO_RAS @ np.asarray(geometry.affine, float)
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         image.SetSpacing(spacing_mm.tolist())
         image.SetOrigin(affine[:3, 3].tolist())
@@ -184,7 +183,7 @@ def _ras_affine(path: Path, num_axes: int, spacing: Any, origin: Any, direction:
         turn = np.asarray(direction, float).reshape(num_axes, num_axes)[:axes, :axes]
         affine[:axes, :axes] = turn * np.asarray(spacing, float)[:axes]
         affine[:axes, 3] = np.asarray(origin, float)[:axes]
-    affine = LPS @ affine
+    affine = LPS_TO_RAS @ affine
     require_grid(affine, path)
     # No -0.0, which would be another number in JSON.
     return affine + 0.0

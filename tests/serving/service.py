@@ -94,11 +94,13 @@ class Client:
 
 
 @contextlib.contextmanager
-def running(predictor: Predictor, token: str | None = None, **limits: Any) -> Iterator[Client]:
+def running(
+    predictor: Predictor, token: str | None = None, dicom_channels: Sequence[str] = (), **limits: Any
+) -> Iterator[Client]:  # fmt: skip
     """A service on a free port of this machine."""
     from serving.server import address, make_server
 
-    server = make_server([predictor], Limits(**limits), token)
+    server = make_server([predictor], Limits(**limits), token, dicom_channels)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -144,6 +144,33 @@ def test_a_zip_of_a_dicom_series(service, model, tmp_path):
     assert status == 422 and "holds 2 series" in message
 
 
+def test_a_study_gives_the_channels_that_the_service_was_told_of(tmp_path):
+    pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    from tests.inference.dicom.made_up import values, write_series
+
+    model = save_model(tmp_path / "model", num_channels=2)
+    for number, name in enumerate(("T2", "T1", "scout")):
+        write_series(
+            tmp_path / "study" / name, values((6, 8, 9), number), number=number, study="1.2", SeriesDescription=name
+        )
+    channels = ["--dicom_channels", "t1*", "t2*"]
+    [mask] = predicted(model, tmp_path / "study", tmp_path / "masks", *channels).glob("*.nii.gz")
+    with running(Predictor.load(model, device="cpu"), dicom_channels=channels[1:]) as client:
+        assert client.predict(zipped(tmp_path / "study"))[1] == mask.read_bytes()
+
+
+def test_deflated_dicom_is_refused_as_nobody_knows_its_size(service, tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    from tests.inference.dicom.made_up import values, write_series
+
+    for path in write_series(tmp_path / "ct", values()).files:
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        data.save_as(path, enforce_file_format=True)
+    status, message = service.error(zipped(tmp_path / "ct"))
+    assert status == 422 and "deflated DICOM" in message
+
+
 def test_one_file_with_all_slices(service, model, tmp_path):
     pytest.importorskip("pydicom", reason="the extra dicom is not installed")
     from tests.inference.dicom.made_up import values, write_frames
@@ -201,7 +228,8 @@ ZIPS = {
     "a name that reaches outside": (zip_of("../evil.dcm", b"x"), 422, "lies outside the folder"),
     "an absolute name": (zip_of("/tmp/evil.dcm", b"x"), 422, "lies outside the folder"),
     "a bomb": (zip_of("a.dcm", bytes(200_000_000)), 413, "unpack to 200000000 bytes"),
-    "no DICOM": (zip_of("a.txt", b"hello"), 422, "holds no"),
+    "no DICOM": (zip_of("a.txt", b"hello"), 422, "holds no DICOM file"),
+    "a scan of another format": (zip_of("a.nrrd", NRRD + b"data file: /etc/passwd\n\n"), 422, "holds no DICOM file"),
     "DICOM by its name alone": (zip_of("a.dcm", b"hello" * 100), 422, "holds no DICOM series"),
     "nothing": (zip_of("a", b"")[:-30], 422, "damaged zip"),
 }
