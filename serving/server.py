@@ -16,6 +16,7 @@ from inference.predictor import Predictor
 from inference.run import NetworkUse, load_predictors
 from serving.answers import structures
 from serving.app import Service, make_app
+from serving.connections import TimedProtocol
 from serving.guard import is_loopback
 from serving.limits import Limits
 from serving.metrics import Metrics
@@ -119,7 +120,7 @@ def make_server(
     worker = Worker(predictors, limits, dicom_channels)
     service = Service(worker=worker, metrics=Metrics(worker), facts=model_facts(predictors[0]))
     config = uvicorn.Config(
-        make_app(service, token), log_level="warning", access_log=False, lifespan="off", ws="none",
+        make_app(service, token), http=TimedProtocol, log_level="warning", access_log=False, lifespan="off", ws="none",
         server_header=False, limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
     return Server(config, worker)

@@ -300,6 +300,41 @@ def test_work_for_a_client_that_went_away_is_ended(predictor, scan, monkeypatch)
         assert client.predict(scan)[0] == 200
 
 
+def test_connections_that_are_held_open_for_nothing_are_closed(predictor, scan, monkeypatch):
+    from serving import connections
+
+    monkeypatch.setattr(connections, "CHECK_S", 0.1)
+    monkeypatch.setattr(connections, "STALLED_CHECKS", 2)
+    held = Held(predictor, monkeypatch)
+
+    def connect(content: bytes) -> socket.socket:
+        one = socket.create_connection(("127.0.0.1", int(client.url.split(":")[2].strip("/"))))
+        one.settimeout(60)
+        one.sendall(content)
+        return one
+
+    with running(predictor) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.predict, scan)
+        assert held.begun.acquire(timeout=60)
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+        beginnings = (b"", b"GET /health HTTP/1.1\r\nHost: loc", whole + b"Content-Length: 9\r\n\r\na")
+        for one in map(connect, beginnings):
+            with contextlib.closing(one), contextlib.suppress(ConnectionResetError):
+                while one.recv(1000):
+                    pass
+        # A client that reads nothing of what it asked for: more than the buffers of both sides hold.
+        with contextlib.closing(connect((whole.replace(b"health", b"assets/niivue.js") + b"\r\n") * 20)) as one:
+            time.sleep(1)
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while part := one.recv(1 << 20):
+                    got += len(part)
+            assert got < 40e6
+        # A request that is worked on is none of them.
+        held.go.set()
+        assert waiting.result()[0] == 200
+
+
 def test_a_fault_inside_is_answered_500_and_told_to_the_log_only(predictor, scan, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("secret path /home/anna")
