@@ -76,7 +76,11 @@ class Doubts:
         return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters)
 
     def write(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> None:
-        """Write what is said of a scan, once all its planes have passed; `mask` (S, A, R) holds values of files."""
+        """Write what is said of a scan; see `say`."""
+        write_json(self.say(case, watch, mask, prepared), self._path(case))
+
+    def say(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> DoubtRecord:
+        """What is said of a scan, once all its planes have passed; `mask` (S, A, R) holds values of files."""
         remarks = list(watch.remarks)
         if self._inputs is not None and not self._merged:
             values = np.zeros(256, np.uint8)
@@ -85,7 +89,7 @@ class Doubts:
             _, spacing_mm = working_grid(geometry.shape_xyz, np.array(geometry.affine))
             remarks += check_sides(side_values(values[mask], spacing_mm, self.labels), self._inputs)
         certainties = {name: counter.result() for name, counter in zip(self.names, watch.counters)}
-        write_json(self.record(case, certainties, remarks), self._path(case))
+        return self.record(case, certainties, remarks)
 
     def record(self, case: str, certainties: dict[str, Certainty], remarks: Sequence[str]) -> DoubtRecord:
         """What is said of a scan."""

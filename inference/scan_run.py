@@ -61,6 +61,8 @@ class ScanJob:
     """File for which scan has which of these names."""
     unpacked: Path | None = None
     """Where the input lies if it was an archive."""
+    dicom_channels: tuple[str, ...] = ()
+    """Which DICOM series of a study is which channel (see `dicom.channels`)."""
     save_soft: tuple[str, ...] = ()
     """Targets whose mean probability is written as a map."""
 
@@ -257,7 +259,7 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
     Raises:
         UserError: there are none, masks would land among them, or cannot have the format.
     """
-    found = find_input(job.unpacked or job.input, num_channels)
+    found = find_input(job.unpacked or job.input, num_channels, job.dicom_channels)
     scans = [
         dataclasses.replace(scan, mask_ending=mask_ending(scan.images[0], job.output_format)) for scan in found.scans
     ]

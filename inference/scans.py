@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from data_preprocessing.dataset.case_files import case_name
 from data_preprocessing.dataset.description_file import DESCRIPTION
 from data_preprocessing.dataset.pairing import plain_name
+from inference.dicom.channels import as_channels
 from inference.dicom.headers import is_dicom
 from inference.dicom.series import Series, find_series, holds_dicom
 from utils.errors import UserError, list_problems
@@ -86,13 +88,18 @@ class Found:
     left_out: tuple[str, ...]
 
 
-def find_input(path: Path, num_channels: int) -> Found:
-    """The scans that a path means, and what is left out. Raises as `find_scans` does."""
+def find_input(path: Path, num_channels: int, dicom_channels: Sequence[str] = ()) -> Found:
+    """The scans that a path means, and what is left out. Raises as `find_scans` and `as_channels` do.
+
+    `dicom_channels` say which series of a study is which channel (see `as_channels`).
+    """
     if path.is_file() and not scan_ending(path) and is_dicom(path):
-        return _series_scans(path, num_channels)
+        return _series_scans(path, num_channels, dicom_channels)
     # Pictures beside DICOM files are what somebody made of them.
     if path.is_dir() and all(map(is_picture, scan_files(_images_folder(path)))) and holds_dicom(path):
-        return _series_scans(path, num_channels)
+        return _series_scans(path, num_channels, dicom_channels)
+    if dicom_channels:
+        raise UserError(f"--dicom_channels says which DICOM series are which channels, and {path} holds no DICOM")
     return Found(scans=find_scans(path, num_channels), left_out=tuple(unread_scans(path)))
 
 
@@ -127,21 +134,28 @@ def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
     return tuple(scans)
 
 
-def _series_scans(place: Path, num_channels: int) -> Found:
+def _series_scans(place: Path, num_channels: int, dicom_channels: Sequence[str]) -> Found:
     """The DICOM series of a folder and of those below it, or the one that a file belongs to."""
-    found, left_out = find_series(place, plain_name(place.name if place.is_dir() else place.parent.name))
+    root = place if place.is_dir() else place.parent
+    found, left_out = find_series(place, plain_name(root.name))
+    if dicom_channels and found:
+        channels = as_channels(found, dicom_channels, num_channels, root, plain_name(root.name))
+        found, left_out = list(channels.cases), [*left_out, *channels.left_out]
     if not found:
         lines = "".join(f"\n  - left out: {line}" for line in left_out)
         raise UserError(f"--input {place} holds no DICOM series of slices with positions{lines}")
     twice = [name for name, count in Counter(series.name for series in found).items() if count > 1]
     if twice:
         raise list_problems(f"--input {place} has several series of one name:", twice, advice="Rename their folders.")
-    several = f"the model needs {num_channels} channels, and a DICOM series is one; convert them to NIfTI"
+    several = (
+        f"the model needs {num_channels} channels, and a DICOM series is one; say by --dicom_channels which series of "
+        "a study is which channel"
+    )
     scans = tuple(
         Scan(
             case=series.name, images=series.files, series=series, shown=series.name,
-            problem=series.problem or (several if num_channels > 1 else None),
-            remarks=() if series.stack is None else series.stack.remarks,
+            problem=series.problem or (several if num_channels > 1 and not dicom_channels else None),
+            remarks=series.remarks,
         )
         for series in found
     )  # fmt: skip

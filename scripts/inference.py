@@ -39,6 +39,9 @@ class ScanOptions:
     segment_codes: Path | None = None
     """dataset.json whose "segment_codes" say what the classes are in DICOM-SEG, such as {"liver": ["10200004", "SCT",
     "Liver"]}."""
+    dicom_channels: tuple[str, ...] = ()
+    """Which DICOM series of a study is which channel: for each channel of the model what its series is called, such as
+    't1*' 't2*' 'flair*' (SeriesDescription), modality:PT or number:4; or a table (.csv)."""
     anonymous: bool = False
     """Call the scans scan_0001, scan_0002, ... in files, messages and records."""
     anonymous_map: Path | None = None

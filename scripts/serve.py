@@ -51,6 +51,8 @@ class UseOptions:
     """Test-time augmentation: average over flips (default: as decision.json was scored, else off)."""
     overlap: float | None = None
     """Overlap of neighbouring windows (default: as decision.json was scored, else 0.5)."""
+    dicom_channels: tuple[str, ...] = ()
+    """Which series of a DICOM study is which channel, as in inference.py: 't1*' 'flair*', modality:PT or number:4."""
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch_size=None, gpus=own.gpus, amp=own.amp, compile=False, tta=own.tta if said_tta else None,
         overlap=own.overlap, blend="gaussian",
     )  # fmt: skip
-    serve(options.model, own.folds, use, Place(**vars(options.place)), options.limits)
+    serve(options.model, own.folds, use, Place(**vars(options.place)), options.limits, own.dicom_channels)
     return EXIT_OK
 
 

@@ -1,25 +1,39 @@
-"""What a request is answered with: the mask as a file, and a record of what it shows."""
+"""What a request is answered with: the mask as a file, and a record of what it shows and how doubtful it is."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from inference.dicom.segmentation import segments_of, write_segmentation
+from inference.mask_formats import DICOM_ENDINGS, NIFTI
 from inference.predictor import Predictor
+from inference.scans import Scan
 from report.layers import Structure, structures_of
-from utils.nifti import Volume, write_mask
+from serving.predicting import Predicted
+from utils.certainty import DoubtRecord
+from utils.nifti import Volume, write_mask, write_volume
+from utils.scan_names import NIFTI_ENDINGS, scan_ending
+
+DOUBT = ("score", "calibrated", "doubtful", "words", "remarks")
+"""What of `<case>.doubt.json` a record holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Content of a `.nii.gz`, and a record that JSON can hold."""
+    """Content of the mask's file, its ending, a record that JSON can hold, and what a page shows: NIfTI, packed.
+
+    `view` has a `mask` and a `scan` where the files of the client are none that the page's viewer reads.
+    """
 
     mask: bytes
+    ending: str
     record: dict[str, Any]
+    view: Mapping[str, bytes]
 
 
 def structures(predictor: Predictor) -> tuple[Structure, ...]:
@@ -29,23 +43,62 @@ def structures(predictor: Predictor) -> tuple[Structure, ...]:
     return structures_of(predictor.plan.labels)
 
 
-def make_answer(
-    mask: np.ndarray, volume: Volume, predictor: Predictor, seconds: Mapping[str, float], path: Path
-) -> Answer:
-    """The answer for a mask (S, A, R) of a scan; it is written to `path` as any other mask is."""
-    write_mask(path, mask, volume.geometry)
-    counts = np.bincount(mask.ravel(), minlength=256)
+def doubt_of(record: DoubtRecord) -> dict[str, Any]:
+    """What clients are told of doubt: score and verdict as inference.py writes them."""
+    return {name: getattr(record, name) for name in DOUBT}
+
+
+def make_record(
+    predicted: Predicted,
+    volume: Volume,
+    predictor: Predictor,
+    seconds: Mapping[str, float],
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a mask (S, A, R) of a scan shows; `remarks` are on how the scan was read."""
+    counts = np.bincount(predicted.mask.ravel(), minlength=256)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
     found = [
         {"name": each.name, "value": each.value, "voxels": int(counts[each.value]),
          "volume_ml": round(int(counts[each.value]) * voxel_ml, 6)}
         for each in structures(predictor)
     ]  # fmt: skip
-    record: dict[str, Any] = {
+    return {
         "structures": found, "shape_xyz": list(volume.geometry.shape_xyz),
         "spacing_mm_sar": [round(size, 6) for size in volume.spacing_mm],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        # How sure the model is; null: this version does not say.
-        "doubt": None,
+        "doubt": doubt_of(predicted.doubt), "remarks": list(remarks),
     }  # fmt: skip
-    return Answer(mask=path.read_bytes(), record=record)
+
+
+def write_answer_mask(path: Path, mask: np.ndarray, volume: Volume, scan: Scan, predictor: Predictor) -> bytes:
+    """The content of a mask's file, in the format of its name; it is written to `path` as any other mask is."""
+    if path.name.endswith(tuple(DICOM_ENDINGS.values())) and scan.series is not None:
+        classes = {each.name: each.value for each in structures(predictor)}
+        write_segmentation(
+            path, mask, volume.geometry, series=scan.series, segments=segments_of(classes, None), anonymous=False,
+            labelmap=path.name.endswith(DICOM_ENDINGS["dicom-seg-labelmap"]),
+        )  # fmt: skip
+    else:
+        write_mask(path, mask, volume.geometry)
+    return path.read_bytes()
+
+
+def make_view(mask: np.ndarray, volume: Volume, scan: Scan, ending: str, folder: Path) -> dict[str, bytes]:
+    """What a page needs besides the scan of the client and the mask's file (see `Answer`)."""
+    view = {}
+    if ending != NIFTI:
+        write_mask(folder / f"view_mask{NIFTI}", mask, volume.geometry)
+        view["mask"] = (folder / f"view_mask{NIFTI}").read_bytes()
+    if scan.series is not None or scan_ending(scan.images[0]) not in NIFTI_ENDINGS:
+        write_volume(folder / f"view_scan{NIFTI}", _narrow(volume.array[0]), volume.geometry)
+        view["scan"] = (folder / f"view_scan{NIFTI}").read_bytes()
+    return view
+
+
+def _narrow(channel: np.ndarray) -> np.ndarray:
+    """Whole numbers in half of the bytes, as most scanners write them."""
+    low, high = float(channel.min()), float(channel.max())
+    if -(2**15) <= low <= high < 2**15 and np.array_equal(channel, np.rint(channel)):
+        return channel.astype(np.int16)
+    return channel

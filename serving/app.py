@@ -4,7 +4,7 @@
 |---|---|
 | `GET /` | a page to send a scan and see its mask |
 | `GET /api/model` | what the model is, its channels and structures |
-| `POST /api/predict` | multipart/form-data with a field `scan` for each file; the mask as `.nii.gz`, or JSON |
+| `POST /api/predict` | multipart/form-data with a field `scan` for each file; the mask as a file, or JSON |
 | `GET /health`, `/ready`, `/metrics` | whether it lives, whether it takes work, counts for Prometheus |
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +23,7 @@ from serving.guard import Guard
 from serving.limits import Limits
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import ASSETS, page
-from serving.receiving import predict_upload
+from serving.receiving import AnswerKind, Wish, predict_upload
 from serving.refusals import Refused
 from serving.worker import Worker
 
@@ -57,10 +57,11 @@ def make_app(service: Service, token: str | None) -> Guard:
         return {**service.facts, "limits": dataclasses.asdict(service.limits)}
 
     @app.post("/api/predict")
-    async def predict(request: Request, answer: Literal["mask", "json", "both"] = "mask") -> Response:
+    async def predict(request: Request, answer: AnswerKind = "mask", format: str | None = None) -> Response:
         """The mask of an uploaded scan; with `answer=json` its record, with `answer=both` the record and the mask."""
+        wish = Wish(answer=answer, format=format)
         try:
-            response = await predict_upload(request, service.worker, answer, service.metrics.time)
+            response = await predict_upload(request, service.worker, wish, service.metrics.time)
         except Refused as refused:
             service.metrics.count(refused.status)
             print(f"predict: {refused.status} {refused.message}", flush=True)

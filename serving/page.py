@@ -9,12 +9,19 @@ from importlib.resources import files
 from report.markup import Markup, element
 from report.page import asset
 from report.viewer import PLANES, library_notice, library_source
+from utils.scan_names import PICTURE_ENDINGS, VOLUME_ENDINGS
 
 
 def _own(name: str) -> bytes:
     return (files("serving") / "assets" / name).read_bytes()
 
 
+ACCEPTED = ",".join((*VOLUME_ENDINGS, ".gz", *PICTURE_ENDINGS, ".dcm", ".zip"))
+FORMATS = {
+    "": "the scan is", "nii.gz": "NIfTI (.nii.gz)", "nrrd": "NRRD", "mha": "MetaImage (.mha)",
+    "dicom-seg": "DICOM-SEG (of DICOM)",
+}  # fmt: skip
+"""Formats of masks that the page offers; the first is that of the scan."""
 ASSETS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     "page.css": ("text/css", lambda: asset("page.css").encode()),
     "serve.css": ("text/css", lambda: _own("serve.css")),
@@ -47,11 +54,14 @@ def page() -> str:
 def _form() -> Markup:
     token = element("label", "Token ", element("input", type="password", id="token", autocomplete="off"),
                     id="token-row", hidden=True)  # fmt: skip
-    chosen = element("input", type="file", id="files", multiple=True, accept=".nii,.gz")
+    chosen = element("input", type="file", id="files", multiple=True, accept=ACCEPTED)
+    formats = [element("option", text, value=key) for key, text in FORMATS.items()]
     return element(
         "form", token,
-        element("label", "Scan (one NIfTI file, or one for each channel) ", chosen),
+        element("label", "Scan (NIfTI, NRRD, MetaImage or a picture: one file, or one for each channel; DICOM: a zip) ",
+                chosen),
         element("p", id="channels", class_="note"),
+        element("label", "Mask as ", element("select", formats, id="format")),
         element("button", "Predict", type="submit", id="predict"),
         element("p", id="state", role="status"),
         id="form",
@@ -59,6 +69,7 @@ def _form() -> Markup:
 
 
 def _result() -> Markup:
+    """What is filled in when there is a mask."""
     planes = [element("option", text, value=key) for key, text in PLANES.items()]
     controls = element(
         "div",
@@ -72,5 +83,7 @@ def _result() -> Markup:
     return element(
         "section", controls, element("div", element("canvas", id="canvas", tabindex=0, aria_label="scan and mask"),
                                      class_="screen"),
-        element("p", id="where", class_="where", role="status"), table, id="result", hidden=True,
+        element("p", id="where", class_="where", role="status"),
+        element("p", element("strong", "Doubt: "), element("span", id="doubt")), element("ul", id="remarks"),
+        table, id="result", hidden=True,
     )  # fmt: skip

@@ -5,72 +5,107 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from inference.mask_formats import ENDINGS
 from serving.answers import Answer
-from serving.refusals import Refused, ending, too_large
-from serving.uploads import nifti_name
+from serving.refusals import Refused, ending, no_room, too_large
+from serving.scratch import Folder
+from serving.uploads import START_BYTES, file_name
 from serving.worker import Job, Worker
+from utils.disk import FULL
+
+AnswerKind = Literal["mask", "json", "both", "view"]
+MEDIA_TYPES = {
+    ".nii.gz": "application/gzip", ".png": "image/png", ".tif": "image/tiff", ".seg.dcm": "application/dicom",
+    ".labelmap.dcm": "application/dicom",
+}  # fmt: skip
 
 FIELD = "scan"
 MOST_FIELDS = 8
 PROMPT_BYTES = 64_000_000
 """What is still read of a request that is refused: a client reads its answer only when it has sent all."""
 PROMPT_S = 10.0
+GROWTH_BYTES = 1 << 24
+"""Room on the disk is asked for in such steps where nobody says how much comes."""
 DISCONNECT_S = 1.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a client wants: `answer` is the mask's file, its record in JSON, both in JSON, or what a page shows, too.
+
+    `format` is that of the mask (see `mask_formats.ENDINGS`); None for that of the scan.
+    """
+
+    answer: AnswerKind
+    format: str | None
+
+
 async def predict_upload(
-    request: Request, worker: Worker, answer: str, timed: Callable[[dict[str, float]], None]
+    request: Request, worker: Worker, wish: Wish, timed: Callable[[dict[str, float]], None]
 ) -> Response:
     """Predict the scan of a request.
 
     Args:
         request: multipart/form-data with a field `scan` for each file.
         worker: what predicts.
-        answer: `mask`, `json` or `both`.
+        wish: what comes back.
         timed: told of the seconds that it took.
 
     Raises:
         Refused: there will be no mask; the exception says why.
     """
-    limits, body = worker.limits, _Body(request, worker.limits.upload_bytes)
+    limits = worker.limits
+    body = _Body(request, limits.upload_bytes)
     try:
+        if wish.format not in (None, *ENDINGS):
+            raise Refused(422, f"there is no format {wish.format!r:.50}; there are {', '.join(ENDINGS)}")
         stated = request.headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > limits.upload_bytes:
             raise too_large(f"the request has more than {limits.upload_mb:g} MB")
-        with worker.place(), tempfile.TemporaryDirectory(prefix="nnunet-serve-") as folder:
-            files = await _receive_files(body.request, Path(folder), worker)
-            result = await _predict(body.request, worker, Job(folder=Path(folder), files=files))
+        with worker.place(), worker.scratch.folder() as folder:
+            body.store(folder, int(stated))
+            files = await _receive_files(body.request, folder.path, worker)
+            job = Job(folder=folder, files=files, format=wish.format, view=wish.answer == "view")
+            result = await _predict(body.request, worker, job)
     except Refused:
         await body.drain()
         raise
     except ClientDisconnect:
         raise Refused(499, "the client went away") from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        await body.drain()
+        raise no_room() from None
     record = result.record
     timed(record["seconds"])
     shape = "x".join(map(str, record["shape_xyz"]))
     print(f"predict: 200 {shape} voxels, {record['seconds']}", flush=True)
-    return _response(result, answer)
+    return _response(result, wish)
 
 
-def _response(result: Answer, answer: str) -> Response:
-    if answer == "json":
+def _response(result: Answer, wish: Wish) -> Response:
+    if wish.answer == "json":
         return JSONResponse(result.record)
-    if answer == "both":
-        return JSONResponse({**result.record, "mask": base64.b64encode(result.mask).decode("ascii")})
-    headers = {"X-Result": json.dumps(result.record), "Content-Disposition": 'attachment; filename="mask.nii.gz"'}
-    return Response(result.mask, media_type="application/gzip", headers=headers)
+    name = f"mask{result.ending}"
+    if wish.answer in ("both", "view"):
+        named = {"mask": result.mask, **{f"view_{name}": content for name, content in result.view.items()}}
+        coded = {key: base64.b64encode(content).decode("ascii") for key, content in named.items()}
+        return JSONResponse({**result.record, "file": name, **coded})
+    headers = {"X-Result": json.dumps(result.record), "Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(result.mask, media_type=MEDIA_TYPES.get(result.ending, "application/octet-stream"), headers=headers)
 
 
 class _Body:
@@ -79,17 +114,36 @@ class _Body:
     def __init__(self, request: Request, most_bytes: int) -> None:
         self._receive, self._most_bytes = request.receive, most_bytes
         self._received, self._is_whole = 0, False
+        self._folder: Folder | None = None
+        self._promised = 0
         self.request = Request(request.scope, self.receive)
+        # Such a client sends nothing before it has heard that it may.
+        self._asks_first = "100-continue" in request.headers.get("expect", "").lower()
+
+    def store(self, folder: Folder, stated_bytes: int) -> None:
+        """From now on what comes is written to the disk: as it comes, and once more as files.
+
+        Raises:
+            Refused: there is no room for so much.
+        """
+        folder.need(2 * stated_bytes)
+        self._folder, self._promised = folder, 2 * stated_bytes
 
     async def receive(self) -> Any:
         """The next message."""
         message = await self._next()
         if self._received > self._most_bytes:
             raise too_large(f"the request has more than {self._most_bytes / 1e6:g} MB")
+        if self._folder is not None and 2 * self._received > self._promised:
+            # A request that does not say how long it is.
+            self._folder.need(GROWTH_BYTES)
+            self._promised += GROWTH_BYTES
         return message
 
     async def drain(self) -> None:
         """Read on for a while, so that the client hears why it was refused."""
+        if self._asks_first and not self._received:
+            return
         until = self._received + PROMPT_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PROMPT_S):
@@ -120,17 +174,17 @@ async def _receive_files(request: Request, folder: Path, worker: Worker) -> tupl
             names = ", ".join(channel.name for channel in worker.predictors[0].plan.channels)
             each = f" or {channels} files, one for each of {names}" if channels > 1 else ""
             raise Refused(
-                422, f"got {len(uploads)} files in the field {FIELD!r}; send multipart/form-data with one NIfTI{each}"
+                422, f"got {len(uploads)} files in the field {FIELD!r}; send multipart/form-data with one scan{each}"
             )
         return tuple([await _save(upload.file, folder, number) for number, upload in enumerate(uploads, start=1)])
 
 
 async def _save(source: BinaryIO, folder: Path, number: int) -> Path:
     def save() -> Path:
-        start = source.read(2)
+        start = source.read(START_BYTES)
         if not start:
             raise Refused(422, f"file {number} is empty")
-        path = folder / nifti_name(number, start)
+        path = folder / file_name(number, start)
         source.seek(0)
         with path.open("xb") as target:
             shutil.copyfileobj(source, target, 1 << 20)

@@ -30,3 +30,8 @@ def busy() -> Refused:
 def ending() -> Refused:
     """The service is about to end."""
     return Refused(503, "the service is ending; try again later", retry_s=30)
+
+
+def no_room() -> Refused:
+    """The disk is too full."""
+    return Refused(507, "the service's disk has no room for this scan; try again later", retry_s=60)

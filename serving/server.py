@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from inference.predictor import Predictor
 from inference.run import NetworkUse, load_predictors
 from serving.answers import structures
 from serving.app import Service, make_app
+from serving.connections import TimedProtocol
 from serving.guard import is_loopback
 from serving.limits import Limits
 from serving.metrics import Metrics
@@ -87,16 +89,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Place, limits: Limits) -> None:
-    """Answer requests until a signal ends it.
+def serve(
+    model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Place, limits: Limits,
+    dicom_channels: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Answer requests until a signal ends it; `dicom_channels` as in `inference.scans.find_input`.
 
     Raises:
         UserError: no such model, a place that cannot be listened at, or a token that is missing.
     """
     token, listening = place.read_token(), place.bind()
     predictors = load_predictors(model, folds, use)
-    server = make_server(predictors, limits, token)
+    server = make_server(predictors, limits, token, dicom_channels)
     facts = model_facts(predictors[0])
+    for text in server.worker.warnings:
+        print(f"warning: {text}", file=sys.stderr)
     print(f"model: {facts['dataset']}, {facts['model']}")
     print(f"serving at {address(listening)} ({'with' if token else 'without'} a token); Ctrl-C ends it", flush=True)
     try:
@@ -106,12 +113,14 @@ def serve(model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Plac
         listening.close()
 
 
-def make_server(predictors: Sequence[Predictor], limits: Limits, token: str | None) -> Server:
+def make_server(
+    predictors: Sequence[Predictor], limits: Limits, token: str | None, dicom_channels: Sequence[str] = ()
+) -> Server:
     """What answers on a socket that is given to its `run`; its worker is the caller's to close after that."""
-    worker = Worker(predictors, limits)
+    worker = Worker(predictors, limits, dicom_channels)
     service = Service(worker=worker, metrics=Metrics(worker), facts=model_facts(predictors[0]))
     config = uvicorn.Config(
-        make_app(service, token), log_level="warning", access_log=False, lifespan="off", ws="none",
+        make_app(service, token), http=TimedProtocol, log_level="warning", access_log=False, lifespan="off", ws="none",
         server_header=False, limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
     return Server(config, worker)

@@ -6,8 +6,9 @@ error. Shapes: N scans of one request, C channels, S A R (superior, anterior, ri
 
 from __future__ import annotations
 
+import json
 import sys
-import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,32 @@ import numpy as np
 import torch
 import triton_python_backend_utils as backend  # Triton's own; nothing that could be installed.
 
+from inference.mask_formats import ENDINGS
 from inference.model_set import load_model_or_set
 from inference.predictor import Predictor
-from inference.preparing import as_volume, read_scan
+from inference.preparing import as_volume
 from inference.run import NetworkUse, network_maker
+from serving.answers import make_record, write_answer_mask
 from serving.limits import Limits
+from serving.predicting import ScanPredictor
 from serving.refusals import Refused
-from serving.triton_repository import MODEL_ZIP
-from serving.uploads import check_upload, in_clients_words, nifti_name
+from serving.scratch import Folder, Scratch
+from serving.triton_repository import FORMAT, MODEL_ZIP
+from serving.uploads import (
+    NAME,
+    START_BYTES,
+    Opening,
+    check_upload,
+    file_name,
+    in_clients_words,
+    open_upload,
+    wanted_ending,
+)
 from utils.errors import UserError
-from utils.nifti import write_mask
+from utils.nifti import Volume
+
+One = tuple[np.ndarray, dict[str, Any]]
+"""Mask (S, A, R) and record of a scan."""
 
 
 class TritonPythonModel:
@@ -44,7 +61,10 @@ class TritonPythonModel:
         _, make = network_maker(path, use)
         model = load_model_or_set(path)
         networks = [make(configuration, device) for configuration in model.configurations]
-        self.predictor, self.limits = Predictor(networks, model.post_processing, model.merge), Limits()
+        self.limits, self.scratch = Limits(), Scratch()
+        self.scans = ScanPredictor(Predictor(networks, model.post_processing, model.merge))
+        for text in self.scans.warnings:
+            print(f"warning: {text}", file=sys.stderr)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response for each request; a fault in one is its own."""
@@ -63,34 +83,66 @@ class TritonPythonModel:
         image, spacing, scan = (_input(request, name) for name in ("IMAGE", "SPACING_MM", "SCAN"))
         if (image is None) == (scan is None) or (image is None) != (spacing is None):
             raise UserError("send IMAGE and SPACING_MM, or SCAN")
+        wanted = _wanted_format(request)
         if scan is not None:
             if len(scan) != 1:
                 raise UserError(f"a request holds one SCAN, got {len(scan)}")
-            mask, content = self._predict_file(scan[0])
-            file = np.frombuffer(bytearray(content), np.uint8)
-            return [_output("MASK", mask[None]), _output("MASK_FILE", file[None])]
+            one, content = self._predict_file(scan[0], wanted)
+            return [*_outputs_of([one]), _output("MASK_FILE", np.frombuffer(bytearray(content), np.uint8)[None])]
         assert image is not None and spacing is not None, "checked above"
-        return [_output("MASK", np.stack([self._predict_array(*each) for each in zip(image, spacing, strict=True)]))]
+        if wanted is not None:
+            raise UserError(f"the parameter {FORMAT} goes with SCAN: arrays have no file")
+        return _outputs_of([self._predict_array(*each) for each in zip(image, spacing, strict=True)])
 
-    def _predict_array(self, image: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    def _predict_array(self, image: np.ndarray, spacing_mm: np.ndarray) -> One:
         if image[0].size * len(image) > self.limits.voxels:
             raise UserError(f"the image has {image.size} voxels; at most {self.limits.voxels} are taken")
-        return self.predictor.predict_volume(as_volume(image, spacing_mm.tolist()), "the image")
+        volume = as_volume(image, spacing_mm.tolist())
+        with self.scratch.folder() as folder:
+            return self._predict(volume, "the image", folder, ())
 
-    def _predict_file(self, content: np.ndarray) -> tuple[np.ndarray, bytes]:
-        """The mask (S, A, R), and the content of its file."""
-        with tempfile.TemporaryDirectory(prefix="nnunet-triton-") as folder:
-            path = Path(folder) / nifti_name(1, content[:2].tobytes())
-            path.write_bytes(content.tobytes())
-            check_upload([path], self.predictor, self.limits)
+    def _predict_file(self, content: np.ndarray, wanted: str | None) -> tuple[One, bytes]:
+        """Mask and record, and the content of the mask's file."""
+        predictor = self.scans.predictor
+        with self.scratch.folder() as folder:
+            file = folder.path / file_name(1, content[:START_BYTES].tobytes())
+            folder.need(2 * content.nbytes)
+            file.write_bytes(content.tobytes())
             try:
-                volume, _ = read_scan(path)
-                mask = self.predictor.predict_volume(volume, "the scan")
+                opening = Opening(num_channels=len(predictor.plan.channels), limits=self.limits)
+                scan = open_upload([file], folder, opening)
+                ending = wanted_ending(scan, wanted)
+                check_upload(scan, predictor, self.limits)
+                volume = scan.read()
+                one = self._predict(volume, NAME, folder, scan.remarks)
+                return one, write_answer_mask(folder.path / f"mask{ending}", one[0], volume, scan, predictor)
             except UserError as error:
-                raise UserError(in_clients_words(str(error), [path])) from None
-            target = Path(folder) / "mask.nii.gz"
-            write_mask(target, mask, volume.geometry)
-            return mask, target.read_bytes()
+                raise UserError(in_clients_words(str(error), [file])) from None
+
+    def _predict(self, volume: Volume, name: str, folder: Folder, remarks: Sequence[str]) -> One:
+        start_s = time.monotonic()
+        predicted = self.scans.predict(volume, name, folder.path, folder.need)
+        seconds = {"predicted": time.monotonic() - start_s}
+        return predicted.mask, make_record(predicted, volume, self.scans.predictor, seconds, remarks)
+
+
+def _wanted_format(request: Any) -> str | None:
+    """The format of MASK_FILE that a client asks for."""
+    wanted = json.loads(request.parameters() or "{}").get(FORMAT)
+    if wanted not in (None, *ENDINGS):
+        raise UserError(f"there is no format {wanted!r:.50}; there are {', '.join(ENDINGS)}")
+    return wanted
+
+
+def _outputs_of(each: Sequence[One]) -> list[Any]:
+    """What is said of N scans; the shorter ones of their records are filled up with blanks, which JSON allows."""
+    texts = [json.dumps(record).encode() for _, record in each]
+    longest = max(map(len, texts))
+    records = np.stack([np.frombuffer(bytearray(text.ljust(longest)), np.uint8) for text in texts])
+    doubts = np.array([[record["doubt"]["score"]] for _, record in each], np.float32)
+    return [
+        _output("MASK", np.stack([mask for mask, _ in each])), _output("DOUBT", doubts), _output("RECORD", records)
+    ]  # fmt: skip
 
 
 def _input(request: Any, name: str) -> np.ndarray | None:

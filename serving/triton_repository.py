@@ -27,6 +27,8 @@ SCANS, NETWORKS = "scans", "networks"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MOST_SCANS = 8
 """Scans of one size that a request may hold, and that Triton may hand over together."""
+FORMAT = "format"
+"""The parameter of a request that says the format of MASK_FILE."""
 MODEL_PY = '''"""Triton's Python backend looks for this class here; the program that it comes from must be installed."""
 
 from serving.triton_backend import TritonPythonModel  # noqa: F401
@@ -85,14 +87,18 @@ input [
   {{ name: "IMAGE" data_type: TYPE_FP32 dims: [ {channels}, -1, -1, -1 ] optional: true allow_ragged_batch: true }},
   # Voxel size in mm along superior, anterior, right.
   {{ name: "SPACING_MM" data_type: TYPE_FP32 dims: [ 3 ] optional: true }},
-  # The bytes of one NIfTI file, packed or not, with all channels.
+  # The bytes of one file with all channels: NIfTI, NRRD, MetaImage, a picture, or a zip of a DICOM series.
   {{ name: "SCAN" data_type: TYPE_UINT8 dims: [ -1 ] optional: true allow_ragged_batch: true }}
 ]
 
 output [
   # Voxels along superior, anterior, right.
   {{ name: "MASK" data_type: TYPE_UINT8 dims: [ -1, -1, -1 ] }},
-  # For SCAN: the bytes of a .nii.gz on the scan's own grid.
+  # How doubtful the mask is, as in inference.py's <case>.doubt.json; RECORD says more.
+  {{ name: "DOUBT" data_type: TYPE_FP32 dims: [ 1 ] }},
+  # JSON: structures with their volumes, doubt with its verdict and remarks.
+  {{ name: "RECORD" data_type: TYPE_UINT8 dims: [ -1 ] }},
+  # For SCAN: the bytes of the mask's file on the scan's own grid, in its format or in that of the parameter "format".
   {{ name: "MASK_FILE" data_type: TYPE_UINT8 dims: [ -1 ] }}
 ]
 

@@ -6,44 +6,169 @@ are counted first, and what is unpacked is counted against them.
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import math
-import zlib
-from collections.abc import Sequence
+import os
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from inference.configuration_predictor import ConfigurationPredictor
+from inference.dicom.headers import ENDINGS as DICOM_NAMES
+from inference.dicom.headers import is_deflated, is_dicom, load_pydicom
+from inference.dicom.segmentation import load_highdicom
+from inference.mask_formats import DICOM_ENDINGS, ENDINGS, NIFTI, format_fault, mask_ending
 from inference.memory import PROGRAM_BYTES, forecast_predictor, free_memory_bytes, planned_grid
 from inference.predictor import Predictor
+from inference.scans import Scan, find_input
+from serving.kinds import ARCHIVE, DICOM, GZIP_MAGIC, check_text_header, ending_of, unpacked_beyond
 from serving.limits import Limits
 from serving.refusals import Refused, too_large
+from serving.scratch import Folder
+from utils.archives import unpack_zip
 from utils.errors import UserError
 from utils.nifti import read_header, working_grid
+from utils.scan_formats import packed_offset, require_package
 
-GZIP_MAGIC = b"\x1f\x8b"
 MOST_VOXEL_BYTES = 8
 HEADER_ROOM_BYTES = 1 << 24
 """What may stand before the voxels: header and extensions."""
-CHUNK_BYTES = 1 << 20
+MOST_SLICES = 20_000
+"""Files that a zip of DICOM may hold."""
+START_BYTES = 4096
+NAME = "the scan"
+"""What messages call it."""
 
 
-def check_upload(files: Sequence[Path], predictor: Predictor, limits: Limits) -> tuple[int, ...]:
-    """Shape (x, y, z) of a scan whose files may be read.
+def file_name(number: int, start: bytes) -> str:
+    """The name of an uploaded file here; only its first bytes have a say."""
+    return f"scan_{number}{ending_of(start)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What is taken for a scan: `num_channels` of the model, `limits` of a zip, and which series are which channels."""
+
+    num_channels: int
+    limits: Limits
+    dicom_channels: tuple[str, ...] = ()
+
+
+def open_upload(files: Sequence[Path], folder: Folder, opening: Opening) -> Scan:
+    """The scan that uploaded files (called by `file_name`) hold; a zip of DICOM files is unpacked into `folder`.
+
+    Raises:
+        Refused: they hold no scan, or several.
+    """
+    first = files[0].suffix
+    if first not in (ARCHIVE, DICOM):
+        for number, file in enumerate(files, start=1):
+            check_text_header(file, f"file {number}")
+        _require(lambda: require_package(files), f"read {first}", "formats")
+        return Scan(case="scan", images=tuple(files), shown=NAME, mask_ending=_own_ending(files[0]))
+    if len(files) > 1:
+        raise Refused(422, "DICOM comes as one zip, or as one file with all slices")
+    _require(load_pydicom, "read DICOM", "dicom")
+    place = folder.path / "scan"
+    try:
+        if first == ARCHIVE:
+            _unpack(files[0], place, opening.limits, folder.need)
+        else:
+            place.mkdir()
+            files[0].rename(place / files[0].name)
+        _check_dicom(place)
+        found = find_input(place, opening.num_channels, opening.dicom_channels)
+    except UserError as error:
+        said = str(error).replace(f"--input {place}", "what was sent")
+        raise Refused(422, in_clients_words(said, files)) from None
+    return _one_of(found.scans)
+
+
+def _check_dicom(place: Path) -> None:
+    files = [path for path in place.iterdir() if is_dicom(path)]
+    if not files:
+        raise Refused(422, "what was sent holds no DICOM file; other formats come as they are, not in a zip")
+    if any(map(is_deflated, files)):
+        raise Refused(422, "deflated DICOM files are not taken, as nobody knows what they unpack to; store them plain")
+
+
+def _require(load: Callable[[], object], what: str, extra: str) -> None:
+    """Load an optional package.
+
+    Raises:
+        Refused: whoever runs the service has not installed it.
+    """
+    try:
+        load()
+    except UserError:
+        raise Refused(415, f"this service cannot {what}; ask whoever runs it to install the extra {extra!r}") from None
+
+
+def _one_of(scans: Sequence[Scan]) -> Scan:
+    """The one series that makes a scan."""
+    fitting = [scan for scan in scans if scan.problem is None]
+    if len(scans) == 1 and not fitting:
+        raise Refused(422, f"the DICOM series cannot be used: {scans[0].problem}")
+    if len(fitting) != 1:
+        sizes = ", ".join(str(len(scan.images)) for scan in scans[:10])
+        raise Refused(422, f"the zip holds {len(scans)} series (of {sizes} files), not one; send one of them")
+    return fitting[0]
+
+
+def _unpack(archive: Path, place: Path, limits: Limits, need: Callable[[int], None]) -> None:
+    try:
+        with zipfile.ZipFile(archive) as found:
+            sizes = [member.file_size for member in found.infolist()]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        raise Refused(422, "file 1 is a damaged zip; send it again") from None
+    most_bytes = limits.voxels * MOST_VOXEL_BYTES + HEADER_ROOM_BYTES
+    if len(sizes) > MOST_SLICES or sum(sizes) > most_bytes:
+        raise too_large(f"the zip holds {len(sizes)} files that unpack to {sum(sizes)} bytes")
+    need(sum(sizes))
+    unpack_zip(archive, place, most_bytes=most_bytes, keep=DICOM_NAMES)
+
+
+def _own_ending(file: Path) -> str:
+    """Of the mask, where the client asks for no format: that of the scan, packed where it is NIfTI."""
+    ending = mask_ending(file, None)
+    return NIFTI if ending == ".nii" else ending
+
+
+def wanted_ending(scan: Scan, wanted: str | None) -> str:
+    """The ending of the mask's file, as the client wants it: one of `ENDINGS`.
+
+    Raises:
+        Refused: a mask of this scan cannot have it.
+    """
+    if wanted is None:
+        return scan.mask_ending
+    fault = format_fault(scan.images[0], wanted, is_series=scan.series is not None)
+    if fault is not None:
+        raise Refused(422, f"the mask cannot be written so: {fault}")
+    if wanted in DICOM_ENDINGS:
+        _require(load_highdicom, f"write {wanted}", "dicom")
+    _require(lambda: require_package([Path(f"x{ENDINGS[wanted]}")]), f"write {wanted}", "formats")
+    return ENDINGS[wanted]
+
+
+def check_upload(scan: Scan, predictor: Predictor, limits: Limits) -> tuple[int, ...]:
+    """Shape (x, y, z) of a scan that may be read.
 
     Raises:
         Refused: a file is broken (422), or too large to be read or predicted here (413).
     """
     try:
-        headers = [read_header(path) for path in files]
+        headers = [scan.header()] if scan.series is not None else [read_header(path) for path in scan.images]
     except UserError as error:
-        raise Refused(422, in_clients_words(str(error), files)) from None
+        raise Refused(422, in_clients_words(str(error), scan.images)) from None
     voxels = sum(math.prod(shape) for shape, _ in headers)
     if voxels > limits.voxels:
         raise too_large(f"the scan has {voxels} voxels; this service takes {limits.voxels}")
-    for path, (shape, _) in zip(files, headers):
-        _check_unpacked(path, math.prod(shape) * MOST_VOXEL_BYTES + HEADER_ROOM_BYTES)
+    if scan.series is None:
+        for path, (shape, _) in zip(scan.images, headers):
+            _check_unpacked(path, math.prod(shape) * MOST_VOXEL_BYTES + HEADER_ROOM_BYTES)
     shape, affine = headers[0]
     grid, spacing_mm = working_grid(shape[:3], affine)
     _check_resampled(grid, spacing_mm, affine, predictor, limits)
@@ -73,28 +198,17 @@ def _check_resampled(
 
 
 def in_clients_words(message: str, files: Sequence[Path]) -> str:
-    """A message of ours without the names that files have here."""
+    """A message of ours without the names that files and their folder have here."""
+    message = message.replace(f"{files[0].parent}{os.sep}", "") if files else message
     for number, path in enumerate(files, start=1):
         message = message.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
     return message
 
 
-def nifti_name(number: int, start: bytes) -> str:
-    """The name of an uploaded file here; only its first bytes have a say."""
-    return f"scan_{number}.nii.gz" if start.startswith(GZIP_MAGIC) else f"scan_{number}.nii"
-
-
 def _check_unpacked(path: Path, most_bytes: int) -> None:
     with path.open("rb") as file:
-        if file.read(2) != GZIP_MAGIC:
-            return
-    found = 0
-    try:
-        with gzip.open(path) as unpacked:
-            while part := unpacked.read(CHUNK_BYTES):
-                found += len(part)
-                if found > most_bytes:
-                    raise too_large("the file unpacks to far more than its header states")
-    except (OSError, EOFError, zlib.error):
-        # Damaged: whoever reads it says how.
-        return
+        offset = 0 if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else None
+    if offset is None and path.suffix in (".nrrd", ".mha"):
+        offset = packed_offset(path)
+    if offset is not None and unpacked_beyond(path, most_bytes, offset):
+        raise too_large("the file unpacks to far more than its header states")

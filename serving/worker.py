@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import queue
 import sys
 import threading
@@ -15,20 +16,28 @@ from pathlib import Path
 
 from inference.configuration_predictor import Work
 from inference.predictor import Predictor
-from inference.preparing import read_scan
-from serving.answers import Answer, make_answer
+from serving.answers import Answer, make_record, make_view, write_answer_mask
 from serving.limits import Limits
-from serving.refusals import Refused, busy, ending
-from serving.uploads import check_upload, in_clients_words
+from serving.predicting import ScanPredictor
+from serving.refusals import Refused, busy, ending, no_room
+from serving.scratch import Folder, Scratch
+from serving.uploads import NAME, Opening, check_upload, in_clients_words, open_upload, wanted_ending
+from utils.disk import FULL
 from utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One scan: its files in a folder of its own, where the mask goes as well."""
+    """One scan: its files in a folder of its own, where the mask goes as well.
 
-    folder: Path
+    `format` is what the client wants the mask in (see `mask_formats.ENDINGS`), None for that of the scan; with `view`
+    it gets what its page shows.
+    """
+
+    folder: Folder
     files: tuple[Path, ...]
+    format: str | None = None
+    view: bool = False
     asked_s: float = dataclasses.field(default_factory=time.monotonic)
     gone: threading.Event = dataclasses.field(default_factory=threading.Event)
     """Set when nobody waits for the answer any more."""
@@ -40,13 +49,22 @@ class Worker:
     Args:
         predictors: one per device, of the same model.
         limits: how many may wait, and how long each may take.
+        dicom_channels: which series of a DICOM study is which channel (see `inference.scans.find_input`).
+
+    Raises:
+        UserError: there is no private place for files.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
-        self.predictors, self.limits = tuple(predictors), limits
-        self._idle: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
-        for predictor in predictors:
-            self._idle.put(predictor)
+    def __init__(self, predictors: Sequence[Predictor], limits: Limits, dicom_channels: Sequence[str] = ()) -> None:
+        self.predictors, self.limits, self.scratch = tuple(predictors), limits, Scratch()
+        self._opening = Opening(
+            num_channels=len(self.predictors[0].plan.channels), limits=limits, dicom_channels=tuple(dicom_channels)
+        )
+        each = [ScanPredictor(predictor) for predictor in predictors]
+        self.warnings = each[0].warnings
+        self._idle: queue.SimpleQueue[ScanPredictor] = queue.SimpleQueue()
+        for one in each:
+            self._idle.put(one)
         self._pool = ThreadPoolExecutor(len(self.predictors), thread_name_prefix="predict")
         self._lock, self._taken, self._ending = threading.Lock(), 0, threading.Event()
         self._stopping = threading.Event()
@@ -111,6 +129,8 @@ class Worker:
         except UserError as error:
             raise Refused(422, in_clients_words(str(error), job.files)) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise no_room() from None
             # The service lives on; what it was is for its own log.
             traceback.print_exception(error, file=sys.stderr)
             reason = "not enough memory" if isinstance(error, MemoryError) else "an error inside; its log has more"
@@ -118,7 +138,7 @@ class Worker:
         finally:
             self._idle.put(predictor)
 
-    def _predict(self, job: Job, predictor: Predictor) -> Answer:
+    def _predict(self, job: Job, scan_predictor: ScanPredictor) -> Answer:
         start_s = time.monotonic()
 
         def watch(done: Work | None = None) -> None:
@@ -130,9 +150,17 @@ class Worker:
                 raise Refused(504, f"predicting this scan takes longer than {self.limits.seconds:g} s, the limit here")
 
         watch()
-        check_upload(job.files, predictor, self.limits)
-        volume, _ = read_scan(job.files)
-        mask = predictor.predict_volume(volume, "the scan", watch)
+        predictor, folder = scan_predictor.predictor, job.folder.path
+        scan = open_upload(job.files, job.folder, self._opening)
+        wanted = wanted_ending(scan, job.format)
+        shape = check_upload(scan, predictor, self.limits)
+        # Twice, as files are written beside their places; a page's view has the scan, too.
+        job.folder.need(math.prod(shape) * (2 + 6 * job.view))
+        volume = scan.read()
+        predicted = scan_predictor.predict(volume, NAME, folder, job.folder.need, watch)
         watch()
+        mask = write_answer_mask(folder / f"mask{wanted}", predicted.mask, volume, scan, predictor)
+        view = make_view(predicted.mask, volume, scan, wanted, folder) if job.view else {}
         seconds = {"waited": start_s - job.asked_s, "predicted": time.monotonic() - start_s}
-        return make_answer(mask, volume, predictor, seconds, job.folder / "mask.nii.gz")
+        record = make_record(predicted, volume, predictor, seconds, scan.remarks)
+        return Answer(mask=mask, ending=wanted, record=record, view=view)

@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,12 @@ def _escapes(name: str) -> bool:
     return os.path.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
 
 
-def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES) -> None:
+def unpack_zip(
+    archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES, keep: Sequence[str] | None = None
+) -> None:
     """Unpack a zip of somebody else's into the new folder `target`; times of files are kept.
+
+    With `keep` files are called 1, 2, ...: of their names only these endings (in lower case) reach the disk.
 
     Names, sizes and kinds of all members are checked before the first byte is written, and none becomes larger than it
     says.
@@ -224,8 +228,9 @@ def unpack_zip(archive: Path, target: Path, *, most_bytes: int = MOST_ZIP_BYTES)
                 raise UserError(f"{archive} holds {size_text(needed)}, allowed are {size_text(most_bytes)}; unpack it")
             target.mkdir(parents=True)
             _require_space(target, needed)
-            for member in members:
-                path = target / member.filename
+            for number, member in enumerate(members, start=1):
+                ending = posixpath.splitext(member.filename)[1].lower()
+                path = target / (member.filename if keep is None else f"{number}{ending if ending in keep else ''}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with found.open(member) as source, open(path, "xb") as file:
                     shutil.copyfileobj(source, file, CHUNK_BYTES)

@@ -6,6 +6,7 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from utils.axes import triple
 from utils.errors import UserError
 from utils.extras import optional_import
-from utils.geometry import Geometry
+from utils.geometry import LPS_TO_RAS, Geometry
 from utils.nifti_header import require_grid
 from utils.scan_names import PICTURE_ENDINGS, is_picture, scan_ending
 from utils.temporary import temporary_file
@@ -28,7 +29,6 @@ READERS = {
 """SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
 ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 """Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK_BYTES = 1 << 20
 
 
@@ -100,7 +100,7 @@ def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
     else:
         axes = (2, 1, 0) if stored.ndim == 3 else (2, 1, 0, 3)
         image = itk.GetImageFromArray(np.ascontiguousarray(stored.transpose(axes)), isVector=stored.ndim == 4)
-        affine = LPS @ np.asarray(geometry.affine, float)
+        affine = LPS_TO_RAS @ np.asarray(geometry.affine, float)
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         image.SetSpacing(spacing_mm.tolist())
         image.SetOrigin(affine[:3, 3].tolist())
@@ -183,7 +183,7 @@ def _ras_affine(path: Path, num_axes: int, spacing: Any, origin: Any, direction:
         turn = np.asarray(direction, float).reshape(num_axes, num_axes)[:axes, :axes]
         affine[:axes, :axes] = turn * np.asarray(spacing, float)[:axes]
         affine[:axes, 3] = np.asarray(origin, float)[:axes]
-    affine = LPS @ affine
+    affine = LPS_TO_RAS @ affine
     require_grid(affine, path)
     # No -0.0, which would be another number in JSON.
     return affine + 0.0
@@ -196,33 +196,42 @@ def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> Geometry:
     )  # fmt: skip
 
 
+def packed_offset(path: Path) -> int | None:
+    """Where the packed voxels of a file begin; None where they are not packed, lie in another file, or in a picture."""
+    if scan_ending(path).lower() in PICTURE_ENDINGS:
+        return None
+    with open(path, "rb") as file:
+        start = file.read(_CHUNK_BYTES)
+    lower = start.lower()
+    if lower.startswith(b"nrrd"):
+        end = re.search(rb"\n\r?\n", start)
+        offset = 0 if end is None else end.end()
+        head = start[:offset]
+        is_packed = b"encoding: gz" in head.lower()
+    else:
+        offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
+        head = start[:offset].lower()
+        is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
+    # A detached file's checksum is left to its reader.
+    return None if not is_packed or b"data file:" in head.lower() or not offset else offset
+
+
 def _require_undamaged(path: Path) -> None:
     """Check the sums that packed voxels carry, as SimpleITK does not: it would give other voxels in silence.
 
     Raises:
         UserError: they do not fit.
     """
-    if scan_ending(path).lower() in PICTURE_ENDINGS:
+    offset = packed_offset(path)
+    if offset is None:
         return
+    unpacker, waiting = zlib.decompressobj(wbits=47), b""
     with open(path, "rb") as file:
-        start = file.read(_CHUNK_BYTES)
-        lower = start.lower()
-        if lower.startswith(b"nrrd"):
-            head, separator, _ = start.partition(b"\n\n")
-            is_packed = b"encoding: gz" in head.lower()
-            offset = len(head) + len(separator)
-        else:
-            offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
-            head = start[:offset].lower()
-            is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
-        # A detached file's checksum is left to its reader.
-        if not is_packed or b"data file:" in head.lower() or not offset:
-            return
         file.seek(offset)
-        unpacker = zlib.decompressobj(wbits=47)
         try:
-            while not unpacker.eof and (part := file.read(_CHUNK_BYTES)):
-                unpacker.decompress(part)
+            while not unpacker.eof and (waiting := waiting or file.read(_CHUNK_BYTES)):
+                unpacker.decompress(waiting, _CHUNK_BYTES)
+                waiting = unpacker.unconsumed_tail
         except zlib.error:
             raise UserError(f"{path} is damaged; copy or download it again") from None
     if not unpacker.eof:

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference.dicom.headers import Slice
+from inference.dicom.tilt import Tilt
 from utils.errors import UserError
+from utils.geometry import LPS_TO_RAS
 from utils.schema import Geometry
 
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_DIRECTION = 1e-3
 """Difference of direction cosines up to which slices are parallel; headers are rounded."""
 LARGEST_TILT_DEGREES = 0.2
+"""Up to which a gantry counts as upright: positions are rounded."""
+MOST_TILT_DEGREES = 45.0
 PLACE_TOLERANCE = 0.1
 """How far a slice may lie from its place on the regular grid, as a share of the slice distance: positions are rounded,
 too."""
@@ -26,48 +29,70 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Slices in the order of the third axis of their grid, and what was left out on the way, in words."""
+    """Slices in the order of the third axis of their grid, and what was done on the way, in words.
+
+    With a `tilt` the grid is not that of the slices.
+    """
 
     slices: tuple[Slice, ...]
     geometry: Geometry
     remarks: tuple[str, ...]
+    tilt: Tilt | None = None
 
 
-def arrange(slices: Sequence[Slice]) -> Stack:
-    """Order the slices of one series.
-
-    Copies of a slice, and slices in other planes or of other sizes than most, are left out with a word.
+def fitting(slices: Sequence[Slice]) -> tuple[list[Slice], list[str]]:
+    """Those of a series that lie in the plane, and have the size, of most; and what was left out, in words.
 
     Raises:
-        UserError: there is no one plane that most slices have, several slices lie in one place, some are missing, or
-            the gantry was tilted.
+        UserError: there is no such plane.
     """
     remarks: list[str] = []
-    kept = _parallel(_without_copies(slices, remarks), remarks)
-    turn = np.asarray(kept[0].orientation, float).reshape(2, 3)
+    return _parallel(_without_copies(slices, remarks), remarks), remarks
+
+
+def arrange(slices: Sequence[Slice], remarks: Sequence[str] = ()) -> Stack:
+    """Order the parallel slices of one volume.
+
+    A tilted gantry is straightened, with a word.
+
+    Args:
+        slices: as `fitting` returns them.
+        remarks: what was done to them before.
+
+    Raises:
+        UserError: several slices lie in one place, or some are missing.
+    """
+    turn = np.asarray(slices[0].orientation, float).reshape(2, 3)
     normal = np.cross(turn[0], turn[1])
-    along = np.array([np.asarray(each.position) @ normal for each in kept])
+    along = np.array([np.asarray(each.position) @ normal for each in slices])
     order = np.argsort(along, kind="stable")
-    kept, along = [kept[index] for index in order], along[order]
+    kept, along = [slices[index] for index in order], along[order]
     positions = np.array([each.position for each in kept])
+    between_rows, between_columns = kept[0].spacing_mm
+    shape, tilt = (kept[0].rows, kept[0].columns), None
     if len(kept) == 1:
         # A single slice does not say how thick it is; nothing depends on it.
         step = normal
     else:
         _refuse_gaps(kept, along)
         step = (positions[-1] - positions[0]) / (len(kept) - 1)
-        _refuse_tilt(step, normal)
         _refuse_uneven(kept, positions, step)
+        tilt = _tilt(step, normal, kept, turn)
+    origin = positions[0]
+    if tilt is not None:
+        rows, columns = tilt.low
+        origin = origin + rows * between_rows * turn[1] + columns * between_columns * turn[0]
+        step, shape = (step @ normal) * normal, tilt.grid
+        remarks = [*remarks, f"the gantry was tilted by {tilt.degrees:.1f} degrees; slices are brought onto one grid"]
     affine = np.eye(4)
-    between_rows, between_columns = kept[0].spacing_mm
     affine[:3, :3] = np.stack([turn[0] * between_columns, turn[1] * between_rows, step], axis=1)
-    affine[:3, 3] = positions[0]
-    affine = LPS @ affine + 0.0
+    affine[:3, 3] = origin
+    affine = LPS_TO_RAS @ affine + 0.0
     geometry = Geometry(
-        shape_xyz=(kept[0].columns, kept[0].rows, len(kept)), affine=tuple(map(tuple, affine.tolist())),
-        qform_code=1, sform_code=1, xyzt_units=2,
+        shape_xyz=(shape[1], shape[0], len(kept)), affine=tuple(map(tuple, affine.tolist())), qform_code=1,
+        sform_code=1, xyzt_units=2,
     )  # fmt: skip
-    return Stack(slices=tuple(kept), geometry=geometry, remarks=tuple(remarks))
+    return Stack(slices=tuple(kept), geometry=geometry, remarks=tuple(remarks), tilt=tilt)
 
 
 def _without_copies(slices: Sequence[Slice], remarks: list[str]) -> list[Slice]:
@@ -114,8 +139,8 @@ def _refuse_gaps(slices: Sequence[Slice], along: np.ndarray) -> None:
         # Most places are taken twice or more.
         places = 1 + int(np.count_nonzero(steps > 1e-3))
         raise UserError(
-            f"its {len(slices)} slices lie at {places} places: several volumes in one series (times, echoes); "
-            "convert them to NIfTI, one file each"
+            f"its {len(slices)} slices lie at {places} places: several volumes in one series, and neither echo, time, "
+            "b-value nor instance numbers tell them apart; convert them to NIfTI, one file each"
         )
     twice = np.flatnonzero(steps < PLACE_TOLERANCE * usual).tolist()
     if twice:
@@ -136,14 +161,22 @@ def _refuse_gaps(slices: Sequence[Slice], along: np.ndarray) -> None:
         raise UserError(f"slices are missing where others are {usual:.4g} mm apart: {shown}{more}; copy it again")
 
 
-def _refuse_tilt(step: np.ndarray, normal: np.ndarray) -> None:
+def _tilt(step: np.ndarray, normal: np.ndarray, slices: Sequence[Slice], turn: np.ndarray) -> Tilt | None:
+    """How slices lean against their normal; None for those of an upright gantry."""
     cosine = float(step @ normal) / float(np.linalg.norm(step) * np.linalg.norm(normal))
     degrees = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    if degrees > LARGEST_TILT_DEGREES:
+    if degrees <= LARGEST_TILT_DEGREES:
+        return None
+    if degrees > MOST_TILT_DEGREES:
         raise UserError(
-            f"the gantry was tilted by {degrees:.1f} degrees, so its slices make no rectangular grid; resample it "
-            "first, for example with dcm2niix, and predict the NIfTI file"
+            f"its slices are shifted against each other by {degrees:.1f} degrees, more than any gantry is tilted; "
+            "convert it to NIfTI with the program that made it"
         )
+    between_rows, between_columns = slices[0].spacing_mm
+    return Tilt(
+        degrees=degrees, step=(float(step @ turn[1]) / between_rows, float(step @ turn[0]) / between_columns),
+        shape=(slices[0].rows, slices[0].columns), slices=len(slices),
+    )  # fmt: skip
 
 
 def _refuse_uneven(slices: Sequence[Slice], positions: np.ndarray, step: np.ndarray) -> None:

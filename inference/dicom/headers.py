@@ -7,16 +7,42 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.extras import optional_import
 
+UNPLACED = "frames without a position"
 MAGIC_OFFSET, MAGIC = 128, b"DICM"
+ENDINGS = (".dcm", ".ima")
+"""By which files without those bytes are known."""
 NO_SCANS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC")
 """Modalities of files that say something of a scan and are none."""
+MARKS: dict[str, tuple[str, ...]] = {
+    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
+    "InversionTime": ("MRModifierSequence", "InversionTimes"),
+    "FlipAngle": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+    "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
+    "DiffusionGradientOrientation": (
+        "MRDiffusionSequence", "DiffusionGradientDirectionSequence", "DiffusionGradientOrientation"
+    ),
+    "ImageType": ("MRImageFrameTypeSequence", "FrameType"),
+    "StackID": ("FrameContentSequence", "StackID"),
+    "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
+    "TriggerTime": ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+    "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
+    "AcquisitionTime": ("FrameContentSequence", "FrameAcquisitionDateTime"),
+}  # fmt: skip
+"""Attribute of a slice's file -> where a frame of a multi-frame file has the same."""
+_DAMAGE = (
+    AttributeError, ValueError, TypeError, IndexError, KeyError, EOFError, OSError, OverflowError, RecursionError,
+    NotImplementedError, MemoryError, struct.error,
+)  # fmt: skip
+"""What pydicom raises of a damaged header."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,15 +64,23 @@ class Slice:
     position: tuple[float, ...]
     slope: float
     intercept: float
+    marks: tuple[str | float | None, ...] = ()
+    """Values of `MARKS`, by which the volumes of one series can be told apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DicomFile:
-    """A file's series, with its slices or with the reason why it has none that can be used."""
+    """A file's series, with its slices or with the reason why it has none that can be used.
+
+    `study` and `series` are UIDs; `description` and `modality` are what the scanner calls the series.
+    """
 
     path: Path
     series: str
     series_number: int | None
+    study: str = ""
+    description: str = ""
+    modality: str = ""
     slices: tuple[Slice, ...] = ()
     skipped: str = ""
 
@@ -68,9 +102,19 @@ def is_dicom(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             file.seek(MAGIC_OFFSET)
-            return file.read(len(MAGIC)) == MAGIC or path.suffix.lower() in (".dcm", ".ima")
+            return file.read(len(MAGIC)) == MAGIC or path.suffix.lower() in ENDINGS
     except OSError:
         return False
+
+
+def is_deflated(path: Path) -> bool:
+    """Whether all of a file after its first bytes is packed, so that reading its header takes what it unpacks to."""
+    pydicom = load_pydicom()
+    try:
+        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+    except (*_DAMAGE, pydicom.errors.InvalidDicomError):
+        return False
+    return syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
 
 
 def read_file(path: Path) -> DicomFile | None:
@@ -88,15 +132,17 @@ def read_file(path: Path) -> DicomFile | None:
         if "SOPClassUID" not in data or "SeriesInstanceUID" not in data:
             return None
         return _described(path, data)
-    except (AttributeError, ValueError, TypeError, IndexError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path.name} has a damaged DICOM header ({type(error).__name__})") from None
 
 
 def _described(path: Path, data: Any) -> DicomFile:
     number = data.get("SeriesNumber")
     file = DicomFile(
-        path=path, series=str(data.SeriesInstanceUID), series_number=None if number is None else int(number)
-    )
+        path=path, series=str(data.SeriesInstanceUID), series_number=None if number is None else int(number),
+        study=str(data.get("StudyInstanceUID") or ""), description=str(data.get("SeriesDescription") or ""),
+        modality=str(data.get("Modality") or ""),
+    )  # fmt: skip
     why = _unfit(data)
     if why:
         return dataclasses.replace(file, skipped=why)
@@ -105,13 +151,17 @@ def _described(path: Path, data: Any) -> DicomFile:
         shared = data.get("SharedFunctionalGroupsSequence") or [None]
         frames = [_frame(path, data, group, shared[0], index) for index, group in enumerate(groups)]
         slices = tuple(frame for frame in frames if frame is not None)
-        return dataclasses.replace(file, slices=slices, skipped="" if slices else "frames without a position")
+        # All of them: without some it would be another scan.
+        is_whole = len(slices) == len(frames) == int(data.get("NumberOfFrames") or 1)
+        return dataclasses.replace(file, slices=slices if is_whole else (), skipped="" if is_whole else UNPLACED)
     place = _place(data.get("ImagePositionPatient"), data.get("ImageOrientationPatient"), data.get("PixelSpacing"))
     if place is None:
         return dataclasses.replace(file, skipped="slices without a position")
     scale = data.get("RescaleSlope"), data.get("RescaleIntercept")
     number = data.get("InstanceNumber")
-    return dataclasses.replace(file, slices=(_slice(path, data, None, int(number or 0), place, scale),))
+    one = _slice(path, data, None, int(number or 0), place, scale)
+    marks = tuple(_mark(data.get(name)) for name in MARKS)
+    return dataclasses.replace(file, slices=(dataclasses.replace(one, marks=marks),))
 
 
 def _unfit(data: Any) -> str:
@@ -126,18 +176,21 @@ def _unfit(data: Any) -> str:
     if "LOCALIZER" in [str(value).upper() for value in data.get("ImageType") or ()]:
         return "localizers"
     if int(data.get("NumberOfFrames") or 1) > 1 and "PerFrameFunctionalGroupsSequence" not in data:
-        return "frames without a position"
+        return UNPLACED
     return ""
 
 
 def _frame(path: Path, data: Any, group: Any, shared: Any, index: int) -> Slice | None:
     """A frame of a multi-frame file, by its own functional groups or else by those of all frames."""
 
-    def value(sequence: str, name: str) -> Any:
+    def value(*names: str) -> Any:
         for source in (group, shared):
-            found = None if source is None else source.get(sequence)
-            if found:
-                return found[0].get(name)
+            place = source
+            for sequence in names[:-1]:
+                found = None if place is None else place.get(sequence)
+                place = found[0] if found else None
+            if place is not None:
+                return place.get(names[-1])
         return None
 
     place = _place(
@@ -147,7 +200,20 @@ def _frame(path: Path, data: Any, group: Any, shared: Any, index: int) -> Slice 
     )
     scale = (value("PixelValueTransformationSequence", name) for name in ("RescaleSlope", "RescaleIntercept"))
     slope, intercept = scale
-    return None if place is None else _slice(path, data, index, index + 1, place, (slope, intercept))
+    if place is None:
+        return None
+    one = _slice(path, data, index, index + 1, place, (slope, intercept))
+    return dataclasses.replace(one, marks=tuple(_mark(value(*names)) for names in MARKS.values()))
+
+
+def _mark(value: Any) -> str | float | None:
+    """A number, or text of one or several values."""
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return "\\".join(map(str, value)) if isinstance(value, Iterable) and not isinstance(value, str) else str(value)
 
 
 def _place(position: Any, orientation: Any, spacing: Any) -> tuple[tuple[float, ...], ...] | None:

@@ -107,10 +107,13 @@ def write_segmentation(
         UserError: highdicom is not installed, or a source file is gone.
         OSError: the file cannot be written.
     """
-    highdicom, pydicom, slices = load_highdicom(), load_pydicom(), series.require_stack().slices
+    highdicom, pydicom, stack = load_highdicom(), load_pydicom(), series.require_stack()
+    slices = stack.slices
     numbers = np.zeros(256, np.uint8)
     numbers[[segment.value for segment in segments]] = np.arange(1, len(segments) + 1)
     planes = numbers[from_working(mask, geometry).T]
+    if stack.tilt is not None:
+        planes = stack.tilt.lean(planes)
     files = dict.fromkeys(each.path for each in slices)
     try:
         sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]

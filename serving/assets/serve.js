@@ -42,6 +42,17 @@
     byId("volumes").replaceChildren(...rows);
   };
 
+  const showDoubt = answer => {
+    const { score, doubtful, words, remarks } = answer.doubt;
+    byId("doubt").textContent = `${score.toFixed(2)}, ${words}`;
+    byId("doubt").className = doubtful ? "bad" : "";
+    byId("remarks").replaceChildren(...[...answer.remarks, ...remarks].map(text => {
+      const line = document.createElement("li");
+      line.textContent = text;
+      return line;
+    }));
+  };
+
   const colormap = structures => {
     const map = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
     structures.forEach((each, number) => {
@@ -76,9 +87,12 @@
       viewer.setInterpolation(true);
     }
     while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
-    // The scan comes from this machine's disk, not from the service.
-    viewer.addVolume(await niivue.NVImage.loadFromFile({ file, name: file.name, colormap: "gray" }));
-    const mask = await niivue.NVImage.loadFromBase64({ base64: answer.mask, name: "mask.nii.gz", colormap: "gray", opacity: 0.5 });
+    // NIfTI comes from this machine's disk; what the viewer does not read the service sends back as NIfTI.
+    viewer.addVolume(answer.view_scan
+      ? await niivue.NVImage.loadFromBase64({ base64: answer.view_scan, name: "scan.nii.gz", colormap: "gray" })
+      : await niivue.NVImage.loadFromFile({ file, name: file.name, colormap: "gray" }));
+    const base64 = answer.view_mask || answer.mask;
+    const mask = await niivue.NVImage.loadFromBase64({ base64, name: "mask.nii.gz", colormap: "gray", opacity: 0.5 });
     mask.setColormapLabel(colormap(answer.structures));
     viewer.addVolume(mask);
     viewer.setClipPlane([2, 0, 0]);
@@ -96,13 +110,16 @@
     // The service wants no names.
     chosen.forEach((file, number) => form.append("scan", file, `channel_${number}`));
     say("Sent; the mask comes when it is this scan's turn.");
-    const answer = await ask("/api/predict?answer=both", { method: "POST", body: form });
+    const format = byId("format").value;
+    const answer = await ask(`/api/predict?answer=view${format && `&format=${format}`}`, { method: "POST", body: form });
     names = new Map(answer.structures.map(each => [each.value, each.name]));
     showTable(answer.structures);
+    showDoubt(answer);
     const bytes = Uint8Array.from(atob(answer.mask), sign => sign.charCodeAt(0));
     if (address) URL.revokeObjectURL(address);
-    address = URL.createObjectURL(new Blob([bytes], { type: "application/gzip" }));
+    address = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
     byId("download").href = address;
+    byId("download").download = answer.file;
     byId("result").hidden = false;
     say(`Done in ${answer.seconds.predicted.toFixed(1)} s.`);
     try {

@@ -16,7 +16,7 @@ from inference.doubt import calibrate
 from inference.input_check import reference_of
 from inference.model import single_model
 from models.unet import build_network
-from tests.inference.looks import plain_look
+from tests.inference.looks import calibrated, plain_look
 from tests.models.builders import make_plan, make_stage
 from tests.models.checkpoints import SUPERVISED, save_ours
 from tests.scripts.trained import decide, masks, predict, train, write_scans
@@ -27,14 +27,6 @@ from utils.errors import UserError
 from utils.files import read_json, to_dict, write_json
 
 PLAN = make_plan(make_stage((8, 8, 8), (4, 8)))
-
-
-def calibrated(values=(0.5, 0.6, 0.7, 0.8, 0.9), inputs=None):
-    cases = [
-        (Certainty(members=1, voxels=(1.0, 1.0), confidence=(v, v), overlap=(v, v), agreement=(None, None)), (v, v))
-        for v in values
-    ]
-    return calibrate("3d_fullres", ["anterior", "posterior"], cases, inputs=inputs)
 
 
 def image(seed: int) -> np.ndarray:

@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from inference.input_check import reference_of
 from inference.predictor import Predictor
 from serving.limits import Limits
+from tests.inference.looks import calibrated, plain_look
 from tests.models.builders import make_plan, make_stage, with_spacing
 from tests.models.checkpoints import save_ours
 from tests.tiny_task import write_scan
+from utils.files import write_json
 
 
 def save_model(folder: Path, num_channels: int = 1) -> Path:
@@ -29,6 +32,16 @@ def save_model(folder: Path, num_channels: int = 1) -> Path:
     plan = with_spacing(make_plan(make_stage((8, 8, 8)), num_channels=num_channels), (1.2, 1.0, 0.9))
     save_ours(folder / "last.ckpt", plan)
     return folder / "last.ckpt"
+
+
+def save_calibrated(folder: Path) -> Path:
+    """Two folds of such networks with what a cross-validation says of doubt: that masks like theirs are doubtful."""
+    plan = with_spacing(make_plan(make_stage((8, 8, 8))), (1.2, 1.0, 0.9))
+    for fold in range(2):
+        (folder / f"runs/fold_{fold}").mkdir(parents=True)
+        save_ours(folder / f"runs/fold_{fold}/last.ckpt", plan, seed=fold)
+    write_json(calibrated(inputs=reference_of([plain_look()], [])), folder / "runs/doubt.json")
+    return folder / "runs"
 
 
 def save_scan(path: Path, shape: Sequence[int] = (12, 10, 14), seed: int = 0) -> Path:
@@ -66,10 +79,13 @@ class Client:
             with error:
                 return error.code, error.read(), error.headers
 
-    def predict(self, *files: bytes, answer: str = "mask", names: Sequence[str] = ()) -> tuple[int, bytes, Message]:
+    def predict(
+        self, *files: bytes, answer: str = "mask", names: Sequence[str] = (), format: str = ""
+    ) -> tuple[int, bytes, Message]:
         """Send a scan."""
         body, kind = form(files, names)
-        return self.ask(f"api/predict?answer={answer}", body, Content_Type=kind)
+        wanted = format and f"&format={format}"
+        return self.ask(f"api/predict?answer={answer}{wanted}", body, Content_Type=kind)
 
     def error(self, *files: bytes, **options: Any) -> tuple[int, str]:
         """Status and message of a scan that gets no mask."""
@@ -78,11 +94,13 @@ class Client:
 
 
 @contextlib.contextmanager
-def running(predictor: Predictor, token: str | None = None, **limits: Any) -> Iterator[Client]:
+def running(
+    predictor: Predictor, token: str | None = None, dicom_channels: Sequence[str] = (), **limits: Any
+) -> Iterator[Client]:  # fmt: skip
     """A service on a free port of this machine."""
     from serving.server import address, make_server
 
-    server = make_server([predictor], Limits(**limits), token)
+    server = make_server([predictor], Limits(**limits), token, dicom_channels)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

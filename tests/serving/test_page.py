@@ -13,7 +13,7 @@ pytest.importorskip("prometheus_client", reason="the extra serve is not installe
 
 from inference.predictor import Predictor
 from tests.report.browser import Browser
-from tests.serving.service import running, save_model, save_scan
+from tests.serving.service import running, save_calibrated, save_scan
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def choose(browser: Browser, *files: Path) -> None:
 
 
 def test_page_shows_the_mask_and_asks_nobody_else(tmp_path):
-    predictor = Predictor.load(save_model(tmp_path / "model"), device="cpu")
+    predictor = Predictor.load(save_calibrated(tmp_path / "model"), device="cpu")
     scan = save_scan(tmp_path / "anna.nii.gz", (24, 20, 22))
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no scan")
@@ -47,6 +47,9 @@ def test_page_shows_the_mask_and_asks_nobody_else(tmp_path):
         assert [row.split()[0] for row in rows] == ["anterior", "posterior"]
         record = json.loads(client.predict(scan.read_bytes(), answer="json")[1])
         assert [float(row.split()[-1]) for row in rows] == [round(e["volume_ml"], 3) for e in record["structures"]]
+        assert browser.run("document.querySelector('#doubt').innerText").startswith(f"{record['doubt']['score']:.2f}, ")
+        remarks = browser.run("[...document.querySelectorAll('#remarks li')].map(line => line.innerText)")
+        assert remarks == record["doubt"]["remarks"] != []
         mask = "fetch(document.querySelector('#download').href).then(r => r.arrayBuffer()).then(b => b.byteLength)"
         assert browser.run(mask) == len(client.predict(scan.read_bytes())[1])
         assert not browser.problems

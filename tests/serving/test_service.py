@@ -25,7 +25,7 @@ pytest.importorskip("prometheus_client", reason="the extra serve is not installe
 from inference.predictor import Predictor
 from scripts import inference
 from serving.server import Place
-from tests.serving.service import Client, form, running, save_model, save_scan
+from tests.serving.service import Client, form, running, save_calibrated, save_model, save_scan
 from utils.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -60,10 +60,16 @@ def temporary(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def left(temporary: Path) -> list[Path]:
+    """What lies in the private folder of the service."""
+    assert all(own.stat().st_mode & 0o777 == 0o700 for own in temporary.iterdir())
+    return [path for own in temporary.iterdir() for path in own.iterdir()]
+
+
 def predicted(model: Path, folder: Path, output: Path) -> dict[str, bytes]:
     words = ["--input", folder, "--output", output, "--model", model, "--gpus", "0"]
     assert inference.main([*map(str, words)]) == 0
-    return {path.name: path.read_bytes() for path in output.glob("*.nii.gz")}
+    return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
 def test_masks_are_those_of_inference_py_byte_by_byte(service, model, tmp_path):
@@ -71,7 +77,8 @@ def test_masks_are_those_of_inference_py_byte_by_byte(service, model, tmp_path):
         save_scan(tmp_path / f"scans/{name}.nii.gz", seed=seed)
     expected = predicted(model, tmp_path / "scans", tmp_path / "masks")
     assert expected["a.nii.gz"] != expected["b.nii.gz"]
-    for name, content in expected.items():
+    for name in ("a.nii.gz", "b.nii.gz"):
+        content = expected[name]
         status, body, headers = service.predict((tmp_path / "scans" / name).read_bytes())
         assert (status, headers["Content-Type"]) == (200, "application/gzip")
         assert body == content
@@ -87,8 +94,21 @@ def test_record_counts_what_the_mask_shows(service, scan):
         assert each["voxels"] == (voxels == each["value"]).sum()
         assert each["volume_ml"] == pytest.approx(each["voxels"] * 1.3 * 1.1 * 0.8 / 1000, abs=1e-6)
     assert voxels.any()
-    assert record["shape_xyz"] == [12, 10, 14] and record["doubt"] is None
+    assert record["shape_xyz"] == [12, 10, 14] and record["file"] == "mask.nii.gz"
     assert "mask" not in json.loads(service.predict(scan, answer="json")[1])
+
+
+def test_doubt_is_that_of_inference_py(tmp_path):
+    model = save_calibrated(tmp_path / "model")
+    scan = save_scan(tmp_path / "scans/a.nii.gz")
+    expected = json.loads(predicted(model, tmp_path / "scans", tmp_path / "masks")["a.doubt.json"])
+    with running(Predictor.load(model, device="cpu")) as client:
+        said = json.loads(client.predict(scan.read_bytes(), answer="json")[1])["doubt"]
+        assert json.loads(client.predict(scan.read_bytes())[2]["X-Result"])["doubt"] == said
+    assert said == {name: expected[name] for name in said}
+    assert said.keys() == {"score", "calibrated", "doubtful", "words", "remarks"}
+    # Else the comparison shows nothing.
+    assert said["doubtful"] is True and said["score"] > 1 and any("field of view" in each for each in said["remarks"])
 
 
 def test_channels_come_as_one_file_or_as_one_each(tmp_path):
@@ -139,22 +159,22 @@ def test_broken_scan_gets_one_message_and_the_service_lives(service, scan, tempo
     got = service.error(content)
     assert got[0] == status and message in got[1], got
     assert str(temporary) not in got[1]
-    assert not list(temporary.iterdir())
+    assert not left(temporary)
     assert service.predict(scan)[0] == 200
 
 
 def test_names_of_a_client_reach_no_disk(service, scan, temporary, predictor, monkeypatch):
     seen = []
-    work = predictor.predict_volume
+    work = predictor.stream
 
     def spy(*args):
         seen.extend(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
         return work(*args)
 
-    monkeypatch.setattr(predictor, "predict_volume", spy)
+    monkeypatch.setattr(predictor, "stream", spy)
     assert service.predict(scan, names=["../../../tmp/evil.sh"])[0] == 200
-    assert [name.split("/", 1)[1] for name in seen] == ["scan_1.nii.gz"]
-    assert not list(temporary.iterdir())
+    assert [name.split("/", 2)[2] for name in seen] == ["scan_1.nii.gz"]
+    assert not left(temporary)
     assert service.ask("assets/..%2f..%2fserver.py")[0] == 404
     assert service.ask("assets/serve.py")[0] == 404
 
@@ -222,9 +242,9 @@ class Held:
 
     def __init__(self, predictor, monkeypatch) -> None:
         self.begun, self.go, self.ended = threading.Semaphore(0), threading.Event(), []
-        work = predictor.predict_volume
+        work = predictor.stream
 
-        def wait(volume, name, count):
+        def wait(prepared, count, certainty):
             self.begun.release()
             while not self.go.wait(0.02):
                 try:
@@ -232,9 +252,9 @@ class Held:
                 except Exception as error:
                     self.ended.append(error)
                     raise
-            return work(volume, name, count)
+            return work(prepared, count, certainty)
 
-        monkeypatch.setattr(predictor, "predict_volume", wait)
+        monkeypatch.setattr(predictor, "stream", wait)
 
 
 def test_full_queue_is_answered_503_and_those_in_it_get_their_masks(predictor, scan, monkeypatch):
@@ -280,12 +300,47 @@ def test_work_for_a_client_that_went_away_is_ended(predictor, scan, monkeypatch)
         assert client.predict(scan)[0] == 200
 
 
+def test_connections_that_are_held_open_for_nothing_are_closed(predictor, scan, monkeypatch):
+    from serving import connections
+
+    monkeypatch.setattr(connections, "CHECK_S", 0.1)
+    monkeypatch.setattr(connections, "STALLED_CHECKS", 2)
+    held = Held(predictor, monkeypatch)
+
+    def connect(content: bytes) -> socket.socket:
+        one = socket.create_connection(("127.0.0.1", int(client.url.split(":")[2].strip("/"))))
+        one.settimeout(60)
+        one.sendall(content)
+        return one
+
+    with running(predictor) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.predict, scan)
+        assert held.begun.acquire(timeout=60)
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+        beginnings = (b"", b"GET /health HTTP/1.1\r\nHost: loc", whole + b"Content-Length: 9\r\n\r\na")
+        for one in map(connect, beginnings):
+            with contextlib.closing(one), contextlib.suppress(ConnectionResetError):
+                while one.recv(1000):
+                    pass
+        # A client that reads nothing of what it asked for: more than the buffers of both sides hold.
+        with contextlib.closing(connect((whole.replace(b"health", b"assets/niivue.js") + b"\r\n") * 20)) as one:
+            time.sleep(1)
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while part := one.recv(1 << 20):
+                    got += len(part)
+            assert got < 40e6
+        # A request that is worked on is none of them.
+        held.go.set()
+        assert waiting.result()[0] == 200
+
+
 def test_a_fault_inside_is_answered_500_and_told_to_the_log_only(predictor, scan, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("secret path /home/anna")
 
     with running(predictor) as client:
-        monkeypatch.setattr(predictor, "predict_volume", fail)
+        monkeypatch.setattr(predictor, "stream", fail)
         status, message = client.error(scan)
         assert status == 500 and "anna" not in message
         monkeypatch.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,10 @@ from inference.predictor import Predictor
 from scripts import export_model, inference
 from serving import triton_repository
 from tests.conftest import PROJECT
-from tests.serving.service import save_model, save_scan
+from tests.serving.service import save_calibrated, save_model, save_scan
 from tests.serving.triton_server import packages_of_pytriton, triton
 from utils.errors import run_cli
+from utils.nifti import read_image, read_label, write_volume
 
 NAME = "task04_test"
 
@@ -61,7 +63,7 @@ def test_networks_alone_are_a_repository_of_their_own(tmp_path):
 def client_of_the_docs(address: str, scan: Path, target: Path) -> None:
     """Run the example of docs/how-to/serve.md, with its names replaced by ours."""
     text = (PROJECT / "docs/how-to/serve.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(import numpy as np\nimport tritonclient.*?)```", text, re.DOTALL)
+    [code] = re.findall(r"```python\n(import json\n\nimport numpy as np\nimport tritonclient.*?)```", text, re.DOTALL)
     for theirs, ours in (("localhost:8000", address), ("scan.nii.gz", str(scan)), ("mask.nii.gz", str(target)),
                          ("task04_hippocampus", NAME)):  # fmt: skip
         assert theirs in code
@@ -73,7 +75,7 @@ def client_of_the_docs(address: str, scan: Path, target: Path) -> None:
 def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path, without_onnx):
     packages_of_pytriton()
     http = pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
-    model = save_model(tmp_path / "model")
+    model = save_calibrated(tmp_path / "model")
     scan = save_scan(tmp_path / "scans/a.nii.gz")
     words = ["--input", scan.parent, "--output", tmp_path / "masks", "--model", model, "--gpus", "0"]
     assert inference.main([*map(str, words)]) == 0
@@ -85,6 +87,8 @@ def test_a_real_server_answers_with_the_masks_of_inference_py(tmp_path, without_
         assert (tmp_path / "got.nii.gz").read_bytes() == expected
         with http.InferenceServerClient(address, concurrency=4) as client:
             _check_arrays(http, client, Predictor.load(model, device="cpu"))
+            _check_doubt(http, client, scan.read_bytes(), tmp_path / "masks/a.doubt.json")
+            _check_formats(http, client, scan, tmp_path)
             _check_faults(http, client, scan.read_bytes())
             content = np.frombuffer(scan.read_bytes(), np.uint8)[None]
         with ThreadPoolExecutor(4) as pool:
@@ -115,6 +119,35 @@ def _check_arrays(http, client, predictor: Predictor) -> None:
     for image, size, mask in zip(images, spacing.tolist(), masks, strict=True):
         np.testing.assert_array_equal(mask, predictor.predict(image, size))
     assert len(np.unique(masks)) > 1
+
+
+def _check_doubt(http, client, scan: bytes, expected: Path) -> None:
+    """Score and verdict are those of inference.py, for a file and for several arrays with records of other lengths."""
+    answer = client.infer(NAME, inputs(http, SCAN=np.frombuffer(scan, np.uint8)[None]))
+    record, known = json.loads(answer.as_numpy("RECORD").tobytes()), json.loads(expected.read_bytes())
+    assert record["doubt"] == {name: known[name] for name in record["doubt"]} and record["doubt"]["doubtful"] is True
+    assert answer.as_numpy("DOUBT") == pytest.approx(np.array([[known["score"]]]))
+    mask = answer.as_numpy("MASK")
+    assert [each["voxels"] for each in record["structures"]] == [int((mask == value).sum()) for value in (1, 2)]
+    images = np.random.default_rng(3).uniform(1, 9, (2, 1, 13, 10, 15)).astype(np.float32)
+    images[1, 0, :12] = 5
+    spacing = np.ones((2, 3), np.float32)
+    records = client.infer(NAME, inputs(http, IMAGE=images, SPACING_MM=spacing)).as_numpy("RECORD")
+    assert len(records) == 2 and all(json.loads(each.tobytes())["doubt"]["calibrated"] for each in records)
+
+
+def _check_formats(http, client, scan: Path, folder: Path) -> None:
+    """Other formats come as they are, and go as they are asked for."""
+    pytest.importorskip("SimpleITK", reason="the extra formats is not installed")
+    volume = read_image([scan])
+    write_volume(folder / "a.nrrd", volume.array[0], volume.geometry)
+    content = np.fromfile(folder / "a.nrrd", np.uint8)[None]
+    for options, ending in (({}, ".nrrd"), ({"parameters": {"format": "nii.gz"}}, ".nii.gz")):
+        answer = client.infer(NAME, inputs(http, SCAN=content), **options)
+        (folder / f"got{ending}").write_bytes(answer.as_numpy("MASK_FILE").tobytes())
+        np.testing.assert_array_equal(read_label(folder / f"got{ending}").array, answer.as_numpy("MASK")[0])
+    with pytest.raises(http.InferenceServerException, match="there is no format 'film'"):
+        client.infer(NAME, inputs(http, SCAN=content), parameters={"format": "film"})
 
 
 def _check_faults(http, client, scan: bytes) -> None:

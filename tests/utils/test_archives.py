@@ -79,3 +79,11 @@ def test_a_safe_address_is_followed():
     for old, new in (("http://a.org/m", "https://b.org/m"), ("https://a.org/m", "https://b.org/m")):
         followed = SameSafety().redirect_request(Request(old), None, 302, "Found", Message(), new)
         assert followed is not None and followed.full_url == new
+
+
+def test_numbered_files_have_nothing_of_their_names_but_endings_that_are_kept(tmp_path):
+    make(tmp_path / "x.zip", {"Doe^Jane/a.DCM": b"1", "Doe^Jane/b": b"2", "c.nrrd": b"3"})
+    unpack_zip(tmp_path / "x.zip", tmp_path / "one", keep=(".dcm",))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == {
+        "1.dcm": b"1", "2": b"2", "3": b"3",
+    }  # fmt: skip

@@ -89,8 +89,10 @@ def write_series(
     return Made(values=stored, uid=series, files=files)
 
 
-def write_frames(path: Path, stored: np.ndarray, order: Sequence[int]) -> Made:
-    """An Enhanced CT: all slices as frames of one file, in the given order."""
+def write_frames(
+    path: Path, stored: np.ndarray, order: Sequence[int], scales: Sequence[tuple[float, float]] | None = None
+) -> Made:  # fmt: skip
+    """An Enhanced CT: all slices as frames of one file, in the given order; `scales` are in that of position."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = header(path, EnhancedCTImageStorage, study=generate_uid(), series=generate_uid())
     data.NumberOfFrames, data.Rows, data.Columns = len(stored), *stored.shape[1:]
@@ -104,7 +106,8 @@ def write_frames(path: Path, stored: np.ndarray, order: Sequence[int]) -> Made:
     for index in order:
         group, place, scale = Dataset(), Dataset(), Dataset()
         place.ImagePositionPatient = [-20.5, 10.25, 100.0 + 2.5 * index]
-        scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, -1024, "HU"
+        scale.RescaleSlope, scale.RescaleIntercept = (1, -1024) if scales is None else scales[index]
+        scale.RescaleType = "HU"
         group.PlanePositionSequence, group.PixelValueTransformationSequence = [place], [scale]
         groups.append(group)
     data.PerFrameFunctionalGroupsSequence = groups

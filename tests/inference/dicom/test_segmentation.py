@@ -90,6 +90,31 @@ def test_frames_of_one_file_are_referred_to(tmp_path):
     np.testing.assert_array_equal(found, expected(values())[list(order)])
 
 
+def test_a_tilted_gantry_gets_its_segments_on_its_own_slices(tmp_path):
+    # A row from slice to slice: nothing is lost on the way there and back.
+    made = write_series(tmp_path / "ct", values(), step=(0, 0.8, 2.5))
+    segmentation = highdicom.seg.segread(write(tmp_path, tmp_path / "ct"))
+    sources = [pydicom.dcmread(file).SOPInstanceUID for file in made.files]
+    found = segmentation.get_pixels_by_source_instance(
+        sources, combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(found, expected(values()))
+
+
+def test_a_volume_of_a_series_is_referred_to_alone(tmp_path):
+    made = write_series(tmp_path / "ct" / "0", values(), EchoTime=1)
+    write_series(tmp_path / "ct" / "1", values(seed=1), EchoTime=2, SeriesInstanceUID=made.uid)
+    (scan,) = (each for each in find_input(tmp_path, 1).scans if each.case == "ct_echo2")
+    volume = scan.read()
+    write_segmentation(
+        tmp_path / "mask.dcm", np.ones(volume.array.shape[1:], np.uint8), volume.geometry, series=scan.series,
+        segments=segments_of(CLASSES, None), labelmap=False, anonymous=False,
+    )  # fmt: skip
+    (series,) = pydicom.dcmread(tmp_path / "mask.dcm").ReferencedSeriesSequence
+    own = {pydicom.dcmread(path).SOPInstanceUID for path in scan.images}
+    assert {each.ReferencedSOPInstanceUID for each in series.ReferencedInstanceSequence} == own
+
+
 def test_an_empty_mask_is_a_file_too(tmp_path):
     write_series(tmp_path / "ct", values())
     assert not pydicom.dcmread(write(tmp_path, tmp_path / "ct", empty=True)).pixel_array.any()

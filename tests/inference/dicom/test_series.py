@@ -129,16 +129,107 @@ def test_copies_are_left_out_and_other_slices_in_one_place_are_named(tmp_path):
     assert "1 places have two slices of different content (instance numbers 5 and 5)" in problem(tmp_path / "ct")
 
 
-def test_several_volumes_in_one_series_are_refused(tmp_path):
-    made = write_series(tmp_path / "ct" / "one", values())
-    write_series(tmp_path / "ct" / "two", values(seed=1), SeriesInstanceUID=made.uid)
-    assert "10 slices lie at 5 places: several volumes" in problem(tmp_path)
+def several(folder, count: int, marks, **options) -> str:
+    """Some volumes of one series, each with attributes of its own; returns the UID."""
+    uid = None
+    for number in range(count):
+        made = write_series(folder / str(number), values(seed=number), **marks(number), **options)
+        options["SeriesInstanceUID"] = uid = uid or made.uid
+    return uid
 
 
-def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
-    angle = np.radians(12)
-    write_series(tmp_path / "ct", values(), step=(0, 2.5 * np.sin(angle), 2.5 * np.cos(angle)))
-    assert "tilted by 12.0 degrees" in problem(tmp_path)
+@pytest.mark.parametrize(
+    ("marks", "names", "words"),
+    [(lambda n: {"EchoTime": 10 - 3.5 * n}, ["ct_echo3", "ct_echo2", "ct_echo1"], "echo time"),
+     (lambda n: {"DiffusionBValue": 500.0 * n}, ["ct_b0", "ct_b500", "ct_b1000"], "b-value"),
+     (lambda n: {"ImageType": ["ORIGINAL", "PRIMARY", "MPR"[n]]}, ["ct_type1", "ct_type2", "ct_type3"], "image type"),
+     (lambda n: {"TemporalPositionIdentifier": n + 1, "AcquisitionTime": f"10101{n}"}, ["ct_time1", "ct_time2",
+      "ct_time3"], "position in time"),
+     (lambda n: {"EchoTime": n % 2, "FlipAngle": n // 2}, ["ct_echo1_flip1", "ct_echo2_flip1", "ct_echo1_flip2"],
+      "echo time, flip angle")],
+)  # fmt: skip
+def test_the_volumes_of_one_series_are_scans_of_their_own(tmp_path, marks, names, words):
+    several(tmp_path / "ct", 3, marks)
+    scans = found(tmp_path)
+    assert set(scans) == set(names)
+    for number, name in enumerate(names):
+        np.testing.assert_array_equal(scans[name].read().array[0], values(seed=number)[:, ::-1, ::-1] - 1024.0)
+        assert len(scans[name].images) == 5
+        assert scans[name].remarks == (f"one of 3 volumes of its series, told apart by {words}",)
+
+
+def test_a_volume_of_a_series_that_lacks_slices_fails_alone(tmp_path):
+    uid = several(tmp_path / "ct", 1, lambda n: {"EchoTime": 1})
+    write_series(tmp_path / "ct/1", values(seed=1), EchoTime=2, SeriesInstanceUID=uid, leave_out=(2,))
+    scans = found(tmp_path)
+    assert scans["ct_echo1"].read().array.size
+    with pytest.raises(UserError, match="slices are missing"):
+        scans["ct_echo2"].read()
+
+
+def test_volumes_without_marks_are_told_apart_by_instance_numbers_or_refused(tmp_path):
+    import pydicom
+
+    uid = several(tmp_path / "ct", 1, lambda n: {})
+    second = write_series(tmp_path / "ct" / "more", values(seed=1), SeriesInstanceUID=uid)
+    assert "10 slices lie at 5 places: several volumes in one series" in problem(tmp_path)
+    for path in second.files:
+        data = pydicom.dcmread(path)
+        data.InstanceNumber += 5
+        data.save_as(path)
+    scans = found(tmp_path)
+    np.testing.assert_array_equal(scans["ct_volume2"].read().array[0, :, ::-1, ::-1], values(seed=1) - 1024.0)
+    assert "by the order of instance numbers alone" in scans["ct_volume1"].remarks[0]
+
+
+def test_frames_of_several_volumes_are_told_apart(tmp_path):
+    import pydicom
+    from pydicom.dataset import Dataset
+
+    made = write_frames(tmp_path / "ct" / "all.dcm", np.concatenate([values(), values(seed=1)]), range(10))
+    data = pydicom.dcmread(made.files[0])
+    for index, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionSequence[0].ImagePositionPatient = [-20.5, 10.25, 100.0 + 2.5 * (index % 5)]
+        content = Dataset()
+        content.TemporalPositionIndex = 1 + index // 5
+        group.FrameContentSequence = [content]
+    data.save_as(made.files[0])
+    scans = found(tmp_path)
+    np.testing.assert_array_equal(scans["ct_time2"].read().array[0, :, ::-1, ::-1], values(seed=1) - 1024.0)
+    # A file that says of fewer frames where they are than it has is not taken for a smaller scan.
+    del data.PerFrameFunctionalGroupsSequence[9]
+    data.save_as(made.files[0])
+    with pytest.raises(UserError, match="1 files: frames without a position"):
+        find_input(tmp_path, 1)
+
+
+def test_a_tilted_gantry_is_straightened(tmp_path):
+    # A function of place that linear interpolation keeps.
+    angle, rows, columns = np.radians(12), np.arange(6)[:, None], np.arange(7)
+    step = (0.3, -2.5 * np.sin(angle), 2.5 * np.cos(angle))
+    places = [(-20.5 + 0.3 * z + 0.6 * columns, 10.25 + step[1] * z + 0.8 * rows, 100 + step[2] * z) for z in range(5)]
+    planes = np.stack([5 * (7 * x + 3 * y + 5 * z + 1000) for x, y, z in places])
+    write_series(tmp_path / "ct", np.rint(planes).astype(np.int16), step=step, RescaleSlope=0.2, RescaleIntercept=-1000)
+    (scan,) = find_input(tmp_path, 1).scans
+    assert scan.remarks == ("the gantry was tilted by 13.8 degrees; slices are brought onto one grid",)
+    volume = scan.read()
+    shape, affine = scan.header()
+    assert shape == volume.geometry.shape_xyz == (9, 9, 5)
+    turned = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    np.testing.assert_allclose(turned.T @ turned, np.eye(3), atol=1e-9)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    x, y, z = np.moveaxis(index @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+    true = 7 * -x + 3 * -y + 5 * z
+    stored = to_stored(volume)
+    seen = stored > stored.min()
+    assert seen.sum() > 5 * 5 * 6
+    np.testing.assert_allclose(stored[seen], true[seen], atol=0.3)
+
+
+def to_stored(volume):
+    from utils.nifti import from_working
+
+    return from_working(volume.array[0], volume.geometry)
 
 
 def test_slice_distances_that_differ_are_refused(tmp_path):
@@ -208,29 +299,47 @@ def test_packed_slices_are_unpacked(tmp_path):
     np.testing.assert_array_equal(found(tmp_path)["ct"].read().array[0], values()[:, ::-1, ::-1] - 1024.0)
 
 
-def test_what_pydicom_cannot_unpack_simpleitk_does(tmp_path, monkeypatch):
+def pack(files, folder) -> None:
+    """Pack the frames of files as lossless JPEG, by GDCM, which pydicom alone cannot unpack."""
     sitk = pytest.importorskip("SimpleITK")
+    import pydicom
+    from pydicom.encaps import encapsulate, generate_frames
+
+    for path in files:
+        data, packed, frames = pydicom.dcmread(path), None, []
+        array = data.pixel_array
+        for plane in array.reshape(-1, *array.shape[-2:]):
+            writer = sitk.ImageFileWriter()
+            writer.SetImageIO("GDCMImageIO")
+            writer.SetUseCompression(True)
+            writer.SetCompressor("JPEG")
+            writer.SetFileName(str(folder / "packed.dcm"))
+            writer.Execute(sitk.GetImageFromArray(plane[None].astype(np.uint16)))
+            packed = pydicom.dcmread(folder / "packed.dcm")
+            frames += generate_frames(packed.PixelData, number_of_frames=1)
+        data.PixelData, data.file_meta.TransferSyntaxUID = encapsulate(frames), packed.file_meta.TransferSyntaxUID
+        data["PixelData"].is_undefined_length = True
+        for name in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+            setattr(data, name, packed[name].value)
+        data.save_as(path, enforce_file_format=True)
+    (folder / "packed.dcm").unlink()
+
+
+@pytest.mark.parametrize("kind", ["files", "frames"])
+def test_what_pydicom_cannot_unpack_simpleitk_does_slice_by_slice(tmp_path, monkeypatch, kind):
     used, original = [], voxels._by_simpleitk
     monkeypatch.setattr(voxels, "_by_simpleitk", lambda *args: used.append(args) or original(*args))
-    made = write_series(tmp_path / "ct", values())
-    for path in made.files:
-        # GDCM's JPEG is lossless.
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetImageIO("GDCMImageIO")
-        writer.SetUseCompression(True)
-        writer.SetCompressor("JPEG")
-        writer.SetFileName(str(path.with_suffix(".dcm")))
-        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
-        stored = sitk.Cast(image + 1024, sitk.sitkUInt16)
-        for key in image.GetMetaDataKeys():
-            if key.partition("|")[0] not in ("0028", "0002") or key in ("0028|0030",):
-                stored.SetMetaData(key, image.GetMetaData(key))
-        writer.Execute(stored)
-        path.unlink()
+    scales = [(1 + 0.25 * index, -1000 - index) for index in range(5)]
+    if kind == "files":
+        made = write_series(tmp_path / "ct", values(), scales=scales)
+    else:
+        made = write_frames(tmp_path / "ct" / "all.dcm", values(), (3, 0, 4, 1, 2), scales=scales)
+    pack(made.files, tmp_path)
     (scan,) = find_input(tmp_path, 1).scans
-    np.testing.assert_array_equal(scan.read().array[0], values()[:, ::-1, ::-1])
-    assert len(used) == 5
+    slopes, intercepts = np.array(scales, np.float64).T[:, :, None, None]
+    expected = (values()[:, ::-1, ::-1] * slopes + intercepts).astype(np.float32)
+    np.testing.assert_array_equal(scan.read().array[0], expected)
+    assert len(used) == len(made.files)
 
 
 def test_nothing_of_the_patient_is_in_a_scan(tmp_path):
