@@ -116,9 +116,7 @@ class Predictor:
         if settings is not None and settings.tta:
             warn_of_flips(model)
         each = [
-            ConfigurationPredictor(
-                configuration, device=place, amp=amp_type(runtime), settings=settings, engine=chosen
-            )
+            ConfigurationPredictor(configuration, device=place, amp=amp_type(runtime), settings=settings, engine=chosen)
             for configuration in model.configurations
         ]
         return cls(each, model.post_processing, model.merge)
