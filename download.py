@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_preprocessing.planning.presets import ARCHIVES, MSD_TASKS, MsdTask
-from utils.archives import Patience, Report, fetch, has_md5, unpack
+from utils.archives import has_md5, unpack
 from utils.args import parse
 from utils.config import default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
 from utils.task_number import TaskNumber, normalise_task
+from utils.transfer import Patience, Report, fetch
 
 PHANTOM = "00"
 
@@ -99,7 +100,7 @@ def download_task(task: MsdTask, destination: Path, *, patience: Patience | None
         print(f"{task.url} -> {target}")
         advice = f"the same command continues; what arrived is kept in {part}"
         with continues_with(advice), progress(task.folder) as report:
-            fetch(task.url, part, report, patience or Patience())
+            fetch(task.url, part, report, patience)
         if not has_md5(part, task.md5):
             part.unlink()
             raise UserError(

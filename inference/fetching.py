@@ -10,11 +10,11 @@ import urllib.parse
 from pathlib import Path
 
 from inference.archive import read_archive
-from utils.archives import Patience, Report, fetch
-from utils.cache import cache_folder
-from utils.disk import size_text
+from utils.cache import VARIABLE, cache_folder
+from utils.disk import FULL, size_text
 from utils.errors import UserError
 from utils.locks import folder_lock
+from utils.transfer import Patience, Purpose, Report, drop_part, fetch
 
 FOLDER = "models"
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -25,8 +25,8 @@ def fetch_model(
 ) -> tuple[Path, str]:
     """Bring a model into the cache; returns its file there and the SHA-256 of its bytes.
 
-    A model of this digest that is there already is not fetched again; a transfer that broke off is continued. Nothing
-    of a model that is refused stays.
+    A model of this digest that is there already is not fetched again; a transfer that broke off is continued, unless
+    the file has changed since. Nothing of a model that is refused stays.
 
     Args:
         source: http://, https:// or file:// address, or a path.
@@ -53,7 +53,8 @@ def fetch_model(
         if kind == "file":
             _copy(_local(source), part, most_bytes)
         else:
-            fetch(source, part, _limited(report, part, most_bytes), patience or Patience())
+            purpose = Purpose(elsewhere=VARIABLE, unpacked=False, compared=wanted is not None)
+            fetch(source, part, _limited(report, part, most_bytes), patience, purpose)
         return _accept(part, source, wanted, most_bytes)
 
 
@@ -67,7 +68,9 @@ def _accept(part: Path, source: str, wanted: str | None, most_bytes: int) -> tup
         try:
             read_archive(part)
         except UserError as error:
-            raise UserError(f"{source} is no model: {str(error).replace(str(part), 'it')}") from None
+            raise UserError(
+                f"{source} is no model: {str(error).replace(f'--model {part}', 'it').replace(str(part), 'it')}"
+            ) from None
         target = part.with_name(f"{_name(source)}-{found}.zip")
         os.replace(part, target)
         return target, found
@@ -78,7 +81,7 @@ def _accept(part: Path, source: str, wanted: str | None, most_bytes: int) -> tup
 def _limited(report: Report, part: Path, most_bytes: int) -> Report:
     def watch(present: int, total: int) -> None:
         if max(present, total) > most_bytes:
-            part.unlink(missing_ok=True)
+            drop_part(part)
             raise _too_large("the file", most_bytes)
         report(present, total)
 
@@ -91,6 +94,11 @@ def _copy(path: Path, part: Path, most_bytes: int) -> None:
             raise _too_large(str(path), most_bytes)
         shutil.copyfile(path, part)
     except OSError as error:
+        drop_part(part)
+        if error.errno in FULL:
+            raise UserError(
+                f"{part.parent}: {error.strerror}; make room, or set {VARIABLE} to another folder"
+            ) from None
         raise UserError(f"{path} cannot be read: {error.strerror}; give the file of an exported model") from None
 
 

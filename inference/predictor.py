@@ -22,6 +22,7 @@ from data_preprocessing.restoration import SlabRestorer
 from inference.configuration_predictor import ConfigurationPredictor, Counter, Work
 from inference.decision import PostProcessing
 from inference.devices import amp_type, hardware_of, warn_of_flips
+from inference.engines.engine import EngineName, choose_engine, without_gpu
 from inference.merging import Merge
 from inference.model_set import load_model_or_set
 from inference.postprocessing import keep_largest
@@ -89,6 +90,7 @@ class Predictor:
         *,
         amp: bool = False,
         settings: InferenceSettings | None = None,
+        engine: EngineName = "auto",
     ) -> Predictor:
         """Load a checkpoint, a folder of checkpoints or of folds, of a decision, an exported zip, or a set of models.
 
@@ -98,18 +100,23 @@ class Predictor:
             device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:<n>`.
             amp: mixed precision, where the device computes in it.
             settings: sliding window and test-time augmentation; None chooses the usual ones.
+            engine: what computes the networks, as `inference.py --engine`; all but torch (also `auto`) on the CPU.
 
         Raises:
-            UserError: no such model, fold or device.
+            UserError: no such model, fold, device or engine, its package is missing, or it does not agree with torch.
         """
-        runtime = resolve_hardware(hardware_of(device, amp))
+        wanted = hardware_of(device, amp)
+        if engine not in ("auto", "torch") and device.startswith("cuda"):
+            raise UserError(f"engine {engine} computes on the CPU, and device is {device!r}; leave one of them out")
+        runtime = resolve_hardware(without_gpu(engine, wanted))
         configure_backends(runtime)
+        chosen = choose_engine(engine, wanted, runtime, amp_type(runtime))
         place = torch.device(device) if device not in ("auto", "cpu", "cuda") else runtime.device
         model = load_model_or_set(Path(path), folds)
         if settings is not None and settings.tta:
             warn_of_flips(model)
         each = [
-            ConfigurationPredictor(configuration, device=place, amp=amp_type(runtime), settings=settings)
+            ConfigurationPredictor(configuration, device=place, amp=amp_type(runtime), settings=settings, engine=chosen)
             for configuration in model.configurations
         ]
         return cls(each, model.post_processing, model.merge)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from inference.archive import LICENSE_NOTE, write_archive
 from inference.engines.export import MOST_WINDOWS, export_networks
 from inference.model import Model
+from utils.errors import UserError
+from utils.extras import optional_import
 from utils.files import new_folder
 
 MODEL_ZIP = "model.zip"
@@ -51,8 +52,11 @@ def write_repository(folder: Path, model: Model, *, license_note: str = LICENSE_
         (version.parent / "config.pbtxt").write_text(_config(name, len(model.plan.channels)), encoding="utf-8")
         (version / "model.py").write_text(MODEL_PY, encoding="utf-8")
         write_archive(version / MODEL_ZIP, model, license_note=license_note)
-        if any(find_spec(package) is None for package in ONNX_PACKAGES):
-            return name, ["the networks alone (ONNX) are left out: pip install -e '.[onnx]' in the program's folder"]
+        try:
+            for package in ONNX_PACKAGES:
+                optional_import(package, extra="onnx", purpose="ONNX")
+        except UserError as error:
+            return name, [f"the networks alone (ONNX) are left out: {error}"]
         return name, _write_networks(temporary / NETWORKS, name, model, license_note)
 
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ import pytest
 import download
 from data_preprocessing.dataset import phantom
 from data_preprocessing.planning.presets import MSD_TASKS
-from utils import archives
-from utils.archives import Patience
+from utils import transfer
 from utils.errors import UserError, run_cli
+from utils.transfer import Patience
 
 FOLDER = "Task04_Hippocampus"
 ONCE = Patience(attempts=1, pause_s=0, timeout_s=10)
@@ -139,7 +140,7 @@ def test_a_broken_transfer_is_continued_by_the_next_run(tmp_path, server):
 def test_a_broken_transfer_is_continued_within_a_run(tmp_path, server):
     server.cut_after = [3000]
     part = tmp_path / "part"
-    archives.fetch(task_at(server).url, part, lambda *_: None, TWICE)
+    transfer.fetch(task_at(server).url, part, lambda *_: None, TWICE)
     assert server.ranges == [None, "bytes=3000-"]
     assert part.read_bytes() == server.content
 
@@ -149,7 +150,7 @@ def test_a_server_that_cannot_continue_is_asked_for_all(tmp_path, server, cut):
     part = tmp_path / "part"
     part.write_bytes(server.content[:cut])
     server.supports_range = False
-    archives.fetch(task_at(server).url, part, lambda *_: None, ONCE)
+    transfer.fetch(task_at(server).url, part, lambda *_: None, ONCE)
     assert part.read_bytes() == server.content
 
 
@@ -163,7 +164,7 @@ def test_a_complete_part_is_not_fetched_again(tmp_path, server):
 def test_a_part_longer_than_the_file_is_started_anew(tmp_path, server):
     part = tmp_path / "part"
     part.write_bytes(server.content + b"more")
-    archives.fetch(task_at(server).url, part, lambda *_: None, TWICE)
+    transfer.fetch(task_at(server).url, part, lambda *_: None, TWICE)
     assert part.read_bytes() == server.content
 
 
@@ -263,7 +264,7 @@ class FullDisk:
 
 def test_a_full_disk_keeps_what_arrived_and_a_later_run_continues(tmp_path, server, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "_open", FullDisk)
+        patch.setattr(transfer, "_open", FullDisk)
         with pytest.raises(UserError, match="No space left on device; make room"):
             download.download_task(task_at(server), tmp_path, patience=TWICE)
     assert (tmp_path / f"{FOLDER}.tar.part").read_bytes() == server.content[:1000]
@@ -284,9 +285,9 @@ def test_a_disk_full_while_unpacking_keeps_the_archive(tmp_path, server, monkeyp
 
 
 def test_a_disk_too_small_is_refused_before_the_transfer(tmp_path, server, monkeypatch):
-    free = archives.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(UserError, match="are needed to download and unpack"):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(UserError, match=r"the archive and its files need .* choose another folder with --results"):
         download.download_task(task_at(server), tmp_path, patience=ONCE)
     assert files_in(tmp_path) == []
 

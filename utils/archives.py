@@ -1,11 +1,9 @@
-"""Fetching an archive over HTTP with resume and checksum, and unpacking it without trusting its names."""
+"""Unpacking an archive without trusting its names."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import http.client
 import os
 import posixpath
 import re
@@ -13,140 +11,19 @@ import shutil
 import stat
 import tarfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.disk import size_text
 from utils.errors import UserError, list_problems
+from utils.room import require_room
 from utils.temporary import temporary_folder
 
 CHUNK_BYTES = 1 << 20
 MOST_ZIP_BYTES = 64 << 30
 """Unpacked: more than any study, and less than what archives made to fill a disk become."""
-Report = Callable[[int, int], None]
-"""Called with (bytes present, bytes in all) while a transfer goes on."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How often a broken transfer is taken up again before giving up, and how long a silent server is waited for."""
-
-    attempts: int = 5
-    pause_s: float = 3.0
-    timeout_s: float = 60.0
-
-
-class SameSafety(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect out of an encrypted connection, and none to anything but a web server."""
-
-    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str):
-        """The request of the new address.
-
-        Raises:
-            UserError: it is less safe.
-        """
-        before, after = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
-        if after not in ("http", "https") or (before == "https" and after != before):
-            raise UserError(
-                f"{req.full_url}: the server sends on to {newurl}, which is not safe; ask who gave you the address"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = urllib.request.build_opener(SameSafety)
-
-
-def fetch(url: str, part: Path, report: Report, patience: Patience) -> None:
-    """Download `url` into `part`, continuing after the bytes that are already there.
-
-    A server that cannot continue sends the file from its start. Whatever arrived stays in `part` when this fails,
-    so that the next call continues.
-
-    Raises:
-        UserError: no such file on the server, no connection, or no room on the disk.
-    """
-    for attempt in range(patience.attempts):
-        try:
-            if _fetch_once(url, part, report, patience.timeout_s):
-                return
-            fault = "the connection was closed early"
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                raise UserError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
-            fault = f"the server answers {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            fault = str(getattr(error, "reason", error)) or type(error).__name__
-        if attempt + 1 < patience.attempts:
-            time.sleep(patience.pause_s)
-    raise UserError(f"{url}: {fault}; run the same command again to continue (what arrived is kept in {part})")
-
-
-def _fetch_once(url: str, part: Path, report: Report, timeout_s: float) -> bool:
-    """One request; True if the file is complete afterwards."""
-    present = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
-    try:
-        response = _OPENER.open(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        # Nothing lies behind the bytes that are present: either that is all, or they are not this file's.
-        complete = error.headers.get("Content-Range", "") == f"bytes */{present}"
-        error.close()
-        if not complete:
-            part.unlink()
-        return complete
-    with response:
-        said = response.headers.get("Content-Length", "")
-        length = int(said) if said.isdecimal() else None
-        continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {present}-")
-        if not continued:
-            if present and response.status == 200 and length == present:
-                return True
-            present = 0
-        total = present + length if length is not None else 0
-        # The archive, and its content beside it for a while; scans in it are compressed already.
-        _require_space(part, 2 * total - present)
-        with _open(part, "ab" if continued else "wb") as file:
-            while chunk := response.read(CHUNK_BYTES):
-                _write(file, chunk, part)
-                present += len(chunk)
-                report(present, total)
-    return present == total or length is None
-
-
-def _open(part: Path, mode: str):
-    try:
-        return open(part, mode, buffering=0)
-    except OSError as error:
-        raise UserError(f"{part} cannot be written: {error.strerror}") from None
-
-
-def _write(file, chunk: bytes, part: Path) -> None:
-    # Unbuffered, so that a full disk shows here and not when the file is closed.
-    rest = memoryview(chunk)
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        raise UserError(
-            f"{part} cannot be written: {error.strerror}; make room and run the same command again to continue"
-        ) from None
-
-
-def _require_space(part: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(part.parent).free
-    if free_bytes < needed_bytes:
-        raise UserError(
-            f"{part.parent} has {size_text(free_bytes)} left, but {size_text(needed_bytes)} are needed to "
-            "download and unpack; make room or choose another folder with --results"
-        )
 
 
 def has_md5(path: Path, md5: str) -> bool:
@@ -227,7 +104,7 @@ def unpack_zip(
             if needed > most_bytes:
                 raise UserError(f"{archive} holds {size_text(needed)}, allowed are {size_text(most_bytes)}; unpack it")
             target.mkdir(parents=True)
-            _require_space(target, needed)
+            require_room(target, needed, f"the files in {archive}", "--output")
             for number, member in enumerate(members, start=1):
                 ending = posixpath.splitext(member.filename)[1].lower()
                 path = target / (member.filename if keep is None else f"{number}{ending if ending in keep else ''}")

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -76,8 +76,10 @@ def without_gpu(name: str, hardware: HardwareConfig) -> HardwareConfig:
     """The hardware that an engine computes on: the CPU, unless the engine is torch.
 
     Raises:
-        UserError: a GPU is asked for.
+        UserError: there is no engine of this name, or a GPU is asked for.
     """
+    if name not in get_args(EngineName):
+        raise UserError(f"engine must be one of {', '.join(get_args(EngineName))}, got {name!r}")
     if name in ("auto", TORCH):
         return hardware
     if hardware.gpus:
@@ -85,7 +87,7 @@ def without_gpu(name: str, hardware: HardwareConfig) -> HardwareConfig:
             f"--engine {name} computes on the CPU, and --gpus {hardware.gpus} asks for GPUs; leave one of them out "
             "(export-model --format onnx writes what TensorRT takes)"
         )
-    if hardware.gpus is None and torch.cuda.is_available():
+    if hardware.gpus is None and hardware.accelerator != "cpu" and torch.cuda.is_available():
         print(f"note: --engine {name} computes on the CPU; this machine's GPU stays idle", file=sys.stderr)
     return dataclasses.replace(hardware, gpus=0, compile=False)
 

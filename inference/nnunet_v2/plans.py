@@ -17,6 +17,7 @@ from utils.schema import FORMAT_VERSION, ChannelPlan, LabelScheme, Plan, Region,
 
 READERS = {
     "SimpleITKIO": "stored", "NibabelIO": "stored", "NibabelIOWithReorient": "ras", "SimpleITKIOWithReorient": "ras",
+    "NaturalImage2DIO": "stored",
 }  # fmt: skip
 """How each of nnU-Net's readers turns a scan."""
 NORMALIZATIONS = {
@@ -110,7 +111,8 @@ def _require_equivalents(plans: Mapping[str, Any], config: Mapping[str, Any], so
     problems = []
     reader = plans["image_reader_writer"]
     if reader not in READERS:
-        problems.append(f"image_reader_writer = {reader} (models of pictures are not taken over; NIfTI readers are)")
+        why = " (a TIFF of several pages does not say how far they are apart)" if reader == "Tiff3DIO" else ""
+        problems.append(f"image_reader_writer = {reader}{why}; read are scans of {', '.join(READERS)}")
     for key, only in _ONLY.items():
         found = {**plans, **config}.get(key, only)
         if found != only:

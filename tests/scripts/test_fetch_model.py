@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,8 +21,8 @@ from scripts import export_model, info
 from scripts import fetch_model as command
 from tests.models.builders import make_plan
 from tests.models.checkpoints import save_ours
-from utils.archives import Patience
 from utils.errors import UserError, run_cli
+from utils.transfer import Patience
 
 ONCE = Patience(attempts=1, pause_s=0, timeout_s=10)
 
@@ -44,6 +48,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.breaks, self.asked = content, False, []
+        self.state, self.says_length = "", True
 
     @property
     def url(self) -> str:
@@ -54,14 +59,18 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        holds = self.headers.get("If-Range", self.server.state) == self.server.state
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if holds else 0
         self.server.asked.append(start)
         content = self.server.content[start:]
         self.send_response(206 if start else 200)
         if start:
             whole = len(self.server.content)
             self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
-        self.send_header("Content-Length", str(len(content)))
+        if self.server.says_length:
+            self.send_header("Content-Length", str(len(content)))
+        if self.server.state:
+            self.send_header("ETag", self.server.state)
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if self.server.breaks and not start else content)
 
@@ -103,6 +112,48 @@ def test_a_transfer_that_broke_off_is_continued(server, model, cache):
         fetch(server.url, digest(model))
     assert fetch(server.url, digest(model)).read_bytes() == model.read_bytes()
     assert server.asked == [0, len(server.content) // 2]
+
+
+def test_a_model_that_was_replaced_between_two_tries_is_not_stitched_together(server, model, cache):
+    server.breaks, server.state = True, '"first"'
+    with pytest.raises(UserError, match="run the same command again to continue"):
+        fetch(server.url)
+    words = [
+        "--model",
+        model.parent / "runs",
+        "--output",
+        model.with_name("b.zip"),
+        "--note",
+        "another of the same size",
+    ]
+    assert export_model.main([*map(str, words)]) == 0
+    server.content, server.breaks, server.state = model.with_name("b.zip").read_bytes(), False, '"second"'
+    assert fetch(server.url).read_bytes() == server.content
+    assert server.asked == [0, 0] and len(list(cache.iterdir())) == 1
+
+
+def test_a_stream_without_a_length_that_ends_early_is_no_model(server, cache):
+    server.breaks, server.says_length = True, False
+    with pytest.raises(UserError, match=r"is no model: it "):
+        fetch(server.url)
+    assert not list(cache.iterdir())
+
+
+def test_of_two_at_once_one_fetches_and_the_other_takes_what_is_there(server, model, cache):
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fetch(server.url, digest(model)), range(2))
+    assert first == second and first.read_bytes() == model.read_bytes()
+    assert server.asked == [0] and list(cache.iterdir()) == [first]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(model, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match=r"No space left on device; make room, or set NNUNET_CACHE"):
+        fetch(model)
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])

@@ -39,7 +39,7 @@ def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, with
     model = save_model(tmp_path / "model", num_channels=2)
     assert export(model, tmp_path / "repository") == 0
     said = capsys.readouterr().out
-    assert f"as the model {NAME}" in said and "networks alone (ONNX) are left out" in said
+    assert f"as the model {NAME}" in said and "(ONNX) are left out: ONNX needs the package no_such_package" in said
     files = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.*")}
     assert files == {f"scans/{NAME}/config.pbtxt", f"scans/{NAME}/1/model.py", f"scans/{NAME}/1/model.zip"}
     config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text(encoding="utf-8")

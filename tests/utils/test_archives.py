@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import stat
 import zipfile
-from email.message import Message
-from urllib.request import Request
 
 import pytest
 
-from utils.archives import SameSafety, unpack_zip
+from utils.archives import unpack_zip
 from utils.errors import UserError
 
 
@@ -60,25 +58,6 @@ def test_damage_is_said(tmp_path):
     (tmp_path / "y.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack_zip(tmp_path / "y.zip", tmp_path / "two")
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("https://a.org/m", "http://a.org/m"),
-        ("http://a.org/m", "ftp://a.org/m"),
-        ("http://a.org/m", "file:///etc/passwd"),
-    ],
-)
-def test_a_less_safe_address_is_not_followed(old, new):
-    with pytest.raises(UserError, match=f"{old}: the server sends on to {new}, which is not safe"):
-        SameSafety().redirect_request(Request(old), None, 302, "Found", {}, new)
-
-
-def test_a_safe_address_is_followed():
-    for old, new in (("http://a.org/m", "https://b.org/m"), ("https://a.org/m", "https://b.org/m")):
-        followed = SameSafety().redirect_request(Request(old), None, 302, "Found", Message(), new)
-        assert followed is not None and followed.full_url == new
 
 
 def test_numbered_files_have_nothing_of_their_names_but_endings_that_are_kept(tmp_path):

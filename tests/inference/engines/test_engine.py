@@ -15,7 +15,8 @@ from inference.engines.conversion import random_windows
 from inference.engines.engine import Engine, choose_engine, without_gpu
 from inference.predictor import Predictor
 from tests.inference.engines.made_up import ENGINES, KINDS, ONNX, configuration
-from tests.models.builders import make_network
+from tests.models.builders import make_network, make_plan
+from tests.models.checkpoints import save_ours
 from utils import cache as user_cache
 from utils.config import HardwareConfig
 from utils.errors import UserError
@@ -50,6 +51,33 @@ def test_masks_are_torchs_in_a_stream_of_windows(name: str):
     assert len(np.unique(expected)) > 1
     assert np.count_nonzero(by_engine.predict(image, (1.0, 1.0, 1.0)) != expected) <= 1
     assert by_engine.weight_bytes == by_torch.weight_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_model_is_loaded_with_an_engine_in_python(name: str, tmp_path):
+    save_ours(tmp_path / "last.ckpt", make_plan())
+    image = np.random.default_rng(0).normal(size=(12, 9, 11)).astype(np.float32)
+    predictor = Predictor.load(tmp_path, device="cpu", engine=name)
+    assert predictor.configurations[0].engine == Engine(name=name, threads=torch.get_num_threads())
+    expected = Predictor.load(tmp_path, device="cpu", engine="torch").predict(image, (1.0, 1.0, 1.0))
+    assert len(np.unique(expected)) > 1
+    assert np.count_nonzero(predictor.predict(image, (1.0, 1.0, 1.0)) != expected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"engine": "onnx"}, "engine must be one of auto, torch, onnxruntime, openvino, got 'onnx'"),
+        ({"engine": "openvino", "device": "cuda:1"}, "engine openvino computes on the CPU, and device is 'cuda:1'"),
+        ({"engine": "onnxruntime"}, r"needs the package onnx_that_is_nowhere.*pip install -e '.\[onnx\]'"),
+    ],
+)
+def test_what_python_cannot_load_with_is_one_message(words, message, tmp_path, monkeypatch):
+    save_ours(tmp_path / "last.ckpt", make_plan())
+    monkeypatch.setitem(engine.PACKAGES, "onnxruntime", ("onnx_that_is_nowhere",))
+    with pytest.raises(UserError, match=message):
+        Predictor.load(tmp_path, **words)
 
 
 @ONNX
@@ -104,6 +132,8 @@ def test_engines_compute_on_the_cpu_and_say_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert without_gpu("openvino", HardwareConfig()).gpus == 0
     assert "this machine's GPU stays idle" in capsys.readouterr().err
+    without_gpu("openvino", HardwareConfig(accelerator="cpu"))
+    assert not capsys.readouterr().err, "the GPU is not wanted"
     assert without_gpu("auto", HardwareConfig()).gpus is None
 
 

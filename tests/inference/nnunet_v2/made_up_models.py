@@ -1,6 +1,6 @@
 """Small models of nnU-Net v2's kinds with made-up weights, and scans for them; for its own code and for ours.
 
-Needs numpy, nibabel and torch only, so that record_masks.py runs where nnU-Net is installed.
+Needs numpy, nibabel, torch and pillow only, so that record_masks.py runs where nnU-Net is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from PIL import Image
 
 Axes = tuple[int, ...]
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -24,7 +25,10 @@ RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A file of (x, y, z) voxels along the axes `codes`, zero in a margin around it, and in its first corner."""
+    """A file of (x, y, z) voxels along the axes `codes`, zero in a margin around it, and in its first corner.
+
+    A picture has neither axes nor margin, and one slice.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -53,6 +57,7 @@ class MadeUp:
     regions_class_order: tuple[int, ...] | None = None
     transpose: tuple[int, int, int] = (0, 1, 2)
     reader: str = "SimpleITKIO"
+    ending: str = ".nii.gz"
     folds: int = 1
     mirror_axes: Axes | None = None
     old_format: bool = False
@@ -78,6 +83,8 @@ class MadeUp:
 
 CUBE = {"kernels": ((3, 3, 3),) * 3, "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2))}
 FLAT = {"kernels": ((1, 3, 3), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2))}
+SQUARE = {"kernels": ((3, 3),) * 3, "strides": ((1, 1), (2, 2), (2, 2))}
+SLICES = (Scan(shape=(61, 47, 1), spacing_mm=(1, 1, 1)), Scan(shape=(20, 70, 1), spacing_mm=(1, 1, 1)))
 ROUND = (
     Scan(shape=(26, 30, 22), spacing_mm=(1.3, 1.0, 1.1)),
     Scan(shape=(25, 24, 28), spacing_mm=(1, 0.9, 1.2), codes="PIR"),
@@ -98,7 +105,7 @@ MODELS = {
     ),
     "2d": MadeUp(
         patch=(20, 16), spacing_mm=(1.0, 1.1), scans=ROUND, transpose=(1, 2, 0), mirror_axes=(0, 1),
-        kernels=((3, 3),) * 3, strides=((1, 1), (2, 2), (2, 2)), channels=("RescaleTo01Normalization",),
+        channels=("RescaleTo01Normalization",), **SQUARE,
     ),
     "regions": MadeUp(
         patch=(16, 16, 16), spacing_mm=(1.2, 1.2, 1.2), masked=True,
@@ -115,11 +122,40 @@ MODELS = {
         patch=(16, 16, 16), spacing_mm=(1.1, 1.0, 1.05), scans=HOLLOW, masked=True,
         first_stage=dataclasses.replace(LOWRES, scans=HOLLOW, masked=True), **CUBE,
     ),
+    "colours": MadeUp(
+        patch=(24, 32), spacing_mm=(1, 1), scans=SLICES, channels=("RGBTo01Normalization",) * 3, mirror_axes=(0, 1),
+        reader="NaturalImage2DIO", ending=".png", **SQUARE,
+    ),
+    "grey": MadeUp(
+        patch=(32, 24), spacing_mm=(1, 1), scans=SLICES[:1], reader="NaturalImage2DIO", ending=".tif", **SQUARE
+    ),
 }  # fmt: skip
 
 
+def scan_files(folder: Path, model: MadeUp, index: int) -> list[Path]:
+    """One for each channel; a picture holds all of them."""
+    channels = 1 if model.reader == "NaturalImage2DIO" else len(model.channels)
+    return [folder / f"scan{index}_{channel:04d}{model.ending}" for channel in range(channels)]
+
+
+def write_pictures(folder: Path, model: MadeUp) -> None:
+    """Colours of 8 bits, or grey values of 16."""
+    for index, scan in enumerate(model.scans):
+        random = np.random.RandomState(100 * index)
+        width, height, _ = scan.shape
+        coarse = random.randint(0, 200, (-(-height // 6), -(-width // 6), len(model.channels)))
+        values = np.kron(coarse, np.ones((6, 6, 1), int))[:height, :width]
+        values = values + random.randint(0, 55, values.shape)
+        colours = len(model.channels) > 1
+        picture = values.astype(np.uint8) if colours else (100 * values[..., 0]).astype(np.uint16)
+        Image.fromarray(picture).save(*scan_files(folder, model, index))
+
+
 def write_scans(folder: Path, model: MadeUp) -> None:
-    """`scan<i>_<channel>.nii.gz` in a folder."""
+    """`scan<i>_<channel>.nii.gz` in a folder, or pictures."""
+    if model.reader == "NaturalImage2DIO":
+        write_pictures(folder, model)
+        return
     for index, scan in enumerate(model.scans):
         for channel in range(len(model.channels)):
             random = np.random.RandomState(100 * index + channel)
@@ -251,7 +287,7 @@ def make_dataset(model: MadeUp) -> dict[str, Any]:
     names = {str(index): f"channel {index}" for index in range(len(model.channels))}
     order = {} if model.regions_class_order is None else {"regions_class_order": list(model.regions_class_order)}
     key = "modality" if model.old_format else "channel_names"
-    return {key: names, "labels": model.labels, "numTraining": 1, "file_ending": ".nii.gz", **order}
+    return {key: names, "labels": model.labels, "numTraining": 1, "file_ending": model.ending, **order}
 
 
 def make_checkpoint(model: MadeUp, weights: dict[str, torch.Tensor], fold: int, configuration: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # type: ignore[import-not-found]
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # type: ignore[import-not-found]
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # type: ignore[import-not-found]
+from PIL import Image
 
 from tests.inference.nnunet_v2.made_up_models import (
     MODELS,
@@ -74,7 +75,9 @@ def predict(folder: Path, scans: Path, out: Path, previous: Path | None, *, mirr
 
 
 def read_masks(out: Path, model: MadeUp) -> list[np.ndarray]:
-    paths = [out / f"scan{index}.nii.gz" for index in range(len(model.scans))]
+    paths = [out / f"scan{index}{model.ending}" for index in range(len(model.scans))]
+    if model.reader == "NaturalImage2DIO":
+        return [np.asarray(Image.open(path)).astype(np.uint8).T[..., None] for path in paths]
     return [np.asarray(nib.load(path).dataobj).astype(np.uint8) for path in paths]  # type: ignore[attr-defined]
 
 

@@ -122,9 +122,8 @@ def test_a_setting_of_the_network_without_equivalent_is_named():
     assert all(each in text for each in ("GroupNorm", "nonlin_first = True", "squeeze_excitation = True"))
 
 
-def test_a_reader_of_pictures_is_named():
-    plans = make_plans(FLAT) | {"image_reader_writer": "NaturalImage2DIO"}
-    assert "NaturalImage2DIO" in refusal(plans)
+def test_a_reader_of_pages_is_named():
+    assert "Tiff3DIO (a TIFF of several pages" in refusal(make_plans(FLAT) | {"image_reader_writer": "Tiff3DIO"})
 
 
 @pytest.mark.parametrize("configurations", [None, [], {"3d_fullres": 1}])
