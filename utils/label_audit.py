@@ -15,7 +15,7 @@ from pathlib import Path
 from utils.errors import UserError, list_problems
 from utils.files import write_atomically
 
-AUDIT_TABLE = "audit.csv"
+AUDIT_TABLE, AUDIT_DETAILS = "audit.csv", "audit.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

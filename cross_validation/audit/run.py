@@ -15,6 +15,7 @@ import numpy as np
 
 from cross_validation.audit.evidence import read_evidence
 from cross_validation.audit.kinds import Explanation, explain
+from cross_validation.audit.origin import require_origin
 from cross_validation.audit.places import Place, find_places
 from cross_validation.audit.ranking import LEAST_CASES, scores, threshold
 from cross_validation.audit.rows import Audited, audit_rows
@@ -24,13 +25,12 @@ from cross_validation.records import OUT_OF_FOLD, finished_records, mean_dice
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError, list_problems
 from utils.files import file_digest, to_dict, write_json
-from utils.label_audit import AUDIT_TABLE, AuditRow, read_audit, write_audit
+from utils.label_audit import AUDIT_DETAILS, AUDIT_TABLE, AuditRow, read_audit, write_audit
 from utils.locks import folder_lock
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment, num_cores
 from utils.workers import Workers
 
-DETAILS = "audit.json"
 BYTES_PER_VOXEL = 80
 """Of a case's box: classes, three arrays of probabilities, and distances with the nearest voxel of each."""
 MOST_VIEWS = 40
@@ -80,11 +80,12 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     start_s = time.perf_counter()
     configuration = choose_configuration(asked)
     folder = asked.predictions(configuration)
-    shards = [asked.data / f"{asked.task}_{name}" for name in CONFIGURATIONS.values()]
-    data = find_predictions({configuration: folder}, find_labels(shards, asked.labels))
+    shards = {name: asked.data / f"{asked.task}_{stage}" for name, stage in CONFIGURATIONS.items()}
+    data = find_predictions({configuration: folder}, find_labels(list(shards.values()), asked.labels))
+    masks = require_origin(folder.parent, shards[configuration], data.label_files)
     prepare_folder(asked.folder, "--output")
     print(f"{len(data.label_files)} labels against the out-of-fold predictions of {configuration} in {folder}")
-    look = functools.partial(look_at, folder=folder, labels=data.label_files)
+    look = functools.partial(look_at, folder=folder, labels=data.label_files, masks=masks)
     with Workers(max(1, min(asked.n_jobs or num_cores(), len(data.label_files)))) as workers:
         found = workers.map(look, list(data.label_files), title="audit", size=functools.partial(forecast, folder))
     problems = [result for result in found if isinstance(result, str)]
@@ -99,7 +100,7 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     with folder_lock(asked.folder):
         keep_decisions(asked.folder / AUDIT_TABLE)
         write_audit(rows, asked.folder / AUDIT_TABLE)
-        write_details(asked.folder / DETAILS, configuration, audited, score, limit)
+        write_details(asked.folder / AUDIT_DETAILS, configuration, audited, score, limit)
         outcome = {"cases": len(audited), "suspicious": suspicious, "threshold": None if np.isinf(limit) else limit,
                    "cpu_s": cpu_s, "seconds": time.perf_counter() - start_s}  # fmt: skip
         record = asked.folder / "run.json"
@@ -161,12 +162,12 @@ def forecast(folder: Path, case: str) -> int:
     return BYTES_PER_VOXEL * math.prod(shape[1:])
 
 
-def look_at(case: str, *, folder: Path, labels: Mapping[str, Path]) -> Audited | str:
+def look_at(case: str, *, folder: Path, labels: Mapping[str, Path], masks: Mapping[str, str]) -> Audited | str:
     """Everything about one case that needs its arrays, or why it cannot be looked at."""
     label = labels[case]
     start_s = time.process_time()
     try:
-        evidence = read_evidence(folder, case, label)
+        evidence = read_evidence(folder, case, label, masks[case])
         found: tuple[Signals, Explanation, tuple[Place, ...]] = (
             signals(evidence), explain(evidence), find_places(evidence)
         )  # fmt: skip
