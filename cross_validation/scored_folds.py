@@ -35,7 +35,8 @@ def scored_checkpoints(
         records = {fold: read_record(path) for fold, path in fold_folders(folder).items()}
         kinds = {fold: record.checkpoint or "best" for fold, record in records.items() if record is not None}
         found[name] = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else None
-        problems += [f"{name}: {problem}" for problem in _problems(folder, kinds) + _changed(folder, shards[name])]
+        found_in = _problems(folder, kinds) + changed_shards(folder, shards[name])
+        problems += [f"{name}: {problem}" for problem in found_in]
     if problems and not allow_unfinished:
         raise list_problems(
             "the cross-validation is not finished:", problems,
@@ -61,7 +62,7 @@ def scored_with(folders: Sequence[Path]) -> ScoredWith:
     return ScoredWith(tta=tta.pop() if len(tta) == 1 else None, overlap=overlap.pop() if len(overlap) == 1 else None)
 
 
-def _changed(folder: Path, shards: Path) -> list[str]:
+def changed_shards(folder: Path, shards: Path) -> list[str]:
     """Cases whose shards were made anew after a fold learned from them or predicted them; shards may be elsewhere."""
     changed = set()
     for path in fold_folders(folder).values():

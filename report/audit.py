@@ -7,26 +7,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from report.markup import Markup, element, join
+from report.notices import newer_than, note
 from report.numbers import plural
+from report.records import read_mapping
 from report.tables import Cell, Row, number_cell, table
 from report.views import Views
 from utils.errors import UserError
-from utils.label_audit import AUDIT_TABLE, AuditRow, read_audit
+from utils.files import file_digest
+from utils.label_audit import AUDIT_DETAILS, AUDIT_TABLE, AuditRow, read_audit
 
 SHOWN = 10
 """Cases in the table that are not suspicious by their score, so that a person sees where it begins."""
 
 
 def read_suspicions(results: Path, task: str) -> tuple[AuditRow, ...]:
-    """The lines of a task's audit; none where there was no audit. One that cannot be read is a warning."""
+    """The lines of a task's audit that are still true.
+
+    There are none where there was no audit, or one of earlier networks; and none about labels that were changed since,
+    which is noted. A table that cannot be read is a warning.
+    """
     path = results / f"{task}_audit" / AUDIT_TABLE
     if not path.is_file():
         return ()
     try:
-        return tuple(read_audit(path))
+        rows = read_audit(path)
     except UserError as error:
         print(f"warning: the page says nothing of the label audit: {error}", file=sys.stderr)
         return ()
+    details = path.with_name(AUDIT_DETAILS)
+    folds = results / f"{task}_{read_mapping(details).get('configuration')}"
+    if newer_than(list(folds.glob("fold_*/done.json")), details):
+        note(f"Folds ended after the labels were audited ({task}_audit), which is left out: run audit-labels again")
+        return ()
+    changed = {row.case: row.label for row in rows if row.scope == "case" and _is_changed(row)}
+    if changed:
+        note(f"Labels were changed after they were audited, which says nothing of them now: {', '.join(changed)}")
+    return tuple(row for row in rows if row.case not in changed)
+
+
+def _is_changed(row: AuditRow) -> bool:
+    """Whether the file is there and another one; data may lie elsewhere."""
+    try:
+        return file_digest(Path(row.label)) != row.label_digest
+    except OSError:
+        return False
 
 
 def with_suspects(names: Sequence[str], rows: Sequence[AuditRow], known: Sequence[str], places: int) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from cross_validation.audit.origin import require_mask
 from inference.saved import SavedProbabilities, mean_classes, read_probabilities
 from utils.nifti import working_grid
 from utils.pages import give_back_pages
@@ -92,16 +93,23 @@ class Evidence:
         return part
 
 
-def read_evidence(folder: Path, case: str, label: Path) -> Evidence:
+def read_evidence(folder: Path, case: str, label: Path, mask: str) -> Evidence:
     """The evidence of a case whose out-of-fold probabilities lie in a folder.
 
+    Args:
+        folder: of the probabilities.
+        case: its name.
+        label: its file.
+        mask: digest of what was predicted, as its fold has noted it.
+
     Raises:
-        UserError: a file is missing or damaged, or the label lies on another grid.
+        UserError: a file is missing or damaged, or of another prediction, or the label lies on another grid.
     """
     saved = read_probabilities(folder, case)
     grid = _grid(saved)
     given = read_label_on(grid, label, saved.labels, of=f"its prediction {saved.name}")
     predicted = working_view(mean_classes([saved]), saved.affine)
+    require_mask(saved, folder / f"{case}.nii.gz", predicted, mask)
     return make_evidence(given, predicted, working_view(saved.values, saved.affine), saved.labels, grid)
 
 

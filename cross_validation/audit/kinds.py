@@ -1,34 +1,40 @@
-"""What kind of error a label looks like: the change that would make it fit best what the networks believe.
+"""What kind of error a label looks like: the change after which it would look like a usual one.
 
 Each kind of error has its own undoing: a shifted label is moved back, a dilated one shrunk, of swapped classes the
-values are exchanged, what is missing is filled in. The undoing that takes away most of the contradiction names the
-kind; where none takes away enough, the label fits the scan nowhere. Axes: S A R.
+values are exchanged, what is missing is filled in. The undoing after which the label has the lowest score names the
+kind; where none takes away enough of it, the label fits the scan nowhere. Axes: S A R.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
-from cross_validation.audit.evidence import FLOOR, Evidence
+from cross_validation.audit.evidence import Evidence
+from cross_validation.audit.ranking import Usual
+from cross_validation.audit.signals import signals
 
 ENOUGH = 0.5
-"""Share of the contradiction that an undoing must take away to name the kind."""
-NOTHING_LIKE_IT = 0.7
-"""Dice with the prediction below which a label that no undoing explains is of another scan."""
+"""Share of the score that an undoing must take away to name the kind."""
+NOTHING_LIKE_IT = 0.8
+"""Share of the usual overlap with the prediction below which a label that no undoing explains is of another scan."""
+MOVES = ("shifted", "dilated", "eroded")
+"""Kinds whose undoing must leave that overlap, and usual boundaries: to move or shrink any wrong label helps a bit."""
+SURPRISE = 1.5
+"""Robust deviations: a label of the scan itself has about the usual boundaries after it was moved back."""
 ABSENT = 0.1
 """A class of which less than this share is there, next to the prediction (or to the label), is missing (or extra)."""
-PUT_RIGHT = 0.6
-"""Dice with the prediction that a label must have after a move, or grown or shrunk: networks of few epochs reach it."""
 FEW_VOXELS = 10
-MOVES = ("shifted", "dilated", "eroded")
-"""Kinds whose undoing must leave a foreground like the predicted one: to move or shrink any wrong label helps a bit."""
 SLICES_SHARE = 0.15
 """Slices that are missing are no matter of the last one or two of a structure: share of its extent, and at least 2."""
+WHOLE = 2.0
+"""How much lower the score may be after another undoing where a class is absent to its last voxel: to fill slices that
+have no label fills up a missing class, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ class Explanation:
     Attributes:
         kind: `missing structure`, `extra structure`, `swapped classes`, `shifted`, `missing slices`, `dilated`,
             `eroded`, `wrong scan` or `unclear`.
-        share: of the contradiction that the undoing takes away.
+        share: of the score that the undoing takes away.
         structure: name of the class or classes, or `foreground`.
         box: (start, stop) along S, A, R of the whole scan, around what the undoing changes.
         numbers: what the undoing needs: the two classes (indices), the move along S A R, or the radius.
@@ -59,27 +65,27 @@ class Undoing:
     label: np.ndarray
     structure: str = "foreground"
     numbers: tuple[int, ...] = ()
-    likely: float = 1.0
-    """Factor of its share where it is compared with others: a class that is there to its last voxel or to its first is
-    one, and slices without a label fill up a missing class, too."""
+    handicap: float = 0.0
+    """Added to the score after it where it is compared with others."""
 
 
-def explain(evidence: Evidence) -> Explanation:
-    """Name the kind of error that a label looks most like; whether it has one is for the ranking to say."""
-    given, predicted = evidence.label, np.where(evidence.counts, evidence.predicted, evidence.label)
-    found = undoings(evidence)
-    before, after, *gains = likelihoods(evidence, [given, predicted, *(each.label for each in found)])
-    deficit = max(after - before, 1e-6)
-    fits = [each.kind not in MOVES or foreground_dice(each.label, predicted, evidence.counts) >= PUT_RIGHT
-            for each in found]  # fmt: skip
-    shares = [(gain - before) / deficit if fit else 0.0 for gain, fit in zip(gains, fits)]
-    best = max(range(len(found)), key=lambda number: shares[number] * found[number].likely, default=None)
-    if best is None or shares[best] < ENOUGH:
-        kind = "wrong scan" if foreground_dice(given, predicted, evidence.counts) < NOTHING_LIKE_IT else "unclear"
-        share = 0.0 if best is None else max(0.0, shares[best])
-        return Explanation(kind=kind, share=share, structure="foreground", box=_box(evidence, predicted))
+def explain(evidence: Evidence, usual: Usual) -> Explanation:
+    """Name the kind of error that a label looks most like; whether it has one is for its score to say."""
+    found, before = undoings(evidence), signals(evidence)
+    least = NOTHING_LIKE_IT * usual.overlap
+    after: list[float] = []
+    for each in found:
+        undone = signals(dataclasses.replace(evidence, label=each.label))
+        likely = each.kind not in MOVES or (undone.overlap >= least and usual.surprise(undone) < SURPRISE)
+        after.append(usual.score(undone) if likely else math.inf)
+    best = min(range(len(found)), key=lambda number: after[number] + found[number].handicap, default=None)
+    share = 0.0 if best is None else max(0.0, 1 - after[best] / max(usual.score(before), 1e-6))
+    if best is None or share < ENOUGH:
+        kind = "wrong scan" if before.overlap < least else "unclear"
+        box = _box(evidence, np.where(evidence.counts, evidence.predicted, evidence.label))
+        return Explanation(kind=kind, share=share, structure="foreground", box=box)
     chosen = found[best]
-    return Explanation(kind=chosen.kind, share=shares[best], structure=chosen.structure, numbers=chosen.numbers,
+    return Explanation(kind=chosen.kind, share=share, structure=chosen.structure, numbers=chosen.numbers,
                        box=_box(evidence, chosen.label))  # fmt: skip
 
 
@@ -96,22 +102,13 @@ def undoings(evidence: Evidence) -> list[Undoing]:
         found.append(Undoing(kind="swapped classes", label=swapped, structure=names, numbers=(a, b)))
     shift = best_shift(foreground, worth)
     if shift.gain > 0:
-        found.append(Undoing(kind="shifted", label=moved(given, shift.offset), numbers=shift.offset))
+        label = moved(np.where(counts, given, 0), shift.offset)
+        found.append(Undoing(kind="shifted", label=np.where(counts, label, given), numbers=shift.offset))
     growth = best_growth(foreground, worth, evidence.spacing_mm)
     if growth.radius:
         kind = "eroded" if growth.radius > 0 else "dilated"
         label = grown(given, foreground, growth.radius, evidence.spacing_mm)
         found.append(Undoing(kind=kind, label=np.where(counts, label, given), numbers=(abs(growth.radius),)))
-    return found
-
-
-def likelihoods(evidence: Evidence, labels: Sequence[np.ndarray]) -> list[float]:
-    """Log-likelihood of each of several labels."""
-    found = [0.0] * len(labels)
-    for index in range(evidence.labels.num_classes):
-        logs = np.log(np.clip(evidence.probability(index), FLOOR, 1 - FLOOR))
-        for number, label in enumerate(labels):
-            found[number] += float(logs[evidence.counts & (label == index)].sum(dtype=np.float64))
     return found
 
 
@@ -135,13 +132,6 @@ def grown(label: np.ndarray, foreground: np.ndarray, radius: int, spacing_mm: Se
     return np.where(distance <= radius, label[tuple(nearest)], label)
 
 
-def foreground_dice(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> float:
-    """Dice of the foreground of two labels; 1 where both are empty."""
-    first, second = (a > 0) & counts, (b > 0) & counts
-    both = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / both if both else 1.0
-
-
 def _structures(evidence: Evidence) -> list[Undoing]:
     """Classes that only the prediction has, or only the label."""
     found = []
@@ -150,9 +140,13 @@ def _structures(evidence: Evidence) -> list[Undoing]:
         there, expected = int(given.sum()), int((predicted & evidence.counts).sum())
         name = evidence.labels.names[index]
         if expected >= FEW_VOXELS and there < ABSENT * expected:
-            filled = np.where(predicted & evidence.counts, np.uint8(index), evidence.label)
-            found.append(Undoing(kind="missing structure", label=filled, structure=name, numbers=(index,),
-                                 likely=0.9 if there else 1.1))  # fmt: skip
+            handicap = WHOLE if there else -WHOLE
+            # Networks that hardly tell classes apart have it elsewhere, too, or something else in its place.
+            empty = evidence.counts & (evidence.label == 0) & (evidence.predicted > 0)
+            for where in (predicted & evidence.counts, empty):
+                filled = np.where(where, np.uint8(index), evidence.label)
+                found.append(Undoing(kind="missing structure", label=filled, structure=name, numbers=(index,),
+                                     handicap=handicap))  # fmt: skip
         if there >= FEW_VOXELS and expected < ABSENT * there:
             without = np.where(given, evidence.predicted, evidence.label)
             found.append(Undoing(kind="extra structure", label=without, structure=name, numbers=(index,)))

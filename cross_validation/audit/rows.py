@@ -10,6 +10,7 @@ import numpy as np
 
 from cross_validation.audit.kinds import Explanation
 from cross_validation.audit.places import Place
+from cross_validation.audit.ranking import THRESHOLD
 from cross_validation.audit.signals import Signals
 from utils.label_audit import AuditRow, box_text
 from utils.nifti import stored_axes
@@ -17,6 +18,7 @@ from utils.schema import Geometry, LabelScheme
 
 VAGUE = ("wrong scan", "unclear")
 """Kinds that say no more than that nothing else was found."""
+CLEAN = "nothing special"
 PLACE_NATS = 100.0
 """Places of less weight have no line of their own: that is 25 voxels of another class of which a network is sure."""
 
@@ -30,7 +32,8 @@ class Audited:
     label_digest: str
     geometry: Geometry
     signals: Signals
-    explanation: Explanation
+    explanation: Explanation | None
+    """None where there is little to explain."""
     places: tuple[Place, ...]
     cpu_s: float
 
@@ -41,15 +44,18 @@ def audit_rows(audited: Sequence[Audited], score: np.ndarray, limit: float, labe
     rows = []
     for rank, index in enumerate(order, start=1):
         each, found = audited[index], audited[index].explanation
+        # Of a sound label there is nothing to explain, and so nothing explains it; nor is there a reason to change it.
+        clear = score[index] > THRESHOLD
+        if found is None or (found.kind in VAGUE and not clear):
+            told = {"kind": CLEAN, "structure": "", "where": "", "suggestion": ""}
+        else:
+            told = {"kind": found.kind, "structure": found.structure,
+                    "where": box_text(stored_box(found.box, each.geometry)),
+                    "suggestion": suggestion(found, each.geometry, labels) if clear else ""}  # fmt: skip
         row = AuditRow(
             rank=rank, case=each.case, scope="case", score=float(score[index]), suspicious=bool(score[index] > limit),
-            kind=found.kind, structure=found.structure, where=box_text(stored_box(found.box, each.geometry)),
-            suggestion=suggestion(found, each.geometry, labels), decision="", label=str(each.label),
-            label_digest=each.label_digest,
+            decision="", label=str(each.label), label_digest=each.label_digest, **told,
         )  # fmt: skip
-        if not row.suspicious and np.isfinite(limit) and found.kind in VAGUE:
-            # Of a sound label there is nothing to explain, and so nothing explains it.
-            row = dataclasses.replace(row, kind="nothing special", suggestion="")
         rows.append(row)
         rows += [_place_row(row, place, each, labels) for place in each.places if place.weight >= PLACE_NATS]
     return rows

@@ -14,27 +14,29 @@ from pathlib import Path
 import numpy as np
 
 from cross_validation.audit.evidence import read_evidence
-from cross_validation.audit.kinds import Explanation, explain
-from cross_validation.audit.places import Place, find_places
-from cross_validation.audit.ranking import LEAST_CASES, scores, threshold
+from cross_validation.audit.kinds import explain
+from cross_validation.audit.origin import require_origin
+from cross_validation.audit.places import find_places
+from cross_validation.audit.ranking import LEAST_CASES, THRESHOLD, Usual, find_usual, threshold
 from cross_validation.audit.rows import Audited, audit_rows
-from cross_validation.audit.signals import Signals, signals
+from cross_validation.audit.signals import signals
 from cross_validation.candidates import find_labels, find_predictions
 from cross_validation.records import OUT_OF_FOLD, finished_records, mean_dice
 from utils.configurations import CONFIGURATIONS
 from utils.errors import UserError, list_problems
 from utils.files import file_digest, to_dict, write_json
-from utils.label_audit import AUDIT_TABLE, AuditRow, read_audit, write_audit
+from utils.label_audit import AUDIT_DETAILS, AUDIT_TABLE, AuditRow, read_audit, write_audit
 from utils.locks import folder_lock
 from utils.runs import prepare_folder, write_run_record
 from utils.throughput import environment, num_cores
 from utils.workers import Workers
 
-DETAILS = "audit.json"
 BYTES_PER_VOXEL = 80
 """Of a case's box: classes, three arrays of probabilities, and distances with the nearest voxel of each."""
 MOST_VIEWS = 40
 """Suspicious cases that the page shows, and as many as a third more."""
+EXPLAINED = 0.5
+"""Share of the threshold above which a case is explained."""
 SHOWN = 10
 """Lines of the table that are printed."""
 
@@ -80,18 +82,12 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     start_s = time.perf_counter()
     configuration = choose_configuration(asked)
     folder = asked.predictions(configuration)
-    shards = [asked.data / f"{asked.task}_{name}" for name in CONFIGURATIONS.values()]
-    data = find_predictions({configuration: folder}, find_labels(shards, asked.labels))
+    shards = {name: asked.data / f"{asked.task}_{stage}" for name, stage in CONFIGURATIONS.items()}
+    data = find_predictions({configuration: folder}, find_labels(list(shards.values()), asked.labels))
+    masks = require_origin(folder.parent, shards[configuration], data.label_files)
     prepare_folder(asked.folder, "--output")
     print(f"{len(data.label_files)} labels against the out-of-fold predictions of {configuration} in {folder}")
-    look = functools.partial(look_at, folder=folder, labels=data.label_files)
-    with Workers(max(1, min(asked.n_jobs or num_cores(), len(data.label_files)))) as workers:
-        found = workers.map(look, list(data.label_files), title="audit", size=functools.partial(forecast, folder))
-    problems = [result for result in found if isinstance(result, str)]
-    if problems:
-        raise list_problems("labels cannot be audited:", problems, advice="Predict these cases again.")
-    audited = [result for result in found if isinstance(result, Audited)]
-    score = scores([each.signals for each in audited])
+    audited, score = look_at_all(asked, folder, data.label_files, masks)
     limit = threshold(len(audited))
     rows = audit_rows(audited, score, limit, data.labels)
     cpu_s = sum(each.cpu_s for each in audited)
@@ -99,7 +95,7 @@ def audit_labels(asked: AuditRequest) -> list[AuditRow]:
     with folder_lock(asked.folder):
         keep_decisions(asked.folder / AUDIT_TABLE)
         write_audit(rows, asked.folder / AUDIT_TABLE)
-        write_details(asked.folder / DETAILS, configuration, audited, score, limit)
+        write_details(asked.folder / AUDIT_DETAILS, configuration, audited, score, limit)
         outcome = {"cases": len(audited), "suspicious": suspicious, "threshold": None if np.isinf(limit) else limit,
                    "cpu_s": cpu_s, "seconds": time.perf_counter() - start_s}  # fmt: skip
         record = asked.folder / "run.json"
@@ -152,6 +148,36 @@ def keep_decisions(table: Path) -> None:
         print(f"{table} has decisions and is kept as {kept.name}; --decisions takes it, too", flush=True)
 
 
+def look_at_all(
+    asked: AuditRequest, folder: Path, labels: Mapping[str, Path], masks: Mapping[str, str]
+) -> tuple[list[Audited], np.ndarray]:
+    """All cases with their scores; those that are unusual are looked at again and explained.
+
+    Raises:
+        UserError: files are damaged or do not belong together; all are listed.
+    """
+    size = functools.partial(forecast, folder)
+    with Workers(max(1, min(asked.n_jobs or num_cores(), len(labels)))) as workers:
+        look = functools.partial(look_at, folder=folder, labels=labels, masks=masks)
+        audited = _sound(workers.map(look, list(labels), title="audit", size=size))
+        usual = find_usual([each.signals for each in audited])
+        score = np.array([usual.score(each.signals) for each in audited])
+        unusual = {each.case: each for each, value in zip(audited, score) if value > EXPLAINED * THRESHOLD}
+        tell = functools.partial(explain_case, folder=folder, audited=unusual, masks=masks, usual=usual)
+        told = _sound(workers.map(tell, list(unusual), title="explain", size=size))
+    return [next((new for new in told if new.case == each.case), each) for each in audited], score
+
+
+def _sound(results: Sequence[Audited | str]) -> list[Audited]:
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        raise list_problems(
+            "labels cannot be audited:", problems,
+            advice="Put the label back, or remove what is damaged and run scripts/cross_validate.py again.",
+        )  # fmt: skip
+    return [result for result in results if isinstance(result, Audited)]
+
+
 def forecast(folder: Path, case: str) -> int:
     """Bytes that a case may take: where its foreground fills the scan. Probabilities are read class by class."""
     try:
@@ -161,19 +187,29 @@ def forecast(folder: Path, case: str) -> int:
     return BYTES_PER_VOXEL * math.prod(shape[1:])
 
 
-def look_at(case: str, *, folder: Path, labels: Mapping[str, Path]) -> Audited | str:
-    """Everything about one case that needs its arrays, or why it cannot be looked at."""
-    label = labels[case]
-    start_s = time.process_time()
+def look_at(case: str, *, folder: Path, labels: Mapping[str, Path], masks: Mapping[str, str]) -> Audited | str:
+    """The numbers of a case and the places in it, or why it cannot be looked at."""
+    label, start_s = labels[case], time.process_time()
     try:
-        evidence = read_evidence(folder, case, label)
-        found: tuple[Signals, Explanation, tuple[Place, ...]] = (
-            signals(evidence), explain(evidence), find_places(evidence)
-        )  # fmt: skip
+        evidence = read_evidence(folder, case, label, masks[case])
+        found, places = signals(evidence), find_places(evidence)
         return Audited(
-            case=case, label=label, label_digest=file_digest(label), geometry=evidence.geometry, signals=found[0],
-            explanation=found[1], places=found[2], cpu_s=time.process_time() - start_s,
+            case=case, label=label, label_digest=file_digest(label), geometry=evidence.geometry, signals=found,
+            explanation=None, places=places, cpu_s=time.process_time() - start_s,
         )  # fmt: skip
+    except UserError as error:
+        return str(error)
+
+
+def explain_case(
+    case: str, *, folder: Path, audited: Mapping[str, Audited], masks: Mapping[str, str], usual: Usual
+) -> Audited | str:
+    """A case with what its label looks like, or why it cannot be looked at any more."""
+    before, start_s = audited[case], time.process_time()
+    try:
+        explanation = explain(read_evidence(folder, case, before.label, masks[case]), usual)
+        cpu_s = before.cpu_s + time.process_time() - start_s
+        return dataclasses.replace(before, explanation=explanation, cpu_s=cpu_s)
     except UserError as error:
         return str(error)
 
@@ -184,7 +220,9 @@ def write_details(
     """Signals and scores of all cases, by which another threshold can be tried, and what the page shows."""
     cases = [
         {"case": each.case, "score": float(value), "suspicious": bool(value > limit), **to_dict(each.signals),
-         "kind": each.explanation.kind, "explained": each.explanation.share, "structure": each.explanation.structure}
+         **({} if each.explanation is None else
+            {"kind": each.explanation.kind, "explained": each.explanation.share,
+             "structure": each.explanation.structure})}
         for each, value in sorted(zip(audited, score), key=lambda pair: (-pair[1], pair[0].case))
     ]  # fmt: skip
     limit_or_none = None if np.isinf(limit) else limit
@@ -198,7 +236,8 @@ def head_of(rows: Sequence[AuditRow], limit: float, cases: int) -> str:
     text = [f"  {'case':{width}}  score  looks like"]
     for row in lines:
         mark = "!" if row.suspicious else " "
-        text.append(f"{mark} {row.case:{width}}  {row.score:5.1f}  {row.kind} ({row.structure}); {row.suggestion}")
+        structure, advice = f" ({row.structure})" * bool(row.structure), f"; {row.suggestion}" * bool(row.suggestion)
+        text.append(f"{mark} {row.case:{width}}  {row.score:5.1f}  {row.kind}{structure}{advice}")
     if np.isinf(limit):
         text.append(f"{cases} cases are too few to say what is usual (at least {LEAST_CASES}): ranked only")
     else:

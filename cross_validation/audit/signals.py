@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -20,20 +19,23 @@ class Signals:
             label and of the prediction. High where the boundary lies elsewhere.
         sided: mean log p(foreground) just inside the given foreground, minus mean log p(background) just outside it.
             Negative where the label is too large, positive where it is too small.
-        volume: log(voxels given / voxels expected) of all foreground and then of each class. Expected is the sum of
-            the probabilities.
+        given: voxels of all foreground and then of each class.
+        expected: the same by the sum of the probabilities.
         missed: the gain of putting every voxel right, in nats for each voxel of the band.
         swap: the gain of exchanging two classes in nats for each of their voxels, for the two that gain most; far below
             0 where classes are what they are called. NaN where the label has fewer than two.
         shift: the gain of the best move, in nats for each voxel of the band.
+        overlap: Dice of the foreground of label and prediction; 1 where both are empty.
     """
 
     surprise: float
     sided: float
-    volume: tuple[float, ...]
+    given: tuple[float, ...]
+    expected: tuple[float, ...]
     missed: float
     swap: float
     shift: float
+    overlap: float
 
 
 def signals(evidence: Evidence) -> Signals:
@@ -59,12 +61,13 @@ def signals(evidence: Evidence) -> Signals:
         given.append(int(here.sum()))
     foreground = counts & (label > 0)
     worth = worth_of(background, counts)
-    ratios = [_ratio(sum(given[1:]), sum(expected[1:])), *(_ratio(g, e) for g, e in zip(given[1:], expected[1:]))]
     size = max(1, int(band.sum()))
     return Signals(
         surprise=float(surprise[band].mean()) if band.any() else 0.0, sided=_sided(foreground, background, counts),
-        volume=tuple(ratios), missed=deficit(foreground, worth) / size,
+        given=(sum(given[1:]), *given[1:]), expected=(sum(expected[1:]), *expected[1:]),
+        missed=deficit(foreground, worth) / size,
         swap=swap_gain(sums, given), shift=best_shift(foreground, worth).gain / size,
+        overlap=_dice(foreground, counts & (evidence.predicted > 0)),
     )  # fmt: skip
 
 
@@ -79,6 +82,11 @@ def edge(classes: np.ndarray) -> np.ndarray:
     return found
 
 
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    both = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / both if both else 1.0
+
+
 def _sided(foreground: np.ndarray, background: np.ndarray, counts: np.ndarray) -> float:
     rim = edge(foreground) & counts
     inner, outer = background[rim & foreground], background[rim & ~foreground]
@@ -87,11 +95,3 @@ def _sided(foreground: np.ndarray, background: np.ndarray, counts: np.ndarray) -
     inside = np.log(np.clip(1 - inner, FLOOR, 1)).mean()
     outside = np.log(np.clip(outer, FLOOR, 1)).mean()
     return float(inside - outside)
-
-
-SMALL_VOXELS = 10.0
-"""Added to both volumes, so that the last voxels of a tiny structure are not worth a ratio."""
-
-
-def _ratio(given: float, expected: float) -> float:
-    return math.log((given + SMALL_VOXELS) / (expected + SMALL_VOXELS))

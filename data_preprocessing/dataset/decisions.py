@@ -46,7 +46,7 @@ def read_decisions(path: Path, cases: Sequence[CaseFiles], labels: LabelScheme) 
 
     Raises:
         UserError: a decision cannot be understood, is about no training case of the data set, or about a label that is
-            not the one that was audited; all are listed.
+            not the one that was audited, or does not go with another about the same label; all are listed.
     """
     files = {case.case: case for case in cases}
     found: dict[str, list[Decision]] = {}
@@ -56,12 +56,11 @@ def read_decisions(path: Path, cases: Sequence[CaseFiles], labels: LabelScheme) 
         try:
             decision = parse_decision(row, labels, path.parent)
             if decision is not None:
-                _require_audited(row, files, digests)
-                found.setdefault(row.case, []).append(decision)
+                case = _audited_case(row, files, digests)
+                found.setdefault(case, []).append(decision)
         except ValueError as error:
             problems.append(f"{row.case}: {error}")
-    problems += [f"{case}: it cannot be removed and changed" for case, decisions in found.items()
-                 if len(decisions) > 1 and any(each.word == "remove" for each in decisions)]  # fmt: skip
+    problems += [f"{case}: {problem}" for case, decisions in found.items() for problem in _discords(decisions)]
     if problems:
         raise list_problems(f"decisions of {path} cannot be carried out:", problems, advice="Nothing was written.")
     return {case: tuple(decisions) for case, decisions in found.items()}
@@ -139,16 +138,45 @@ def _shifted(label: np.ndarray, voxels: Sequence[int]) -> np.ndarray:
     return found
 
 
-def _require_audited(row: AuditRow, files: Mapping[str, CaseFiles], digests: dict[str, str]) -> None:
-    case = files.get(row.case)
+def _discords(decisions: Sequence[Decision]) -> list[str]:
+    """Why decisions about one label cannot be followed one after the other."""
+    words = [each.word for each in decisions]
+    done = [(each.word, sorted(each.values) if each.word == "swap" else each.values, each.file, each.box)
+            for each in decisions]  # fmt: skip
+    # A line copied by mistake would undo a swap, or move a label twice as far.
+    twice = [each.text for index, each in enumerate(decisions)
+             if each.word not in ("remove", "erase") and done[index] in done[:index]]  # fmt: skip
+    problems = [f"{text!r} is decided twice; leave one of the lines" for text in twice]
+    if "remove" in words and len(set(words)) > 1:
+        problems.append("it cannot be removed and changed")
+    if "replace" in words[1:] and len(set(words)) > 1:
+        problems.append("it is changed before it is replaced; put the line with replace first")
+    if words.count("replace") > 1 and not twice:
+        problems.append("it is replaced by several files; leave one of the lines")
+    return problems
+
+
+def _audited_case(row: AuditRow, files: Mapping[str, CaseFiles], digests: dict[str, str]) -> str:
+    """The case that a line is about.
+
+    Raises:
+        ValueError: there is none, or its label is another one.
+    """
+    name = row.case
+    if name not in files:
+        # Spreadsheets take zeros away in front of a number; the digest says whether it is the same case.
+        alike = [each for each in files if name.isdigit() and each.lstrip("0") == name.lstrip("0")]
+        name = alike[0] if len(alike) == 1 else name
+    case = files.get(name)
     if case is None or case.label is None:
-        raise ValueError("it is no training case of the data set")
+        raise ValueError("it is no training case of the data set; was it renamed or removed since the audit?")
     try:
-        digest = digests.setdefault(row.case, file_digest(case.label))
+        digest = digests.setdefault(name, file_digest(case.label))
     except OSError as error:
         raise ValueError(f"{case.label} cannot be read: {error.strerror}") from None
     if digest != row.label_digest:
         raise ValueError(f"{case.label} is not the file that was audited; audit it again, or decide nothing about it")
+    return name
 
 
 def describe(decisions: Sequence[Decision]) -> str:

@@ -54,6 +54,8 @@ def verify(data: Path, task: str | None, wanted: Wanted, *, n_jobs: int | None) 
     dataset = description.dataset
     target = None if wanted.copy is None else _copy_folder(wanted.copy, dataset.folder)
     decided = {} if wanted.decisions is None else read_decisions(wanted.decisions, dataset.training, dataset.labels)
+    if wanted.decisions is not None:
+        print(f"{wanted.decisions}: {len(decided) or 'no'} labels have a decision")
     num_cases = len(dataset.training) + len(dataset.test)
     repairs: list[CaseRepair] = []
     with Workers(max(1, min(n_jobs or num_cores(), num_cases))) as workers:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from pathlib import Path
 
 from report.audit import read_suspicions, suspect_titles, with_suspects
+from report.notices import collecting, notices
 from report.writing import write_report
 from tests.report import folders
+from utils.files import file_digest
 from utils.label_audit import AuditRow, write_audit
 
 
@@ -38,6 +43,24 @@ def test_without_an_audit_or_with_a_damaged_one_the_page_says_nothing(tmp_path, 
     (tmp_path / "77_audit").mkdir()
     (tmp_path / "77_audit/audit.csv").write_text("x")
     assert read_suspicions(tmp_path, "77") == () and "warning" in capsys.readouterr().err
+
+
+def test_an_audit_of_earlier_networks_or_labels_is_left_out_and_the_page_says_so(tmp_path):
+    audited(folders.make_cross_validation(tmp_path))
+    (tmp_path / "label.nii.gz").write_bytes(b"before")
+    details = tmp_path / "77_audit/audit.json"
+    [fold, *_] = tmp_path.glob("77_*/fold_*/done.json")
+    details.write_text(json.dumps({"configuration": fold.parent.parent.name[3:]}))
+    lines = [dataclasses.replace(row(number, f"case_{number}0"), label=str(tmp_path / "label.nii.gz"),
+                                 label_digest=file_digest(tmp_path / "label.nii.gz")) for number in (1, 2)]  # fmt: skip
+    write_audit([lines[0], dataclasses.replace(lines[1], label_digest="another")], tmp_path / "77_audit/audit.csv")
+    with collecting():
+        assert [each.case for each in read_suspicions(tmp_path, "77")] == ["case_10"]
+        assert "says nothing of them now: case_20" in notices()[0]
+    os.utime(fold, (fold.stat().st_atime, details.stat().st_mtime + 60))
+    assert read_suspicions(tmp_path, "77") == ()
+    text = write_report(tmp_path).path.read_text(encoding="utf-8")
+    assert "run audit-labels again" in text and 'id="label-audit"' not in text
 
 
 def test_suspects_take_three_of_four_places_of_the_viewer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from cross_validation.records import CaseRecord, FoldRecord, RunRequest, digest
+from data_preprocessing.planning.adapt import read_folds
+from data_preprocessing.shards import shard_stamps
 from scripts import audit_labels, verify_dataset
 from tests.tiny_task import Task, make_task, write_scan
 from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
+from utils.files import read_json, write_json
 from utils.label_audit import AuditRow, read_audit, write_audit
+from utils.nifti import read_label
+from utils.schema import Fold, Plan
+from utils.scoring import class_indices
 
 NUMBER, WRONG = 9, "scan4"
 
@@ -36,7 +44,31 @@ def task(tmp_path) -> Task:
             write_scan(path, np.roll(truth, 3, 1))
     assert made.run("--nfolds", "3") == EXIT_OK
     (folder / "plan.json").write_bytes((made.results / "77_3d/plan.json").read_bytes())
+    for number, cases in enumerate(read_folds(made.results / "77_3d")):
+        record(made, number, cases)
     return made
+
+
+def record(task: Task, number: int, cases: Fold, **changes: object) -> None:
+    """What a fold writes when it has ended."""
+    shards, folder = task.results / "77_3d", task.data.parent / f"models/77_3d_fullres/fold_{number}"
+    plan = {name: value for name, value in json.loads((shards / "plan.json").read_text()).items() if name != "reasons"}
+    request = RunRequest(
+        version=1, configuration="3d_fullres", fold=number, num_folds=3, cases=cases, plan=digest(plan), options={},
+        data=shard_stamps(shards, {*cases.train, *cases.val}),
+    )  # fmt: skip
+    request = dataclasses.replace(request, **changes)
+    labels = read_json(Plan, shards / "plan.json").labels
+    records = []
+    for case in cases.val:
+        mask = folder.parent / f"out_of_fold/{case}.nii.gz"
+        found = class_indices(read_label(mask).array, labels, mask)
+        records.append(CaseRecord(case=case, mask=hashlib.sha256(found.tobytes()).hexdigest()[:16], dice=(0.9,)))
+    folder.mkdir(exist_ok=True)
+    write_json(request, folder / "options.json")
+    done = FoldRecord(version=1, request=request.digest, configuration="3d_fullres", fold=number, num_folds=3,
+                      targets=("organ",), epochs=1, train_s=1.0, seconds=1.0, cases=tuple(records))  # fmt: skip
+    write_json(done, folder / "done.json")
 
 
 def audit(task: Task, *flags: object) -> int:
@@ -82,10 +114,50 @@ def test_without_predictions_the_command_that_gathers_them_is_named(task, tmp_pa
     assert not (tmp_path / "models/77_audit").exists()
 
 
+def swap_files(first: Path, second: Path) -> None:
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_predictions_of_other_networks_folds_plans_and_labels_are_refused(task, tmp_path, capsys):
+    models = tmp_path / "models/77_3d_fullres"
+    folds = read_folds(task.results / "77_3d")
+
+    def refused() -> str:
+        assert audit(task, "--no_report") == EXIT_USAGE and not list(tmp_path.glob("models/77_audit/*"))
+        return capsys.readouterr().err
+
+    for ending, message in (
+        (".nii.gz", "is not the mask that its fold predicted"),
+        (".npy", "are not the probabiliti"),
+    ):
+        pair = [models / f"out_of_fold/scan{number}{ending}" for number in (0, 1)]
+        swap_files(*pair)
+        assert "scan0" in (said := refused()) and "scan1" in said and message in said
+        swap_files(*pair)
+    mixed = Fold(train=folds[0].train[1:] + folds[0].val[:1], val=folds[0].val)
+    record(task, 0, mixed)
+    assert f"the network of fold_0 learned from 1 case ({folds[0].val[0]}), which it predicted" in refused()
+    record(task, 0, Fold(train=folds[0].train[1:], val=(*folds[0].val, folds[0].train[0])))
+    assert f"several folds predicted 1 case ({folds[0].train[0]})" in refused()
+    record(task, 0, folds[0], plan="another")
+    assert "plan.json is not the plan of fold_0" in refused()
+    record(task, 0, folds[0], data={folds[0].val[0]: "another"})
+    assert f"the preprocessed data of 1 case ({folds[0].val[0]}) have changed since" in refused()
+    (models / "fold_0/done.json").unlink()
+    assert "fold_0 is not finished" in (said := refused()) and f"predicted {len(folds[0].val)} cases" in said
+    record(task, 0, folds[0])
+    label = task.folder / "labelsTr/scan3.nii.gz"
+    write_scan(label, np.asanyarray(nib.load(label).dataobj) * 0)
+    assert "scan3.nii.gz has changed since" in refused()
+
+
 def test_damaged_probabilities_are_all_named(tmp_path):
     from cross_validation.audit.run import look_at
 
-    assert "cannot be read" in str(look_at("a", folder=tmp_path, labels={"a": Path("a.nii.gz")}))
+    assert "cannot be read" in str(look_at("a", folder=tmp_path, labels={"a": Path("a.nii.gz")}, masks={"a": ""}))
 
 
 def test_another_audit_keeps_what_a_person_has_decided(tmp_path, capsys):

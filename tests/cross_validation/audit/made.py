@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 from cross_validation.audit.evidence import Evidence, make_evidence
+from cross_validation.audit.ranking import Usual, find_usual
+from cross_validation.audit.signals import signals
 from utils.schema import Geometry, LabelScheme, Region
 
 SHAPE = (22, 34, 24)
@@ -49,3 +51,9 @@ def evidence(given: np.ndarray, truth: np.ndarray, labels: LabelScheme = FRONT_B
     """A given label beside what is believed of the true one."""
     predicted = believed(truth, seed).argmax(0).astype(np.uint8)
     return make_evidence(given, predicted, believed(truth, seed, labels), labels, geometry())
+
+
+def usual(labels: LabelScheme = FRONT_BACK, lacking: int | None = None) -> Usual:
+    """What is usual of sound labels, or of such that lack a class."""
+    truths = [np.where(halves(seed) == lacking, 0, halves(seed)).astype(np.uint8) for seed in range(10)]
+    return find_usual([signals(evidence(truth, truth, labels, seed)) for seed, truth in enumerate(truths)])

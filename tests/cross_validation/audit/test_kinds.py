@@ -13,7 +13,7 @@ from cross_validation.audit.edits import worth_of
 from cross_validation.audit.kinds import explain, grown, moved
 from cross_validation.audit.places import find_places
 from cross_validation.audit.rows import stored_box, stored_offset, suggestion
-from tests.cross_validation.audit.made import FRONT_BACK, NESTED, evidence, geometry, halves
+from tests.cross_validation.audit.made import FRONT_BACK, NESTED, evidence, geometry, halves, usual
 
 
 def without(label: np.ndarray, index: int) -> np.ndarray:
@@ -39,7 +39,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_each_kind_is_named(kind, labels):
     truth = halves()
-    found = explain(evidence(KINDS[kind](truth), truth, labels))
+    found = explain(evidence(KINDS[kind](truth), truth, labels), usual(labels))
     assert found.kind == kind and found.share > 0.7
 
 
@@ -48,16 +48,16 @@ def test_a_label_that_nothing_explains_is_of_another_scan():
     other = np.zeros_like(truth)
     other[2:8, 2:30, 2:8] = 1
     other[4:20, 4:9, 4:20] = 2
-    found = explain(evidence(other, truth))
+    found = explain(evidence(other, truth), usual())
     assert found.kind == "wrong scan" and suggestion(found, geometry(), FRONT_BACK).startswith("remove")
-    assert explain(evidence(truth, truth)).kind == "unclear"
+    assert explain(evidence(truth, truth), usual()).kind == "unclear"
 
 
 def test_a_structure_that_only_the_label_has_is_extra_and_can_be_erased():
     truth = without(halves(), 2)
     given = truth.copy()
     given[2:5, 2:7, 2:7] = 2
-    found = explain(evidence(given, truth))
+    found = explain(evidence(given, truth), usual(lacking=2))
     assert (found.kind, found.structure, found.box) == ("extra structure", "back", ((2, 5), (2, 7), (2, 7)))
     assert suggestion(found, geometry(), FRONT_BACK) == "erase 3"
     [place] = find_places(evidence(given, truth))
@@ -66,9 +66,9 @@ def test_a_structure_that_only_the_label_has_is_extra_and_can_be_erased():
 
 def test_suggestions_are_in_values_and_axes_of_the_file():
     truth = halves()
-    swap = explain(evidence(SWAP[truth], truth))
+    swap = explain(evidence(SWAP[truth], truth), usual())
     assert suggestion(swap, geometry(), FRONT_BACK) == "swap 1 3"
-    shift = explain(evidence(shifted(truth, axis=1, voxels=3), truth))
+    shift = explain(evidence(shifted(truth, axis=1, voxels=3), truth), usual())
     assert shift.numbers == (0, -3, 0)
     assert suggestion(shift, geometry(), FRONT_BACK) == "shift 0 -3 0"
     assert suggestion(shift, geometry(turned=True), FRONT_BACK) == "shift 0 3 0"

@@ -9,10 +9,15 @@ from benchmarks.wrong_labels import dilated, shifted
 from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
 from cross_validation.audit.evidence import make_evidence
 from cross_validation.audit.places import find_places
-from cross_validation.audit.ranking import scores, threshold
-from cross_validation.audit.signals import edge, signals
+from cross_validation.audit.ranking import find_usual, threshold
+from cross_validation.audit.signals import Signals, edge, signals
 from tests.cross_validation.audit.made import FRONT_BACK, NESTED, believed, evidence, geometry, halves
 from utils.schema import LabelScheme
+
+
+def volume(found: Signals, index: int = 0) -> float:
+    """Of foreground or a class: log of the ratio of what is given to what is expected."""
+    return float(np.log((found.given[index] + 10) / (found.expected[index] + 10)))
 
 
 def test_edge_is_one_voxel_on_either_side():
@@ -23,15 +28,15 @@ def test_a_shift_surprises_and_a_dilation_is_one_sided_and_too_large():
     truth = halves()
     sound, moved, large = (signals(evidence(given, truth)) for given in (
         truth, shifted(truth, axis=1, voxels=3), dilated(truth, 2)))  # fmt: skip
-    assert moved.surprise > sound.surprise + 0.3 and abs(moved.volume[0] - sound.volume[0]) < 0.1
-    assert large.sided < sound.sided - 1 and large.volume[0] > sound.volume[0] + 0.3
+    assert moved.surprise > sound.surprise + 0.3 and abs(volume(moved) - volume(sound)) < 0.1
+    assert large.sided < sound.sided - 1 and volume(large) > volume(sound) + 0.3
     assert sound.missed < 0.2 < 0.5 < large.missed
 
 
 def test_a_missing_class_is_seen_in_its_volume():
     truth = halves()
-    found = signals(evidence(np.where(truth == 2, 0, truth).astype(np.uint8), truth)).volume
-    assert found[2] < -3 and abs(found[1]) < 0.2
+    found = signals(evidence(np.where(truth == 2, 0, truth).astype(np.uint8), truth))
+    assert volume(found, 2) < -3 and abs(volume(found, 1)) < 0.2
 
 
 def test_ignored_voxels_say_nothing():
@@ -66,7 +71,7 @@ def test_classes_in_no_region_of_their_own_count_as_one():
     shares = believed(truth)
     found = make_evidence(truth, (truth > 0).astype(np.uint8), shares[1:].sum(0)[None], labels, geometry())
     assert found.alike == (0, 1, 1) and set(np.unique(found.label)) == {0, 1}
-    assert signals(found).volume[2] == 0 and abs(signals(found).volume[0]) < 0.3
+    assert signals(found).given[2] == signals(found).expected[2] == 0 and abs(volume(signals(found))) < 0.3
 
 
 @pytest.mark.parametrize("offset", [(0, 3, 0), (-2, 0, 1)])
@@ -89,17 +94,22 @@ def test_the_best_growth_counts_in_the_finest_voxels():
     assert best_growth(np.zeros((3, 3, 3), bool), np.ones((3, 3, 3)), (1, 1, 1)).radius == 0
 
 
+def ranked(found: list[Signals]) -> np.ndarray:
+    usual = find_usual(found)
+    return np.array([usual.score(each) for each in found])
+
+
 def test_scores_rank_each_error_above_all_sound_labels():
     truths = [halves(seed) for seed in range(12)]
     swap, missing = np.array([0, 2, 1], np.uint8), np.array([0, 0, 2], np.uint8)
     wrong = [shifted(truths[8], axis=0, voxels=3), dilated(truths[9], 2), swap[truths[10]], missing[truths[11]]]
     givens = [*truths[:8], *wrong]
-    score = scores([signals(evidence(g, t, seed=s)) for s, (g, t) in enumerate(zip(givens, truths))])
+    score = ranked([signals(evidence(g, t, seed=s)) for s, (g, t) in enumerate(zip(givens, truths))])
     assert score[8:].min() > score[:8].max() and score[8:].min() > threshold(12) > score[:8].max()
 
 
 def test_equal_labels_and_a_handful_of_cases_are_not_suspicious():
     one = signals(evidence(halves(), halves()))
-    score = scores([one] * 10)
+    score = ranked([one] * 10)
     assert not (score > threshold(10)).any()
     assert threshold(3) == float("inf")

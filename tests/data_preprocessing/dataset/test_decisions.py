@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_preprocessing.dataset.decisions import Decision, carry_out, parse_decision
+from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.dataset.decisions import Decision, carry_out, parse_decision, read_decisions
 from scripts import verify_dataset
 from tests.tiny_task import SHAPE_XYZ, Task, make_task, write_scan
-from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, run_cli
+from utils.errors import EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, UserError, run_cli
 from utils.files import file_digest
 from utils.label_audit import AuditRow, write_audit
 from utils.schema import LabelScheme
@@ -97,12 +98,42 @@ def test_no_decision_changes_nothing(task, tmp_path):
         ([row("scan0", "replace gone.nii.gz")], "there is no file"),
         ([row("scan0", "remove"), row("scan0", "erase 1")], "cannot be removed and changed"),
         ([row("scan0", "erase 1", scope="place", where="everywhere")], "is no box"),
+        ([row("scan0", "swap 0 1"), row("scan0", "Swap 1 0")], "scan0: 'Swap 1 0' is decided twice"),
+        ([row("scan0", "shift 0 0 1"), row("scan0", "replace audit.csv")], "put the line with replace first"),
+        ([row("scan0", "replace audit.csv"), row("scan0", "replace ./audit.csv")], "twice"),
+        ([row("scan0", "replace audit.csv"), row("scan0", "replace data/../audit.csv")], "by several files"),
     ],
 )
 def test_decisions_that_cannot_be_carried_out_are_refused_and_nothing_is_written(task, tmp_path, capsys, rows, message):
     table = decide(task, *rows)
     assert verify("--data", task.folder, "--fix", tmp_path / "copy", "--decisions", table) == EXIT_USAGE
     assert message in capsys.readouterr().err and not (tmp_path / "copy").exists()
+
+
+def test_zeros_that_a_spreadsheet_took_away_are_put_back_where_the_label_is_the_same(tmp_path):
+    def case(name: str) -> CaseFiles:
+        path = tmp_path / f"{name}.nii.gz"
+        path.write_text(name)
+        return CaseFiles(case=name, images=(path,), label=path)
+
+    cases = [case("007"), case("8")]
+    table = tmp_path / "audit.csv"
+    write_audit([row("7", "remove", label_digest=file_digest(cases[0].label))], table)
+    assert list(read_decisions(table, cases, LABELS)) == ["007"]
+    write_audit([row("7", "remove", label_digest=file_digest(cases[1].label))], table)
+    with pytest.raises(UserError, match="is not the file that was audited"):
+        read_decisions(table, cases, LABELS)
+    write_audit([row("7", "remove", label_digest=file_digest(cases[0].label))], table)
+    with pytest.raises(UserError, match="was it renamed or removed"):
+        read_decisions(table, [*cases, case("07")], LABELS)
+
+
+def test_the_same_line_twice_harms_nothing_where_it_says_the_same(task):
+    table = decide(
+        task, row("scan0", "remove"), row("scan0", "remove"), row("scan1", "erase 1"), row("scan1", "erase 1")
+    )
+    cases = [CaseFiles(case=f"scan{n}", images=(), label=task.folder / f"labelsTr/scan{n}.nii.gz") for n in range(4)]
+    assert set(read_decisions(table, cases, LABELS)) == {"scan0", "scan1"}
 
 
 def test_decisions_need_a_copy_and_a_file(task, tmp_path, capsys):
