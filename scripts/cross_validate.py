@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.args import parse
 from utils.config import PreparedFolder, default_root
 from utils.errors import UserError, run_cli
-from utils.slurm_resources import SlurmOptions
+from utils.slurm_resources import SlurmJobOptions
 from utils.task_number import TaskNumber, normalise_task
 
 
@@ -53,7 +53,7 @@ class CrossValidateOptions:
     """Remove earlier results of these runs and train anew; to continue such a command, leave this flag out."""
     report: bool = True
     """Write a page about all that is finished, <task>_report.html in --results."""
-    cluster: SlurmOptions = dataclasses.field(default_factory=SlurmOptions)
+    cluster: SlurmJobOptions = dataclasses.field(default_factory=SlurmJobOptions)
 
     def __post_init__(self) -> None:
         normalise_task(self)

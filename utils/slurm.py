@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.files import write_atomically
 from utils.runs import prepare_folder
-from utils.slurm_resources import SlurmResources
+from utils.slurm_resources import SlurmResources, fit_to_cluster
 
 NOTICE_S = 120
 """How long before a job's time is over it is told, and stops and is queued again."""
@@ -125,6 +125,19 @@ def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob], resources: SlurmRe
         _write(folder / f"{job.name}.sh", job_script(job, resources, folder=folder, working_folder=Path.cwd()))
     _write(folder / "submit.sh", submit_script(jobs, folder=folder))
     return folder / "submit.sh"
+
+
+def write_array(folder: Path, job: SlurmJob, resources: SlurmResources) -> None:
+    """Write the script of a job array and submit.sh, and say so.
+
+    Raises:
+        UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
+    """
+    submit = write_job_scripts(folder, [job], fit_to_cluster(resources, gpus=job.gpus))
+    print(
+        f"an array of {len(job.parts)} jobs in {folder}, for parts {number_ranges(job.parts)} of {job.num_parts}; "
+        f"submit it: {submit}"
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -72,8 +72,6 @@ class SlurmOptions:
     """Folder for Slurm job scripts and submit.sh, which submits them, in place of running anything."""
     cpus: int | None = None
     """CPUs of each Slurm job (default: 8, or as many as a node has)."""
-    memory_gb: int | None = None
-    """Memory of each Slurm job, in GB (default: the cluster's)."""
     partition: str | None = None
     """Slurm partition."""
     time: str | None = None
@@ -90,9 +88,21 @@ class SlurmOptions:
     def resources(self) -> SlurmResources:
         """What each Slurm job asks for."""
         return SlurmResources(
-            cpus=self.cpus, memory_gb=self.memory_gb, partition=self.partition, time=self.time, account=self.account,
+            cpus=self.cpus, partition=self.partition, time=self.time, account=self.account,
             further=() if self.sbatch is None else (self.sbatch,),
         )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlurmJobOptions(SlurmOptions):
+    """Jobs for Slurm, written in place of running anything."""
+
+    memory_gb: int | None = None
+    """Memory of each Slurm job, in GB (default: the cluster's)."""
+
+    def resources(self) -> SlurmResources:
+        """What each Slurm job asks for."""
+        return dataclasses.replace(super().resources(), memory_gb=self.memory_gb)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
