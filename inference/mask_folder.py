@@ -19,11 +19,11 @@ import numpy as np
 
 from inference.mask_formats import mask_files
 from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp, StampFile, read_stamps, scan_stamp
-from inference.parts import Place
 from inference.scans import Scan
 from utils.errors import UserError, list_problems
 from utils.files import to_dict, write_json
 from utils.nifti import write_mask
+from utils.parts import Place
 from utils.reserved import create_array
 from utils.scan_names import is_picture
 from utils.schema import Geometry

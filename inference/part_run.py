@@ -10,7 +10,7 @@ from typing import Any
 
 from inference.doubt_files import summary_line
 from inference.part_table import part_states, together
-from inference.parts import PartRecord, Place
+from inference.parts import PartRecord, write_record
 from inference.scan_run import ScanRun
 from utils.errors import EXIT_OK, EXIT_PARTIAL
 from utils.launch import find_launch
@@ -20,13 +20,12 @@ _SHOWN = 10
 
 
 def finish_part(
-    run: ScanRun, place: Place, begun: PartRecord, outcome: dict[str, Any], cases: Sequence[str]
+    run: ScanRun, begun: PartRecord, outcome: dict[str, Any], cases: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Record a part that is over, and give the outcome of all of them where all are; `place` is held exclusively.
+    """Record a part that is over, and give the outcome of all of them where all are; its place is held exclusively.
 
     Args:
         run: of the part.
-        place: where it worked.
         begun: its record so far.
         outcome: of the part.
         cases: all scans, those of other parts too.
@@ -36,7 +35,9 @@ def finish_part(
         which is said.
     """
     counts = {name: outcome[name] for name in ("written", "kept", "failed")}
-    place.write(dataclasses.replace(begun, state="finished", seconds=time.time() - begun.begun_s, **counts))
+    write_record(
+        run.job.output, dataclasses.replace(begun, state="finished", seconds=time.time() - begun.begun_s, **counts)
+    )
     states = part_states(run.job.output, begun.count, sorted(cases), begun.made_by)
     missing = [state for state in states if state.why]
     done = f"part {begun.part}/{begun.count} is done"

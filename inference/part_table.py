@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from inference.mask_stamps import MadeBy, read_stamps
-from inference.parts import Part, PartRecord, part_folder, parts_of, read_record
+from inference.parts import PartRecord, read_record
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.locks import is_locked
+from utils.parts import Part, part_folder, parts_of
 from utils.runs import RECORD
 
 PRECISION = "the precision"

@@ -25,7 +25,7 @@ from inference.opening import opened
 from inference.output_folder import refuse_other_programs, remove_strays, warn_of_others
 from inference.part_run import finish_part
 from inference.part_table import part_states
-from inference.parts import Part, PartRecord, Place
+from inference.parts import PartRecord, write_record
 from inference.predictor import Predictor
 from inference.scan_run import ScanJob, ScanRun, list_scans
 from inference.scans import Scan
@@ -34,6 +34,7 @@ from models.inferer import InferenceSettings
 from utils.config import HardwareConfig
 from utils.errors import UserError
 from utils.launch import Launch, find_launch
+from utils.parts import Part, Place
 from utils.runs import outdate_page, prepare_folder, write_run_record
 from utils.runtime import Runtime, choose_runtime, configure_backends, detect_machine, resolve_hardware
 from utils.throughput import environment as machine_environment
@@ -175,11 +176,11 @@ def predict_scans(job: ScanJob, runtime: Runtime, make: Maker, launch: Launch | 
         begun = None
         if job.part is not None:
             begun = PartRecord.begun(job.part, run.masks.made_by, [scan.case for scan in own])
-            place.write(begun)
+            write_record(job.output, begun)
         status, outcome = run.run()
         with place.exclusive():
             if begun is not None:
-                together = finish_part(run, place, begun, outcome, [scan.case for scan in scans])
+                together = finish_part(run, begun, outcome, [scan.case for scan in scans])
                 if together is None:
                     return Ending(status=status, complete=False)
                 outcome = together

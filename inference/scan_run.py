@@ -18,7 +18,6 @@ from inference.mask_stamps import made_by
 from inference.memory import PROGRAM_BYTES, Forecast, forecast_predictor, free_memory_bytes
 from inference.naming import name_anonymously, without_paths
 from inference.output_folder import refuse_format, refuse_scans_as_output
-from inference.parts import Part, Place
 from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
@@ -29,6 +28,7 @@ from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
 from utils.nifti import working_grid, write_mask
+from utils.parts import Part, Place
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room

@@ -21,8 +21,8 @@ from report.finishing import finish_prediction
 from utils.args import changed_options, parse, to_words, without_flags
 from utils.config import FoldChoice, default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
+from utils.parts import PartOptions
 from utils.slurm import SlurmJob, write_array
-from utils.slurm_resources import SlurmOptions
 from utils.task_number import TaskNumber
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ class ScanOptions:
     """Apply the post-processing that find_best_configuration.py chose."""
     allow_unfinished: bool = False
     """Use trainings that were interrupted, and a cross-validation of which folds are missing, as they are."""
-    part: str | None = None
-    """I/N: predict part I of N only, beside others that do the rest into the same --output, on any machines. The last
-    one writes the record and the page of all. torchrun and srun give each of their processes a part by themselves."""
-    parts: int | None = None
-    """With --slurm: number of parts, each a job of one array."""
     status: bool = False
     """Say which parts of --output are done, running or lost, and predict nothing."""
 
@@ -81,10 +76,6 @@ class ScanOptions:
             raise UserError("--anonymous_map has no effect without --anonymous")
         if self.segment_codes is not None and not str(self.output_format).startswith("dicom-seg"):
             raise UserError("--segment_codes has no effect without --output_format dicom-seg or dicom-seg-labelmap")
-        if self.parts is not None and self.parts < 1:
-            raise UserError(f"--parts must be at least 1, got {self.parts}")
-        if self.part is not None and self.parts is not None:
-            raise UserError("--part I/N is one part, and --parts N all of them as Slurm jobs; give one of the two")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,11 +145,9 @@ class InferenceOptions:
     raw_scans: ScanOptions = dataclasses.field(default_factory=ScanOptions)
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
     prepared_cases: ShardOptions = dataclasses.field(default_factory=ShardOptions)
-    cluster: SlurmOptions = dataclasses.field(default_factory=SlurmOptions)
+    cluster: PartOptions = dataclasses.field(default_factory=PartOptions)
 
     def __post_init__(self) -> None:
-        if (self.cluster.slurm is None) != (self.raw_scans.parts is None):
-            raise UserError("--slurm FOLDER and --parts N belong together: N parts as the jobs of an array")
         if self.cluster.slurm is not None and self.raw_scans.overwrite:
             raise UserError("--overwrite and --slurm contradict each other: a requeued job would begin anew each time")
 
@@ -209,14 +198,12 @@ def _require(groups: Sequence[Any], names: Sequence[str]) -> None:
 def _job(options: InferenceOptions, *, tta: bool | None) -> tuple[ScanJob, NetworkUse]:
     assert options.network.model is not None, "it has been asked for"
     # After --help.
-    from inference.parts import Part
     from inference.run import NetworkUse
     from inference.scan_run import ScanJob
 
     use = {name: value for name, value in vars(options.network).items() if name not in ("model", "tta", "report")}
-    own = {name: value for name, value in vars(options.raw_scans).items() if name not in ("part", "parts", "status")}
-    part = None if options.raw_scans.part is None else Part.parse(options.raw_scans.part)
-    return ScanJob(**own, model=options.network.model, part=part), NetworkUse(**use, tta=tta)
+    own = {name: value for name, value in vars(options.raw_scans).items() if name != "status"}
+    return ScanJob(**own, model=options.network.model, part=options.cluster.own_part), NetworkUse(**use, tta=tta)
 
 
 def _predict_scans(job: ScanJob, use: NetworkUse, *, page: bool) -> int:
@@ -232,14 +219,14 @@ def _predict_scans(job: ScanJob, use: NetworkUse, *, page: bool) -> int:
 def _write_jobs(job: ScanJob, use: NetworkUse, options: InferenceOptions, words: Sequence[str]) -> int:
     from inference.run import unfinished_parts
 
-    folder, count = options.cluster.slurm, options.raw_scans.parts
+    folder, count = options.cluster.slurm, options.cluster.parts
     assert folder is not None and count is not None, "both have been given"
     waiting = unfinished_parts(job, use, count)
     if not waiting:
         print(f"all {count} parts of {job.output} are finished; there is nothing to submit")
         return EXIT_OK
     gpus = 1 if use.gpus is None else use.gpus
-    own = without_flags(words, SlurmOptions, "parts", "memory_gb")
+    own = without_flags(words, PartOptions, "memory_gb")
     command = (sys.executable, str(Path(__file__).resolve()), *own)
     memory_gb = None if job.memory_gb is None else math.ceil(job.memory_gb)
     write_array(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripts.trained import masks, predict, train
 from tests.slurm_node import slurm_node, wait_until_idle
-from tests.tiny_task import write_scan
+from tests.tiny_task import Task, files_of, make_task, write_scan
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -60,3 +60,19 @@ def test_an_array_of_parts_is_the_single_run_and_a_lost_part_is_submitted_alone(
     again = json.loads((tmp_path / "masks/run.json").read_text())["outcome"]
     assert (tmp_path / "masks/scan1.nii.gz").is_file() and again["scans"] == 4 and not again["failed"]
     assert "part 2/2 is done, and so are all" in (tmp_path / "jobs/predict_2.out").read_text()
+
+
+def test_a_data_set_is_prepared_by_an_array_as_by_one_run(cluster, tmp_path):
+    task = make_task(tmp_path, num_cases=4)
+    single = Task(task.data, tmp_path / "single")
+    assert single.run() == 0
+    command = [
+        sys.executable, PROJECT / "preprocess.py", "--task", "77", "--data", task.data, "--results", task.results,
+        "--slurm", tmp_path / "jobs", "--parts", "2", "--cpus", "1",
+    ]  # fmt: skip
+    assert call(cluster, *command).returncode == 0
+    assert call(cluster, tmp_path / "jobs/submit.sh").returncode == 0
+    wait_until_idle(cluster, 300)
+    said = "".join(path.read_text() for path in (tmp_path / "jobs").glob("*.out"))
+    assert files_of(task.results / "77_3d") == files_of(single.results / "77_3d"), said
+    assert "nothing to submit" in call(cluster, *command).stdout

@@ -17,11 +17,12 @@ import pytest
 
 from inference.configuration_predictor import ConfigurationPredictor
 from inference.part_table import together
-from inference.parts import Part, Place, part_folder, read_record
+from inference.parts import read_record
 from tests.scripts.trained import predict, train
 from tests.tiny_task import write_scan
 from utils.errors import UserError
 from utils.locks import folder_lock
+from utils.parts import Part, Place, part_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMES = ("anna", "bert", "carl", "dora", "emil", "fred", "gina")
