@@ -7,19 +7,16 @@ python preprocess.py --task 04 --dim 3 --exec_mode test
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from utils.args import changed_options, parse
-from utils.config import DEFAULT_FOLDS, PreparedFolder, default_root
-from utils.errors import UserError, continues_with, run_cli
-from utils.task_number import TaskNumber, normalise_task
+from utils.args import parse, without_flags
+from utils.errors import EXIT_OK, UserError, continues_with, run_cli
+from utils.parts import PartJobOptions
+from utils.preprocess_options import PLANNING, Options
 
 if TYPE_CHECKING:
     from data_preprocessing.dataset.description_file import Dataset
@@ -27,94 +24,11 @@ if TYPE_CHECKING:
     from utils.schema import Fingerprint, Plan
     from utils.workers import Workers
 
-PLANNING = ("plan", "planner", "gpu_memory_gb", "zscore")
-"""Options that only a plan from the training cases' fingerprint asks for."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Turn a folder of scans (NIfTI and dataset.json) into a plan and training-ready arrays."""
-
-    task: TaskNumber
-    """Task number, such as 04: the folder TaskNN_Name. The Medical Segmentation Decathlon uses 01 to 10."""
-    dim: Literal[2, 3] = 3
-    """Dimension of the U-Net that the arrays are for."""
-    exec_mode: Literal["training", "val", "test"] = "training"
-    """training: plan, folds and training cases. val, test: training cases or test scans, by the training plan."""
-    data: Path = dataclasses.field(default_factory=lambda: default_root("data"))
-    """Folder above TaskNN_Name, or that folder itself. It is only read."""
-    results: PreparedFolder = dataclasses.field(default_factory=lambda: default_root("data"))
-    """Folder in which <task>_<dim>d is made (--lowres: <task>_3d_lowres); the --data of all that follows."""
-    n_jobs: int | None = None
-    """Processes that work at the same time, each on one case (default: one for each CPU core)."""
-    plan: Literal["auto", "preset"] | Path | None = None
-    """auto: by nnU-Net v2's rules. preset: the NVIDIA reference's numbers (default: preset for the ten MSD tasks). A
-    path: as another data set, by its nnUNetPlans.json or plan.json, or by that of a model to train on."""
-    planner: Literal["default", "resenc_m", "resenc_l", "resenc_xl"] = "default"
-    """Which of nnU-Net v2's planners makes an automatic plan. resenc_*: residual encoders, for GPUs of about 8, 24 and
-    40 GB (implies --plan auto)."""
-    gpu_memory_gb: float | None = None
-    """GPU memory that an automatic plan fills with patch and batch, in GB (default: 8; resenc_l 24, resenc_xl 40)."""
-    zscore: Literal["nonzero", "nnunet"] = "nonzero"
-    """Voxels of which an automatic plan takes z-scores. nonzero: each channel's own non-zero ones; nnunet: nnU-Net v2's
-    rule, all within the crop, or those of a mask where cropping takes away a quarter of the scans or more."""
-    lowres: bool = False
-    """3D: prepare the low-resolution stage, for scans of which the patch covers less than 25 %."""
-    cascade: Path | None = None
-    """3D: folder of masks <case>.nii.gz that 3d_lowres predicted of cases it has not seen. Prepares the cascade's
-    second stage, <task>_3d_cascade_fullres, from <task>_3d."""
-    ohe: bool = False
-    """Append a channel that marks the non-zero voxels."""
-    brats: bool = False
-    """Plan for the overlapping BraTS regions (whole tumour, tumour core, enhancing tumour)."""
-    nfolds: int = DEFAULT_FOLDS
-    """Number of cross-validation folds."""
-    splits: Path | None = None
-    """JSON file of the folds: a splits.json of this program, or nnU-Net's splits_final.json."""
-    group_by: str | None = None
-    """Regular expression with one group that finds the patient in a case's name, such as '(.+)_visit'; cases are split
-    so that no patient is in two folds."""
-    overwrite: bool = False
-    """Plan and make everything anew; otherwise an edited plan.json is kept, and so are finished cases."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
-    """Print a line for each case."""
-
-    def __post_init__(self) -> None:
-        normalise_task(self)
-        if self.n_jobs is not None and self.n_jobs < 1:
-            raise UserError(f"--n_jobs must be at least 1, got {self.n_jobs}")
-        if self.nfolds < 2:
-            raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
-        if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
-            raise UserError(f"--gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
-        if self.lowres and self.dim == 2:
-            raise UserError("--lowres is for --dim 3; a 2D U-Net sees whole slices")
-        if self.cascade is not None and (self.dim == 2 or self.lowres or self.exec_mode != "training"):
-            raise UserError("--cascade is for --dim 3 and --exec_mode training, without --lowres")
-        if self.splits is not None and self.group_by is not None:
-            raise UserError("--splits and --group_by both make the folds; give one of them")
-
-    @property
-    def root(self) -> Path:
-        """The folder of the plan and the training shards."""
-        return self.results / f"{self.task}_{self.dim}d{'_lowres' if self.lowres else ''}"
-
-    def given(self, *names: str) -> list[str]:
-        """Those of the options that are not as by default."""
-        changed = changed_options(self, Options(task=self.task))
-        return [name for name in names if name in changed]
-
-    @property
-    def command(self) -> str:
-        """What prepares the training cases that these options are about."""
-        lowres = " --lowres" if self.lowres else ""
-        return f"python preprocess.py --task {self.task} --dim {self.dim}{lowres}"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status (1: some cases failed)."""
     start_s = time.monotonic()
-    options = parse(Options, argv, prog="preprocess.py")
+    options = parse(Options, argv, prog="preprocess.py", doc=__doc__)
     if options.cascade is not None:
         return prepare_cascade(options, options.cascade)
     # Heavy imports wait until the options are known to be good.
@@ -128,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shards = options.root if options.exec_mode == "training" else options.root / options.exec_mode
     dataset = load_current(shards, options.data, options.task, brats=options.brats)
     require_writable(options.root, dataset.folder)
+    if options.jobs.slurm is not None:
+        return write_part_jobs(options, options.jobs.slurm, dataset, sys.argv[1:] if argv is None else argv)
     most = max(1, len(dataset.test if options.exec_mode == "test" else dataset.training))
     prepare = prepare_training if options.exec_mode == "training" else prepare_inference
     try:
@@ -138,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{error.filename or options.root}: {error.strerror or error}; run the same command again"
         ) from None
-    write_record(folder, to_dict(options), statuses, elapsed_s=time.monotonic() - start_s)
+    if options.jobs.inspect:
+        return EXIT_OK
+    if options.jobs.part is None or (folder / options.mark).is_file():
+        write_record(folder, to_dict(options), statuses, elapsed_s=time.monotonic() - start_s)
     return report(folder, statuses, verbose=options.verbose)
 
 
@@ -171,8 +90,10 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
         UserError: there are no training cases, or some are faulty; nothing is written then.
     """
     from data_preprocessing.folders import TrainingFolder, fill_training
+    from data_preprocessing.part_jobs import shared_fingerprint
     from data_preprocessing.planning import resume
     from data_preprocessing.planning.fingerprint import combine
+    from data_preprocessing.planning.plan_table import plan_table
     from data_preprocessing.planning.splits import choose_splits
     from data_preprocessing.runner import inspect_cases
     from data_preprocessing.shard_room import require_shard_room
@@ -188,9 +109,14 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     for message in warnings:
         _warn(message)
     inspection = resume.describe_sources(dataset)
-    fingerprint = None
-    if not options.overwrite:
-        fingerprint = resume.stored_fingerprint(folder, inspection, relative_size=options.zscore == "nnunet")
+    fingerprint, relative_size = None, options.zscore == "nnunet"
+    if options.jobs.inspect or options.jobs.part:
+        fingerprint = shared_fingerprint(folder, dataset, workers, relative_size=relative_size)
+    elif not options.overwrite:
+        fingerprint = resume.stored_fingerprint(folder, inspection, relative_size=relative_size)
+    if options.jobs.inspect and fingerprint:
+        print(plan_table(make_plan(fingerprint)))
+        return folder, []
     if fingerprint is None:
         fingerprint = combine(inspect_cases(dataset, cases, workers))
     content = TrainingFolder(
@@ -204,7 +130,7 @@ def prepare_training(options: Options, dataset: Dataset, workers: Workers) -> tu
     if not folder.exists():
         require_shard_room(folder, fingerprint, content.automatic)
     prepare_folder(folder, "--results")
-    return folder, fill_training(folder, content, workers, overwrite=options.overwrite)
+    return folder, fill_training(folder, content, workers, overwrite=options.overwrite, part=options.jobs.own_part)
 
 
 def choose_planning(options: Options, dataset: Dataset) -> Callable[[Fingerprint], Plan]:
@@ -254,11 +180,28 @@ def prepare_inference(options: Options, dataset: Dataset, workers: Workers) -> t
         raise UserError(f"{dataset.folder}/dataset.json lists no {section} cases for --exec_mode {options.exec_mode}")
     folder = options.root / options.exec_mode
     current = set() if options.overwrite else current_cases(cases, plan, folder)
-    stale = [case for case in cases if case.case not in current]
+    own = cases if options.jobs.own_part is None else options.jobs.own_part.own(cases)
+    stale = [case for case in own if case.case not in current]
     sizes = inspect_cases(dataclasses.replace(dataset, labels=plan.labels), stale, workers)
     require_shard_room(folder, sizes, plan, labelled=options.exec_mode == "val")
     prepare_folder(folder, "--results")
-    return folder, fill_inference(folder, cases, plan, workers, overwrite=options.overwrite)
+    return folder, fill_inference(
+        folder, cases, plan, workers, overwrite=options.overwrite, part=options.jobs.own_part
+    )  # fmt: skip
+
+
+def write_part_jobs(options: Options, scripts: Path, dataset: Dataset, words: Sequence[str]) -> int:
+    """Write a Slurm array that does the parts which have something to do; returns the exit status."""
+    from data_preprocessing.part_jobs import parts_to_do, planned, write_jobs
+
+    training, count = options.exec_mode == "training", options.jobs.parts or 1
+    cases = dataset.test if options.exec_mode == "test" else dataset.training
+    folder = options.root if training else options.root / options.exec_mode
+    plan = planned(folder, dataset, choose_planning(options, dataset)) if training else _stored_plan(options, dataset)
+    command = (sys.executable, str(Path(__file__).resolve()), *without_flags(words, PartJobOptions))
+    parts = parts_to_do(folder, cases, plan, count, options.mark)
+    write_jobs(scripts, command, parts, count, options.jobs.resources(), inspect=training and plan is None)
+    return EXIT_OK
 
 
 def _stored_plan(options: Options, dataset: Dataset) -> Plan:

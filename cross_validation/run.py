@@ -15,11 +15,11 @@ from cross_validation.fold_run import condemn, refuse_conflicts
 from cross_validation.jobs import JobPlan, RunSelection, check_passed, plan_jobs
 from cross_validation.scheduler import Job, Outcome, run_jobs
 from cross_validation.slurm_jobs import write_jobs
-from cross_validation.slurm_resources import SlurmResources
 from report.finishing import finish_cross_validation
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with
 from utils.runs import PAGE, outdate_page
 from utils.runtime import detect_machine
+from utils.slurm_resources import SlurmResources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cross_validation.fold_run import FoldRun
 from cross_validation.jobs import JobPlan, RunSelection
-from cross_validation.slurm import SlurmJob, write_job_scripts
-from cross_validation.slurm_resources import SlurmResources, fit_to_cluster
 from utils.configurations import CASCADE
+from utils.slurm import SlurmJob, write_job_scripts
+from utils.slurm_resources import SlurmResources, fit_to_cluster
 
 CROSS_VALIDATE = Path(__file__).resolve().parents[1] / "scripts/cross_validate.py"
 
@@ -25,7 +25,7 @@ def write_jobs(
     Raises:
         UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
     """
-    resources = fit_to_cluster(resources, use_gpu=on_gpu)
+    resources = fit_to_cluster(resources, gpus=int(on_gpu))
     values = {"task": selection.task, "data": selection.data.absolute(), "results": selection.results.absolute()}
     values |= {} if nfolds is None else {"nfolds": nfolds}
     values |= {"checkpoint": selection.checkpoint}
@@ -47,7 +47,7 @@ def write_jobs(
         name = f"{selection.task}_{job.name.replace(' ', '_')}"
         # What is finished needs no job, and nobody waits for it.
         after = tuple(jobs[each].name for each in job.after if each in jobs)
-        use_gpu = on_gpu and isinstance(job, FoldRun)
-        jobs[job.name] = SlurmJob(name=name, words=(*program, *what, *tail), use_gpu=use_gpu, after=after)
+        gpus = int(on_gpu and isinstance(job, FoldRun))
+        jobs[job.name] = SlurmJob(name=name, words=(*program, *what, *tail), gpus=gpus, after=after)
     submit = write_job_scripts(folder, list(jobs.values()), resources)
     print(f"{len(jobs)} job scripts in {folder} (finished runs have none); submit them: {submit}")

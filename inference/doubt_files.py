@@ -99,7 +99,7 @@ class Doubts:
             certainties=certainties, **dataclasses.asdict(doubt),
         )  # fmt: skip
 
-    def finish(self, cases: Iterable[str]) -> list[DoubtRecord]:
+    def finish(self, cases: Iterable[str], *, table: bool = True) -> list[DoubtRecord]:
         """Return the records of the cases that have one, the most doubtful first; the table has all of the folder.
 
         Records of scans that were predicted before are judged again, by what the model's calibration is now; those of
@@ -115,7 +115,7 @@ class Doubts:
                 write_json(new, self._path(case))
             records.append(new)
         records.sort(key=_most_doubtful)
-        if records:
+        if records and table:
             names = {path.name.removesuffix(DOUBT_ENDING) for path in self.folder.glob(f"*{DOUBT_ENDING}")}
             others = map(self._read, names - {record.case for record in records})
             there = [*records, *(record for record in others if record is not None)]

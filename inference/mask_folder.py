@@ -23,6 +23,7 @@ from inference.scans import Scan
 from utils.errors import UserError, list_problems
 from utils.files import to_dict, write_json
 from utils.nifti import write_mask
+from utils.parts import Place
 from utils.reserved import create_array
 from utils.scan_names import is_picture
 from utils.schema import Geometry
@@ -32,19 +33,24 @@ _SHOWN = 10
 
 
 class MaskFolder:
-    """The masks of one folder, for one model and its settings. One run at a time works in it (`utils.locks`).
+    """The masks of one folder, for one model and its settings. One run at a time works in it (`utils.locks`), or parts
+    of one (`parts.py`): then what others have written meanwhile is looked at before anything is changed.
 
     Args:
         folder: where masks lie.
         made_by: what predicts now.
         overwrite: whether masks are replaced, whoever made them.
+        place: for a part of the scans.
 
     Raises:
         UserError: the stamps are damaged, and `overwrite` is not given.
     """
 
-    def __init__(self, folder: Path, made_by: MadeBy, *, overwrite: bool = False) -> None:
-        self.folder, self._made_by, self._overwrite = folder, made_by, overwrite
+    def __init__(
+        self, folder: Path, made_by: MadeBy, *, overwrite: bool = False, place: Place | None = None
+    ) -> None:  # fmt: skip
+        self.folder, self.made_by, self._overwrite = folder, made_by, overwrite
+        self._place_of = place or Place(output=folder)
         self._lock, self._sources, self._endings = threading.Lock(), dict[str, str](), dict[str, str]()
         try:
             self._stamps = read_stamps(folder)
@@ -55,8 +61,24 @@ class MaskFolder:
 
     def begin(self) -> None:
         """Mark the folder as one of masks, before anything else is written into it."""
-        if not (self.folder / STAMPS).is_file() or self._overwrite:
-            write_json(StampFile(masks=self._stamps), self.folder / STAMPS)
+        with self._alone():
+            if not (self.folder / STAMPS).is_file() or self._overwrite:
+                write_json(StampFile(masks=self._stamps), self.folder / STAMPS)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let nobody else change the folder, and know what they have changed before."""
+        with self._lock, self._place_of.exclusive():
+            if self._place_of.part is not None:
+                self._refresh()
+            yield
+
+    def _refresh(self) -> None:
+        try:
+            self._stamps = read_stamps(self.folder)
+        except UserError:
+            if not self._overwrite:
+                raise
 
     def unfinished(self, scans: Sequence[Scan], *, save_probabilities: bool) -> list[Scan]:
         """Those to predict; why masks that are there do not count is printed.
@@ -100,6 +122,8 @@ class MaskFolder:
 
     def others(self) -> dict[str, str]:
         """Masks of the folder that what predicts now has not made -> what has."""
+        if self._place_of.part is not None:
+            self._refresh()
         found = {}
         for case, ending in mask_files(self.folder):
             stamp = self._stamps.get(case)
@@ -108,7 +132,7 @@ class MaskFolder:
                 continue
             if stamp is None or ending != stamp.ending:
                 found[case] = "unknown"
-            elif why := stamp.made_by.differences(self._made_by):
+            elif why := stamp.made_by.differences(self.made_by):
                 found[case] = "; ".join(why)
             elif self._is_edited(case):
                 found[case] = "edited since"
@@ -128,7 +152,8 @@ class MaskFolder:
         """
         target = self._path(scan.case, PROBABILITIES)
         names = {MASK: scan.mask_ending, PROBABILITIES: PROBABILITIES}
-        temporary = {key: self.folder / f".tmp-{secrets.token_hex(8)}{end}" for key, end in names.items()}
+        scratch = self._place_of.scratch
+        temporary = {key: scratch / f".tmp-{secrets.token_hex(8)}{end}" for key, end in names.items()}
         try:
             stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
             new = NewFiles(path=temporary[MASK], target=self._path(scan.case, scan.mask_ending), probabilities=stored)
@@ -146,13 +171,13 @@ class MaskFolder:
         """Let new files take the places of the old ones, with their stamp."""
         case, ending, array = scan.case, scan.mask_ending, temporary[PROBABILITIES]
         stamp = MaskStamp(
-            scan=self._sources[case], made_by=self._made_by, mask=FileStamp.of(temporary[MASK], content=True),
+            scan=self._sources[case], made_by=self.made_by, mask=FileStamp.of(temporary[MASK], content=True),
             probabilities=FileStamp.of(array, content=False) if array.is_file() else None, ending=ending,
         )  # fmt: skip
-        with self._lock:
+        with self._alone():
             before = self._stamps.get(case)
             stamps = self._stamps | {case: stamp}
-            staged = self.folder / f".tmp-{secrets.token_hex(8)}.json"
+            staged = self._place_of.scratch / f".tmp-{secrets.token_hex(8)}.json"
             try:
                 self._write_stamps(stamps, staged)
                 # Of old probabilities only those that would lie beside a mask they do not belong to.
@@ -166,10 +191,10 @@ class MaskFolder:
             finally:
                 staged.unlink(missing_ok=True)
             self._stamps = stamps
-        if stamp.probabilities is not None:
-            os.replace(array, self._path(case, PROBABILITIES))
-        # The mask comes last: where it is, the case is done.
-        os.replace(temporary[MASK], self._path(case, ending))
+            if stamp.probabilities is not None:
+                os.replace(array, self._path(case, PROBABILITIES))
+            # The mask comes last: where it is, the case is done.
+            os.replace(temporary[MASK], self._path(case, ending))
 
     def _write_stamps(self, stamps: dict[str, MaskStamp], path: Path) -> None:
         content = json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n"
@@ -190,7 +215,7 @@ class MaskFolder:
         stamp = self._stamps.get(scan.case)
         if stamp is None or not self._stamped(scan.case).is_file():
             return ["not predicted yet"]
-        found = stamp.made_by.differences(self._made_by)
+        found = stamp.made_by.differences(self.made_by)
         if stamp.ending != scan.mask_ending:
             found.append(f"its format was {stamp.ending}, now it is {scan.mask_ending}")
         if stamp.scan != self._sources[scan.case]:

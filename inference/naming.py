@@ -47,8 +47,11 @@ def without_paths(text: str, scan: Scan) -> str:
 
 
 def recorded_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a job as run.json has them: without what says where an anonymous input came from."""
-    kept = {name: value for name, value in options.items() if name != "unpacked"}
+    """The options of a job as run.json has them: without what says where an anonymous input came from.
+
+    They are of all scans, whichever of them this process predicts.
+    """
+    kept = {name: value for name, value in options.items() if name not in ("unpacked", "part", "neighbours")}
     if not options["anonymous"]:
         return kept
     model = kept.get("model")

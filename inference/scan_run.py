@@ -28,6 +28,7 @@ from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
 from utils.nifti import working_grid, write_mask
+from utils.parts import Part, Place
 from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room
@@ -65,6 +66,10 @@ class ScanJob:
     """Which DICOM series of a study is which channel (see `dicom.channels`)."""
     save_soft: tuple[str, ...] = ()
     """Targets whose mean probability is written as a map."""
+    part: Part | None = None
+    """Only this part of the scans, beside others that do the rest."""
+    neighbours: int = 1
+    """Processes that share the memory of this machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,17 +88,21 @@ class ScanRun:
         job: what to do.
         predictors: one per device, of the same model.
         scans: those to predict; None finds them in the job's input.
+        place: where it works; by default it has the output folder for itself.
 
     Raises:
         UserError: no scans, or files in the output folder that would be lost.
     """
 
-    def __init__(self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None) -> None:
-        self.job, self.predictors = job, predictors
+    def __init__(
+        self, job: ScanJob, predictors: Sequence[Predictor], scans: Sequence[Scan] | None = None,
+        place: Place | None = None,
+    ) -> None:  # fmt: skip
+        self.job, self.predictors, self._is_part = job, predictors, place is not None and place.part is not None
         self.plan, self.adds_up = predictors[0].plan, predictors[0].adds_up
         self.scans = list_scans(job, len(self.plan.channels)) if scans is None else scans
         prepare_folder(job.output, "--output")
-        self.masks = MaskFolder(job.output, made_by(predictors[0]), overwrite=job.overwrite)
+        self.masks = MaskFolder(job.output, made_by(predictors[0]), overwrite=job.overwrite, place=place)
         self.waiting = self.masks.unfinished(self.scans, save_probabilities=job.save_probabilities)
         merge, labels = predictors[0].merge, self.plan.labels
         classes = dict(zip(labels.names[1:], labels.values[1:])) if merge is None else merge.labels
@@ -127,9 +136,13 @@ class ScanRun:
         written = len(outcomes) - len(failed)
         self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
-        records = self.doubts.finish(scan.case for scan in self.scans if scan.case not in failed)
+        # Parts leave the table to whoever ends last.
+        records = self.doubts.finish(
+            (scan.case for scan in self.scans if scan.case not in failed), table=not self._is_part
+        )  # fmt: skip
         if records:
-            print(summary_line(records))
+            if not self._is_part:
+                print(summary_line(records))
             doubtful = [record.case for record in records if record.doubtful]
             summary |= {"doubtful": doubtful} if doubtful else {}
         there = [each.case for each in self.scans if each.case not in failed]
@@ -165,7 +178,7 @@ class ScanRun:
     def _budget_bytes(self) -> float:
         """Decide and say how much memory the scans may take together."""
         free = free_memory_bytes()
-        budget = free / 2 if self.job.memory_gb is None else self.job.memory_gb * 1e9
+        budget = free / 2 / self.job.neighbours if self.job.memory_gb is None else self.job.memory_gb * 1e9
         case = max(self.forecasts, key=lambda name: self._case_bytes(name), default=None)
         if case is None:
             return budget
@@ -247,7 +260,8 @@ class ScanRun:
 
     def _report(self, outcome: Outcome) -> None:
         self._reported += 1
-        where = f"[{self._reported}/{len(self.waiting)}] {outcome.case.case}"
+        part = "" if self.job.part is None else f"part {self.job.part} "
+        where = f"{part}[{self._reported}/{len(self.waiting)}] {outcome.case.case}"
         error = outcome.error
         done = f"{outcome.seconds:.1f} s" if error is None else f"failed: {self._describe(outcome.case, error)}"
         self._progress.say(f"{where}: {done}")

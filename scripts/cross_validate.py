@@ -16,10 +16,10 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cross_validation.slurm_resources import SlurmResources
 from utils.args import parse
 from utils.config import PreparedFolder, default_root
 from utils.errors import UserError, run_cli
+from utils.slurm_resources import SlurmJobOptions
 from utils.task_number import TaskNumber, normalise_task
 
 
@@ -44,20 +44,6 @@ class CrossValidateOptions:
     """Folder in which <task>_<configuration> and <task>_cross_validation.json are made."""
     gpus: int | None = None
     """GPUs to use, each for one run at a time (default: all there are; 0: one run after the other on the CPU)."""
-    slurm: Path | None = None
-    """Folder for Slurm job scripts, one for each run, in place of running anything."""
-    cpus: int | None = None
-    """CPUs of each Slurm job (default: 8, or as many as a node has)."""
-    memory_gb: int | None = None
-    """Memory of each Slurm job, in GB (default: the cluster's)."""
-    partition: str | None = None
-    """Slurm partition."""
-    time: str | None = None
-    """Longest time of a Slurm job, such as 12:00:00. Before it is over the job is queued again, and then continues."""
-    account: str | None = None
-    """Slurm account."""
-    sbatch: str | None = None
-    """Further options of sbatch for each Slurm job, such as --sbatch="--constraint=a100 --qos=long"."""
     prepare: bool = False
     """Only make the data of 3d_cascade_fullres from finished folds of 3d_lowres (a job of --slurm)."""
     checkpoint: Literal["last", "best"] = "last"
@@ -67,6 +53,7 @@ class CrossValidateOptions:
     """Remove earlier results of these runs and train anew; to continue such a command, leave this flag out."""
     report: bool = True
     """Write a page about all that is finished, <task>_report.html in --results."""
+    cluster: SlurmJobOptions = dataclasses.field(default_factory=SlurmJobOptions)
 
     def __post_init__(self) -> None:
         normalise_task(self)
@@ -76,23 +63,14 @@ class CrossValidateOptions:
             raise UserError(f"--nfolds must be at least 2, got {self.nfolds}")
         if self.gpus is not None and self.gpus < 0:
             raise UserError(f"--gpus must not be negative, got {self.gpus}")
-        if self.slurm is not None and self.overwrite:
+        if self.cluster.slurm is not None and self.overwrite:
             raise UserError("--overwrite and --slurm contradict each other: a requeued job would begin anew each time")
-        if self.slurm is not None and (self.gpus or 0) > 1:
+        if self.cluster.slurm is not None and (self.gpus or 0) > 1:
             raise UserError(f"--gpus {self.gpus} and --slurm contradict each other: each job is one run on one GPU")
-        if self.slurm is None and self.resources().given:
-            raise UserError(f"{', '.join(self.resources().given)}: only Slurm jobs have this; add --slurm FOLDER")
-        if self.prepare and (self.slurm is not None or self.overwrite):
+        if self.prepare and (self.cluster.slurm is not None or self.overwrite):
             raise UserError("--prepare makes the cascade's data only; leave out --slurm and --overwrite")
         if self.prepare and "3d_cascade_fullres" not in self.configurations:
             raise UserError("--prepare needs --configurations 3d_cascade_fullres: no other data are made here")
-
-    def resources(self) -> SlurmResources:
-        """What each Slurm job asks for."""
-        return SlurmResources(
-            cpus=self.cpus, memory_gb=self.memory_gb, partition=self.partition, time=self.time, account=self.account,
-            further=() if self.sbatch is None else (self.sbatch,),
-        )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = CrossValidation(
         selection=selection, passed=passed, nfolds=options.nfolds, gpus=options.gpus, page=options.report
     )
-    if options.slurm is not None:
-        return write_slurm(asked, options.slurm, options.resources())
+    if options.cluster.slurm is not None:
+        return write_slurm(asked, options.cluster.slurm, options.cluster.resources())
     return prepare_cascade(asked) if options.prepare else cross_validate(asked)
 
 

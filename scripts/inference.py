@@ -7,19 +7,26 @@ python scripts/inference.py --data data/04_3d --dim 3 --fold 0 --model results/c
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.args import changed_options, parse, to_words
+from utils.args import changed_options, parse, to_words, without_flags
 from utils.config import FoldChoice, default_root
-from utils.errors import UserError, continues_with, run_cli
+from utils.errors import EXIT_OK, UserError, continues_with, run_cli
+from utils.parts import PartOptions
+from utils.slurm import SlurmJob, write_array
 from utils.task_number import TaskNumber
+
+if TYPE_CHECKING:
+    from inference.run import NetworkUse
+    from inference.scan_run import ScanJob
 
 MaskFormat = Literal["nii.gz", "nii", "nrrd", "mha", "png", "tif", "dicom-seg", "dicom-seg-labelmap"]
 
@@ -55,11 +62,14 @@ class ScanOptions:
     overwrite: bool = False
     """Predict all scans again, and replace masks of other origin or edited ones."""
     memory_gb: float | None = None
-    """CPU memory that scans in flight may take together, in 10^9 bytes (default: half of what is free)."""
+    """CPU memory that scans in flight may take together, in 10^9 bytes (default: half of what is free). With --slurm
+    the memory of each job, of which they take half (default: the cluster's)."""
     postprocessing: bool = True
     """Apply the post-processing that find_best_configuration.py chose."""
     allow_unfinished: bool = False
     """Use trainings that were interrupted, and a cross-validation of which folds are missing, as they are."""
+    status: bool = False
+    """Say which parts of --output are done, running or lost, and predict nothing."""
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:
@@ -137,6 +147,11 @@ class InferenceOptions:
     raw_scans: ScanOptions = dataclasses.field(default_factory=ScanOptions)
     network: NetworkOptions = dataclasses.field(default_factory=NetworkOptions)
     prepared_cases: ShardOptions = dataclasses.field(default_factory=ShardOptions)
+    cluster: PartOptions = dataclasses.field(default_factory=PartOptions)
+
+    def __post_init__(self) -> None:
+        if self.cluster.slurm is not None and self.raw_scans.overwrite:
+            raise UserError("--overwrite and --slurm contradict each other: a requeued job would begin anew each time")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,11 +172,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "nothing to predict: give --input, --output and --model for raw scans, "
             "or --data, --fold, --dim and --model for preprocessed cases (see inference.py --help)"
         )
+    if scans and options.raw_scans.status:
+        _require([options.raw_scans], ("output",))
+        assert options.raw_scans.output is not None, "it has been asked for"
+        from inference.part_table import print_status
+
+        return print_status(options.raw_scans.output)
     if scans:
         _require([options.raw_scans, options.network], ("input", "output", "model"))
         with continues_with("the same command (without --overwrite) continues; finished masks are kept"):
             said_tta = any(word.replace("-", "_") in ("__tta", "__no_tta") for word in words)
-            return _predict_scans(options.raw_scans, options.network, tta=options.network.tta if said_tta else None)
+            job, use = _job(options, tta=options.network.tta if said_tta else None)
+            if options.cluster.slurm is not None:
+                return _write_jobs(job, use, options, words)
+            return _predict_scans(job, use, report=options.network.report)
     _require([options.prepared_cases, options.network], ("data", "fold", "dim", "model"))
     return _predict_shards(options.prepared_cases, options.network)
 
@@ -173,15 +197,42 @@ def _require(groups: Sequence[Any], names: Sequence[str]) -> None:
         raise UserError(f"{', '.join(missing)} must be given, too (see inference.py --help)")
 
 
-def _predict_scans(options: ScanOptions, network: NetworkOptions, *, tta: bool | None) -> int:
-    assert network.model is not None, "it has been asked for"
+def _job(options: InferenceOptions, *, tta: bool | None) -> tuple[ScanJob, NetworkUse]:
+    assert options.network.model is not None, "it has been asked for"
     # After --help.
-    from inference.run import NetworkUse, predict_folder
+    from inference.run import NetworkUse
     from inference.scan_run import ScanJob
 
-    values = {name: value for name, value in vars(network).items() if name not in ("model", "tta", "report")}
-    job = ScanJob(**vars(options), model=network.model)
-    return predict_folder(job, NetworkUse(**values, tta=tta), report=network.report)
+    use = {name: value for name, value in vars(options.network).items() if name not in ("model", "tta", "report")}
+    own = {name: value for name, value in vars(options.raw_scans).items() if name != "status"}
+    return ScanJob(**own, model=options.network.model, part=options.cluster.own_part), NetworkUse(**use, tta=tta)
+
+
+def _predict_scans(job: ScanJob, use: NetworkUse, *, report: bool) -> int:
+    from inference.part_run import end_together
+    from inference.run import predict_folder
+
+    return end_together(predict_folder(job, use, report=report).status)
+
+
+def _write_jobs(job: ScanJob, use: NetworkUse, options: InferenceOptions, words: Sequence[str]) -> int:
+    from inference.run import unfinished_parts
+
+    folder, count = options.cluster.slurm, options.cluster.parts
+    assert folder is not None and count is not None, "both have been given"
+    waiting = unfinished_parts(job, use, count)
+    if not waiting:
+        print(f"all {count} parts of {job.output} are finished; there is nothing to submit")
+        return EXIT_OK
+    gpus = 1 if use.gpus is None else use.gpus
+    own = without_flags(words, PartOptions, "memory_gb")
+    command = (sys.executable, str(Path(__file__).resolve()), *own)
+    memory_gb = None if job.memory_gb is None else math.ceil(job.memory_gb)
+    write_array(
+        folder, SlurmJob(name="predict", words=command, gpus=gpus, parts=tuple(waiting), num_parts=count),
+        dataclasses.replace(options.cluster.resources(), memory_gb=memory_gb),
+    )  # fmt: skip
+    return EXIT_OK
 
 
 def _predict_shards(options: ShardOptions, network: NetworkOptions) -> int:

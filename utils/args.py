@@ -104,6 +104,19 @@ def to_words(options: Any, names: Sequence[str]) -> list[str]:
     return words
 
 
+def without_flags(words: Sequence[str], options: type, *names: str) -> list[str]:
+    """A command line without the flags of a dataclass, each of which takes one value, and without further such ones."""
+    left_out = {field.name for field in dataclasses.fields(options)} | set(names)
+    kept, skip = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_one = flag.startswith("--") and flag[2:].replace("-", "_") in left_out
+        if not skip and not is_one:
+            kept.append(word)
+        skip = is_one and not equals and not skip
+    return kept
+
+
 def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", doc: str | None = "") -> Config:
     """Parse main.py's flags: values of --recipe come first, those of a --config file and then the flags override them.
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from utils.errors import UserError
 
 SPECIAL_STEPS = 0xFFFFFFF0
 """From here on, Slurm's numbers of steps mean its batch script or an interactive shell, which `srun` did not start."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Which of several processes that somebody else started this one is, counted from 0, and how many there are.
+
+    `local_rank` and `local_size` are among those of this machine; `by_srun`: Slurm did, else torchrun.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    by_srun: bool = False
+
+
+def find_launch(variables: Mapping[str, str]) -> Launch | None:
+    """Which process torchrun or srun made this one, from the variables that they set; None for one that is alone."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    by_srun = not all(name in variables for name in names)
+    if not by_srun:
+        rank, size, local_rank, local_size = (_number(variables, name, 1) for name in names)
+    elif (size := slurm_tasks(variables)) > 1:
+        rank, local_rank = _number(variables, "SLURM_PROCID", 0), _number(variables, "SLURM_LOCALID", 0)
+        # Such as 4 or 4(x2),3.
+        tasks = variables.get("SLURM_STEP_TASKS_PER_NODE", "").replace(",", "(").split("(")[0]
+        local_size = int(tasks) if tasks.isdecimal() else size
+    else:
+        return None
+    if size <= 1:
+        return None
+    return Launch(rank=rank, size=size, local_rank=local_rank, local_size=local_size, by_srun=by_srun)
 
 
 def find_ranks(variables: Mapping[str, str], devices: int) -> tuple[int, int]:

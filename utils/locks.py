@@ -18,12 +18,15 @@ from utils.errors import UserError
 LOCK = ".lock"
 """File in a folder that one run writes to; it is there only while that run goes on."""
 _WAIT_S = 0.2
+_BRIEF_WAIT_S = 0.02
+BRIEF_S = 30.0
+"""How long somebody who writes a file or two may hold a folder before those who wait say so."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system without locks answers."""
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def folder_lock(folder: Path, *, wait: bool = True, brief: bool = False) -> Iterator[None]:
     """Hold a folder that exists against other runs of this program until the block ends.
 
     The operating system frees the lock of a process that dies. Where the file system has no locks, the file itself is
@@ -32,27 +35,39 @@ def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     Args:
         folder: what is written to.
         wait: wait for another run and say so; else refuse.
+        brief: it is mostly held for moments; say so only after a while.
 
     Raises:
         UserError: another run writes there and `wait` is false, or one of another machine left its lock file.
         OSError: nothing can be written there.
     """
     path = folder / LOCK
-    told = False
-    while (held := _try_lock(path)) is None:
+    told, begin_s = False, time.monotonic()
+    while (held := _try_patiently(path, begin_s + BRIEF_S if brief else 0)) is None:
         owner = _owner(path)
         if not wait:
             raise UserError(f"another run ({owner}) writes into {folder}; wait for it, or choose another folder")
-        if not told:
+        if not told and not (brief and time.monotonic() < begin_s + BRIEF_S):
             print(f"{folder}: waiting for another run ({owner}) that writes there", file=sys.stderr, flush=True)
             told = True
-        time.sleep(_WAIT_S)
+        time.sleep(_BRIEF_WAIT_S if brief else _WAIT_S)
     try:
         yield
     finally:
         # Removed while it is still held: whoever opened it meanwhile sees that it is no longer the folder's file.
         path.unlink(missing_ok=True)
         os.close(held)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run holds a folder at this moment; one that does not exist is held by nobody."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with folder_lock(folder, wait=False):
+            return False
+    except UserError:
+        return True
 
 
 def claim_file(path: Path) -> int | None:
@@ -76,6 +91,16 @@ def release_file(path: Path, held: int) -> None:
     except (ImportError, OSError):
         path.unlink(missing_ok=True)
     os.close(held)
+
+
+def _try_patiently(path: Path, until_s: float) -> int | None:
+    """`_try_lock`; that a run on another machine has left its lock file is believed only after a while."""
+    try:
+        return _try_lock(path)
+    except UserError:
+        if time.monotonic() >= until_s:
+            raise
+        return None
 
 
 def _try_lock(path: Path) -> int | None:

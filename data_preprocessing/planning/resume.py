@@ -54,7 +54,9 @@ def stored_fingerprint(folder: Path, inspection: Inspection, *, relative_size: b
 
 
 def store_fingerprint(folder: Path, fingerprint: Fingerprint, inspection: Inspection) -> None:
-    """Write both; the inspection last, as it vouches for the fingerprint."""
+    """Write both, unless they are there; the inspection last, as it vouches for the fingerprint."""
+    if stored_fingerprint(folder, inspection) == fingerprint:
+        return
     (folder / "inspection.json").unlink(missing_ok=True)
     write_json(fingerprint, folder / "fingerprint.json")
     write_json(inspection, folder / "inspection.json")

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cross_validation.slurm import SlurmJob, write_job_scripts
-from cross_validation.slurm_resources import SlurmResources, fit_to_cluster
 from tests.slurm_node import slurm_node, wait_until_idle
 from tests.tiny_task import make_task
 from utils.errors import UserError
+from utils.slurm import SlurmJob, write_job_scripts
+from utils.slurm_resources import SlurmResources, fit_to_cluster
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
@@ -56,7 +56,7 @@ def submit(folder: Path, environment: dict[str, str], *words: str) -> subprocess
 def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, how):
     (tmp_path / "count.py").write_text(COUNTING)
     words = (sys.executable, str(tmp_path / "count.py"), str(tmp_path / "done"))
-    job = SlurmJob(name="count", words=words, use_gpu=False)
+    job = SlurmJob(name="count", words=words, gpus=0)
     write_job_scripts(tmp_path / "jobs", [job], SlurmResources(cpus=1, time="00:10:00"))
     assert submit(tmp_path / "jobs", cluster).returncode == 0
     for _ in range(300):
@@ -80,17 +80,17 @@ def test_what_no_node_has_is_found_when_the_jobs_are_written(asking):
         (SlurmResources(partition="large"), "there is no partition large on this cluster; it has cpu"),
     ):
         with pytest.raises(UserError, match=message):
-            fit_to_cluster(resources, use_gpu=False)
+            fit_to_cluster(resources, gpus=0)
     with pytest.raises(UserError, match="no node of this cluster has a GPU"):
-        fit_to_cluster(SlurmResources(), use_gpu=True)
+        fit_to_cluster(SlurmResources(), gpus=1)
 
 
 def test_as_many_cpus_are_asked_for_as_there_are(asking):
-    assert 1 <= (fit_to_cluster(SlurmResources(), use_gpu=False).cpus or 0) <= 8
+    assert 1 <= (fit_to_cluster(SlurmResources(), gpus=0).cpus or 0) <= 8
 
 
 def test_nothing_is_submitted_where_one_job_could_never_run(cluster, tmp_path):
-    jobs = [SlurmJob(name=name, words=("true",), use_gpu=False) for name in ("one", "two")]
+    jobs = [SlurmJob(name=name, words=("true",), gpus=0) for name in ("one", "two")]
     write_job_scripts(tmp_path, jobs, SlurmResources(cpus=1))
     refused = submit(tmp_path, cluster, "--cpus-per-task=4096")
     assert refused.returncode == 2

@@ -15,7 +15,7 @@ import pytest
 
 from utils import locks
 from utils.errors import UserError
-from utils.locks import LOCK, folder_lock
+from utils.locks import LOCK, folder_lock, is_locked
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOLD = "import sys, time, pathlib; from utils.locks import folder_lock\n" \
@@ -75,4 +75,43 @@ def test_lock_file_of_another_machine_is_named(tmp_path, monkeypatch):
     (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere" + socket.gethostname()}))
     monkeypatch.setattr(locks, "_try_lock", locks._create)
     with pytest.raises(UserError, match="remove that file"), folder_lock(tmp_path):
+        pass
+
+
+def test_whether_a_folder_is_held_can_be_asked(tmp_path, file_system):
+    assert not is_locked(tmp_path) and not is_locked(tmp_path / "missing")
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path) and not (tmp_path / LOCK).exists()
+
+
+def test_a_folder_that_is_held_for_moments_is_waited_for_without_a_word(tmp_path, file_system, monkeypatch, capsys):
+    release = threading.Event()
+
+    def hold():
+        with folder_lock(tmp_path):
+            release.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    while not (tmp_path / LOCK).is_file():
+        time.sleep(0.01)
+    threading.Timer(0.1, release.set).start()
+    with folder_lock(tmp_path, brief=True):
+        pass
+    other.join()
+    assert not capsys.readouterr().err
+
+
+def test_a_lock_file_of_another_machine_is_believed_at_once_only_by_those_who_hold_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_try_lock", locks._create)
+    (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(UserError, match="elsewhere"), folder_lock(tmp_path):
+        pass
+    threading.Timer(0.1, (tmp_path / LOCK).unlink).start()
+    with folder_lock(tmp_path, brief=True):
+        pass
+    monkeypatch.setattr(locks, "BRIEF_S", 0.1)
+    (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(UserError, match="elsewhere"), folder_lock(tmp_path, brief=True):
         pass

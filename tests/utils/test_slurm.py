@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cross_validation.slurm import SlurmJob, job_script, submit_script, write_job_scripts
-from cross_validation.slurm_resources import SlurmResources
 from utils.errors import UserError
+from utils.slurm import SlurmJob, job_script, number_ranges, submit_script, write_job_scripts
+from utils.slurm_resources import NodeKind, SlurmResources
 
-FIRST = SlurmJob(name="3d_lowres_fold_0", words=("python", "main.py"), use_gpu=True)
-SECOND = SlurmJob(name="cascade", words=("python", "a b.py", "$HOME"), use_gpu=False, after=(FIRST.name,))
+FIRST = SlurmJob(name="3d_lowres_fold_0", words=("python", "main.py"), gpus=1)
+SECOND = SlurmJob(name="cascade", words=("python", "a b.py", "$HOME"), gpus=0, after=(FIRST.name,))
 ASKED = SlurmResources()
 
 
@@ -70,5 +70,37 @@ def test_jobs_are_submitted_after_those_that_they_wait_for(tmp_path):
 
 
 def test_a_job_waits_for_all_that_are_named():
-    third = SlurmJob(name="last", words=("true",), use_gpu=False, after=(FIRST.name, SECOND.name))
+    third = SlurmJob(name="last", words=("true",), gpus=0, after=(FIRST.name, SECOND.name))
     assert "--dependency=afterok:$job_0:$job_1 " in submit_script([FIRST, SECOND, third], folder=Path("/jobs"))
+
+
+def test_an_array_does_a_part_in_each_job(tmp_path):
+    job = SlurmJob(name="predict", words=("python", "a b.py"), gpus=2, parts=(1, 2, 3, 7), num_parts=8)
+    script = job_script(job, ASKED, folder=Path("/jobs"), working_folder=Path("/work"))
+    words = {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+    assert words >= {"--array=1-3,7", "--output=/jobs/predict_%a.out", "--gres=gpu:2"}
+    command = next(line for line in script.splitlines() if line.endswith(" &")).removesuffix(" &")
+    printed = subprocess.run(
+        ["bash", "-c", f"printf '%s|' {command}"], env=os.environ | {"SLURM_ARRAY_TASK_ID": "7"}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert printed.stdout == "python|a b.py|--part|7/8|"
+
+
+def test_numbers_of_an_array_are_written_as_ranges():
+    assert [number_ranges(numbers) for numbers in ((4,), (1, 2), (1, 3, 4, 5, 9))] == ["4", "1-2", "1,3-5,9"]
+
+
+@pytest.mark.parametrize(
+    ("extras", "number"),
+    [
+        ("(null)", 0),
+        ("gpu:4", 4),
+        ("gpu:a100:4(S:0-1)", 4),
+        ("gpu", 1),
+        ("gpu:4090:2,mps:400", 2),
+        ("gpu:a:2,gpu:b:1", 3),
+    ],
+)
+def test_gpus_of_a_node_are_counted(extras, number):
+    assert NodeKind(partition="p", cpus=1, memory_mb=1, extras=extras).gpus == number

@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cross_validation.slurm_resources import SlurmResources
 from utils.files import write_atomically
 from utils.runs import prepare_folder
+from utils.slurm_resources import SlurmResources, fit_to_cluster
 
 NOTICE_S = 120
 """How long before a job's time is over it is told, and stops and is queued again."""
@@ -25,14 +25,18 @@ class SlurmJob:
     Attributes:
         name: of the job and its file.
         words: the command.
-        use_gpu: whether it asks for a GPU.
+        gpus: that it asks for, on each node.
         after: names of the jobs that must have ended well before.
+        parts: those of `num_parts` that a job array does, one each: its command gets `--part I/N`; none: a single job.
+        num_parts: N.
     """
 
     name: str
     words: tuple[str, ...]
-    use_gpu: bool
+    gpus: int = 0
     after: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
+    num_parts: int = 0
 
 
 # SIGTERM comes where a job is preempted or cancelled: Slurm queues the former again by itself. SIGUSR1 comes before
@@ -61,14 +65,28 @@ def job_script(job: SlurmJob, resources: SlurmResources, *, folder: Path, workin
 
     What ends before its time is over, or is preempted, is queued again and then continues.
     """
-    options = {"job-name": job.name, "output": f"{folder / job.name}.out", "ntasks": "1"}
-    options |= resources.options(use_gpu=job.use_gpu)
+    output = f"{folder / job.name}{'_%a' if job.parts else ''}.out"
+    options = {"job-name": job.name, "output": output, "ntasks": "1"}
+    options |= {"array": number_ranges(job.parts)} if job.parts else {}
+    options |= resources.options(gpus=job.gpus)
     # A job that is requeued continues, and its output with it.
     options |= {"open-mode": "append", "signal": f"B:USR1@{NOTICE_S}"}
     lines = [f"#SBATCH --{key}={shlex.quote(value)}" for key, value in options.items()]
     lines += [f"#SBATCH {text}" for text in (*resources.further, "--requeue")]
-    run = RUN.replace("{command}", shlex.join(job.words))
+    part = f' --part "$SLURM_ARRAY_TASK_ID"/{job.num_parts}' if job.parts else ""
+    run = RUN.replace("{command}", shlex.join(job.words) + part)
     return "\n".join(["#!/bin/bash", *lines, "set -eu", f"cd {shlex.quote(str(working_folder))}", run])
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as sbatch's --array takes them: 1-3,7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def submit_script(jobs: Sequence[SlurmJob], *, folder: Path) -> str:
@@ -107,6 +125,19 @@ def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob], resources: SlurmRe
         _write(folder / f"{job.name}.sh", job_script(job, resources, folder=folder, working_folder=Path.cwd()))
     _write(folder / "submit.sh", submit_script(jobs, folder=folder))
     return folder / "submit.sh"
+
+
+def write_array(folder: Path, job: SlurmJob, resources: SlurmResources) -> None:
+    """Write the script of a job array and submit.sh, and say so.
+
+    Raises:
+        UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
+    """
+    submit = write_job_scripts(folder, [job], fit_to_cluster(resources, gpus=job.gpus))
+    print(
+        f"an array of {len(job.parts)} jobs in {folder}, for parts {number_ranges(job.parts)} of {job.num_parts}; "
+        f"submit it: {submit}"
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+from pathlib import Path
 
 from utils.errors import UserError
 
@@ -50,17 +51,58 @@ class SlurmResources:
         values |= {"account": self.account, "sbatch": self.further or None}
         return tuple(f"--{name}" for name, value in values.items() if value is not None)
 
-    def options(self, *, use_gpu: bool) -> dict[str, str]:
-        """Long options of sbatch and their values."""
+    def options(self, *, gpus: int) -> dict[str, str]:
+        """Long options of sbatch and their values, for a job with so many GPUs on each node."""
         values = {
             "cpus-per-task": str(self.cpus or USUAL_CPUS),
-            "gres": "gpu:1" if use_gpu else None,
+            "gres": f"gpu:{gpus}" if gpus else None,
             "mem": f"{self.memory_gb}G" if self.memory_gb else None,
             "partition": self.partition,
             "time": self.time,
             "account": self.account,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """Jobs for Slurm, written in place of running anything."""
+
+    slurm: Path | None = None
+    """Folder for Slurm job scripts and submit.sh, which submits them, in place of running anything."""
+    cpus: int | None = None
+    """CPUs of each Slurm job (default: 8, or as many as a node has)."""
+    partition: str | None = None
+    """Slurm partition."""
+    time: str | None = None
+    """Longest time of a Slurm job, such as 12:00:00. Before it is over the job is queued again, and then continues."""
+    account: str | None = None
+    """Slurm account."""
+    sbatch: str | None = None
+    """Further options of sbatch for each Slurm job, such as --sbatch="--constraint=a100 --qos=long"."""
+
+    def __post_init__(self) -> None:
+        if self.slurm is None and self.resources().given:
+            raise UserError(f"{', '.join(self.resources().given)}: only Slurm jobs have this; add --slurm FOLDER")
+
+    def resources(self) -> SlurmResources:
+        """What each Slurm job asks for."""
+        return SlurmResources(
+            cpus=self.cpus, partition=self.partition, time=self.time, account=self.account,
+            further=() if self.sbatch is None else (self.sbatch,),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlurmJobOptions(SlurmOptions):
+    """Jobs for Slurm, written in place of running anything."""
+
+    memory_gb: int | None = None
+    """Memory of each Slurm job, in GB (default: the cluster's)."""
+
+    def resources(self) -> SlurmResources:
+        """What each Slurm job asks for."""
+        return dataclasses.replace(super().resources(), memory_gb=self.memory_gb)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,13 +114,19 @@ class NodeKind:
     memory_mb: int
     extras: str
 
-    def gives(self, resources: SlurmResources, *, use_gpu: bool) -> bool:
+    def gives(self, resources: SlurmResources, *, gpus: int) -> bool:
         """Whether such a node can hold a job."""
         return (
             self.cpus >= (resources.cpus or 1)
             and self.memory_mb >= 1024 * (resources.memory_gb or 0)
-            and (not use_gpu or "gpu" in self.extras)
+            and self.gpus >= gpus
         )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of such a node, of all types: `gpu:a100:4(S:0-1)` is four, `gpu` alone one."""
+        entries = [entry.partition("(")[0].split(":") for entry in self.extras.split(",")]
+        return sum(int(words[-1]) if words[-1].isdecimal() else 1 for words in entries if words[0] == "gpu")
 
     def __str__(self) -> str:
         """For people."""
@@ -86,8 +134,12 @@ class NodeKind:
         return f"{self.partition}: {self.cpus} CPUs, {self.memory_mb // 1024} GB{extras}"
 
 
-def fit_to_cluster(resources: SlurmResources, *, use_gpu: bool) -> SlurmResources:
+def fit_to_cluster(resources: SlurmResources, *, gpus: int) -> SlurmResources:
     """The same with a number of CPUs that the cluster has, where this machine can ask it; else as they are.
+
+    Args:
+        resources: what each job asks for.
+        gpus: that it asks for, too, on each node.
 
     Raises:
         UserError: the partition does not exist, or no node of it could ever hold such a job; it would wait for ever.
@@ -101,9 +153,12 @@ def fit_to_cluster(resources: SlurmResources, *, use_gpu: bool) -> SlurmResource
         if missing := [name for name in asked if name not in known]:
             raise UserError(f"there is no partition {', '.join(missing)} on this cluster; it has {', '.join(known)}")
         kinds = [kind for kind in kinds if kind.partition in asked]
-    fitting = [kind for kind in kinds if kind.gives(resources, use_gpu=use_gpu)]
+    fitting = [kind for kind in kinds if kind.gives(resources, gpus=gpus)]
     if not fitting:
-        wanted = [f"{resources.cpus} CPUs" if resources.cpus else "", "a GPU" if use_gpu else ""]
+        wanted = [
+            f"{resources.cpus} CPUs" if resources.cpus else "",
+            f"{gpus} GPUs" if gpus > 1 else "a GPU" if gpus else "",
+        ]
         wanted.append(f"{resources.memory_gb} GB" if resources.memory_gb else "")
         raise UserError(
             f"no node of this cluster has {', '.join(filter(None, wanted))}; there are "
