@@ -107,10 +107,10 @@ class Calibration:
             return _badness(self.signals, pooled)
         return float(np.mean([_badness(self.members[name], said) for name, said in zip(certainty.names, each)]))
 
-    def agreement_score(self, certainty: Certainty) -> float | None:
-        """The same of how far members agree; None for a single one."""
+    def agreement_score(self, agreement: Sequence[Value]) -> float | None:
+        """The same of how far members, or configurations, agree on each target; None where nothing was compared."""
         found = []
-        for spread, value in zip(self.dice, certainty.agreement):
+        for spread, value in zip(self.dice, agreement):
             bad = None if spread is None or value is None else spread.badness(value)
             found += [] if bad is None else [bad]
         return float(np.mean(found)) if found else None
@@ -209,15 +209,20 @@ class Doubt:
     words: str
 
 
-def judge(certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calibration]) -> Doubt:
+def judge(
+    certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calibration], between: Sequence[Value] = ()
+) -> Doubt:
     """The doubt of a scan that some configurations predicted together.
 
     Args:
         certainties: configuration -> what its members say.
         calibrations: of those that have one; if one lacks it there is no verdict.
+        between: how far configurations agree with each other on each target; empty where nothing says.
     """
     if not set(certainties) <= set(calibrations):
+        disagreement = [1 - value for value in between if value is not None]
         score = float(np.mean([_plain(each) for each in certainties.values()]))
+        score = max(score, float(np.mean(disagreement)) if disagreement else 0.0)
         words = "no verdict: the model has no cross-validation to compare with"
         return Doubt(score=score, calibrated=False, doubtful=None, words=words)
     parts, cases, shares, reasons = [], [], [], []
@@ -226,12 +231,18 @@ def judge(certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calib
         own = calibration.certainty_score(certainty)
         # On a scale on which the worst decile of the scores themselves begins at 1.
         own_scaled = own / calibration.doubtful_from if calibration.doubtful_from > 0 else own
-        agreement = calibration.agreement_score(certainty)
+        agreement = calibration.agreement_score(certainty.agreement)
         parts.append(own_scaled if agreement is None else max(own_scaled, agreement))
         shares.append(calibration.worse_than(own))
         cases.append(calibration.cases)
         reasons += ["members disagree"] if agreement is not None and agreement > max(own_scaled, DOUBTFUL_FROM) else []
     score, few = float(np.mean(parts)), min(cases)
+    apart = [
+        value for value in (calibrations[name].agreement_score(between) for name in certainties) if value is not None
+    ]
+    if apart and np.mean(apart) > score:
+        score = float(np.mean(apart))
+        reasons += ["configurations disagree"]
     doubtful = score >= DOUBTFUL_FROM
     words = f"less sure than {np.mean(shares):.0%} of {few} cases of the cross-validation"
     words = f"doubtful: {', '.join([words, *dict.fromkeys(reasons)])}" if doubtful else words

@@ -61,6 +61,8 @@ class DoubtRecord:
         remarks: what of the scan training never saw, a sentence each.
         targets: T names.
         certainties: configuration -> what its members say.
+        between: of several configurations that were averaged, T entries: mean Dice of the masks of any two; empty
+            where there is one, and in files of an earlier version.
     """
 
     version: int
@@ -72,3 +74,4 @@ class DoubtRecord:
     remarks: tuple[str, ...]
     targets: tuple[str, ...]
     certainties: dict[str, Certainty]
+    between: tuple[Value, ...] = dataclasses.field(default=(), metadata=UNSAID)

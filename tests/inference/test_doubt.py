@@ -81,6 +81,16 @@ def test_several_configurations_are_judged_together():
     assert both.score == pytest.approx((one + other) / 2)
 
 
+def test_configurations_that_agree_less_than_networks_with_labels_are_doubtful_however_sure_each_is():
+    known = {"2d": calibration(), "3d_fullres": calibration()}
+    sure = {"2d": certainty((0.99,)), "3d_fullres": certainty((0.99,))}
+    found = judge(sure, known, (0.5,))
+    assert found.doubtful and "configurations disagree" in found.words
+    for between in ((0.95,), (None,), ()):
+        assert not judge(sure, known, between).doubtful
+    assert judge(sure, {}, (0.4,)).score == pytest.approx(0.6)
+
+
 def test_without_a_cross_validation_there_is_a_score_and_no_verdict():
     found = judge({"2d": certainty((0.9,), agreement=(0.7,), members=2)}, {})
     assert (found.calibrated, found.doubtful) == (False, None) and found.score == pytest.approx(0.2)
