@@ -24,7 +24,8 @@ from utils.files import read_json, write_atomically, write_json
 from utils.nifti import working_grid
 from utils.schema import FORMAT_VERSION
 
-COLUMNS = ("case", "doubt", "doubtful", "overlap", "confidence", "agreement", "words", "remarks")
+MEANS = ("overlap", "confidence", "settled", "agreement")
+COLUMNS = ("case", "doubt", "doubtful", *MEANS, "words", "remarks")
 EDITED = "the mask was edited since it was predicted; the prediction was"
 
 
@@ -154,8 +155,7 @@ def table_text(records: Sequence[DoubtRecord]) -> str:
     writer.writerow(COLUMNS)
     for record in records:
         means = [
-            _mean([value for each in record.certainties.values() for value in getattr(each, name)])
-            for name in ("overlap", "confidence", "agreement")
+            _mean([value for each in record.certainties.values() for value in getattr(each, name)]) for name in MEANS
         ]
         verdict = {None: "", True: "yes", False: "no"}[record.doubtful]
         shown = ["" if value is None else f"{value:.4f}" for value in means]

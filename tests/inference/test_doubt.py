@@ -17,7 +17,7 @@ from utils.files import read_json, to_dict, write_json
 def certainty(overlap=(0.9,), *, agreement=(None,), members=1) -> Certainty:
     return Certainty(
         members=members, voxels=(5.0,) * len(overlap), confidence=tuple(overlap), overlap=tuple(overlap),
-        agreement=tuple(agreement),
+        settled=tuple(overlap), agreement=tuple(agreement),
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_each_network_is_compared_with_itself():
     assert known.members["fold_1"]["overlap"][0].median == pytest.approx(0.55)
 
     def said(first: float, second: float) -> Certainty:
-        each = tuple({"confidence": (v,), "overlap": (v,)} for v in (first, second))
+        each = tuple({"confidence": (v,), "overlap": (v,), "settled": (v,)} for v in (first, second))
         mean = certainty(((first + second) / 2,), agreement=(0.9,), members=2)
         return dataclasses.replace(mean, names=("fold_0", "fold_1"), each=each)
 
@@ -138,5 +138,32 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     with pytest.raises(UserError, match="one entry per target"):
         read_json(Calibration, tmp_path / "doubt.json")
     write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
-    with pytest.raises(UserError, match="must have the signals overlap, confidence"):
+    with pytest.raises(UserError, match="must have signals, in all tables the same, of overlap, confidence, settled"):
         read_json(Calibration, tmp_path / "doubt.json")
+
+
+def older(said: Certainty) -> Certainty:
+    """As an earlier version wrote it."""
+    return dataclasses.replace(said, settled=())
+
+
+def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says(tmp_path):
+    cases = [(older(certainty((float(v),))), (float(v),)) for v in EVEN]
+    old = calibrate("3d_fullres", ["organ"], cases)
+    assert set(old.signals) == {"overlap", "confidence"}
+    write_json(old, tmp_path / "doubt.json")
+    assert read_json(Calibration, tmp_path / "doubt.json") == old
+    for known in (old, calibration()):
+        for said, doubtful in ((0.85, False), (0.81, True)):
+            for scan in (certainty((said,)), older(certainty((said,)))):
+                assert judge({"3d_fullres": scan}, {"3d_fullres": known}).doubtful == doubtful
+    # What only one of two says is not compared: of one case that lacks it, nothing.
+    assert set(calibrate("2d", ["organ"], [*cases[1:], (certainty((0.9,)), (0.9,))]).signals) == set(old.signals)
+
+
+def test_a_wide_rim_is_doubtful_by_itself():
+    wide = dataclasses.replace(certainty((0.9,)), settled=(0.5,))
+    assert judge({"3d_fullres": wide}, {"3d_fullres": calibration()}).doubtful
+    assert not judge({"3d_fullres": wide}, {"3d_fullres": calibrate(
+        "3d_fullres", ["organ"], [(older(certainty((float(v),))), (float(v),)) for v in EVEN]
+    )}).doubtful  # fmt: skip
