@@ -21,7 +21,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.stats import rankdata
 
-from inference.doubt_files import Doubts
+from inference.doubt_files import MEANS, Doubts
 from inference.predictor import Predictor
 from inference.run import NetworkUse, predict_folder
 from inference.scan_run import ScanJob, list_scans
@@ -61,6 +61,8 @@ class Options:
     """Of noise and bias fields."""
     cpu_scans: int = 3
     """Scans of which the cost in CPU time is measured (0: none)."""
+    folds: tuple[int, ...] | None = None
+    """Folds of the model that predict (default: all)."""
 
 
 def noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -119,12 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     scans, labels = options.output / "scans", options.output / "labels"
     write_scans(options, scans, labels)
     job = ScanJob(
-        input=scans, output=options.output / "masks", model=options.model, folds=None, save_probabilities=False,
-        overwrite=False, memory_gb=None,
+        input=scans, output=options.output / "masks", model=options.model, folds=options.folds,
+        save_probabilities=False, overwrite=False, memory_gb=None,
     )  # fmt: skip
     use = NetworkUse(batch_size=None, gpus=0, amp=False, compile=False, tta=None, overlap=None, blend="gaussian")
     predict_folder(job, use)
-    predictor = Predictor.load(options.model, device="cpu")
+    predictor = Predictor.load(options.model, options.folds, device="cpu")
     results = [read_result(path, labels, job.output, predictor.plan.labels) for path in scan_files(scans)]
     table = summarise(results)
     cost = cpu_cost(job, predictor, options.cpu_scans) if options.cpu_scans else None
@@ -177,7 +179,7 @@ def read_result(scan: Path, labels: Path, masks: Path, scheme: LabelScheme) -> R
     dice = dice_from_counts(score_mask(found, volume.geometry, labels / scan.name, scheme, of=f"its mask {case}"))
     record = read_json(DoubtRecord, masks / f"{case}{DOUBT_ENDING}")
     scores = {"doubt": record.score}
-    for name in ("overlap", "confidence", "agreement"):
+    for name in MEANS:
         values = [value for each in record.certainties.values() for value in getattr(each, name) if value is not None]
         # Nothing found by anyone: as unsure as can be.
         scores[name] = 1 - (float(np.mean(values)) if values else 0.0)

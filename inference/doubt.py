@@ -23,7 +23,8 @@ from utils.schema import FORMAT_VERSION, check_version
 from utils.stage_plan import UNSAID
 
 CALIBRATION_FILE = "doubt.json"
-SIGNALS = ("overlap", "confidence")
+SIGNALS = ("overlap", "confidence", "settled")
+"""Of `Certainty`; a calibration, or a scan, of an earlier version lacks the last one."""
 WORST = 0.1
 """The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
@@ -55,6 +56,10 @@ class Spread:
         return (self.median - (value or 0.0)) / max(self.median - self.worst, _NARROWEST)
 
 
+Spreads = tuple[Spread | None, ...]
+"""Of each target; None for one that no case has."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What the cross-validation of a configuration says of doubt. Written to `doubt.json`.
@@ -76,15 +81,15 @@ class Calibration:
     configuration: str
     cases: int
     targets: tuple[str, ...]
-    signals: dict[str, tuple[Spread | None, ...]]
-    dice: tuple[Spread | None, ...]
+    signals: dict[str, Spreads]
+    dice: Spreads
     scores: tuple[float, ...]
     doubtful_dice: float | None = None
     other_dice: float | None = None
     tta: bool | None = None
     overlap: float | None = None
     inputs: InputReference | None = dataclasses.field(default=None, metadata=UNSAID)
-    members: dict[str, dict[str, tuple[Spread | None, ...]]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
+    members: dict[str, dict[str, Spreads]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         check_version(self.version, CALIBRATION_FILE)
@@ -93,8 +98,9 @@ class Calibration:
         lengths |= {len(row) for table in tables for row in table.values()}
         if len(lengths) != 1 or len(self.scores) != len(_SHARES):
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
-        if any(set(table) != set(SIGNALS) for table in tables):
-            raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}")
+        named = {frozenset(table) for table in tables}
+        if len(named) != 1 or not set(self.signals) or not set(self.signals) <= set(SIGNALS):
+            raise ValueError(f"{CALIBRATION_FILE} must have signals, in all tables the same, of {', '.join(SIGNALS)}")
 
     def certainty_score(self, certainty: Certainty) -> float:
         """Of what single networks say: on the scale of `Spread.badness`, the mean over targets, signals and networks.
@@ -107,10 +113,10 @@ class Calibration:
             return _badness(self.signals, pooled)
         return float(np.mean([_badness(self.members[name], said) for name, said in zip(certainty.names, each)]))
 
-    def agreement_score(self, certainty: Certainty) -> float | None:
-        """The same of how far members agree; None for a single one."""
+    def agreement_score(self, agreement: Sequence[Value]) -> float | None:
+        """The same of how far members, or configurations, agree on each target; None where nothing was compared."""
         found = []
-        for spread, value in zip(self.dice, certainty.agreement):
+        for spread, value in zip(self.dice, agreement):
             bad = None if spread is None or value is None else spread.badness(value)
             found += [] if bad is None else [bad]
         return float(np.mean(found)) if found else None
@@ -141,14 +147,17 @@ def calibrate(
     for each, _ in cases:
         if len(each.names) == 1:
             by_network.setdefault(each.names[0], []).append(each)
+    # Of cases that an earlier version predicted one is missing.
+    signals = [name for name in SIGNALS if all(getattr(each, name) for each, _ in cases)]
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
         version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
-        signals=_spreads([each for each, _ in cases], len(targets)),
+        signals=_spreads([each for each, _ in cases], signals, len(targets)),
         dice=tuple(_spread(column) for column in known), scores=(0.0,) * len(_SHARES), tta=tta, overlap=overlap,
         inputs=inputs,
         members={
-            name: _spreads(own, len(targets)) for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
+            name: _spreads(own, signals, len(targets))
+            for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
         },
     )  # fmt: skip
     scores = np.array([first.certainty_score(each) for each, _ in cases])
@@ -160,20 +169,19 @@ def calibrate(
     )
 
 
-def _badness(
-    spreads: Mapping[str, tuple[Spread | None, ...]], said: Mapping[str, tuple[Value, ...]]
-) -> float:  # fmt: skip
+def _badness(spreads: Mapping[str, Spreads], said: Mapping[str, tuple[Value, ...]]) -> float:
+    """The mean over signals and targets, of the signals that there are on both sides."""
     found = []
     for name, row in spreads.items():
-        for spread, value in zip(row, said[name]):
+        for spread, value in zip(row, said.get(name, ())):
             bad = None if spread is None else spread.badness(value)
             found += [] if bad is None else [bad]
     return float(np.mean(found)) if found else 0.0
 
 
-def _spreads(cases: Sequence[Certainty], number: int) -> dict[str, tuple[Spread | None, ...]]:
+def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:
     return {
-        name: tuple(_spread([getattr(each, name)[t] for each in cases]) for t in range(number)) for name in SIGNALS
+        name: tuple(_spread([getattr(each, name)[t] for each in cases]) for t in range(number)) for name in signals
     }  # fmt: skip
 
 
@@ -209,15 +217,20 @@ class Doubt:
     words: str
 
 
-def judge(certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calibration]) -> Doubt:
+def judge(
+    certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calibration], between: Sequence[Value] = ()
+) -> Doubt:
     """The doubt of a scan that some configurations predicted together.
 
     Args:
         certainties: configuration -> what its members say.
         calibrations: of those that have one; if one lacks it there is no verdict.
+        between: how far configurations agree with each other on each target; empty where nothing says.
     """
     if not set(certainties) <= set(calibrations):
+        disagreement = [1 - value for value in between if value is not None]
         score = float(np.mean([_plain(each) for each in certainties.values()]))
+        score = max(score, float(np.mean(disagreement)) if disagreement else 0.0)
         words = "no verdict: the model has no cross-validation to compare with"
         return Doubt(score=score, calibrated=False, doubtful=None, words=words)
     parts, cases, shares, reasons = [], [], [], []
@@ -226,12 +239,18 @@ def judge(certainties: Mapping[str, Certainty], calibrations: Mapping[str, Calib
         own = calibration.certainty_score(certainty)
         # On a scale on which the worst decile of the scores themselves begins at 1.
         own_scaled = own / calibration.doubtful_from if calibration.doubtful_from > 0 else own
-        agreement = calibration.agreement_score(certainty)
+        agreement = calibration.agreement_score(certainty.agreement)
         parts.append(own_scaled if agreement is None else max(own_scaled, agreement))
         shares.append(calibration.worse_than(own))
         cases.append(calibration.cases)
         reasons += ["members disagree"] if agreement is not None and agreement > max(own_scaled, DOUBTFUL_FROM) else []
     score, few = float(np.mean(parts)), min(cases)
+    apart = [
+        value for value in (calibrations[name].agreement_score(between) for name in certainties) if value is not None
+    ]
+    if apart and np.mean(apart) > score:
+        score = float(np.mean(apart))
+        reasons += ["configurations disagree"]
     doubtful = score >= DOUBTFUL_FROM
     words = f"less sure than {np.mean(shares):.0%} of {few} cases of the cross-validation"
     words = f"doubtful: {', '.join([words, *dict.fromkeys(reasons)])}" if doubtful else words

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from inference.configuration_agreement import ConfigurationAgreement
 from inference.doubt import Calibration, judge
 from inference.input_check import check_scan, check_sides, look_at, side_values
+from inference.mask_formats import mask_files
 from inference.model import configuration_name
 from inference.predictor import Predictor
 from inference.preparing import PreparedScan
@@ -22,15 +24,19 @@ from utils.files import read_json, write_atomically, write_json
 from utils.nifti import working_grid
 from utils.schema import FORMAT_VERSION
 
-COLUMNS = ("case", "doubt", "doubtful", "overlap", "confidence", "agreement", "words", "remarks")
+MEANS = ("overlap", "confidence", "settled", "agreement")
+COLUMNS = ("case", "doubt", "doubtful", *MEANS, "words", "remarks")
+EDITED = "the mask was edited since it was predicted; the prediction was"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Watch:
-    """Of a scan that is being predicted: what was noticed when it was read, and a counter for each configuration."""
+    """Of a scan that is being predicted: what was noticed when it was read, a counter for each configuration, and what
+    compares several that are averaged."""
 
     remarks: tuple[str, ...]
     counters: tuple[CertaintyCounter, ...]
+    agreement: ConfigurationAgreement | None = None
 
 
 class Doubts:
@@ -44,7 +50,7 @@ class Doubts:
     def __init__(self, folder: Path, predictor: Predictor) -> None:
         self.folder, self.plan, self.labels = folder, predictor.plan, predictor.plan.labels
         self._ensembles = [each.ensemble for each in predictor.configurations]
-        self._merged = predictor.merge is not None
+        self._merged, self._averaged = predictor.merge is not None, predictor.adds_up
         names = [configuration_name(each.plan) for each in predictor.configurations]
         # A set of models has several of one name.
         self.names = [
@@ -73,11 +79,8 @@ class Doubts:
         """Look at a scan that has been prepared."""
         look = look_at(prepared[0].image, prepared[0].meta, self.plan)
         counters = tuple(CertaintyCounter(each.labels, len(each.networks), each.names) for each in self._ensembles)
-        return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters)
-
-    def write(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> None:
-        """Write what is said of a scan; see `say`."""
-        write_json(self.say(case, watch, mask, prepared), self._path(case))
+        between = ConfigurationAgreement(self.labels, len(counters)) if self._averaged else None
+        return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters, agreement=between)
 
     def say(self, case: str, watch: Watch, mask: np.ndarray, prepared: Sequence[PreparedScan]) -> DoubtRecord:
         """What is said of a scan, once all its planes have passed; `mask` (S, A, R) holds values of files."""
@@ -89,35 +92,47 @@ class Doubts:
             _, spacing_mm = working_grid(geometry.shape_xyz, np.array(geometry.affine))
             remarks += check_sides(side_values(values[mask], spacing_mm, self.labels), self._inputs)
         certainties = {name: counter.result() for name, counter in zip(self.names, watch.counters)}
-        return self.record(case, certainties, remarks)
+        between = () if watch.agreement is None else watch.agreement.result()
+        return self.record(case, certainties, remarks, between)
 
-    def record(self, case: str, certainties: dict[str, Certainty], remarks: Sequence[str]) -> DoubtRecord:
-        """What is said of a scan."""
-        doubt = judge(certainties, self.calibrations)
+    def record(
+        self, case: str, certainties: dict[str, Certainty], remarks: Sequence[str], between: tuple[Value, ...] = ()
+    ) -> DoubtRecord:
+        """What is said of a scan; see `inference.doubt.judge`."""
+        doubt = judge(certainties, self.calibrations, between)
         return DoubtRecord(
             version=FORMAT_VERSION, case=case, remarks=tuple(remarks), targets=self.labels.target_names,
-            certainties=certainties, **dataclasses.asdict(doubt),
+            certainties=certainties, between=between, **dataclasses.asdict(doubt),
         )  # fmt: skip
 
-    def finish(self, cases: Iterable[str], *, table: bool = True) -> list[DoubtRecord]:
+    def finish(
+        self, cases: Iterable[str], edited: Collection[str] = (), *, table: bool = True
+    ) -> list[DoubtRecord]:  # fmt: skip
         """Return the records of the cases that have one, the most doubtful first; the table has all of the folder.
 
         Records of scans that were predicted before are judged again, by what the model's calibration is now; those of
         further scans, which lie there from other runs, are left as they are.
+
+        Args:
+            cases: those of this run.
+            edited: of which the mask is no longer the one that was predicted: there is no verdict on it.
         """
         records = []
         for case in cases:
             old = self._read(case)
             if old is None:
                 continue
-            new = self.record(case, old.certainties, old.remarks)
+            new = self.record(case, old.certainties, old.remarks, old.between)
+            if case in edited:
+                new = dataclasses.replace(new, doubtful=None, words=f"{EDITED}: {new.words}")
             if new != old:
-                write_json(new, self._path(case))
+                write_json(new, self.path(case))
             records.append(new)
         records.sort(key=_most_doubtful)
         if records and table:
-            names = {path.name.removesuffix(DOUBT_ENDING) for path in self.folder.glob(f"*{DOUBT_ENDING}")}
-            others = map(self._read, names - {record.case for record in records})
+            # Of masks that are there; a file of which the mask was taken away says nothing.
+            masks = {case for case, _ in mask_files(self.folder)}
+            others = map(self._read, sorted(masks - {record.case for record in records}))
             there = [*records, *(record for record in others if record is not None)]
             content = table_text(sorted(there, key=_most_doubtful)).encode()
             write_atomically(self.folder / DOUBT_TABLE, lambda file: file.write(content))
@@ -126,11 +141,12 @@ class Doubts:
     def _read(self, case: str) -> DoubtRecord | None:
         """None where there is none, or one of another version or damaged; the mask counts all the same."""
         try:
-            return read_json(DoubtRecord, self._path(case)) if self._path(case).is_file() else None
+            return read_json(DoubtRecord, self.path(case)) if self.path(case).is_file() else None
         except UserError:
             return None
 
-    def _path(self, case: str) -> Path:
+    def path(self, case: str) -> Path:
+        """The file of a case."""
         return self.folder / f"{case}{DOUBT_ENDING}"
 
 
@@ -141,8 +157,7 @@ def table_text(records: Sequence[DoubtRecord]) -> str:
     writer.writerow(COLUMNS)
     for record in records:
         means = [
-            _mean([value for each in record.certainties.values() for value in getattr(each, name)])
-            for name in ("overlap", "confidence", "agreement")
+            _mean([value for each in record.certainties.values() for value in getattr(each, name)]) for name in MEANS
         ]
         verdict = {None: "", True: "yes", False: "no"}[record.doubtful]
         shown = ["" if value is None else f"{value:.4f}" for value in means]

@@ -1,7 +1,8 @@
 """A folder of masks: which of them still hold, which are predicted again and why, and how new ones take their places.
 
-A kill at any moment leaves no mask whose stamp says more than is true: files are written under temporary names, the old
-ones go, the new stamp is written, and only then the new ones get their names.
+A kill at any moment leaves no mask whose stamp says more than is true, nor beside a mask what was said of another one:
+files are written under temporary names, the old ones go, the new stamp is written, and only then the new ones get their
+names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from utils.parts import Place
 from utils.reserved import create_array
 from utils.scan_names import is_picture
 from utils.schema import Geometry
+from utils.temporary import PREFIX
 
 MASK, PROBABILITIES = "mask", ".npy"
 _SHOWN = 10
@@ -120,6 +122,10 @@ class MaskFolder:
         """Whether a scan's mask that is there was made of it by what predicts now, and what lies beside it, too."""
         return not self._reasons(scan, save_probabilities=False)
 
+    def edited(self, cases: Sequence[str]) -> list[str]:
+        """Those of which the mask is another one than was predicted."""
+        return [case for case in cases if self._is_edited(case)]
+
     def others(self) -> dict[str, str]:
         """Masks of the folder that what predicts now has not made -> what has."""
         if self._place_of.part is not None:
@@ -139,13 +145,16 @@ class MaskFolder:
         return found
 
     @contextlib.contextmanager
-    def writing(self, scan: Scan, shape: Sequence[int] | None = None, *, keep: bool = True) -> Iterator[NewFiles]:
+    def writing(
+        self, scan: Scan, shape: Sequence[int] | None = None, *, keep: bool = True, old: Sequence[Path] = ()
+    ) -> Iterator[NewFiles]:
         """Files to fill, which take the places of a scan's old ones at the end; after an error nothing has changed.
 
         Args:
             scan: of which mask and probabilities are.
             shape: (K, z, y, x) of the probabilities; None for the mask alone.
             keep: whether probabilities stay; else their file is only a place to work in.
+            old: what lies beside the mask that was there, and goes with it.
 
         Raises:
             UserError: there is no room for the probabilities.
@@ -154,21 +163,29 @@ class MaskFolder:
         names = {MASK: scan.mask_ending, PROBABILITIES: PROBABILITIES}
         scratch = self._place_of.scratch
         temporary = {key: scratch / f".tmp-{secrets.token_hex(8)}{end}" for key, end in names.items()}
+        beside: dict[Path, Path] = {}
         try:
             stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
-            new = NewFiles(path=temporary[MASK], target=self._path(scan.case, scan.mask_ending), probabilities=stored)
+            new = NewFiles(
+                path=temporary[MASK],
+                target=self._path(scan.case, scan.mask_ending),
+                probabilities=stored,
+                beside=beside,
+            )
             yield new
             if stored is not None and keep:
                 stored.flush()
             elif stored is not None:
                 temporary[PROBABILITIES].unlink()
-            self._place(scan, temporary)
+            self._place(scan, temporary, old, beside)
         finally:
-            for path in temporary.values():
+            for path in (*temporary.values(), *beside.values()):
                 path.unlink(missing_ok=True)
 
-    def _place(self, scan: Scan, temporary: Mapping[str, Path]) -> None:
-        """Let new files take the places of the old ones, with their stamp."""
+    def _place(
+        self, scan: Scan, temporary: Mapping[str, Path], others: Sequence[Path], beside: Mapping[Path, Path]
+    ) -> None:
+        """Let new files take the places of the old ones, with their stamp; `beside`: target -> temporary name."""
         case, ending, array = scan.case, scan.mask_ending, temporary[PROBABILITIES]
         stamp = MaskStamp(
             scan=self._sources[case], made_by=self.made_by, mask=FileStamp.of(temporary[MASK], content=True),
@@ -187,12 +204,17 @@ class MaskFolder:
                     old.unlink(missing_ok=True)
                 for path in {self._path(case, ending), *([] if before is None else [self._path(case, before.ending)])}:
                     path.unlink(missing_ok=True)
+                # After the mask: where it is, all that is said of it is there.
+                for path in others:
+                    path.unlink(missing_ok=True)
                 os.replace(staged, self.folder / STAMPS)
             finally:
                 staged.unlink(missing_ok=True)
             self._stamps = stamps
             if stamp.probabilities is not None:
                 os.replace(array, self._path(case, PROBABILITIES))
+            for target, path in beside.items():
+                os.replace(path, target)
             # The mask comes last: where it is, the case is done.
             os.replace(temporary[MASK], self._path(case, ending))
 
@@ -247,11 +269,21 @@ class MaskFolder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NewFiles:
-    """Files of a scan that have no name yet; `probabilities` (K, z, y, x) are zeros to be filled, in their file."""
+    """Files of a scan that have no name yet; `probabilities` (K, z, y, x) are zeros to be filled, in their file.
+
+    `beside` has what else is said of the scan: the name that it will have -> where it is until then.
+    """
 
     path: Path
     target: Path
     probabilities: np.memmap | None
+    beside: dict[Path, Path]
+
+    def name_beside(self, target: Path) -> Path:
+        """Where to write a file that gets its name just before the mask does, so that neither is without the other."""
+        return self.beside.setdefault(
+            target, target.with_name(f"{PREFIX}{secrets.token_hex(8)}{''.join(target.suffixes)}")
+        )
 
     def write(self, mask: np.ndarray, geometry: Geometry, write: Callable[..., None] = write_mask) -> None:
         """Write the mask (S, A, R) by a function of path, mask and grid.

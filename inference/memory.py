@@ -137,13 +137,14 @@ def _forecast_all(
         forecast_configuration(configuration, shape, spacing_mm, affine) for configuration in predictor.configurations
     ]
     held = [forecast.prepared_bytes for forecast in each]
-    total = sum(held)
+    total, compared = sum(held), len(each) - 1 if predictor.adds_up else 0
     write = max(total - own.prepared_bytes + own.write_bytes for own in each)
     if not predictor.post_processing.does_nothing:
         write = max(write, total + POSTPROCESSING_BYTES * math.prod(shape))
     return Forecast(
         prepare_bytes=max(sum(held[:index]) + own.prepare_bytes for index, own in enumerate(each)),
-        predict_bytes=max(total - own.prepared_bytes + own.predict_bytes for own in each),
+        # Masks of those that have predicted are held and compared; of a set of models they are not.
+        predict_bytes=max(total - own.prepared_bytes + own.predict_bytes for own in each) + compared * math.prod(shape),
         write_bytes=write, prepared_bytes=total,
     )  # fmt: skip
 

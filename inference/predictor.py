@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from data_preprocessing.restoration import SlabRestorer
+from inference.configuration_agreement import ConfigurationAgreement
 from inference.configuration_predictor import ConfigurationPredictor, Counter, Work
 from inference.decision import PostProcessing
 from inference.devices import amp_type, hardware_of, warn_of_flips
@@ -220,13 +221,19 @@ class Predictor:
                 del planes
             del scan
 
-    def collect(self, slabs: Iterable[Slab], stored: np.ndarray | None = None) -> np.ndarray:
+    def collect(
+        self,
+        slabs: Iterable[Slab],
+        stored: np.ndarray | None = None,
+        agreement: ConfigurationAgreement | None = None,
+    ) -> np.ndarray:
         """Mask (S, A, R) uint8 of file values, before post-processing, of all that `stream` gives.
 
         Args:
             slabs: of one scan.
             stored: (K, z, y, x) float32 zeros that become the mean probabilities; they are needed where several
                 configurations are added up.
+            agreement: compares the masks of several configurations that are added up.
         """
         if self.merge is not None:
             return self._merged(slabs, self.merge)
@@ -236,7 +243,9 @@ class Predictor:
             if slab.configuration != index:
                 index, affine = slab.configuration, slab.meta.geometry.affine
                 working = None if stored is None else working_view(stored, affine)
-                # The one before and its mask are gone first.
+                if restorer is not None and agreement is not None:
+                    agreement.add(restorer.finish())
+                # The one before, and its mask unless it is compared, are gone first.
                 restorer = None
                 restorer = SlabRestorer(slab.meta, self.configurations[index].plan, working)
             assert restorer is not None
@@ -246,6 +255,8 @@ class Predictor:
         mask = restorer.finish()
         if stored is None or not self.adds_up:
             return mask
+        if agreement is not None:
+            agreement.add(mask)
         del restorer, mask
         return to_working(self._average(stored).swapaxes(-1, -3), affine)
 

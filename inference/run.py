@@ -201,7 +201,7 @@ def _chosen_model(job: ScanJob) -> Model:
     model = load_model_or_set(job.model, job.folds, allow_unfinished=job.allow_unfinished)
     if job.save_probabilities and model.merge is not None:
         raise UserError(f"--save_probabilities: {job.model} is a set of models, which has masks only")
-    if job.save_soft and model.merge is not None:
+    if job.save_soft is not None and model.merge is not None:
         raise UserError(f"--save_soft: {job.model} is a set of models, which has masks only")
     if not job.postprocessing:
         if model.post_processing.does_nothing:

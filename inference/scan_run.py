@@ -22,7 +22,7 @@ from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
 from inference.scans import Scan, find_input
-from inference.soft_output import SOFT_ENDING, remove_soft, soft_folders, write_soft
+from inference.soft_output import SOFT_ENDING, soft_files, soft_folders, write_soft
 from utils.certainty import DOUBT_ENDING
 from utils.disk import size_text
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
@@ -64,8 +64,8 @@ class ScanJob:
     """Where the input lies if it was an archive."""
     dicom_channels: tuple[str, ...] = ()
     """Which DICOM series of a study is which channel (see `dicom.channels`)."""
-    save_soft: tuple[str, ...] = ()
-    """Targets whose mean probability is written as a map."""
+    save_soft: tuple[str, ...] | None = None
+    """Targets whose mean probability is written as a map; none of them named: all; None: no maps."""
     part: Part | None = None
     """Only this part of the scans, beside others that do the rest."""
     neighbours: int = 1
@@ -136,16 +136,14 @@ class ScanRun:
         written = len(outcomes) - len(failed)
         self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
+        there = [scan.case for scan in self.scans if scan.case not in failed]
         # Parts leave the table to whoever ends last.
-        records = self.doubts.finish(
-            (scan.case for scan in self.scans if scan.case not in failed), table=not self._is_part
-        )  # fmt: skip
+        records = self.doubts.finish(there, edited=self.masks.edited(there), table=not self._is_part)
         if records:
             if not self._is_part:
                 print(summary_line(records))
             doubtful = [record.case for record in records if record.doubtful]
             summary |= {"doubtful": doubtful} if doubtful else {}
-        there = [each.case for each in self.scans if each.case not in failed]
         known = {record.case for record in records}
         if silent := [case for case in there if case not in known]:
             print(
@@ -234,14 +232,18 @@ class ScanRun:
         geometry, predictor = item.prepared[0].geometry, self.predictors[0]
         kept = self.job.save_probabilities
         stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if self._needs_array else None
-        with self.masks.writing(scan, stored_shape, keep=kept) as files:
+        # Maps of other targets that the same prediction made stay.
+        maps = [] if self.masks.holds(scan) else soft_files(self.job.output, scan.case)
+        old = [self.doubts.path(scan.case), *maps]
+        with self.masks.writing(scan, stored_shape, keep=kept, old=old) as files:
             # The probabilities lie in their file and not in memory.
-            mask = predictor.finish(predictor.collect(slabs, files.probabilities))
-            if not self.masks.holds(scan):
-                remove_soft(self.job.output, scan.case)
+            mask = predictor.finish(predictor.collect(slabs, files.probabilities, item.watch.agreement))
             if files.probabilities is not None:
-                write_soft(self.soft, scan.case, files.probabilities, geometry)
-            self.doubts.write(scan.case, item.watch, mask, item.prepared)
+                write_soft(self.soft, scan.case, files.probabilities, geometry, files.name_beside)
+            write_json(
+                self.doubts.say(scan.case, item.watch, mask, item.prepared),
+                files.name_beside(self.doubts.path(scan.case)),
+            )
             files.write(mask, geometry, self._writer(scan))
         return self.job.output / f"{scan.case}{scan.mask_ending}"
 

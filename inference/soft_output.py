@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +21,34 @@ from utils.schema import Geometry, LabelScheme
 SOFT_ENDING = ".nii.gz"
 
 
-def soft_folders(output: Path, targets: Sequence[str], labels: LabelScheme) -> dict[int, Path]:
-    """Output channel of each target -> the folder of its maps.
+def soft_folders(output: Path, targets: Sequence[str] | None, labels: LabelScheme) -> dict[int, Path]:
+    """Output channel of each target -> the folder of its maps; of all targets where none is named, of none for None.
 
     Raises:
         UserError: the model has no such target.
     """
+    if targets is None:
+        return {}
     unknown = [name for name in targets if name not in labels.target_names]
     if unknown:
         raise UserError(f"--save_soft {' '.join(unknown)}: the model's targets are {', '.join(labels.target_names)}")
     first = 0 if labels.regions else 1
-    names = dict.fromkeys(targets)
+    names = dict.fromkeys(targets or labels.target_names)
     return {
         first + labels.target_names.index(name): output / f"soft_{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
         for name in names
     }  # fmt: skip
 
 
-def remove_soft(output: Path, case: str) -> None:
-    """Remove the maps of a case, of all targets: they would lie beside a mask that they do not belong to."""
-    for path in output.glob(f"soft_*/{glob.escape(case)}{SOFT_ENDING}"):
-        path.unlink(missing_ok=True)
+def soft_files(output: Path, case: str) -> list[Path]:
+    """The maps of a case that are there, of all targets."""
+    return sorted(output.glob(f"soft_*/{glob.escape(case)}{SOFT_ENDING}"))
 
 
-def write_soft(folders: dict[int, Path], case: str, probabilities: np.ndarray, geometry: Geometry) -> None:
-    """Write the maps of a case from its probabilities (K, z, y, x).
+def write_soft(
+    folders: dict[int, Path], case: str, probabilities: np.ndarray, geometry: Geometry, name: Callable[[Path], Path]
+) -> None:
+    """Write the maps of a case from its probabilities (K, z, y, x), each where `name` of its path says.
 
     Raises:
         UserError: a file cannot be written.
@@ -53,7 +56,7 @@ def write_soft(folders: dict[int, Path], case: str, probabilities: np.ndarray, g
     for channel, folder in folders.items():
         prepare_folder(folder, "--output")
         values = np.array(working_view(probabilities[channel], geometry.affine), dtype=np.float32)
-        write_volume(folder / f"{case}{SOFT_ENDING}", values, geometry)
+        write_volume(name(folder / f"{case}{SOFT_ENDING}"), values, geometry)
 
 
 def soft_names(masks: Path) -> set[str]:

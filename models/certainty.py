@@ -21,6 +21,8 @@ from utils.certainty import CERTAINTY_ENDING, Certainty, Value
 from utils.files import write_json
 from utils.schema import LabelScheme, Plan
 
+UNSETTLED = (0.05, 0.95)
+"""A voxel of which the probability of a target lies between is neither in nor out."""
 Consumer = Callable[[str, Iterator[np.ndarray]], np.ndarray | None]
 """Takes the name of a case and its slabs (K, d, H, W); returns (T, 3) counts where the case could be scored."""
 
@@ -36,7 +38,9 @@ class CertaintyCounter:
 
     def __init__(self, labels: LabelScheme, members: int, names: tuple[str, ...] = ()) -> None:
         self._labels, self.members, self._names = labels, members, names
-        self._voxels, self._mass, self._inside = (np.zeros((members, len(labels.target_names))) for _ in range(3))
+        self._voxels, self._mass, self._inside, self._unsettled = (
+            np.zeros((members, len(labels.target_names))) for _ in range(4)
+        )
         self._shared = np.zeros(len(labels.target_names))
         self._planes: list[Tensor] = []
         self._flipped, self._flip_shared = np.zeros((2, len(labels.target_names))), np.zeros(len(labels.target_names))
@@ -60,12 +64,16 @@ class CertaintyCounter:
             found = probabilities > 0.5
             inside = (probabilities * found).sum(dim=(1, 2, 3))
             voxels, mass = found.sum(dim=(1, 2, 3)), probabilities.sum(dim=(1, 2, 3))
+            unsettled = _unsettled(probabilities.flatten(1))
         else:
             largest, classes = probabilities.max(dim=0)
             found = classes.to(torch.uint8)
             voxels, inside = self._by_class(found, largest)
             mass = probabilities[1:].sum(dim=(1, 2, 3))
-        for total, part in ((self._voxels, voxels), (self._mass, mass), (self._inside, inside)):
+            # Where one class is certain the others are certainly not there: most voxels need no look.
+            unsettled = _unsettled(probabilities[1:, largest < UNSETTLED[1]])
+        totals = (self._voxels, self._mass, self._inside, self._unsettled)
+        for total, part in zip(totals, (voxels, mass, inside, unsettled)):
             total[member] += part.cpu().numpy()
         return found
 
@@ -105,13 +113,17 @@ class CertaintyCounter:
         with np.errstate(invalid="ignore", divide="ignore"):
             confidence = self._inside / self._voxels
             overlaps = 2 * self._inside / np.maximum(self._mass + self._voxels, 1e-9)
+            settled = self._voxels / np.maximum(self._voxels + self._unsettled, 1)
         seen = self._voxels.sum(axis=0) > 0
+
+        def means(values: np.ndarray) -> tuple[Value, ...]:
+            return tuple(float(value) if there else None for value, there in zip(values.mean(axis=0), seen))
+
         return Certainty(
             members=self.members, voxels=tuple(self._voxels.mean(axis=0).tolist()),
             confidence=tuple(_mean(column) for column in confidence.T),
-            overlap=tuple(float(value) if there else None for value, there in zip(overlaps.mean(axis=0), seen)),
-            agreement=agreement, flips=flips, names=self._names,
-            each=tuple(map(_member, confidence, overlaps)) if self.members > 1 else (),
+            overlap=means(overlaps), settled=means(settled), agreement=agreement, flips=flips, names=self._names,
+            each=tuple(map(_member, confidence, overlaps, settled)) if self.members > 1 else (),
         )  # fmt: skip
 
     def _common(self, first: Tensor, second: Tensor) -> np.ndarray:
@@ -163,12 +175,18 @@ def _shares(shared: np.ndarray, both: np.ndarray) -> tuple[Value, ...]:
     return tuple(float(a / b) if b else None for a, b in zip(shared, both))
 
 
-def _member(confidence: np.ndarray, overlap: np.ndarray) -> dict[str, tuple[Value, ...]]:
+def _unsettled(probabilities: Tensor) -> Tensor:
+    """(T,) voxels of probabilities (T, V) that lie in `UNSETTLED`."""
+    low, high = UNSETTLED
+    return ((probabilities > low) & (probabilities < high)).sum(dim=1)
+
+
+def _member(confidence: np.ndarray, overlap: np.ndarray, settled: np.ndarray) -> dict[str, tuple[Value, ...]]:
     """What one network says; None for targets that it did not find, whose confidence is NaN."""
     found = np.isfinite(confidence)
     return {
         name: tuple(float(value) if there else None for value, there in zip(values, found))
-        for name, values in (("confidence", confidence), ("overlap", overlap))
+        for name, values in (("confidence", confidence), ("overlap", overlap), ("settled", settled))
     }
 
 

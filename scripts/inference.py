@@ -57,8 +57,9 @@ class ScanOptions:
     """Folds whose probabilities are averaged (default: all of the model)."""
     save_probabilities: bool = False
     """Also write <case>.npy: probabilities (K, z, y, x) float32 in the voxel order of the scan."""
-    save_soft: tuple[str, ...] = ()
-    """Targets whose mean probability is also written as a map on the grid of the scan: soft_<target>/<case>.nii.gz."""
+    save_soft: tuple[str, ...] | None = None
+    """Targets whose mean probability is also written as a map on the grid of the scan: soft_<target>/<case>.nii.gz;
+    without a name all of them."""
     overwrite: bool = False
     """Predict all scans again, and replace masks of other origin or edited ones."""
     memory_gb: float | None = None

@@ -31,7 +31,10 @@ class Certainty:
         agreement: mean Dice of the masks of any two members, 0..1.
         flips: whether members are flips of one network.
         names: of the networks; empty where nothing says.
-        each: of each of several networks `confidence` and `overlap` by these names, T entries each.
+        each: of each of several networks `confidence`, `overlap` and `settled` by these names, T entries each.
+        settled: voxels of the mask, as a share of them and of those that are neither in nor out
+            (`models.certainty.UNSETTLED`), 0..1: low where the rim is wide for the size of the target. Empty in files
+            of an earlier version, and then missing from `each`.
     """
 
     members: int
@@ -42,6 +45,7 @@ class Certainty:
     flips: bool = False
     names: tuple[str, ...] = dataclasses.field(default=(), metadata=UNSAID)
     each: tuple[dict[str, tuple[Value, ...]], ...] = dataclasses.field(default=(), metadata=UNSAID)
+    settled: tuple[Value, ...] = dataclasses.field(default=(), metadata=UNSAID)
 
 
 DOUBT_ENDING, DOUBT_TABLE = ".doubt.json", "doubt.csv"
@@ -61,6 +65,8 @@ class DoubtRecord:
         remarks: what of the scan training never saw, a sentence each.
         targets: T names.
         certainties: configuration -> what its members say.
+        between: of several configurations that were averaged, T entries: mean Dice of the masks of any two; empty
+            where there is one, and in files of an earlier version.
     """
 
     version: int
@@ -72,3 +78,4 @@ class DoubtRecord:
     remarks: tuple[str, ...]
     targets: tuple[str, ...]
     certainties: dict[str, Certainty]
+    between: tuple[Value, ...] = dataclasses.field(default=(), metadata=UNSAID)

@@ -15,7 +15,12 @@ def plain_look() -> ScanLook:
 def calibrated(values=(0.5, 0.6, 0.7, 0.8, 0.9), inputs=None) -> Calibration:
     """What five cases say whose signals and Dice are these values."""
     cases = [
-        (Certainty(members=1, voxels=(1.0, 1.0), confidence=(v, v), overlap=(v, v), agreement=(None, None)), (v, v))
+        (
+            Certainty(
+                members=1, voxels=(1.0, 1.0), confidence=(v, v), overlap=(v, v), settled=(v, v), agreement=(None, None)
+            ),
+            (v, v),
+        )
         for v in values
     ]
     return calibrate("3d_fullres", ["anterior", "posterior"], cases, inputs=inputs)

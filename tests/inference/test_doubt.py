@@ -17,7 +17,7 @@ from utils.files import read_json, to_dict, write_json
 def certainty(overlap=(0.9,), *, agreement=(None,), members=1) -> Certainty:
     return Certainty(
         members=members, voxels=(5.0,) * len(overlap), confidence=tuple(overlap), overlap=tuple(overlap),
-        agreement=tuple(agreement),
+        settled=tuple(overlap), agreement=tuple(agreement),
     )  # fmt: skip
 
 
@@ -81,6 +81,16 @@ def test_several_configurations_are_judged_together():
     assert both.score == pytest.approx((one + other) / 2)
 
 
+def test_configurations_that_agree_less_than_networks_with_labels_are_doubtful_however_sure_each_is():
+    known = {"2d": calibration(), "3d_fullres": calibration()}
+    sure = {"2d": certainty((0.99,)), "3d_fullres": certainty((0.99,))}
+    found = judge(sure, known, (0.5,))
+    assert found.doubtful and "configurations disagree" in found.words
+    for between in ((0.95,), (None,), ()):
+        assert not judge(sure, known, between).doubtful
+    assert judge(sure, {}, (0.4,)).score == pytest.approx(0.6)
+
+
 def test_without_a_cross_validation_there_is_a_score_and_no_verdict():
     found = judge({"2d": certainty((0.9,), agreement=(0.7,), members=2)}, {})
     assert (found.calibrated, found.doubtful) == (False, None) and found.score == pytest.approx(0.2)
@@ -101,7 +111,7 @@ def test_each_network_is_compared_with_itself():
     assert known.members["fold_1"]["overlap"][0].median == pytest.approx(0.55)
 
     def said(first: float, second: float) -> Certainty:
-        each = tuple({"confidence": (v,), "overlap": (v,)} for v in (first, second))
+        each = tuple({"confidence": (v,), "overlap": (v,), "settled": (v,)} for v in (first, second))
         mean = certainty(((first + second) / 2,), agreement=(0.9,), members=2)
         return dataclasses.replace(mean, names=("fold_0", "fold_1"), each=each)
 
@@ -128,5 +138,32 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     with pytest.raises(UserError, match="one entry per target"):
         read_json(Calibration, tmp_path / "doubt.json")
     write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
-    with pytest.raises(UserError, match="must have the signals overlap, confidence"):
+    with pytest.raises(UserError, match="must have signals, in all tables the same, of overlap, confidence, settled"):
         read_json(Calibration, tmp_path / "doubt.json")
+
+
+def older(said: Certainty) -> Certainty:
+    """As an earlier version wrote it."""
+    return dataclasses.replace(said, settled=())
+
+
+def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says(tmp_path):
+    cases = [(older(certainty((float(v),))), (float(v),)) for v in EVEN]
+    old = calibrate("3d_fullres", ["organ"], cases)
+    assert set(old.signals) == {"overlap", "confidence"}
+    write_json(old, tmp_path / "doubt.json")
+    assert read_json(Calibration, tmp_path / "doubt.json") == old
+    for known in (old, calibration()):
+        for said, doubtful in ((0.85, False), (0.81, True)):
+            for scan in (certainty((said,)), older(certainty((said,)))):
+                assert judge({"3d_fullres": scan}, {"3d_fullres": known}).doubtful == doubtful
+    # What only one of two says is not compared: of one case that lacks it, nothing.
+    assert set(calibrate("2d", ["organ"], [*cases[1:], (certainty((0.9,)), (0.9,))]).signals) == set(old.signals)
+
+
+def test_a_wide_rim_is_doubtful_by_itself():
+    wide = dataclasses.replace(certainty((0.9,)), settled=(0.5,))
+    assert judge({"3d_fullres": wide}, {"3d_fullres": calibration()}).doubtful
+    assert not judge({"3d_fullres": wide}, {"3d_fullres": calibrate(
+        "3d_fullres", ["organ"], [(older(certainty((float(v),))), (float(v),)) for v in EVEN]
+    )}).doubtful  # fmt: skip

@@ -96,6 +96,16 @@ def test_verdicts_and_remarks_stand_beside_the_masks(tmp_path, capsys):
     assert "2 kept" in capsys.readouterr().out
     assert not read_json(DoubtRecord, tmp_path / "masks/a.doubt.json").doubtful
     assert list(before) == list(masks(tmp_path / "masks"))
+    # Of a mask that a person has changed there is no verdict, and none of a mask that was taken away.
+    kept = (tmp_path / "masks/b.nii.gz").read_bytes()
+    (tmp_path / "masks/b.nii.gz").write_bytes((tmp_path / "masks/a.nii.gz").read_bytes())
+    assert predict(*words) == 0
+    record = read_json(DoubtRecord, tmp_path / "masks/b.doubt.json")
+    assert record.doubtful is None and record.words.startswith("the mask was edited since")
+    (tmp_path / "masks/b.nii.gz").unlink()
+    assert predict("--input", scans / "a.nii.gz", *words[2:]) == 0
+    assert "\nb," not in (tmp_path / "masks/doubt.csv").read_text()
+    (tmp_path / "masks/b.nii.gz").write_bytes(kept)
     # The table is of the folder, whichever scans a run is about; and a record that cannot be read is named.
     assert predict("--input", scans / "b.nii.gz", *words[2:]) == 0
     rows = csv.DictReader((tmp_path / "masks/doubt.csv").read_text().splitlines())
@@ -113,6 +123,8 @@ def test_each_configuration_of_an_ensemble_has_its_certainty(tmp_path):
     record = read_json(DoubtRecord, tmp_path / "masks/a.doubt.json")
     assert list(record.certainties) == ["2d", "3d_fullres"]
     assert all(each.members == 1 and each.flips for each in record.certainties.values())
+    # What two networks of random weights find is not the same.
+    assert len(record.between) == 2 and all(value is None or 0 <= value < 1 for value in record.between)
 
 
 def test_the_calibration_of_a_folder_goes_into_its_archive_and_comes_back(tmp_path):

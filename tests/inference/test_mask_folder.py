@@ -261,12 +261,16 @@ def test_killed_at_any_step_no_mask_passes_for_one_that_it_is_not(tmp_path, monk
         folder = MaskFolder(out, MadeBy(model=str(value), name="m", settings={}))
         if folder.unfinished([scan], save_probabilities=True):
             folder.begin()
-            with folder.writing(scan, (2, 3, 3, 3)) as files:
+            with folder.writing(scan, (2, 3, 3, 3), old=[out / "a.doubt.json", out / "a.map"]) as files:
                 files.probabilities[...] = value
+                files.name_beside(out / "a.doubt.json").write_text(str(value))
+                if value == 0:
+                    files.name_beside(out / "a.map").write_text("of zeros")
                 files.write(np.full((3, 3, 3), value, np.uint8), geometry)
 
     def check(value: int) -> None:
         assert (masks(out)["a.nii.gz"] == value).all() and (np.load(out / "a.npy") == value).all()
+        assert (out / "a.doubt.json").read_text() == str(value) and (out / "a.map").exists() == (value == 0)
 
     seen, number = set(), 0
     while "all" not in seen:
@@ -282,6 +286,10 @@ def test_killed_at_any_step_no_mask_passes_for_one_that_it_is_not(tmp_path, monk
                 seen.add("all")
             except OSError:
                 seen.add((out / "a.nii.gz").exists())
+                # What is said of a mask is there where the mask is, and is said of that mask.
+                if (out / "a.nii.gz").exists():
+                    assert (masks(out)["a.nii.gz"] == int((out / "a.doubt.json").read_text())).all()
+                    assert (out / "a.map").exists() == (masks(out)["a.nii.gz"] == 0).all()
         # Whatever is there, either value is what comes out when it is asked for.
         for value in (number % 2, 1 - number % 2):
             write(value)

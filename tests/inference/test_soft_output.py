@@ -17,6 +17,8 @@ from utils.schema import Geometry
 def test_targets_are_outputs_and_unknown_ones_are_named(tmp_path):
     assert soft_folders(tmp_path, ["posterior", "posterior"], TWO_CLASSES) == {2: tmp_path / "soft_posterior"}
     assert soft_folders(tmp_path, ["WT", "ET"], BRATS) == {0: tmp_path / "soft_WT", 2: tmp_path / "soft_ET"}
+    assert soft_folders(tmp_path, [], TWO_CLASSES) == {1: tmp_path / "soft_anterior", 2: tmp_path / "soft_posterior"}
+    assert soft_folders(tmp_path, None, TWO_CLASSES) == {}
     with pytest.raises(UserError, match="--save_soft liver: the model's targets are anterior, posterior"):
         soft_folders(tmp_path, ["liver"], TWO_CLASSES)
 
@@ -25,7 +27,7 @@ def test_values_lie_where_the_scan_has_them(tmp_path):
     affine = ((-1.0, 0.0, 0.0, 5.0), (0.0, 0.0, 2.0, -3.0), (0.0, 3.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0))
     geometry = Geometry(shape_xyz=(4, 3, 2), affine=affine, qform_code=1, sform_code=1, xyzt_units=2)
     stored = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) / 24
-    write_soft({0: tmp_path / "soft_a"}, "case", stored, geometry)
+    write_soft({0: tmp_path / "soft_a"}, "case", stored, geometry, lambda path: path)
     written = nib.load(tmp_path / "soft_a/case.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(), stored[0].T)
     np.testing.assert_array_equal(written.affine, affine)
@@ -53,7 +55,8 @@ def test_maps_equal_the_saved_probabilities(tmp_path, names, capsys):
     assert predict(*soft[:-1], "anterior", "--output", tmp_path / "soft") == 0
     assert "no --save_soft map of a, predicted before; --overwrite" in capsys.readouterr().err
     # A map of another prediction does not stay beside the new mask, nor goes one of the same prediction.
-    assert predict(*soft[:-1], "anterior", "--output", tmp_path / "soft", "--overwrite") == 0
+    # Without a name all targets are meant.
+    assert predict(*soft[:-1], "--output", tmp_path / "soft", "--overwrite") == 0
     assert len(list((tmp_path / "soft").glob("soft_*/a.nii.gz"))) == 2
     assert predict(*words, "--overlap", "0.25", "--output", tmp_path / "soft") == 0
     assert not list((tmp_path / "soft").glob("soft_*/*"))

@@ -36,6 +36,18 @@ def test_a_single_network_has_overlap_and_confidence_and_nothing_to_agree_with()
     # Twice what lies in the mask, by all probability and the voxels of the mask.
     assert found.overlap == pytest.approx((2 * 1.4 / (1.7 + 2), 2 * 0.7 / (1.1 + 1)))
     assert found.agreement == (None, None) and not found.flips
+    # Two voxels and one, beside the four that no target is sure of.
+    assert found.settled == pytest.approx((2 / (2 + 4), 1 / (1 + 4)))
+
+
+def test_voxels_that_are_neither_in_nor_out_are_unsettled():
+    counter, anterior = CertaintyCounter(TWO_CLASSES, 1), torch.tensor([0.96, 0.94, 0.6, 0.06, 0.04, 0.0])
+    counter.add(torch.stack([1 - anterior, anterior, 0 * anterior])[:, None, None])
+    # Three lie in the mask; of them two are not certain, nor is one outside.
+    assert counter.result().settled == (pytest.approx(3 / (3 + 3)), None)
+    regions = CertaintyCounter(BRATS, 1)
+    regions.add(torch.stack([anterior, 0 * anterior, anterior])[:, None, None])
+    assert regions.result().settled == (pytest.approx(0.5), None, pytest.approx(0.5))
 
 
 def test_members_are_averaged_each_by_itself_and_compared_in_pairs():
@@ -60,7 +72,7 @@ def test_planes_may_come_in_portions():
         parts.add(planes[:, part])
         parts.add(other[:, part])
     one, two = whole.result(), parts.result()
-    for name in ("voxels", "confidence", "overlap", "agreement"):
+    for name in ("voxels", "confidence", "overlap", "settled", "agreement"):
         assert getattr(one, name) == pytest.approx(getattr(two, name))
 
 
@@ -78,6 +90,7 @@ def test_a_member_that_misses_a_target_has_no_overlap_there():
     counter.add(torch.tensor([1.0, 0.0, 0.0])[:, None, None, None].expand(3, 1, 1, 4))
     assert counter.result().overlap == (0.5, 0.5) and counter.result().agreement == (0.0, 0.0)
     assert [each["overlap"] for each in counter.result().each] == [(1.0, 1.0), (None, None)]
+    assert counter.result().settled == (0.5, 0.5) and counter.result().each[0]["settled"] == (1.0, 1.0)
 
 
 def test_regions_overlap_and_are_counted_one_by_one():
@@ -155,5 +168,5 @@ def test_a_slab_is_counted_a_few_planes_at_a_time(labels, monkeypatch):
         patched.setattr("models.inferer.BLOCK_VALUES", 1)
         for member in (planes, planes.flip(1)):
             parts.add(member)
-    for name in ("voxels", "confidence", "overlap", "agreement"):
+    for name in ("voxels", "confidence", "overlap", "settled", "agreement"):
         assert getattr(whole.result(), name) == pytest.approx(getattr(parts.result(), name)), name
