@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.worker import Worker
 from utils.errors import UserError
 
-TOKEN_VARIABLE = "NNUNET_SERVE_TOKEN"
+TOKEN_VARIABLE = "NNUNET_SERVE_TOKEN"  # noqa: S105 (the name of a variable)
 LEAST_TOKEN = 16
 GRACE_S = 30
 """What a scan under way may still take when the service is told to end."""

@@ -36,7 +36,7 @@ def default_folders() -> dict[str, Path]:
         folders = {"temporary files": Path(tempfile.gettempdir())}
     except OSError:
         # There is none that can be written to; the check of NIfTI files says so.
-        folders = {"temporary files": Path("/tmp")}
+        folders = {"temporary files": Path("/tmp")}  # noqa: S108 (to say that it is full; nothing is written)
     try:
         from utils.config import default_root
     except ImportError:

@@ -142,4 +142,4 @@ def write_array(folder: Path, job: SlurmJob, resources: SlurmResources) -> None:
 
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
-    os.chmod(path, 0o755)
+    os.chmod(path, 0o755)  # noqa: S103 (others of a cluster may read and submit them, not change them)

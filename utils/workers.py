@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
@@ -79,7 +79,7 @@ class Workers:
             if self._pool is None:
                 return [_advanced(function(item), advance) for item in items]
             chunks = limits.cut(items, max(1, min(CHUNK, len(items) // (8 * self.n_jobs))))
-            submit = functools.partial(self._pool.submit, functools.partial(_apply, function))
+            submit = functools.partial(_submit, self._pool, functools.partial(_apply, function))
             try:
                 return limits.submit(submit, chunks, advance)
             except BrokenProcessPool:
@@ -116,6 +116,19 @@ def _advanced(result: R, advance: Callable[[int], None]) -> R:
     return result
 
 
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[[Sequence[T]], list[R]], chunk: Sequence[T]
+) -> Future[list[R]]:
+    """Hand over a chunk, which may start a process: Ctrl-C waits meanwhile, and in that process until it ignores it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return pool.submit(function, chunk)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, chunk)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _apply(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     try:
         return [function(item) for item in items]
@@ -127,6 +140,8 @@ def _apply(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 def _prepare_worker() -> None:
     steady_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # Not the default: a killed process leaves the file that it is at.
     signal.signal(signal.SIGTERM, interrupt_run)
     parent = parent_process()

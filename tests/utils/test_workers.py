@@ -193,3 +193,38 @@ def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
     with pytest.raises(UserError, match="a worker process was killed"), Workers(2) as workers:
         workers.map(end_at_a_file, [tmp_path / f"{name}.nii" for name in "abc"], title="test")
     assert os.listdir(tmp_path) == []
+
+
+CTRL_C = """
+import multiprocessing, os, signal, sys, threading, time
+from utils.errors import run_cli
+from utils.workers import Workers
+
+def strike():
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.killpg(0, signal.SIGINT)
+
+def main():
+    threading.Thread(target=strike).start()
+    with Workers(2) as workers:
+        workers.map(time.sleep, [0.01] * 4, title="sleep")
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(run_cli(main))
+else:
+    time.sleep(3)  # a process of the pool, at its imports
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_processes_start_is_one_line(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(CTRL_C)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+        timeout=120, start_new_session=True,
+    )  # fmt: skip
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr

@@ -1,0 +1,94 @@
+"""Torture of the whole program: kills, full disks, damaged files; half an hour, drawn by a seed.
+
+python -m tests.torture
+python -m tests.torture --parts fuzz --fuzz 2000 --seed 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.torture.commands import warm_up
+from tests.torture.disk import run_disk
+from tests.torture.fuzz import run_fuzz
+from tests.torture.kills import run_kills
+
+SHARES = {"kills": 0.5, "disk": 0.2, "fuzz": 0.3}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the parts that are asked for; exit status 1 where one found a fault."""
+    options = _options(argv)
+    warm_up()
+    total = sum(SHARES[name] for name in options.parts)
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="torture-") as temporary:
+        for name in options.parts:
+            begin, folder = time.monotonic(), (options.work or Path(temporary)) / name
+            seconds = 60 * options.minutes * SHARES[name] / total
+            results[name] = _part(name, options)(folder, seconds) | {"seconds": round(time.monotonic() - begin)}
+            print(_in_words(name, results[name]), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1))
+    return int(any(_faults(result) for result in results.values()))
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="for all parts together; what does not fit is left out"
+    )
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--fuzz", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stages", nargs="+", help="of the kills and disks, only these")
+    parser.add_argument("--targets", nargs="+", help="of the damaged files, only these")
+    parser.add_argument("--work", type=Path, help="folder to work in, which is kept")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    return parser.parse_args(argv)
+
+
+def _part(name: str, options: argparse.Namespace) -> Callable[[Path, float], dict[str, Any]]:
+    seed = options.seed
+    if name == "kills":
+        return lambda folder, seconds: run_kills(
+            folder, number=options.kills, seed=seed, seconds=seconds, names=options.stages
+        )
+    if name == "disk":
+        return lambda folder, seconds: run_disk(folder, seed=seed, seconds=seconds, names=options.stages)
+    return lambda folder, seconds: run_fuzz(
+        folder, number=options.fuzz, seed=seed, seconds=seconds, names=options.targets
+    )
+
+
+def _faults(result: dict[str, Any]) -> int:
+    return len(result["faults"]) + len(result["undisturbed"])
+
+
+def _in_words(name: str, result: dict[str, Any]) -> str:
+    lines = [f"{name}: {_faults(result)} faults, seed {result['seed']}, {result['seconds']} s"]
+    for key in ("kills", "targets", "trials", "left_out", "disks"):
+        if isinstance(result.get(key), dict):
+            lines += [
+                f"  {which}: {', '.join(f'{k} {v}' for k, v in counts.items())}"
+                for which, counts in result[key].items()
+            ]
+        elif key in result:
+            lines.append(f"  {key}: {result[key]}")
+    lines += [f"  undisturbed: {fault}" for fault in result["undisturbed"]]
+    found = result["faults"]
+    entries = found.items() if isinstance(found, dict) else enumerate(found)
+    lines += [f"  FAULT {json.dumps(entry)}" for _, entry in entries]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

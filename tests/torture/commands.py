@@ -1,0 +1,191 @@
+"""Command lines of the program, each in a process of its own that has imported everything already.
+
+Starting Python and torch takes seconds, and hardly any fault hides there; so this process imports what the commands
+need, without starting a thread, and a copy of it (a fork) runs each command. What a command starts itself (trainings of
+a cross-validation, pools) starts anew, as it does for users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from utils.errors import run_cli
+
+MODULES = (
+    "preprocess", "main", "evaluate", "scripts.cross_validate", "scripts.find_best_configuration",
+    "scripts.export_model", "scripts.inference", "scripts.report", "scripts.import_model", "scripts.verify_dataset",
+    "models.nn_unet", "models.trainer", "training.building", "inference.predictor", "inference.run",
+    "data_loading.data_module", "data_preprocessing.runner", "report.page", "matplotlib.pyplot", "scipy.ndimage",
+)  # fmt: skip
+"""The last ones are imported when they are needed."""
+MARK = "NNUNET_TORTURE"
+"""Variable by which processes that a command started are known."""
+TIMED_OUT = -1
+_ENDING_S = 20.0
+"""How long whatever a command started may go on after the command is gone."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        status: exit status; -N after the signal N; `TIMED_OUT`.
+        text: what it wrote, both streams.
+        seconds: wall time.
+        orphans: command lines of processes that outlived it.
+    """
+
+    status: int
+    text: str
+    seconds: float
+    orphans: tuple[str, ...] = ()
+    timed_out: bool = False
+
+    @property
+    def has_traceback(self) -> bool:
+        """Whether it ended in a way that no user should see."""
+        return "Traceback (most recent call last)" in self.text
+
+
+def warm_up() -> None:
+    """Import what the commands need; called once, before the first of them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in MODULES:
+        importlib.import_module(name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a command may take; None: as much as there is."""
+
+    seconds: float = 120.0
+    memory_bytes: int | None = None
+    file_bytes: int | None = None
+    temporary: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blow:
+    """A signal that hits a command after some seconds, and perhaps all that it started, as Ctrl-C does."""
+
+    after_s: float
+    signum: int
+    whole_group: bool = False
+
+
+def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: str) -> int:
+    """Start `main(words)` of a module; returns the number of its process, the leader of a group of its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        # What it starts gets this environment; it is how they are known.
+        os.environ[MARK] = mark
+        if limits.temporary is not None:
+            os.environ["TMPDIR"] = str(limits.temporary)
+        with log.open("wb", buffering=0) as file:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        for kind, value in ((resource.RLIMIT_AS, limits.memory_bytes), (resource.RLIMIT_FSIZE, limits.file_bytes)):
+            if value is not None:
+                resource.setrlimit(kind, (value, value))
+        # A file that is too large is an error for the program, and not its death.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        sys.argv = [module]
+        status = run_cli(lambda: importlib.import_module(module).main(list(words)))
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status if 0 <= status < 256 else 1)
+
+
+def run(
+    module: str, words: Sequence[str], *, folder: Path, limits: Limits | None = None, blow: Blow | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Run a command, perhaps hit by a signal, and wait for it and all that it started.
+
+    Args:
+        folder: for its log.
+        meanwhile: called while it runs, again and again.
+    """
+    limits, begin = limits or Limits(), time.monotonic()
+    log, mark = folder / "output.txt", f"{os.getpid()}-{begin}"
+    pid = start(module, words, log, limits, mark)
+    hit, timed_out, found = False, False, 0
+    while not found:
+        found, code = os.waitpid(pid, os.WNOHANG)
+        passed = time.monotonic() - begin
+        if found:
+            break
+        if blow is not None and not hit and passed >= blow.after_s:
+            hit = True
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if blow.whole_group else os.kill)(pid, blow.signum)
+        if passed > limits.seconds:
+            timed_out = True
+            _kill_all(pid, mark)
+            _, code = os.waitpid(pid, 0)
+            break
+        if meanwhile is not None:
+            meanwhile()
+        time.sleep(0.002)
+    orphans = () if timed_out else _wait_for_others(mark)
+    _kill_all(pid, mark)
+    return Outcome(
+        status=TIMED_OUT if timed_out else os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
+        text=log.read_text(errors="replace") if log.exists() else "", orphans=orphans, timed_out=timed_out,
+    )  # fmt: skip
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """Processes that carry the mark."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    yield int(entry.name)
+
+
+def _wait_for_others(mark: str) -> tuple[str, ...]:
+    until = time.monotonic() + _ENDING_S
+    while left := list(_marked(mark)):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    names = []
+    for pid in left:
+        with contextlib.suppress(OSError):
+            names.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200])
+    return tuple(names)
+
+
+def _kill_all(pid: int, mark: str) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    for other in _marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(other, signal.SIGKILL)

@@ -1,0 +1,300 @@
+"""Mutation testing of the core: small changes to the code, one at a time, each of which a test must notice.
+
+python -m tests.torture.mutants
+python -m tests.torture.mutants --modules utils/scores.py --number 40
+
+Changes are drawn by a seed from all that can be made: comparisons, arithmetic, numbers, conditions, statements left
+out. For each the tests beside the module run first, in a copy of the project; what survives them meets all quick tests
+of the module's room and those of the whole way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+CORE: dict[str, tuple[str, ...]] = {
+    "data_preprocessing/resampling.py": ("test_resampling.py", "test_nearest_ties.py"),
+    "data_preprocessing/restoration.py": ("test_restoration.py", "test_restoration_slabs.py"),
+    "data_preprocessing/normalization.py": ("test_normalization.py",),
+    "data_preprocessing/planning/topology.py": ("planning/test_topology.py",),
+    "data_preprocessing/planning/stages.py": ("planning/test_stages.py", "planning/test_planner.py"),
+    "data_preprocessing/planning/planner.py": ("planning/test_planner.py", "test_planner_nnunet.py"),
+    "data_preprocessing/planning/fingerprint.py": ("planning/test_fingerprint.py",),
+    "utils/scores.py": ("test_scores.py",),
+    "utils/scoring.py": ("test_scoring.py",),
+    "models/loss.py": ("test_loss.py", "test_volume_loss.py"),
+    "models/dice_entropy.py": ("test_dice_entropy.py", "test_loss.py"),
+    "models/sliding_window.py": ("test_sliding_window.py", "test_inferer.py"),
+    "models/windows.py": ("test_windows.py", "test_sliding_window.py"),
+}
+"""Module of the core -> its tests, below the folder of tests of its room."""
+FURTHER = ("tests/test_preprocess_numbers.py", "tests/inference/test_predictor.py", "tests/test_evaluate.py")
+SLOWER = 10.0
+"""A change that makes the tests take so many times as long is noticed, too."""
+_COPIED = ("tests", "main.py", "preprocess.py", "download.py", "evaluate.py", "pyproject.toml", "scripts", "utils",
+           "data_preprocessing", "data_loading", "models", "report", "inference", "training", "cross_validation",
+           "benchmarks", "serving")  # fmt: skip
+_COMPARISONS: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+_ARITHMETIC: dict[type, type] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Add,
+    ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A change to a module.
+
+    Attributes:
+        module: its file.
+        line: where.
+        change: in words.
+        text: the whole module with the change.
+    """
+
+    module: str
+    line: int
+    change: str
+    text: str
+
+
+def mutants_of(module: str, source: str) -> list[tuple[int, str]]:
+    """All changes that can be made to the functions of a module: line, and the change in words."""
+    return [(line, words) for line, words, _ in _all_changes(ast.parse(source))]
+
+
+def make_mutant(module: str, source: str, number: int) -> Mutant:
+    """The change of this number of `mutants_of`."""
+    tree = ast.parse(source)
+    line, words, put = list(_all_changes(tree))[number]
+    put()
+    return Mutant(module=module, line=line, change=words, text=ast.unparse(tree))
+
+
+def _all_changes(tree: ast.Module):
+    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+        for node in _code_of(function):
+            for words, put in _changes(node):
+                yield getattr(node, "lineno", function.lineno), words, put
+
+
+def _code_of(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    """What a function does: no types, no decorators, no functions within it, no texts."""
+    waiting: list[ast.AST] = [function]
+    while waiting:
+        node = waiting.pop()
+        if (
+            _is_text(node)
+            or isinstance(node, ast.JoinedStr)
+            or (isinstance(node, ast.FunctionDef) and node is not function)
+        ):
+            continue
+        yield node
+        for name, value in ast.iter_fields(node):
+            if name not in ("annotation", "returns", "decorator_list"):
+                waiting += [
+                    each for each in (value if isinstance(value, list) else [value]) if isinstance(each, ast.AST)
+                ]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _changes(node: ast.AST):
+    """(words, do it) of each change at a node."""
+
+    def field(name: str, value: object, words: str):
+        return words, lambda: setattr(node, name, value)
+
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
+        other = _COMPARISONS[type(node.ops[0])]()
+        yield field("ops", [other, *node.ops[1:]], f"{ast.unparse(node)}: {type(other).__name__}")
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        other = _ARITHMETIC[type(node.op)]()
+        yield field("op", other, f"{ast.unparse(node)}: {type(other).__name__}")
+    elif isinstance(node, ast.BoolOp):
+        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield field("op", other, f"{ast.unparse(node)}: {type(other).__name__}")
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield field("op", ast.UAdd(), f"{ast.unparse(node)}: without the sign")
+    elif isinstance(node, ast.IfExp | ast.If | ast.While):
+        opposite = ast.UnaryOp(op=ast.Not(), operand=node.test)
+        yield field("test", opposite, f"if {ast.unparse(node.test)}: the opposite")
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        yield field("value", node.value + 1, f"{node.value}: one more (line {node.lineno})")
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield field("value", not node.value, f"{node.value}: the opposite (line {node.lineno})")
+    elif isinstance(node, ast.FunctionDef | ast.For | ast.With | ast.If):
+        yield from _left_out(node)
+
+
+def _left_out(node: ast.AST):
+    for number, statement in enumerate(node.body):
+        if isinstance(statement, ast.AugAssign) or (isinstance(statement, ast.Expr) and not _is_text(statement)):
+            after = [*node.body[:number], ast.Pass(), *node.body[number + 1 :]]
+            yield f"{ast.unparse(statement)[:80]}: left out", lambda after=after: setattr(node, "body", after)
+
+
+def choose(modules: Sequence[str], number: int, seed: int) -> list[Mutant]:
+    """`number` changes to the modules, from each about as many as its size lets expect; the same for the same code."""
+    sources = {module: (PROJECT / module).read_text() for module in modules}
+    sizes = {module: len(mutants_of(module, source)) for module, source in sources.items()}
+    chosen = []
+    for module, size in sizes.items():
+        share = min(max(1, round(number * size / sum(sizes.values()))), size)
+        numbers = random.Random(f"{seed} {module}").sample(range(size), share)
+        chosen += [make_mutant(module, sources[module], each) for each in numbers]
+    return [each for each in chosen if _compiles(each.text)]
+
+
+def _compiles(text: str) -> bool:
+    try:
+        compile(text, "mutant", "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def test_files(module: str) -> tuple[list[str], list[str]]:
+    """Tests beside a module, and further ones for what survives these."""
+    room = module.split("/")[0]
+    beside = [f"tests/{room}/{name}" for name in CORE[module]]
+    return beside, [f"tests/{room}", *FURTHER]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A copy of the project in which changes are made and tests run.
+
+    Attributes:
+        folder: the copy.
+        log: what the last tests wrote.
+        times: seconds of tests on sound code, by module and which of its tests; filled when they are needed.
+    """
+
+    folder: Path
+    log: Path
+    times: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
+
+    def notices(self, mutant: Mutant) -> str | None:
+        """Which tests notice the change: "beside", "further" or, if none does, None."""
+        for which, name in enumerate(("beside", "further")):
+            limit_s = SLOWER * self._seconds(mutant.module, which) + 10
+            if not self._pass_with(mutant.module, mutant.text, which, limit_s):
+                return name
+        return None
+
+    def _seconds(self, module: str, which: int) -> float:
+        """How long tests take on sound code.
+
+        Raises:
+            RuntimeError: they fail; then they say nothing of changes.
+        """
+        if (module, which) not in self.times:
+            begin = time.monotonic()
+            # As changes are written: without comments.
+            plain = ast.unparse(ast.parse((PROJECT / module).read_text()))
+            if not self._pass_with(module, plain, which, 1800):
+                raise RuntimeError(f"the tests of {module} fail on sound code: {self.log.read_text()[-2000:]}")
+            self.times[module, which] = time.monotonic() - begin
+        return self.times[module, which]
+
+    def _pass_with(self, module: str, text: str, which: int, limit_s: float) -> bool:
+        path = self.folder / module
+        path.write_text(text)
+        try:
+            # Those beside it with the slow ones.
+            return _tests_pass(self.folder, test_files(module)[which], self.log, slow=which == 0, limit_s=limit_s)
+        finally:
+            shutil.copy2(PROJECT / module, path)
+
+
+def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, limit_s: float) -> bool:
+    """Run tests in a copy of this process, which has imported what takes long and nothing of ours."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.chdir(folder)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        # Not this copy of the tests and not this folder.
+        for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+            del sys.modules[name]
+        sys.path[:] = [str(folder), *(path for path in sys.path if path and Path(path).resolve() != PROJECT)]
+        sys.dont_write_bytecode = True
+        status = 1
+        try:
+            import pytest
+
+            only = [] if slow else ["-m", "not slow"]
+            status = int(pytest.main(["-x", "-q", "-p", "no:randomly", *only, *files]))
+        finally:
+            os._exit(status)
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        found, code = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(code) == 0
+        time.sleep(0.01)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the changes and count what survives; exit status 1 where more than one in twenty does."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("--modules", nargs="+", choices=CORE, default=list(CORE))
+    parser.add_argument("--number", type=int, default=130)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    options = parser.parse_args(argv)
+    assert not any(name.split(".")[0] in ("models", "utils", "data_preprocessing") for name in sys.modules), "imported"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("torch", "monai.networks.nets", "scipy.ndimage", "nibabel", "pytorch_lightning", "pytest", "tyro"):
+        importlib.import_module(name)
+    killed: dict[str, int] = {"beside": 0, "further": 0}
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folder = Path(temporary) / "project"
+        folder.mkdir()
+        for name in _COPIED:
+            source = PROJECT / name
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
+        bench = Bench(folder=folder, log=Path(temporary) / "log.txt")
+        for mutant in choose(options.modules, options.number, options.seed):
+            by = bench.notices(mutant)
+            if by is None:
+                survivors.append({"module": mutant.module, "line": mutant.line, "change": mutant.change})
+                print(f"survives: {mutant.module}:{mutant.line}: {mutant.change}", flush=True)
+            else:
+                killed[by] += 1
+    number = sum(killed.values()) + len(survivors)
+    print(f"{number - len(survivors)} of {number} changes are noticed ({killed['beside']} by the tests beside them)")
+    if options.json:
+        options.json.write_text(json.dumps({"seed": options.seed, "killed": killed, "survivors": survivors}, indent=1))
+    return int(len(survivors) > number / 20)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
