@@ -16,21 +16,23 @@ from utils import runs
 from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 from utils.flag_roles import ineffective_options
+from utils.program import command_start_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
+    started_s = command_start_s(own_process=argv is None)
     config = parse_config(argv, doc=__doc__)
     for message in ineffective_options(config):
         print(f"warning: {message}", file=sys.stderr)
-    modes = {"train": train, "evaluate": evaluate, "predict": predict}
+    modes = {"train": lambda c: train(c, started_s), "evaluate": evaluate, "predict": predict}
     chosen = benchmark if config.run.benchmark and config.run.exec_mode != "evaluate" else modes[config.run.exec_mode]
     status = chosen(config) or EXIT_OK
     finish_run(config.run)
     return status
 
 
-def train(config: Config) -> None:
+def train(config: Config, started_s: float) -> None:
     """Train on the fold, validate as often as it is worth, keep last.ckpt and the best checkpoint."""
     from data_preprocessing.shards import shard_stamps
     from inference.start import read_start
@@ -39,6 +41,8 @@ def train(config: Config) -> None:
     from models.loggers import build_loggers, require_loggers
     from models.resuming import TrainingCases, take_notes
     from models.trainer import build_trainer, profiler_callbacks
+    from models.weight_average import weight_averages
+    from training.budget import budget_summary, with_budget
     from training.building import build_data, build_module
     from training.run_setup import prepare, warn
     from utils.files import to_dict
@@ -48,6 +52,7 @@ def train(config: Config) -> None:
     run = config.run
     require_loggers(run.logger)
     resume = runs.last_checkpoint(run) if run.resume_training else None
+    config, budget = with_budget(config, resume=resume, started_s=started_s)
     setup = prepare(config)
     start, differences = read_start(run.ckpt_path, setup.plan) if run.ckpt_path and not resume else (None, [])
     cases = TrainingCases(fold=setup.fold, stamps=shard_stamps(setup.shards.cases, setup.cases, previous=True))
@@ -66,6 +71,7 @@ def train(config: Config) -> None:
         print(f"the checkpoints of an earlier run were moved to {kept}")
     ending = (config.optim.patience, data.schedule.every)
     keeping = [notes, *checkpoint_callbacks(folder, *ending)] if run.save_ckpt else early_stopping(*ending)
+    averages = weight_averages(config.optim.ema, setup.runtime.device)
     if first and data.schedule.every > 1:
         print(data.schedule.in_words())
     with RunReport(run, to_dict(config), setup.runtime) as report:
@@ -73,7 +79,7 @@ def train(config: Config) -> None:
         epochs = EpochReport(report.logger, figure, setup.plan.labels.target_names, setup.fold.val)
         trainer = build_trainer(
             setup.runtime,
-            callbacks=[epochs, *profiler_callbacks(run), *keeping],
+            callbacks=[epochs, *profiler_callbacks(run), *budget, *averages, *keeping],
             optim=config.optim,
             schedule=data.schedule,
             loggers=build_loggers(run.logger, run.results),
@@ -83,7 +89,7 @@ def train(config: Config) -> None:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         if run.save_ckpt:
             notes.finish(trainer)
-        report.finish(epochs.summary())
+        report.finish(epochs.summary() | budget_summary(budget))
 
 
 def evaluate(config: Config) -> None:

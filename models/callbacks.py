@@ -63,10 +63,10 @@ class CheckpointRoom(Callback):
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Compare the size of weights and optimizer with what is free."""
         weights = sum(p.nbytes for p in module.parameters())
-        # SGD keeps one moment of each weight, Adam two.
+        # SGD keeps one moment of each weight, Adam two; an average is as large.
         moments = max((1 if isinstance(o, torch.optim.SGD) else 2 for o in trainer.optimizers), default=0)
-        missing = max(1, 3 - len(list(self.folder.glob("*.ckpt"))))
-        require_room(self.folder, weights * (1 + moments) * missing, "checkpoints")
+        copies = 1 + moments + (as_ours(module).optim.ema > 0)
+        require_room(self.folder, weights * copies * max(1, 3 - len(list(self.folder.glob("*.ckpt")))), "checkpoints")
 
 
 def early_stopping(patience: int, every: int = 1) -> list[Callback]:

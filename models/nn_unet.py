@@ -157,7 +157,7 @@ class NNUnet(pl.LightningModule):
             self.trainer.should_stop = True
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: None) -> None:
-        """Step a schedule that follows the number of epochs; the plateau is judged after validation."""
+        """Step a schedule that follows the number of epochs or steps; the plateau is judged after validation."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
 
@@ -246,17 +246,23 @@ class NNUnet(pl.LightningModule):
         )  # fmt: skip
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimiser and schedule of `OptimConfig`; schedules step once an epoch."""
+        """Optimiser and schedule of `OptimConfig`."""
         optim = self.optim
         # Lightning refuses to clip gradients that a fused step would unscale by itself.
         fused = optim.gradient_clip_val == 0 or self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(self.network.parameters(), optim, fused=fused)
-        scheduler = build_scheduler(optimizer, optim)
+        # Lightning counts the steps of all epochs by looking at the loader.
+        steps = int(self.trainer.estimated_stepping_batches) if optim.moves_by_step else 0
+        scheduler = build_scheduler(optimizer, optim, steps=steps)
         if scheduler is None:
             return {"optimizer": optimizer}
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "reduce_on_plateau": False},
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": "step" if optim.moves_by_step else "epoch",
+                "reduce_on_plateau": False,
+            },
         }
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -193,12 +193,13 @@ class TrainingNotes(Callback):
 
 def restart_schedule(trainer: pl.Trainer, optim: OptimConfig) -> None:
     """Bring a schedule that follows the number of epochs to where it is after as many epochs of `optim`."""
-    if optim.scheduler not in ("cosine", "poly"):
+    if optim.scheduler not in ("cosine", "poly", "wsd"):
         return
     [scheduler] = [config.scheduler for config in trainer.lr_scheduler_configs]
     # Stepped from the beginning, so that the rates are those of an uninterrupted training to the last bit.
     rehearsal = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=optim.learning_rate)
-    fresh = build_scheduler(rehearsal, optim)
+    steps = optim.max_epochs * int(trainer.num_training_batches) if optim.moves_by_step else 0
+    fresh = build_scheduler(rehearsal, optim, steps=steps)
     assert fresh is not None
     for _ in range(scheduler.last_epoch):
         rehearsal.step()

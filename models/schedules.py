@@ -1,7 +1,8 @@
-"""Optimisers and learning rate schedules of `OptimConfig`; every schedule moves once an epoch."""
+"""Optimisers and learning rate schedules of `OptimConfig`; a schedule moves once an epoch, or once a step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import SupportsFloat
 
@@ -61,8 +62,58 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig, *, f
     return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
 
 
-def build_scheduler(optimizer: Optimizer, optim: OptimConfig) -> LRScheduler | None:
-    """The schedule, or None where the learning rate stays as it is."""
+class StepRate:
+    """Share of the learning rate that a step has, of a training whose number of steps may change on its way.
+
+    Its attributes are plain numbers and words: torch saves them with the schedule, and a resumed one goes on from them.
+
+    Attributes:
+        kind: `--scheduler`.
+        total: steps of the training.
+        warmup: the first of them, in which the share grows.
+        decay: share of the steps in which `wsd` falls.
+        since: step at which `total` was last changed.
+        done: how far the training was then, 0..1.
+    """
+
+    def __init__(self, optim: OptimConfig, total: int) -> None:
+        self.kind, self.warmup, self.decay = str(optim.scheduler), optim.warmup_steps, optim.decay_share
+        self.total, self.since, self.done = max(total, 1), 0, 0.0
+
+    def progress(self, step: int) -> float:
+        """How far the training is before a step, counted from 0; 1 after the last one."""
+        left = max(self.total - self.since, 1)
+        return min(self.done + (1 - self.done) * (step - self.since) / left, 1.0)
+
+    def change_total(self, step: int, total: int) -> None:
+        """Let the training end after `total` steps; from `step` on the rest of the schedule is spread over the rest."""
+        self.done, self.since, self.total = self.progress(step), step, max(total, step + 1)
+
+    def __call__(self, step: int) -> float:
+        """The share of a step, counted from 0."""
+        growing = (step + 1) / (self.warmup + 1) if step < self.warmup else 1.0
+        return growing * falling_share(self.kind, self.progress(step), self.decay)
+
+
+def falling_share(kind: str, progress: float, decay: float) -> float:
+    """Share of the learning rate after `progress` (0..1) of a training, without a warm-up."""
+    if kind == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if kind == "poly":
+        return (1 - progress) ** POLY_EXPONENT
+    return min((1 - progress) / decay, 1.0) if kind == "wsd" else 1.0
+
+
+def build_scheduler(optimizer: Optimizer, optim: OptimConfig, *, steps: int = 0) -> LRScheduler | None:
+    """The schedule, or None where the learning rate stays as it is.
+
+    Args:
+        optimizer: whose rate it moves.
+        optim: which one.
+        steps: of the whole training; only a schedule that moves by step asks for them.
+    """
+    if optim.moves_by_step:
+        return LambdaLR(optimizer, StepRate(optim, steps))
     if optim.scheduler == "multistep":
         return MultiStepLR(optimizer, milestones=list(optim.steps or ()), gamma=optim.factor)
     if optim.scheduler == "cosine":

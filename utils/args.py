@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -49,6 +49,8 @@ class Config:
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
     config: Path | None = None
     """JSON or YAML file with defaults for these flags; a flag on the command line wins over it."""
+    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = dataclasses.field(default=(), compare=False)
+    """Names of the options that the command line or the --config file has set; no flag."""
 
 
 def parse(
@@ -129,7 +131,26 @@ def parse_config(argv: Sequence[str] | None = None, *, prog: str = "main.py", do
     values = {} if path is None else _read_values(path)
     # A recipe that does not exist is left for the parser to refuse.
     recipe = RECIPES.get(_last_value(words, "--recipe") or values.get("recipe", "reference"), {})
-    return parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path), doc=doc)
+    config = parse(Config, words, prog=prog, default=_with_values({**recipe, **values}, path), doc=doc)
+    return dataclasses.replace(config, given=tuple(sorted({*values, *_typed(words)})))
+
+
+def with_options(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with other values of some options, checked as if they had been typed."""
+    fields = _fields()
+    chosen: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        chosen[fields[name][0]][name] = value
+    groups = {group: dataclasses.replace(getattr(config, group), **chosen[group]) for group in GROUPS if chosen[group]}
+    return dataclasses.replace(config, **groups)
+
+
+def _typed(words: Sequence[str]) -> set[str]:
+    """Fields whose flags a command line holds, in whatever spelling."""
+    fields = _fields()
+    names = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    names = [name if name in fields or name in SECOND_NAMES else name.removeprefix("no_") for name in names]
+    return {SECOND_NAMES.get(name, name) for name in names} & fields.keys()
 
 
 def _last_value(words: Sequence[str], flag: str) -> str | None:

@@ -176,11 +176,18 @@ ROLES: Mapping[str, Role] = {
     "deep_supr_num": _network(_needs("--deep_supervision", lambda c: not c.model.deep_supervision)),
     "brats": Role(kind="stated", idle=(OF_CHECKPOINT,)),
     "recipe": _training(kind="stated"),
+    "budget": _training(SPEED_ONLY),
     "learning_rate": _training(),
     "optimizer": _training(),
     "momentum": _training(_needs("--optimizer sgd", lambda c: c.optim.optimizer != "sgd")),
     "weight_decay": _training(),
     "scheduler": _training(),
+    "schedule_by": _training(
+        _needs("--scheduler cosine or poly", lambda c: c.optim.scheduler not in ("cosine", "poly"))
+    ),
+    "warmup_steps": _training(),
+    "decay_share": _training(_needs("--scheduler wsd", lambda c: c.optim.scheduler != "wsd")),
+    "ema": _training(SPEED_ONLY),
     "steps": _training(_needs("--scheduler multistep", lambda c: c.optim.scheduler != "multistep")),
     "factor": _training(
         _needs(

@@ -55,6 +55,8 @@ def flag_groups(options: type[Any]) -> tuple[FlagGroup, ...]:
     groups: list[FlagGroup] = []
     for field in dataclasses.fields(options):
         kind = hints[field.name]
+        if tyro.conf.Suppress in getattr(kind, "__metadata__", ()):
+            continue
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             groups += flag_groups(kind)
         else:

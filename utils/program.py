@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
+import time
 import tomllib
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -60,3 +62,22 @@ def program_version(project: Path = PROJECT) -> str:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def command_start_s(*, own_process: bool) -> float:
+    """When this command started, on the clock of `time.monotonic()`.
+
+    Args:
+        own_process: whether the process was started for this command: its loading of modules counts, too. Where the
+            system does not tell, and for a command inside of another program, it starts now.
+    """
+    now_s = time.monotonic()
+    if not own_process:
+        return now_s
+    try:
+        # The name of the program, in parentheses, may hold spaces; the start is field 22, in ticks since the boot.
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):
+        return now_s
+    return now_s - max(age_s, 0.0)

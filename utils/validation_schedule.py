@@ -38,6 +38,8 @@ class ValidationSchedule:
 
     def in_words(self) -> str:
         """What a user is told of it."""
+        if self.skipped >= self.last_epoch:
+            return "whole validation cases are scored after the last epoch (--skip_first_n_eval)"
         often = f"every {self.every} epochs and after the last one"
         return (
             f"whole validation cases are scored {'after the last epoch' if self.every > self.last_epoch else often}, "

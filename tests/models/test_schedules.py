@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.schedules import LossPlateau, build_optimizer, build_scheduler, poly_share
+from models.schedules import LossPlateau, StepRate, build_optimizer, build_scheduler, poly_share
 from utils.optim_config import OptimConfig
 from utils.recipes import RECIPES
 
@@ -99,3 +99,50 @@ def test_l2_decay_goes_through_adam_s_scaling_and_decoupled_decay_does_not():
 def test_sgd_is_nesterov_where_there_is_momentum():
     assert make_optimizer(optimizer="sgd").param_groups[0]["nesterov"]
     assert not make_optimizer(optimizer="sgd", momentum=0.0).param_groups[0]["nesterov"]
+
+
+def step_rates(steps: int, **changes) -> list[float]:
+    optim = OptimConfig(learning_rate=1.0, **changes)
+    optimizer = build_optimizer([nn.Parameter(torch.ones(1))], optim, fused=False)
+    scheduler, rates = build_scheduler(optimizer, optim, steps=steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_a_warm_up_grows_by_steps_and_then_stays():
+    assert step_rates(6, warmup_steps=3) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_wsd_is_constant_and_falls_in_its_last_share():
+    assert step_rates(10, scheduler="wsd", decay_share=0.4) == pytest.approx([1] * 7 + [0.75, 0.5, 0.25])
+
+
+def test_cosine_and_poly_by_step():
+    assert step_rates(4, scheduler="cosine", schedule_by="step") == pytest.approx(
+        [1, 0.853553, 0.5, 0.146447], abs=1e-5
+    )
+    assert step_rates(2, scheduler="poly", schedule_by="step") == pytest.approx([1, 0.5**0.9])
+    by_epoch = OptimConfig(scheduler="cosine")
+    assert not by_epoch.moves_by_step and not OptimConfig(scheduler="none", schedule_by="step").moves_by_step
+
+
+def test_a_changed_number_of_steps_goes_on_from_where_the_schedule_is():
+    rate = StepRate(OptimConfig(scheduler="poly", schedule_by="step"), 10)
+    assert rate.progress(5) == 0.5
+    rate.change_total(5, 7)
+    # The other half in two steps.
+    assert [rate.progress(step) for step in (5, 6, 7, 8)] == [0.5, 0.75, 1, 1]
+    rate.change_total(6, 10)
+    assert [rate.progress(step) for step in (6, 8, 10)] == pytest.approx([0.75, 0.875, 1])
+
+
+def test_a_schedule_by_step_goes_on_from_its_state():
+    optim = OptimConfig(scheduler="wsd", warmup_steps=2)
+    first = build_scheduler(make_optimizer(), optim, steps=10)
+    first.lr_lambdas[0].change_total(0, 20)
+    second = build_scheduler(make_optimizer(), optim, steps=10)
+    second.load_state_dict(first.state_dict())
+    assert vars(second.lr_lambdas[0]) == vars(first.lr_lambdas[0]) and second.lr_lambdas[0].total == 20

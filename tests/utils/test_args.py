@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.args import Config, parse_config, to_words
+from utils.args import Config, parse_config, to_words, with_options
 from utils.errors import UserError, run_cli
 from utils.flag_roles import ineffective_options
 from utils.optim_config import OptimConfig
@@ -275,3 +275,33 @@ def test_a_null_character_in_a_config_file_is_refused_by_name(tmp_path):
     (tmp_path / "c.json").write_text('{"splits": "a\\u0000b"}')
     with pytest.raises(UserError, match=r"splits: .* holds a character that no name may have"):
         parse_config(["--config", str(tmp_path / "c.json")])
+
+
+def test_given_options_are_those_of_the_command_line_and_the_file_in_any_spelling(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("blend_mode: constant\nfactor: 0.5\n")
+    words = ["--config", str(path), "--no-amp", "--epochs=3", "--filters", "4", "8", "--recipe", "nnunet"]
+    assert parse_config(words).given == ("amp", "blend", "factor", "filters", "max_epochs", "recipe")
+    assert parse_config([]).given == () and parse_config(["--no_report"]).given == ("report",)
+
+
+def test_options_are_replaced_in_their_groups_and_checked():
+    config = with_options(parse_config(["--amp"]), {"filters": (4, 8), "max_epochs": 3})
+    assert (config.model.filters, config.optim.max_epochs, config.hardware.amp) == ((4, 8), 3, True)
+    with pytest.raises(UserError, match="--max_epochs must be at least 1"):
+        with_options(config, {"max_epochs": 0})
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--budget soon", "write it like 90s, 10m"),
+        ("--ema 1", "--ema must lie in"),
+        ("--decay_share 0", "--decay_share must lie in"),
+        ("--warmup_steps 5 --scheduler plateau", "works with --scheduler none, cosine, poly, wsd, not with plateau"),
+        ("--warmup_steps -1", "--warmup_steps must not be negative"),
+    ],
+)
+def test_schedules_and_budgets_out_of_range_are_refused(flags, says):
+    with pytest.raises(UserError, match=says):
+        parse_config(flags.split())

@@ -1,0 +1,180 @@
+"""The rules of --budget as functions of numbers: what follows from a step's seconds and the number of cases."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from training.budget_rules import (
+    AIM,
+    AUGMENTED_PASSES,
+    CHOSEN,
+    ENOUGH_STEPS,
+    FEWEST_EPOCHS,
+    Costs,
+    Facts,
+    Network,
+    Speed,
+    choose_epochs,
+    choose_network,
+    choose_options,
+    choose_validations,
+    explain,
+    passes,
+    per_pass,
+    steps_that_fit,
+    too_short,
+    widths_of,
+)
+
+COSTS = Costs(start_s=8, end_s=3, epoch_s=0.2)
+PLANNED = (32, 64, 128, 256)
+HIPPOCAMPUS = Facts(budget_s=600, dim=3, widths=widths_of(PLANNED), batch_size=2, cases=166)
+
+
+def cpu(width, size) -> Speed:
+    """About what two CPU cores take, without bf16."""
+    step_s = 0.25 * size * (width[0] / 16) ** 1.6
+    return Speed(step_s=step_s, validation_s=20 * step_s, patches_s=7 * step_s)
+
+
+def gpu(width, size) -> Speed:
+    """About what a GPU takes whose time hardly depends on the features."""
+    step_s = 0.004 * size + 0.01 * width[0] / 32
+    return Speed(step_s=step_s, validation_s=1.0, patches_s=0.3)
+
+
+def network_for(budget_s: float, measure=cpu, **changes) -> tuple[Network, Facts]:
+    facts = dataclasses.replace(HIPPOCAMPUS, budget_s=budget_s, **changes)
+    return choose_network(facts, measure, lambda: COSTS), facts
+
+
+def options_for(budget_s: float, measure=cpu, **changes) -> dict:
+    network, facts = network_for(budget_s, measure, **changes)
+    return choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
+
+
+def test_steps_that_fit_by_hand():
+    speed = Speed(step_s=0.5, validation_s=10, patches_s=1)
+    # 0.975 * 100 - 8 - 3 - 10 - 10 * 0.2 = 74.5
+    assert steps_that_fit(100, speed, COSTS) == 149
+    assert steps_that_fit(15, speed, COSTS) == 0
+
+
+def test_widths_are_the_planned_ones_and_halves_of_them_that_are_not_too_narrow():
+    assert widths_of(PLANNED) == (PLANNED, (16, 32, 64, 128), (8, 16, 32, 64))
+    assert widths_of((16, 32)) == ((16, 32), (8, 16))
+    assert widths_of((4, 8)) == ((4, 8),)
+
+
+@pytest.mark.parametrize("measure", [cpu, gpu])
+def test_more_time_never_means_a_narrower_network_fewer_steps_of_it_or_less_augmentation(measure):
+    found = [network_for(budget_s, measure) for budget_s in (100, 200, 300, 600, 1200, 3600, 28800, 86400)]
+    for (before, facts), (after, later) in itertools.pairwise(found):
+        assert after.width[0] >= before.width[0]
+        if after.width == before.width:
+            assert after.steps >= before.steps
+            seen = [passes(n.steps, n.batch_size, f) for n, f in ((before, facts), (after, later))]
+            assert seen[0] <= seen[1]
+
+
+def test_a_slow_machine_gets_a_narrow_network_without_augmentation_and_a_fast_one_the_planned_with_it():
+    slow, fast = options_for(200), options_for(600, gpu)
+    assert slow["filters"] == (8, 16, 32, 64) and slow["augment"] == "none"
+    assert "filters" not in fast and fast["augment"] == "reference"
+
+
+def test_a_network_is_wide_only_where_enough_steps_of_it_fit():
+    for budget_s in (150, 400, 1000, 3000, 10000):
+        network, facts = network_for(budget_s)
+        assert network.steps >= ENOUGH_STEPS or network.width == facts.widths[-1]
+
+
+def test_wide_networks_without_a_chance_are_not_measured():
+    asked = []
+    network_for(150, lambda width, size: asked.append(width) or cpu(width, size))
+    assert set(asked) == {(8, 16, 32, 64)}
+
+
+def test_the_batch_is_halved_only_where_the_narrowest_network_makes_too_few_steps():
+    assert network_for(400, batch_size=9)[0].batch_size == 4
+    assert network_for(100000, batch_size=9)[0].batch_size == 9
+    assert network_for(60, batch_size=8)[0].batch_size == 2
+    assert network_for(60, batch_size=8, batch_fixed=True)[0].batch_size == 8
+    # Slices of two volumes.
+    assert network_for(60, batch_size=64, dim=2, nvol=2)[0].batch_size == 16
+    assert network_for(60, batch_size=66, dim=2, nvol=2)[0].batch_size == 66
+
+
+def test_large_scans_are_augmented_later_than_small_ones():
+    assert options_for(900, gpu)["augment"] == "reference"
+    assert options_for(900, gpu, patch_share=0.002)["augment"] == "none"
+
+
+def test_passes_by_hand():
+    facts = dataclasses.replace(HIPPOCAMPUS, cases=100, processes=2, patch_share=0.5)
+    assert passes(1000, 4, facts) == 40
+
+
+@pytest.mark.parametrize(
+    ("steps", "pass_steps", "flags", "expected"),
+    [
+        (1660, 83, {}, (20, 83)),
+        (200, 83, {}, (FEWEST_EPOCHS, 20)),
+        (100000, 10, {}, (100, 1000)),
+        (4, 83, {}, (4, 1)),
+        (1000, 83, {"epochs": 4}, (4, 250)),
+        (1000, 83, {"each": 250}, (4, 250)),
+        (10, 83, {"each": 250}, (1, 250)),
+    ],
+)
+def test_epochs_by_hand(steps, pass_steps, flags, expected):
+    assert choose_epochs(steps, pass_steps, **flags) == expected
+
+
+def test_validation_before_the_last_epoch_has_to_be_cheap():
+    def network(validation_s: float, patches_s: float) -> Network:
+        speed = Speed(step_s=1, validation_s=validation_s, patches_s=patches_s)
+        return Network(width=PLANNED, batch_size=2, speed=speed, steps=100)
+
+    # 5 % of 1000 s.
+    assert choose_validations(20, network(100, 0), 1000) == (20, 19)
+    assert choose_validations(20, network(10, 3), 1000) == (20, 19)
+    assert choose_validations(20, network(10, 0.5), 1000) == (4, 0)
+    assert choose_validations(20, network(0.1, 0), 1000) == (2, 0)
+    assert choose_validations(1, network(0.1, 0), 1000) == (1, 0)
+
+
+@pytest.mark.parametrize("budget_s", [5, 20, 25])
+def test_a_time_without_one_pass_is_refused_and_what_is_asked_for_instead_is_enough(budget_s):
+    network, facts = network_for(budget_s)
+    said = too_short(network, facts, COSTS)
+    assert said is not None and "83 steps" in said and "166 cases" in said
+    asked_s = int(said.rpartition("at least ")[2].split()[0])
+    network, facts = network_for(asked_s)
+    assert too_short(network, facts, COSTS) is None
+
+
+def test_all_that_is_chosen_is_said_to_be_a_budget_s_choice():
+    assert set(options_for(200)) | set(options_for(600, gpu)) <= set(CHOSEN)
+    assert set(CHOSEN) - set(options_for(200)) == {"amp", "batch_size"}
+
+
+def test_what_is_told_names_network_steps_reason_and_given_flags():
+    network, facts = network_for(200)
+    options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
+    del options["learning_rate"]
+    text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
+    assert "8 16 32 64: of wider ones fewer than 1000 steps would fit" in text
+    assert f"fewer than {AUGMENTED_PASSES:g}" in text and "given, not chosen: learning_rate" in text
+    assert len(text.splitlines()) <= 6
+
+
+def test_the_plan_ends_within_the_budget_by_its_own_reckoning():
+    for budget_s in (100, 600, 7200):
+        network, _ = network_for(budget_s)
+        speed = network.speed
+        spent_s = COSTS.start_s + COSTS.end_s + 10 * COSTS.epoch_s + speed.validation_s + network.steps * speed.step_s
+        assert AIM * budget_s - speed.step_s < spent_s <= AIM * budget_s

@@ -1,0 +1,186 @@
+"""`--budget`: what a training of a given wall time is made of, decided once by its first process, and kept by a keeper.
+
+A training that is resumed takes its choices from its checkpoint, and the rest of its time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import read_checkpoint
+from training.budget_exchange import shared
+from training.budget_keeper import BudgetKeeper, BudgetPlan, Course, Pace, total_for
+from training.budget_measure import look_at, measure_speed
+from training.budget_rules import (
+    AIM,
+    CHOSEN,
+    Costs,
+    Facts,
+    Network,
+    choose_epochs,
+    choose_network,
+    choose_options,
+    explain,
+    per_pass,
+    too_short,
+)  # fmt: skip
+from utils.args import Config, with_options
+from utils.config import HardwareConfig
+from utils.duration import seconds_of
+from utils.errors import UserError
+from utils.files import from_dict, to_dict
+from utils.optim_config import BY_STEP
+from utils.recipes import RECIPES
+from utils.runtime import choose_runtime, detect_machine, resolve_hardware
+
+LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
+"""Options that say how long a training is; a budget decides them though a recipe has them."""
+SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.1, 0.25, 0.03
+"""Of the seconds from a command's start to its first measurement, which follow the machine and its load: what is built
+once more after the choice, the end of a command, the page that it writes, and what is around an epoch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What is chosen for a budget: options by name, the plan of its steps, and what a user is told of it."""
+
+    options: dict[str, Any]
+    plan: BudgetPlan
+    lines: tuple[str, ...]
+
+
+def with_budget(config: Config, *, resume: Path | None, started_s: float) -> tuple[Config, list[BudgetKeeper]]:
+    """The options of a training with those that its `--budget` has chosen, and what keeps its time; else unchanged.
+
+    Args:
+        config: as it was typed.
+        resume: checkpoint of the training that goes on.
+        started_s: start of the command, `time.monotonic()`.
+
+    Raises:
+        UserError: the time is too short, or flags leave nothing to choose.
+    """
+    if config.optim.budget is None:
+        return config, []
+    if set(config.given) >= LENGTH:
+        raise UserError(
+            "--max_epochs and --batches_per_epoch say how long a training is, and so does --budget; leave one of the "
+            "three out"
+        )
+    if resume is not None:
+        config = with_options(config, _stored_options(resume, config))
+        unmeasured = Pace(step_s=0, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
+        return config, [BudgetKeeper(_plan(config, unmeasured), started_s)]
+    runtime = resolve_hardware(config.hardware)
+    found = shared(runtime, lambda: to_dict(decide(config, started_s)))
+    decision = from_dict(Decision, found, source="what the first process chose for --budget")
+    if runtime.is_first_process:
+        print("\n".join(decision.lines), flush=True)
+    return with_options(config, _typed(decision.options)), [BudgetKeeper(decision.plan, started_s)]
+
+
+def budget_summary(keepers: Sequence[BudgetKeeper]) -> dict[str, Any]:
+    """Numbers for the record of a run; none where nothing keeps a time."""
+    return {name: value for keeper in keepers for name, value in keeper.summary().items()}
+
+
+def decide(config: Config, started_s: float) -> Decision:
+    """Measure and choose; the first process does it for all.
+
+    Raises:
+        UserError: the time is too short.
+    """
+    assert config.optim.budget is not None, "asked for"
+    began_s, budget_s = time.monotonic() - started_s, seconds_of(config.optim.budget, "--budget")
+    kept = _kept(config)
+    options = {} if kept & {"amp", "precision"} else _precision(config.hardware)
+    config = with_options(config, options)
+    facts = look_at(config, budget_s)
+
+    def costs() -> Costs:
+        return Costs(
+            start_s=time.monotonic() - started_s + SETUP_SHARE * began_s,
+            end_s=(END_SHARE + PAGE_SHARE * config.run.report) * began_s,
+            epoch_s=EPOCH_SHARE * began_s,
+        )
+
+    network = choose_network(facts, lambda width, size: measure_speed(config, width, size, budget_s), costs)
+    if problem := too_short(network, facts, costs()):
+        raise UserError(problem)
+    length = _length(config, network, facts)
+    chosen = choose_options(network, facts, length)
+    options |= {name: value for name, value in chosen.items() if name not in kept}
+    config, speed = with_options(config, options), network.speed
+    pace = Pace(
+        step_s=speed.step_s, epoch_s=costs().epoch_s, validation_s=speed.validation_s, patches_s=speed.patches_s,
+        end_s=costs().end_s,
+    )  # fmt: skip
+    plan = _plan(config, pace)
+    # Validations before the last one have a share of the steps' time.
+    most = total_for(0, AIM * budget_s - costs().start_s, pace, plan.course)
+    if most < plan.total and "max_epochs" not in kept:
+        options["max_epochs"] = max(most // plan.course.per_epoch, 1)
+        plan = _plan(with_options(config, options), pace)
+    return Decision(options=options, plan=plan, lines=explain(network, facts, costs(), options, kept))
+
+
+def _kept(config: Config) -> set[str]:
+    """Options that are not a budget's to choose: given ones, and what does not go with them."""
+    given = {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
+    if "scheduler" in given and config.optim.scheduler not in BY_STEP:
+        given |= {"validate_every", "skip_first_n_eval"}
+    # The chosen rate is one of Adam's.
+    return given | {"learning_rate"} if "optimizer" in given and config.optim.optimizer == "sgd" else given
+
+
+def _precision(hardware: HardwareConfig) -> dict[str, Any]:
+    """Mixed precision where the device computes in it."""
+    runtime = choose_runtime(dataclasses.replace(hardware, amp=True), detect_machine())
+    return {} if runtime.precision == "32-true" else {"amp": True}
+
+
+def _length(config: Config, network: Network, facts: Facts) -> tuple[int, int]:
+    each = config.loader.batches_per_epoch if "batches_per_epoch" in config.given else 0
+    return choose_epochs(
+        network.steps, per_pass(network, facts), each=each or None,
+        epochs=config.optim.max_epochs if "max_epochs" in config.given else None,
+    )  # fmt: skip
+
+
+def _plan(config: Config, pace: Pace) -> BudgetPlan:
+    """The plan of a configuration whose length is chosen."""
+    optim, per_epoch = config.optim, config.loader.batches_per_epoch
+    total = optim.max_epochs * per_epoch
+    return BudgetPlan(
+        budget_s=seconds_of(optim.budget or "", "--budget"),
+        total=total,
+        pace=pace,
+        course=Course(
+            per_epoch=per_epoch,
+            every=optim.validate_every or 1,
+            only_last=optim.skip_first_n_eval >= optim.max_epochs - 1,
+            limit=total if "max_epochs" in config.given else None,
+        ),
+    )
+
+
+def _stored_options(resume: Path, config: Config) -> dict[str, Any]:
+    """What was chosen when the training was begun."""
+    contents = read_checkpoint(resume)
+    if contents.options.get("budget") is None or contents.model is None:
+        raise UserError(
+            f"{resume} is of a training that was not begun with --budget; continue it without, and with the flags that "
+            "it was begun with"
+        )
+    model = {name: getattr(contents.model, name) for name in ("filters", "deep_supervision")}
+    stored = contents.options | model
+    return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in _kept(config)})
+
+
+def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

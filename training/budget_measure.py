@@ -1,0 +1,123 @@
+"""What a step, its loading and a validation take here: measured on the real network, cases and device, in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+
+import torch
+
+from data_loading.data_module import DataModule
+from data_loading.validation_loader import ValidationLoader
+from models.nn_unet import NNUnet
+from models.schedules import build_optimizer
+from training.budget_rules import Facts, Speed, widths_of
+from training.building import build_data, build_module
+from training.run_setup import Setup, prepare
+from utils.args import Config, with_options
+from utils.runtime import Runtime
+from utils.throughput import synchronize
+from utils.validation_schedule import FORWARD_SHARE, count_windows
+
+MEASURED_SHARE = 0.01
+"""Of the budget, that each measurement may take beyond what it needs at least."""
+MOST_STEPS = 30
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def look_at(config: Config, budget_s: float) -> Facts:
+    """What the data set, the plan and the flags say; nothing is measured."""
+    setup = prepare(config)
+    stage, given = setup.plan.stage, config.model.filters is not None
+    data = build_data(config, setup)
+    box, loader = data.spec.box, data.train_dataloader()
+    shares = [min(math.prod(box) / math.prod(shard.shape), 1.0) for shard in loader.shards]
+    data.teardown("fit")
+    return Facts(
+        budget_s=budget_s,
+        dim=stage.dim,
+        widths=(tuple(stage.filters),) if given else widths_of(stage.filters),
+        batch_size=stage.batch_size,
+        batch_fixed=config.loader.batch_size is not None,
+        nvol=data.spec.cases_per_batch if data.spec.patches_per_case > 1 else 0,
+        cases=len(setup.fold.train),
+        processes=setup.runtime.world_size,
+        patch_share=statistics.mean(shares),
+        levels=len(stage.strides),
+    )
+
+
+def measure_speed(config: Config, width: tuple[int, ...], batch_size: int, budget_s: float) -> Speed:
+    """The speed of a network of some features with batches of some size; nothing of it is kept."""
+    config = with_options(config, {"filters": width, "batch_size": batch_size})
+    setup = prepare(config)
+    data, module = build_data(config, setup), build_module(config, setup).to(setup.runtime.device)
+    limit_s = MEASURED_SHARE * budget_s
+    try:
+        step_s = _step_seconds(data, module, setup.runtime, limit_s)
+    finally:
+        data.teardown("fit")
+    return _with_validation(step_s, data, module, setup, limit_s)
+
+
+def autocast(runtime: Runtime) -> contextlib.AbstractContextManager:
+    """The precision of the run."""
+    dtype = AUTOCAST.get(runtime.precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(runtime.device.type, dtype=dtype)
+
+
+def _step_seconds(data: DataModule, module: NNUnet, runtime: Runtime, limit_s: float) -> float:
+    optimizer = build_optimizer(module.network.parameters(), module.optim, fused=runtime.precision != "16-mixed")
+    module.train()
+    seconds: list[float] = []
+    batches = iter(data.train_dataloader())
+    first_s = mark_s = time.perf_counter()
+    for batch in batches:
+        batch = {name: tensor.to(runtime.device) for name, tensor in batch.items()}
+        with autocast(runtime):
+            loss = module.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        synchronize(runtime.device)
+        now_s = time.perf_counter()
+        seconds.append(now_s - mark_s)
+        mark_s = now_s
+        if len(seconds) >= 3 and (now_s - first_s > limit_s or len(seconds) >= MOST_STEPS):
+            break
+    # The first one prepares kernels and memory.
+    return statistics.median(seconds[1:] or seconds)
+
+
+def _with_validation(step_s: float, data: DataModule, module: NNUnet, setup: Setup, limit_s: float) -> Speed:
+    """Validation by its first cases, or by the number of its windows where a single case takes too long to try."""
+    patch, overlap, size = data.spec.patch, module.inference.overlap, data.spec.batch_size
+    loader = data.val_dataloader()
+    windows = [count_windows([shard.shape], patch, overlap) for shard in loader.volumes.shards]
+    share = 1 / setup.runtime.world_size
+    forward_s = step_s / (FORWARD_SHARE * size)
+    window_s = forward_s
+    if windows[0] * forward_s <= limit_s:
+        window_s = _case_seconds(loader, module, setup.runtime, limit_s) / windows[0]
+    return Speed(
+        step_s=step_s,
+        validation_s=sum(windows) * window_s * share,
+        patches_s=len(windows) * forward_s * share,
+    )
+
+
+def _case_seconds(loader: ValidationLoader, module: NNUnet, runtime: Runtime, limit_s: float) -> float:
+    """Seconds of the first validation case, with kernels and memory at hand where the time allows a second look."""
+    module.eval()
+    module.on_validation_epoch_start()
+    seconds: list[float] = []
+    batch = next(iter(loader))
+    while not seconds or (len(seconds) < 3 and sum(seconds) <= limit_s):
+        start_s = time.perf_counter()
+        with torch.no_grad(), autocast(runtime):
+            module.validation_step(batch, 0)
+        synchronize(runtime.device)
+        seconds.append(time.perf_counter() - start_s)
+    return min(seconds)

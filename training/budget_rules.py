@@ -1,0 +1,261 @@
+"""What a training of a given wall time is made of: pure functions of measured speeds and counts of cases.
+
+Lengths are counted in steps and in passes over the data, never in seconds, so that the rules mean the same on any
+device. A step is one batch of each process. Where a rule was measured: benchmarks/results/quality_hippocampus.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from utils.pace import in_words
+
+AIM = 0.975
+"""Share of the budget at which a training is planned to end."""
+LATEST, EARLIEST = 1.0, 0.95
+"""Shares of the budget between which an expected end changes no plan."""
+ENOUGH_STEPS = 1000
+"""Steps that a network needs before a narrower one, which makes more of them, is no better any more."""
+SMALLEST_BATCH = {2: 16, 3: 2}
+"""By dimension."""
+NARROWEST = 8
+"""Features of the first level, at least."""
+AUGMENTED_PASSES = 25.0
+"""Times that every voxel is seen, from which on random changes of the patches are worth their slower start."""
+FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
+VALIDATION_SHARE = 0.05
+"""Of the time, for validations before the last one."""
+MOST_VALIDATIONS = 10
+LEVELS_FOR_SUPERVISION = 4
+"""A network with so many levels is trained on its lower ones, too."""
+LEARNING_RATE = 0.002
+CHOSEN = (
+    "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "min_epochs", "patience", "deep_supervision",
+    "augment", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
+)  # fmt: skip
+"""Options that a budget may choose."""
+WIDER_COSTS = 2.0
+"""At least so many times as long takes a step of twice the features."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What was measured of one network and batch, in seconds.
+
+    Attributes:
+        step_s: a training step with its batch's loading.
+        validation_s: a validation of all whole cases.
+        patches_s: a validation of one patch of each.
+    """
+
+    step_s: float
+    validation_s: float
+    patches_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a budget is chosen for.
+
+    Attributes:
+        budget_s: wall time of the command.
+        dim: of the network.
+        widths: features of the networks to choose from, the planned ones first.
+        batch_size: patches in a planned batch of each process.
+        batch_fixed: whether the batch size was given.
+        nvol: cases of a batch that give several patches each; 0: each patch is of a case of its own.
+        cases: that are trained on.
+        processes: that train together.
+        patch_share: what a patch shows of a case, 0..1.
+        levels: of the network.
+    """
+
+    budget_s: float
+    dim: int
+    widths: tuple[tuple[int, ...], ...]
+    batch_size: int
+    batch_fixed: bool = False
+    nvol: int = 0
+    cases: int
+    processes: int = 1
+    patch_share: float = 1.0
+    levels: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of a command that are no steps: until the first one, after the last validation, around an epoch."""
+
+    start_s: float
+    end_s: float
+    epoch_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """The chosen network with the batch: its speed, and how many steps of it fit."""
+
+    width: tuple[int, ...]
+    batch_size: int
+    speed: Speed
+    steps: int
+
+
+def steps_that_fit(budget_s: float, speed: Speed, costs: Costs) -> int:
+    """Steps that fit beside start, end, one validation of whole cases and the fewest epochs."""
+    other_s = costs.start_s + costs.end_s + speed.validation_s + FEWEST_EPOCHS * costs.epoch_s
+    return max(math.floor((AIM * budget_s - other_s) / speed.step_s), 0)
+
+
+def widths_of(planned: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The planned features of each level, a half and a quarter of them, as far as the first level keeps enough."""
+    halves = [tuple(features // divisor for features in planned) for divisor in (1, 2, 4)]
+    return tuple(width for width in halves if width == halves[0] or width[0] >= NARROWEST)
+
+
+def choose_network(
+    facts: Facts, measure: Callable[[tuple[int, ...], int], Speed], costs: Callable[[], Costs]
+) -> Network:
+    """The widest network of which `ENOUGH_STEPS` fit; else the narrowest, with as small a batch as they need.
+
+    Args:
+        facts: of the run.
+        measure: the speed of a network (width) with a batch size; asked from the narrowest on, and no further than
+            wider ones have a chance.
+        costs: what is not steps, as it is known at the moment.
+    """
+
+    def network(width: tuple[int, ...], size: int) -> Network:
+        speed = measure(width, size)
+        steps = steps_that_fit(facts.budget_s, speed, costs())
+        return Network(width=width, batch_size=size, speed=speed, steps=steps)
+
+    narrowest = facts.widths[-1]
+    best = network(narrowest, facts.batch_size)
+    while best.steps < ENOUGH_STEPS and (smaller := _half_batch(best.batch_size, facts)):
+        best = network(narrowest, smaller)
+    for width in reversed(facts.widths[:-1]):
+        if best.batch_size < facts.batch_size or best.steps < ENOUGH_STEPS * WIDER_COSTS:
+            break
+        wider = network(width, facts.batch_size)
+        if wider.steps < ENOUGH_STEPS:
+            break
+        best = wider
+    return best
+
+
+def _half_batch(size: int, facts: Facts) -> int | None:
+    half = size // 2
+    fits = half >= SMALLEST_BATCH[facts.dim] and half % max(facts.nvol, 1) == 0
+    return half if fits and not facts.batch_fixed else None
+
+
+def passes(steps: int, batch_size: int, facts: Facts) -> float:
+    """How often a training of so many steps sees every voxel, or would, if patches lay evenly."""
+    return steps * batch_size * facts.processes * facts.patch_share / facts.cases
+
+
+def per_pass(network: Network, facts: Facts) -> int:
+    """Steps that show every case once."""
+    return math.ceil(facts.cases / (facts.processes * (facts.nvol or network.batch_size)))
+
+
+def choose_epochs(steps: int, per_pass: int, *, epochs: int | None = None, each: int | None = None) -> tuple[int, int]:
+    """(epochs, steps in each): an epoch shows every case once, unless that makes very few or very many epochs.
+
+    Args:
+        steps: that fit.
+        per_pass: those that show every case once.
+        epochs: their number where it is given.
+        each: the steps of an epoch where they are given.
+    """
+    if each is not None:
+        return max(steps // each, 1), each
+    if epochs is None:
+        epochs = min(max(round(steps / per_pass), FEWEST_EPOCHS), MOST_EPOCHS, max(steps, 1))
+    return epochs, max(steps // epochs, 1)
+
+
+def choose_validations(epochs: int, network: Network, budget_s: float) -> tuple[int, int]:
+    """(epochs from one validation of whole cases to the next, epochs without any at the beginning)."""
+    room_s = VALIDATION_SHARE * budget_s - epochs * network.speed.patches_s
+    count = 1 + min(math.floor(room_s / max(network.speed.validation_s, 1e-3)), MOST_VALIDATIONS - 1, epochs - 1)
+    return (epochs, epochs - 1) if count <= 1 else (math.ceil(epochs / count), 0)
+
+
+def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> dict[str, Any]:
+    """Option -> value of all that a budget decides; those that are given are the caller's to keep.
+
+    Args:
+        network: the chosen one.
+        facts: of the run.
+        length: epochs, and steps in each.
+    """
+    epochs, per_epoch = length
+    every, skipped = choose_validations(epochs, network, facts.budget_s)
+    seen = passes(epochs * per_epoch, network.batch_size, facts)
+    width = {} if network.width == facts.widths[0] else {"filters": network.width}
+    batch = {} if network.batch_size == facts.batch_size else {"batch_size": network.batch_size}
+    return width | batch | {
+        "max_epochs": epochs,
+        "batches_per_epoch": per_epoch,
+        "min_epochs": 0,
+        "patience": 0,
+        "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
+        "augment": "reference" if seen >= AUGMENTED_PASSES else "none",
+        "learning_rate": LEARNING_RATE,
+        "scheduler": "cosine",
+        "schedule_by": "step",
+        "validate_every": every,
+        "skip_first_n_eval": skipped,
+    }  # fmt: skip
+
+
+def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
+    """What to say where not every case can be shown once; None where it can."""
+    needed, step_s = per_pass(network, facts), network.speed.step_s
+    if network.steps >= needed:
+        return None
+    other_s = costs.start_s + costs.end_s + network.speed.validation_s + FEWEST_EPOCHS * costs.epoch_s
+    least_s = (other_s + needed * step_s) / AIM
+    return (
+        f"--budget {in_words(facts.budget_s)} is too short to show each of {facts.cases} cases once: that takes "
+        f"{needed} steps of {step_s:.2g} s, and start, validation and end take {in_words(other_s)}; "
+        f"give at least {in_words(math.ceil(least_s * 1.1))}"
+    )
+
+
+def explain(
+    network: Network, facts: Facts, costs: Costs, options: Mapping[str, Any], kept: Collection[str]
+) -> tuple[str, ...]:
+    """What a user is told: what was measured, what was chosen, and why."""
+    speed = network.speed
+    width = " ".join(map(str, network.width))
+    if len(facts.widths) == 1:
+        why = "as given"
+    elif network.width == facts.widths[0]:
+        why = "as planned"
+    else:
+        why = f"of wider ones fewer than {ENOUGH_STEPS} steps would fit"
+    seen = passes(network.steps, network.batch_size, facts)
+    lines = [
+        f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
+        f"{speed.validation_s:.3g} s, start and end {costs.start_s + costs.end_s:.3g} s",
+        f"  features {width}: {why}; about {network.steps} steps of {network.batch_size} patches",
+    ]
+    if "augment" in options:
+        side = "at least" if options["augment"] != "none" else "fewer than"
+        lines.append(
+            f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {AUGMENTED_PASSES:g}"
+        )
+    shown = [f"--{name} {_shown(value)}" for name, value in options.items() if name not in ("filters", "augment")]
+    lines.append(f"  {' '.join(shown)}")
+    typed = sorted(set(kept) & set(CHOSEN))
+    return tuple([*lines, *([f"  given, not chosen: {', '.join(typed)}"] if typed else [])])
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,28 @@
+"""Lengths of time as users type them: 90s, 10m, 1h30m."""
+
+from __future__ import annotations
+
+import re
+
+from utils.errors import UserError
+
+UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+"""Letter -> seconds."""
+
+
+def seconds_of(text: str, flag: str) -> float:
+    """The seconds of a length of time such as 45s, 10m, 1.5h or 1h30m; a number alone is seconds.
+
+    Raises:
+        UserError: it is none, or not longer than nothing.
+    """
+    compact = text.replace(" ", "").lower()
+    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?", compact)
+    try:
+        numbers = [float(part or 0) for part in parts.groups()] if parts and compact else []
+    except ValueError:
+        numbers = []
+    seconds = sum(number * unit for number, unit in zip(numbers, UNITS_S.values()))
+    if seconds <= 0:
+        raise UserError(f"{flag} {text!r} is no length of time; write it like 90s, 10m, 1h30m or 8h")
+    return seconds
