@@ -118,7 +118,7 @@ def mask_page(facts: MaskFacts, views: Views, structures: Sequence[Structure]) -
         section("Failed scans", failures(predicted.failed) if predicted else None),
         section("Doubt", doubt_table(predicted.doubts, views, facts.dice) if predicted else None),
         *(score_sections(scored, views) if scored else []),
-        *(scan_sections(predicted, views, refused=not scored) if predicted else []),
+        *(scan_sections(predicted, views, alone=not scored) if predicted else []),
         section("Run that predicted" if scored else "Run", run_record(facts.run) if facts.run or not scored else None),
     ]
     where = str(facts.folder)
@@ -146,10 +146,10 @@ def score_sections(facts: EvaluationFacts, views: Views) -> list[Section]:
     ]
 
 
-def scan_sections(facts: PredictionFacts, views: Views, *, refused: bool) -> list[Section]:
-    """Volumes and a picture of each scan, and their spread; `refused` says which are not in the viewer, too."""
+def scan_sections(facts: PredictionFacts, views: Views, *, alone: bool) -> list[Section]:
+    """Volumes and a picture of each scan, and their spread; `alone`: nothing else says which are not in the viewer."""
     return [
-        section("Scans", join(scan_table(facts, views), refusals(views) if refused else None)),
+        section("Scans", join(scan_table(facts, views, alone=alone), refusals(views) if alone else None)),
         section("Volumes", volume_charts(facts)),
     ]
 

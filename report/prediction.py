@@ -138,8 +138,8 @@ def unusual_first(volumes: Mapping[str, Mapping[str, float]]) -> list[str]:
     return sorted(volumes, key=lambda case: (-oddness(case), case))
 
 
-def scan_table(facts: PredictionFacts, views: Views) -> Markup:
-    """A row for each scan: volumes in ml, doubt, and its most telling slices."""
+def scan_table(facts: PredictionFacts, views: Views, *, alone: bool = True) -> Markup:
+    """A row for each scan: volumes in ml, doubt, and its most telling slices; `alone`: there are no scores."""
     if not facts.volumes:
         return element("p", "No scan was predicted.", class_="none")
     pictured = bool(views.pictures)
@@ -167,7 +167,7 @@ def scan_table(facts: PredictionFacts, views: Views) -> Markup:
         *(["most telling slices"] if pictured else []),
     ]
     first = "doubtful scans and unusual volumes" if doubts else "unusual volumes"
-    chosen = f"; the viewer has {len(views.shown)}, {first} first" if views.shown else ""
+    chosen = f"; the viewer has {len(views.shown)}, {first} first" if views.shown and alone else ""
     return table(headers, rows, caption=plural(len(rows), "scan") + chosen)
 
 

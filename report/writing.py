@@ -28,6 +28,8 @@ from utils.scan_names import VOLUME_ENDINGS, scan_files
 
 Kind = Literal["training", "cross-validation", "evaluation", "prediction"]
 DEFAULT = Room()
+MANY = 50
+"""Scans above which a page takes so long that a person is told what is going on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ def write_prediction_report(
 
     def make() -> tuple[str, Views]:
         facts = read_masks(folder, readers=readers)
+        if len(facts.files) > MANY:
+            print(f"reading {len(facts.files)} scans for their page; Ctrl-C leaves it out", flush=True)
         views, structures = write_mask_views(facts, room)
         return mask_page(facts, views, structures), views
 

@@ -4,7 +4,7 @@
   const settings = JSON.parse(byId("view-settings").textContent);
   const section = byId("viewer"), canvas = byId("view-canvas"), where = byId("view-where");
   const order = ["mask", "label", "difference"];
-  let viewer = null, shown = null, waiting = Promise.resolve();
+  let viewer = null, shown = null, asked = false, waiting = Promise.resolve();
 
   const unpack = async base64 => {
     const bytes = Uint8Array.from(atob(base64), sign => sign.charCodeAt(0));
@@ -106,6 +106,7 @@
 
   // One after the other: two loads at once would mix their volumes.
   const show = number => {
+    asked = true;
     waiting = waiting.then(() => load(number)).catch(error => {
       section.classList.add("still");
       where.textContent = `The viewer cannot run in this browser (${error.message}); pictures stand in its place.`;
@@ -135,7 +136,8 @@
   const watcher = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     watcher.disconnect();
-    if (!shown) show(0);
+    // A row may have been clicked already: that case is on its way.
+    if (!asked) show(0);
   });
   watcher.observe(section);
 })();

@@ -108,6 +108,22 @@ def test_page_in_a_browser(browser, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_row_of_the_doubt_table_opens_the_viewer_at_that_scan(browser, tmp_path):
+    folder = folders.make_predicted(tmp_path)
+    folders.write_doubt(folder, "large", 2.5, True)
+    folders.write_doubt(folder, folders.EVIL, 0.5, False)
+    browser.open(write_report(folder).path)
+    browser.click("#doubt tr[data-shows='2'] td:last-child")
+    browser.wait_for(f"{CANVAS}.dataset.shown === '2' || {CANVAS}.dataset.failed")
+    # That the viewer came into sight by this click must not bring its first case after all.
+    browser.run("new Promise(done => setTimeout(done, 500))")
+    marked = "[...document.querySelectorAll('tr.shown')].map(row => row.cells[0].textContent)"
+    assert browser.run(marked) == [browser.run("document.querySelector('#doubt tr.shown th').textContent")] * 2
+    assert browser.run(f"{CANVAS}.getBoundingClientRect().top < innerHeight")
+    assert browser.problems == []
+
+
+@pytest.mark.slow
 def test_tables_sort_and_search(browser, tmp_path):
     browser.open(write_report(folders.make_cross_validation(tmp_path)).path)
     rows = "[...document.querySelectorAll('#all-cases tbody tr')]"

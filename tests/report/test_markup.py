@@ -9,6 +9,7 @@ import pytest
 
 from report.markup import Markup, element, escape, join, json_block
 from report.numbers import decimal, duration, plural, quantile, significant
+from report.tables import Cell, Row, number_cell, table
 
 EVIL = '</script><b>"it\'s" & </b>'
 
@@ -23,6 +24,12 @@ def test_text_is_escaped_in_content_and_attributes():
 def test_markup_is_taken_as_it_is_and_lists_are_joined():
     assert element("p", Markup("<i>x</i>"), ["<", None, 3]) == "<p><i>x</i>&lt;3</p>"
     assert join(element("br"), "a") == "<br>a"
+
+
+def test_columns_in_which_nothing_stands_are_left_out():
+    rows = [Row(cells=("a", Cell(content=None), number_cell(None), "")), Row(cells=("b", "x", number_cell(1.0), ""))]
+    text = table(["name", "word", "number", "nothing"], rows, caption="c")
+    assert [name in text for name in ("name", "word", "number", "nothing")] == [True, True, True, False]
 
 
 def test_attributes_without_a_value_are_left_out():

@@ -108,6 +108,15 @@ def test_the_doubtful_come_first_in_the_viewer_and_their_rows_open_it(tmp_path):
     assert [title.split()[0] for title in viewer_titles(page(folder))[:2]] == ["empty", "large"]
 
 
+def test_a_page_that_takes_long_says_so(tmp_path, capsys, monkeypatch):
+    folder = folders.make_predicted(tmp_path)
+    write_prediction_report(folder)
+    assert "reading" not in capsys.readouterr().out
+    monkeypatch.setattr("report.writing.MANY", 2)
+    write_prediction_report(folder)
+    assert "reading 3 scans for their page; Ctrl-C leaves it out" in capsys.readouterr().out
+
+
 def test_all_doubtful_scans_are_in_the_viewer_unless_a_number_is_asked_for(tmp_path):
     order = [f"case_{number}" for number in range(60)]
     assert Room().choose(order) == order[:12] and Room().choose(order, urgent=30) == order[:30]
