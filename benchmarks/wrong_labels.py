@@ -71,7 +71,8 @@ def _write(
         other = read_label(source / chosen[rng.choice(others)]["label"]).array
         place = target / entry["label"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(place, make_wrong(label.array, kind, other, rng).astype(np.uint8), label.geometry)
+        wrong = make_wrong(label.array, kind, other, rng, label.spacing_mm)
+        write_volume(place, wrong.astype(np.uint8), label.geometry)
         planted[place.name.removesuffix(".nii.gz")] = kind
     for entry in chosen:
         for name in (entry["image"], entry["label"]):
@@ -84,7 +85,9 @@ def _write(
     return planted
 
 
-def make_wrong(label: np.ndarray, kind: str, other: np.ndarray, rng: random.Random) -> np.ndarray:
+def make_wrong(
+    label: np.ndarray, kind: str, other: np.ndarray, rng: random.Random, spacing_mm: Sequence[float] = (1, 1, 1)
+) -> np.ndarray:
     """A label with an error of a kind that changes it; `other` is the label of another case."""
     if kind == "shift":
         return shifted(label, axis=rng.randrange(3), voxels=rng.choice((-SHIFT_VOXELS, SHIFT_VOXELS)))
@@ -93,7 +96,7 @@ def make_wrong(label: np.ndarray, kind: str, other: np.ndarray, rng: random.Rand
     if kind == "missing class":
         return np.where(label == rng.choice(_values(label)), 0, label)
     if kind == "dilation":
-        return dilated(label, DILATION_VOXELS)
+        return dilated(label, DILATION_VOXELS, spacing_mm)
     if kind == "missing slices":
         return half_missing(label, last=rng.random() < 0.5)
     return on_shape(other, label.shape)
@@ -118,9 +121,10 @@ def swapped(label: np.ndarray, rng: random.Random) -> np.ndarray:
     return found
 
 
-def dilated(label: np.ndarray, voxels: int) -> np.ndarray:
-    """The foreground grown by a ball, each new voxel with the class that is nearest."""
-    distance, nearest = ndimage.distance_transform_edt(label == 0, return_indices=True)
+def dilated(label: np.ndarray, voxels: int, spacing_mm: Sequence[float] = (1, 1, 1)) -> np.ndarray:
+    """The foreground grown by a ball of so many of the finest voxels, each new voxel with the class that is nearest."""
+    unit = [each / min(spacing_mm) for each in spacing_mm]
+    distance, nearest = ndimage.distance_transform_edt(label == 0, unit, return_indices=True)
     return np.where(distance <= voxels, label[tuple(nearest)], 0)
 
 

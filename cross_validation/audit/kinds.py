@@ -24,9 +24,9 @@ ENOUGH = 0.5
 NOTHING_LIKE_IT = 0.8
 """Share of the usual overlap with the prediction below which a label that no undoing explains is of another scan."""
 MOVES = ("shifted", "dilated", "eroded")
-"""Kinds whose undoing must leave that overlap, and usual boundaries: to move or shrink any wrong label helps a bit."""
+"""Kinds whose undoing must leave that overlap: to move or shrink any wrong label helps a bit."""
 SURPRISE = 1.5
-"""Robust deviations: a label of the scan itself has about the usual boundaries after it was moved back."""
+"""Robust deviations: a label of this scan has about the usual boundaries after it was moved back, one of another not."""
 ABSENT = 0.1
 """A class of which less than this share is there, next to the prediction (or to the label), is missing (or extra)."""
 FEW_VOXELS = 10
@@ -76,8 +76,9 @@ def explain(evidence: Evidence, usual: Usual) -> Explanation:
     after: list[float] = []
     for each in found:
         undone = signals(dataclasses.replace(evidence, label=each.label))
-        likely = each.kind not in MOVES or (undone.overlap >= least and usual.surprise(undone) < SURPRISE)
-        after.append(usual.score(undone) if likely else math.inf)
+        fits = each.kind not in MOVES or undone.overlap >= least
+        fits &= each.kind != "shifted" or usual.surprise(undone) < SURPRISE
+        after.append(usual.score(undone) if fits else math.inf)
     best = min(range(len(found)), key=lambda number: after[number] + found[number].handicap, default=None)
     share = 0.0 if best is None else max(0.0, 1 - after[best] / max(usual.score(before), 1e-6))
     if best is None or share < ENOUGH:

@@ -10,6 +10,10 @@ from cross_validation.audit.edits import best_shift, deficit, swap_gain, worth_o
 from cross_validation.audit.evidence import FLOOR, Evidence
 
 
+LEAST_PROBABILITY = 0.1
+"""That counts for an expected volume: of a scan that is nearly all background, voxels that are background outweigh others."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signals:
     """Of one case.
@@ -20,7 +24,7 @@ class Signals:
         sided: mean log p(foreground) just inside the given foreground, minus mean log p(background) just outside it.
             Negative where the label is too large, positive where it is too small.
         given: voxels of all foreground and then of each class.
-        expected: the same by the sum of the probabilities.
+        expected: the same by the sum of the probabilities that are not negligible.
         missed: the gain of putting every voxel right, in nats for each voxel of the band.
         swap: the gain of exchanging two classes in nats for each of their voxels, for the two that gain most; far below
             0 where classes are what they are called. NaN where the label has fewer than two.
@@ -57,7 +61,7 @@ def signals(evidence: Evidence) -> Signals:
         logs = np.log(np.clip(probability, FLOOR, 1))
         surprise[here] = -logs[here]
         sums[:, index] = np.bincount(label[counts], logs[counts], minlength=number)[:number]
-        expected.append(float(probability[counts].sum(dtype=np.float64)))
+        expected.append(float(probability[counts & (probability >= LEAST_PROBABILITY)].sum(dtype=np.float64)))
         given.append(int(here.sum()))
     foreground = counts & (label > 0)
     worth = worth_of(background, counts)
