@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from models.case_scores import CASE_SCORES, gather_counts, is_best, write_case_scores
@@ -65,7 +65,7 @@ class CheckpointRoom(Callback):
         weights = sum(p.nbytes for p in module.parameters())
         # SGD keeps one moment of each weight, Adam two; an average is as large.
         moments = max((1 if isinstance(o, torch.optim.SGD) else 2 for o in trainer.optimizers), default=0)
-        copies = 1 + moments + (as_ours(module).optim.ema > 0)
+        copies = 1 + moments + any(isinstance(each, WeightAveraging) for each in getattr(trainer, "callbacks", ()))
         require_room(self.folder, weights * copies * max(1, 3 - len(list(self.folder.glob("*.ckpt")))), "checkpoints")
 
 

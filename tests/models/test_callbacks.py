@@ -28,6 +28,7 @@ from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from models.prediction_sink import PredictionSink
 from models.progress import EpochBar
+from models.weight_average import weight_averages
 from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError
 from utils.logger import NullLogger
@@ -330,7 +331,7 @@ def test_callbacks_keep_lightning_s_names_in_a_checkpoint(tmp_path):
 
 def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path, monkeypatch):
     module = torch.nn.Linear(100, 10, bias=False)
-    trainer = SimpleNamespace(optimizers=[torch.optim.Adam(module.parameters())])
+    trainer = SimpleNamespace(optimizers=[torch.optim.Adam(module.parameters())], callbacks=[])
     # Weights and two moments, 4000 bytes each, in three files.
     monkeypatch.setattr("utils.room.free_bytes", lambda folder: 36_000)
     CheckpointRoom(tmp_path).on_fit_start(trainer, module)
@@ -341,3 +342,9 @@ def test_checkpoints_that_do_not_fit_are_refused_before_the_first_step(tmp_path,
     (tmp_path / "last.ckpt").touch()
     (tmp_path / "epoch=0-dice=0.5.ckpt").touch()
     CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    # An average of the weights is as large as they are.
+    monkeypatch.setattr("utils.room.free_bytes", lambda folder: 15_999)
+    CheckpointRoom(tmp_path).on_fit_start(trainer, module)
+    trainer.callbacks += weight_averages(0.9, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"checkpoints need 0\.02 MB"):
+        CheckpointRoom(tmp_path).on_fit_start(trainer, module)
