@@ -188,17 +188,22 @@ def last_line(path: Path) -> str:
 def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tuple[Views, tuple[Structure, ...]]:
     """The worst cases of the chosen configuration for the viewer; the last of the places are for the best."""
     chosen = facts.chosen
+    structures = structures_of(chosen.plan.labels if chosen.plan else None)
     cases = [case.case for case in worst_first(chosen.cases)]
     names = room.choose(cases)
-    best = [case for case in cases[::-1] if case not in names][:2]
-    if not room.cases and len(names) > 6 and best:
-        names = [*names[: -len(best)], *best]
-    if not room.cases:
-        names = with_suspects(names, facts.suspicions, cases, room.viewer_cases)
-    structures = structures_of(chosen.plan.labels if chosen.plan else None)
     if chosen.run is None:
         return Views(), structures
     places, masks = case_places(chosen.run), by_case(chosen.folder / "out_of_fold")
+    if not room.cases:
+        both = list(dict.fromkeys([*cases[:SHOWN], *cases[: -SHOWN - 1 : -1]]))
+        if len(names) < len(both) and room.fits([files_of_shard(places, case, masks.get(case)) for case in both]):
+            # Every row of the two tables opens the viewer.
+            names = both
+        elif len(names) > 6:
+            best = [case for case in cases[::-1] if case not in names][:2]
+            names = [*names[: len(names) - len(best)], *best]
+        names = with_suspects(names, facts.suspicions, cases, room.viewer_cases)
+        names = names[: room.viewer_cases] if room.is_asked else names
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
     titled = suspect_titles(facts.suspicions, titles(chosen.cases))
     return make_views(files, structures, room, titles=titled, plan=chosen.plan), structures

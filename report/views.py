@@ -18,6 +18,8 @@ from utils.schema import LabelScheme, Plan
 PAGE_BYTES = 400_000
 """What a page holds besides pictures and volumes, roughly."""
 CT_MARGIN = 0.3
+SMALL = 0.3
+"""Share of the room that the compressed files of cases may have and surely fit: they become a third larger as text."""
 MOST_PICTURES = 0.4
 """Share of the room that still pictures may take."""
 
@@ -37,6 +39,16 @@ class Room:
     def volume_bytes(self) -> float:
         """Room for the volumes of the viewer and the still pictures, after page and library."""
         return max(0.0, self.max_mb * 1e6 - PAGE_BYTES - len(library_base64()))
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody has said how many cases the viewer shall hold."""
+        return self.most_cases <= self.viewer_cases
+
+    def fits(self, cases: Sequence[CaseFiles]) -> bool:
+        """Whether more cases than `viewer_cases` may be shown and are so small that none is made coarser for it."""
+        paths = [path for each in cases for path in (each.image, each.mask, each.label) if path is not None]
+        return not self.is_asked and sum(path.stat().st_size for path in paths) < self.volume_bytes * SMALL
 
     def choose(self, worst_first: Sequence[str], *, urgent: int = 0) -> list[str]:
         """The cases of the viewer; the first `urgent` ones need a person and are all in it, if a viewer is wanted.

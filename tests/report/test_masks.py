@@ -11,7 +11,7 @@ import numpy as np
 from evaluate import main as evaluate
 from report.masks import read_masks
 from report.prediction import doubtful_first, in_turn, read_prediction
-from report.sources import by_case
+from report.sources import CaseFiles, by_case
 from report.views import Room
 from report.writing import write_prediction_report, write_report
 from tests.report import folders
@@ -123,6 +123,13 @@ def test_all_doubtful_scans_are_in_the_viewer_unless_a_number_is_asked_for(tmp_p
     assert Room().choose(order, urgent=50) == order[:40]
     assert Room(viewer_cases=0).choose(order, urgent=30) == []
     assert Room(viewer_cases=5, most_cases=5).choose(order, urgent=30) == order[:5]
+
+
+def test_small_cases_may_be_more_than_asked_for_by_nobody(tmp_path):
+    folders.write_volume(tmp_path / "a.nii.gz", folders.scan())
+    files = [CaseFiles(case="a", image=tmp_path / "a.nii.gz")]
+    assert Room().fits(files) and not Room(max_mb=1).fits(files)
+    assert not Room(viewer_cases=12, most_cases=12).fits(files)
 
 
 def test_without_verdicts_doubt_and_volumes_take_turns(tmp_path):
