@@ -1,9 +1,10 @@
 # docker build --tag nnunet .
-# docker run --rm --gpus all --ipc host --volume "$PWD/data:/data" --volume "$PWD/results:/results" -it nnunet
+# docker run --rm --gpus all --ipc host --user "$(id -u):$(id -g)" --volume "$PWD/data:/data" \
+#   --volume "$PWD/results:/results" -it nnunet
 #
 # docker build --tag nnunet-serve --target serve .
-# docker run --rm --gpus all --volume "$PWD/models:/models:ro" --volume "$PWD/token:/token:ro" --publish 127.0.0.1:8000:8000 \
-#   nnunet-serve /models/model.zip --host 0.0.0.0 --token_file /token
+# docker run --rm --gpus all --volume "$PWD/model.zip:/model.zip:ro" --volume "$PWD/token:/token:ro" \
+#   --publish 127.0.0.1:8000:8000 nnunet-serve /model.zip --host 0.0.0.0 --token_file /token
 
 # The image brings PyTorch 2.12, CUDA 13.2 and cuDNN, built for each other by NVIDIA.
 FROM nvcr.io/nvidia/pytorch:26.05-py3 AS program
@@ -39,9 +40,15 @@ ENV MPLCONFIGDIR=/tmp/matplotlib
 # The commands read and write here by default when these folders exist.
 VOLUME ["/data", "/results"]
 
-# The service alone: flags of `nnunet serve` follow the name of the image.
+# The service alone: flags of `nnunet serve` follow the name of the image. Nothing in it needs to be root; the port is
+# asked at 8000, whichever flags follow.
 FROM program AS serve
+RUN getent passwd 1000 || useradd --uid 1000 --user-group --no-create-home nnunet
+USER 1000:1000
+ENV HOME=/tmp
 EXPOSE 8000
+HEALTHCHECK --interval=30s --start-period=120s --timeout=10s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=5)"]
 ENTRYPOINT ["nnunet", "serve"]
 
 # Without --target: all commands.

@@ -13,6 +13,7 @@ are no transforms and networks of MONAI, so the bundle needs this program instal
 
 from __future__ import annotations
 
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ def write_bundle(folder: Path, model: Model, *, license_note: str = LICENSE_NOTE
     Raises:
         UserError: the weights do not fit the plan.
     """
+    place = shlex.quote(str(folder))
     command = (
-        f"python -m monai.bundle run --config_file {folder}/configs/inference.json --meta_file "
-        f"{folder}/configs/metadata.json --bundle_root {folder} --input_dir SCANS --output_dir MASKS"
+        f"python -m monai.bundle run --config_file {place}/configs/inference.json --meta_file "
+        f"{place}/configs/metadata.json --bundle_root {place} --input_dir SCANS --output_dir MASKS"
     )
     with new_folder(folder) as temporary:
         for name in ("configs", "models", "docs"):

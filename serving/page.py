@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 
@@ -32,6 +33,12 @@ ASSETS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
 
 
 @functools.cache
+def _address(name: str) -> str:
+    """Of an asset, with what changes when its content does: browsers keep what they have for a while."""
+    return f"/assets/{name}?{hashlib.sha256(ASSETS[name][1]()).hexdigest()[:12]}"
+
+
+@functools.cache
 def page() -> str:
     """The text of the page."""
     head = [
@@ -39,13 +46,13 @@ def page() -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", "nnunet serve"),
         Markup('<link rel="icon" href="data:,">'),
-        *(Markup(f'<link rel="stylesheet" href="/assets/{name}">') for name in ("page.css", "serve.css")),
+        *(Markup(f'<link rel="stylesheet" href="{_address(name)}">') for name in ("page.css", "serve.css")),
     ]
     body = [
         element("header", element("h1", "Predict a scan"), element("p", id="model")),
         element("main", _form(), _result()),
         element("footer", element("p", "Not a medical device; not for diagnosis or treatment."), library_notice()),
-        *(Markup(f'<script src="/assets/{name}"></script>') for name in ("niivue.js", "serve.js")),
+        *(Markup(f'<script src="{_address(name)}"></script>') for name in ("niivue.js", "serve.js")),
     ]
     content = element("html", element("head", head), element("body", body), lang="en")
     return f"<!DOCTYPE html>\n{content}\n"

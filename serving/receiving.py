@@ -84,6 +84,11 @@ async def predict_upload(
         raise
     except ClientDisconnect:
         raise Refused(499, "the client went away") from None
+    except asyncio.CancelledError:
+        # What was under way when the service was told to end, and took longer than it may.
+        if not worker.is_ending:
+            raise
+        raise ending() from None
     except OSError as error:
         if error.errno not in FULL:
             raise

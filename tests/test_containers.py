@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import tomllib
@@ -60,7 +61,7 @@ def test_what_is_installed_comes_from_the_requirements(name):
     texts = [rest for step, rest in steps(name) if step == "RUN"]
     assert any("requirements.txt > /tmp/requirements.txt" in " ".join(text.split()) for text in texts)
     # What it needs is there already, in the versions that were tested.
-    assert texts[-1].endswith("--no-deps --editable .")
+    assert [text for text in texts if "pip install" in text][-1].endswith("--no-deps --editable .")
 
 
 def test_what_sed_looks_for_in_the_requirements_is_there():
@@ -70,9 +71,12 @@ def test_what_sed_looks_for_in_the_requirements_is_there():
         re.search(f"^{start}", lines, re.M) for start in ("nvidia-dali-cuda120==", "torch==", "numpy==", "# Tests$")
     )
     extras = (PROJECT / "requirements-extras.txt").read_text()
-    [chosen] = [rest for step, rest in steps("Dockerfile.cpu") if step == "ARG"]
-    for extra in shlex.split(chosen.removeprefix("EXTRAS="))[0].split():
-        assert re.search(f"^# {extra}:", extras, re.M), extra
+    chosen = [rest for name in FILES for step, rest in steps(name) if step == "ARG"]
+    compose = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]["serve"]["build"]["args"]["EXTRAS"]
+    assert len(chosen) == 2
+    for words in [*(shlex.split(rest.removeprefix("EXTRAS="))[0] for rest in chosen), compose]:
+        for extra in words.split():
+            assert re.search(f"^# {extra}:", extras, re.M), extra
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
@@ -86,6 +90,23 @@ def test_the_target_serve_starts_the_service_and_the_last_stage_does_not(name):
     assert ("ENTRYPOINT", '["nnunet", "serve"]') in stages["serve"]
     assert not any(step == "ENTRYPOINT" for step, _ in stages["last"])
     assert list(stages)[-1] == "last"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_servers_are_not_root_and_say_how_they_are(name):
+    found = steps(name)
+    ends = [index for index, (step, _) in enumerate(found) if step == "FROM" and index] + [len(found)]
+    server = found[: ends[-2] if len(ends) > 1 else ends[-1]]
+    assert ("USER", "1000:1000") in server
+    [check] = [rest for step, rest in server if step == "HEALTHCHECK"]
+    # What it runs is Python.
+    compile(json.loads(check.partition("CMD ")[2])[2], "HEALTHCHECK", "exec")
+
+
+def test_no_token_or_model_gets_into_an_image_or_a_commit():
+    for name in (".dockerignore", ".gitignore"):
+        lines = [line.lstrip("/") for line in (PROJECT / name).read_text().splitlines()]
+        assert "token" in lines and {"*.zip", "model.zip"} & set(lines) and "repository/" in lines
 
 
 def test_the_command_of_the_entry_points_exists():
@@ -104,6 +125,7 @@ def test_compose_builds_what_is_here_and_its_commands_parse():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     service = content["services"]["serve"]
     options = parse(serve.ServeOptions, service["command"], prog="serve.py")
-    assert str(options.model).startswith("/models/") and service["ports"] == [f"127.0.0.1:8000:{options.place.port}"]
+    assert str(options.model) == service["volumes"][0]["target"]
+    assert service["ports"] == [f"127.0.0.1:8000:{options.place.port}"]
     assert str(options.place.token_file) == f"/run/secrets/{service['secrets'][0]}"
     assert content["secrets"][service["secrets"][0]] == {"file": "./token"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import posixpath
@@ -114,10 +115,13 @@ def unpack_zip(
                 with contextlib.suppress(ValueError, OverflowError):
                     seconds = time.mktime((*member.date_time, 0, 0, -1))
                     os.utime(path, (seconds, seconds))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
     except FileExistsError:
         raise UserError(f"{archive} holds two files of one name; unpack it yourself") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        # A member that begins before its archive.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
 
 
 def _zip_fault(member: zipfile.ZipInfo) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,15 +44,21 @@ def _pixels(path: Path, title: str) -> np.ndarray:
     """The voxels ([frames,] rows, columns) of a file as they are stored."""
     pydicom = load_pydicom()
     try:
-        data = pydicom.dcmread(path, force=True)
-        return data.pixel_array
+        # Its warnings would quote the file.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = pydicom.dcmread(path, force=True)
+            return data.pixel_array
     except OSError as error:
         raise UserError(f"{title} cannot be read: {error.strerror or error}") from None
-    except (AttributeError, ValueError, EOFError) as error:
-        raise UserError(f"{title} is damaged or cut short ({type(error).__name__})") from None
+    except MemoryError:
+        raise
     except (RuntimeError, NotImplementedError):
         # pydicom has no decoder for this way of packing; GDCM, which SimpleITK holds, has one for most.
         return _by_simpleitk(data, title)
+    except Exception as error:
+        # Of a damaged file pydicom raises whatever it comes across.
+        raise UserError(f"{title} is damaged or cut short ({type(error).__name__})") from None
 
 
 def _by_simpleitk(data: Any, title: str) -> np.ndarray:

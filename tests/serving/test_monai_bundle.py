@@ -22,7 +22,7 @@ def test_monai_runs_the_bundle(tmp_path, capsys):
     model, scan = save_model(tmp_path / "model"), save_scan(tmp_path / "scans/a.nii.gz")
     words = ["--input", scan.parent, "--output", tmp_path / "masks", "--model", model, "--gpus", "0"]
     assert inference.main([*map(str, words)]) == 0
-    words = ["--model", model, "--output", tmp_path / "bundle", "--format", "monai-bundle"]
+    words = ["--model", model, "--output", tmp_path / "a bundle", "--format", "monai-bundle"]
     assert export_model.main([*map(str, words)]) == 0
     said = capsys.readouterr().out.rpartition("with: python ")[2].strip()
     command = said.replace("SCANS", str(scan.parent)).replace("MASKS", str(tmp_path / "by_monai"))

@@ -335,6 +335,18 @@ def test_connections_that_are_held_open_for_nothing_are_closed(predictor, scan, 
         assert waiting.result()[0] == 200
 
 
+def test_what_takes_too_long_when_the_service_ends_is_answered_503(predictor, scan, monkeypatch, capsys):
+    held = Held(predictor, monkeypatch)
+    monkeypatch.setattr("serving.server.GRACE_S", 1)
+    with ThreadPoolExecutor(1) as pool:
+        with running(predictor) as client:
+            waiting = pool.submit(client.predict, scan)
+            assert held.begun.acquire(timeout=60)
+        status, body, _ = waiting.result()
+    assert status == 503 and b"the service is ending" in body and len(held.ended) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_fault_inside_is_answered_500_and_told_to_the_log_only(predictor, scan, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("secret path /home/anna")

@@ -66,3 +66,13 @@ def test_numbered_files_have_nothing_of_their_names_but_endings_that_are_kept(tm
     assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == {
         "1.dcm": b"1", "2": b"2", "3": b"3",
     }  # fmt: skip
+
+
+def test_a_member_that_begins_before_its_archive_is_damage(tmp_path):
+    content = bytearray(make(tmp_path / "x.zip", {"a": b"1"}).read_bytes())
+    # Where the list of members is said to begin lies further back than it is.
+    place = content.rindex(b"PK\x05\x06") + 16
+    content[place : place + 4] = (int.from_bytes(content[place : place + 4], "little") + 9).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack_zip(tmp_path / "x.zip", tmp_path / "one")

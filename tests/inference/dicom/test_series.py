@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import numpy as np
@@ -285,6 +286,19 @@ def test_a_file_cut_short_fails_alone(tmp_path):
     assert scans["ok"].read().array.size
     with pytest.raises(UserError, match="instance number 5 is damaged or cut short"):
         scans["ct"].read()
+
+
+@pytest.mark.slow
+def test_whatever_damage_does_to_a_file_is_a_message(tmp_path):
+    made = write_series(tmp_path / "ct", values((3, 4, 5)))
+    whole, random = made.files[0].read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[random.integers(132, len(whole), 20)] = random.integers(0, 256, 20)
+        made.files[0].write_bytes(content.tobytes())
+        with contextlib.suppress(UserError):
+            for scan in find_input(tmp_path, 1).scans:
+                scan.read()
 
 
 def test_packed_slices_are_unpacked(tmp_path):
