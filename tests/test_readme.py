@@ -34,7 +34,7 @@ FOREIGN = {
     "nnunet": {"--version"},
     "trtexec": {"--fp16", "--precisionConstraints", "--layerPrecisions"},
     "modelopt": {"--onnx_path", "--output_path", "--op_types_to_exclude"},
-    "benchmarks.engines": {"--networks"},
+    "benchmarks.engines": {"--networks", "--threads", "--seconds"},
     "nnU-Net v2": {"--verify_dataset_integrity", "--c", "--val"},
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))

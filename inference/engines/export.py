@@ -21,6 +21,7 @@ from inference.configuration import ConfigurationModel
 from inference.engines.agreement import Run, check_runtime
 from inference.engines.cache import plain_network
 from inference.engines.conversion import INPUT, OPSET, OUTPUT, input_shape, write_compiled, write_onnx, write_program
+from inference.engines.formulas import describe_formulas
 from inference.engines.runtimes import OnnxRuntimeNetwork
 from inference.model import Model, configuration_name
 from models.windows import LEAST_WEIGHT, SIGMA_SHARE
@@ -148,7 +149,9 @@ def _write_networks(
         },
         "mirror_axes": list(range(plan.stage.dim)) if plan.mirror_axes is None else list(plan.mirror_axes),
         "trained_with_flips": configuration.mirrored,
-        "plan": to_dict(plan), "network": to_dict(configuration.model),
+        # What a plan.json leaves unsaid, others cannot know.
+        "plan": {**to_dict(plan), "orientation": plan.orientation, "rules": dataclasses.asdict(plan.rules)},
+        "network": to_dict(configuration.model), "previous": None,
     }  # fmt: skip
 
 
@@ -160,6 +163,7 @@ def _describe(model: Model, form: NetworkForm, described: list[dict[str, Any]], 
         "version": FORMAT_VERSION, "kind": KIND, "format": form, "opset": OPSET if form == "onnx" else None,
         "made_with": {name: version(name) for name in FORMS[form].packages},
         "dataset": model.plan.dataset, "model": model.describe(), "steps": list(STEPS),
+        "formulas": describe_formulas(model),
         "window": {
             "overlap": 0.5 if overlap is None else overlap, "blend": "gaussian",
             "gaussian": {"deviation_as_share_of_window": SIGMA_SHARE, "least_weight": LEAST_WEIGHT},
