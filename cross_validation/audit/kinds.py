@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
+from cross_validation.audit.edits import RADII, best_growth, best_shift, best_swap, class_sums, worth_of
 from cross_validation.audit.evidence import Evidence
 from cross_validation.audit.ranking import Usual
 from cross_validation.audit.signals import signals
@@ -26,7 +26,7 @@ NOTHING_LIKE_IT = 0.8
 MOVES = ("shifted", "dilated", "eroded")
 """Kinds whose undoing must leave that overlap: to move or shrink any wrong label helps a bit."""
 SURPRISE = 1.5
-"""Robust deviations: a label of this scan has about the usual boundaries after it was moved back, one of another not."""
+"""Robust deviations: a label of this scan has about the usual boundaries after it was moved back, another has not."""
 ABSENT = 0.1
 """A class of which less than this share is there, next to the prediction (or to the label), is missing (or extra)."""
 FEW_VOXELS = 10
@@ -106,10 +106,11 @@ def undoings(evidence: Evidence) -> list[Undoing]:
         label = moved(np.where(counts, given, 0), shift.offset)
         found.append(Undoing(kind="shifted", label=np.where(counts, label, given), numbers=shift.offset))
     growth = best_growth(foreground, worth, evidence.spacing_mm)
-    if growth.radius:
-        kind = "eroded" if growth.radius > 0 else "dilated"
-        label = grown(given, foreground, growth.radius, evidence.spacing_mm)
-        found.append(Undoing(kind=kind, label=np.where(counts, label, given), numbers=(abs(growth.radius),)))
+    # The best radius of all foreground may leave the thinner structures too large; the score decides among all.
+    for radius in RADII if growth.radius else ():
+        signed = radius if growth.radius > 0 else -radius
+        label = np.where(counts, grown(given, foreground, signed, evidence.spacing_mm), given)
+        found.append(Undoing(kind="eroded" if signed > 0 else "dilated", label=label, numbers=(radius,)))
     return found
 
 

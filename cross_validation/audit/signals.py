@@ -9,9 +9,8 @@ import numpy as np
 from cross_validation.audit.edits import best_shift, deficit, swap_gain, worth_of
 from cross_validation.audit.evidence import FLOOR, Evidence
 
-
 LEAST_PROBABILITY = 0.1
-"""That counts for an expected volume: of a scan that is nearly all background, voxels that are background outweigh others."""
+"""That counts for an expected volume: many voxels that are background all but surely would outweigh a structure."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
