@@ -72,11 +72,18 @@ def slurm_tasks(variables: Mapping[str, str]) -> int:
 
 
 def check_launch(variables: Mapping[str, str], *, devices: int, nodes: int) -> None:
-    """Refuse a run that `srun` started in another number of processes than it works with.
+    """Refuse a run that `srun` or torchrun started in another number of processes than it works with.
 
     Raises:
         UserError: each of them would do the whole work and write into the same folders, or wait for the others forever.
     """
+    launch = find_launch(variables)
+    if launch is not None and not launch.by_srun and (launch.size, launch.local_size) != (devices * nodes, devices):
+        raise UserError(
+            f"torchrun started {launch.size} processes, {launch.local_size} of them on this machine, and this run is "
+            f"for {devices} on each of {nodes}; use torchrun --nnodes {nodes} --nproc-per-node {devices}, or ask for "
+            "as many with --gpus (or --processes) and --nodes"
+        )
     tasks = slurm_tasks(variables)
     if tasks == 1:
         return

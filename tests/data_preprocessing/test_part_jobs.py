@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import preprocess
 from data_preprocessing import folders, runner
 from tests.tiny_task import Task, files_of, make_task
 from utils.parts import Part
 from utils.preprocess_options import Options
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -84,11 +86,8 @@ def test_parts_side_by_side_and_one_that_was_killed(task, monkeypatch, capsys):
         patched.setattr(folders.runner, "write_shard", die)
         assert task.run("--part", "1/2") == 130
     words = ["--task", "77", "--data", str(task.data), "--results", str(task.results), "--n_jobs", "1", "--part"]
-    threads = [threading.Thread(target=preprocess.main, args=([*words, f"{index}/2"],)) for index in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    parts = [subprocess.Popen([sys.executable, PROJECT / "preprocess.py", *words, f"{index}/2"]) for index in (1, 2)]
+    assert [part.wait(200) for part in parts] == [0, 0]
     assert files_of(folder) == files_of(single.results / "77_3d")
     assert not list(folder.rglob(".*")) and (folder / "run.json").is_file()
 

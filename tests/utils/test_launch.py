@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from utils.errors import UserError
-from utils.launch import check_launch, find_ranks, slurm_tasks
+from utils.launch import Launch, check_launch, find_launch, find_ranks, slurm_tasks
 
 BATCH = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
 SRUN = BATCH | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}
@@ -42,3 +42,36 @@ def test_srun_in_as_many_processes_as_the_run_has_is_fine():
 def test_srun_in_another_number_of_processes_is_refused_with_the_right_one(devices, nodes):
     with pytest.raises(UserError, match=f"--nodes={nodes} --ntasks-per-node={devices}, or ask"):
         check_launch(SRUN, devices=devices, nodes=nodes)
+
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        (BATCH, None),
+        (TORCHRUN, Launch(rank=5, size=8, local_rank=1, local_size=4)),
+        # A process that Lightning started of a run is none that does a part.
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}, None),
+        (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}, None),
+        (
+            SRUN | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"},
+            Launch(rank=3, size=4, local_rank=1, local_size=2, by_srun=True),
+        ),
+    ],
+)
+def test_who_started_several_processes_is_known(variables, found):
+    assert find_launch(variables) == found
+
+
+def test_torchrun_in_as_many_processes_as_the_run_has_is_fine():
+    check_launch(TORCHRUN, devices=4, nodes=2)
+    check_launch(TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1"}, devices=1, nodes=1)
+
+
+@pytest.mark.parametrize(("devices", "nodes"), [(1, 1), (8, 1), (1, 8), (4, 1)])
+def test_torchrun_in_another_number_of_processes_is_refused_with_the_right_one(devices, nodes):
+    with pytest.raises(UserError, match=f"--nnodes {nodes} --nproc-per-node {devices}, or ask"):
+        check_launch(TORCHRUN, devices=devices, nodes=nodes)
