@@ -138,7 +138,9 @@ def predict(config: Config) -> int:
         save_probabilities=config.inference.save_probabilities,
     )
     kept = output if config.inference.save_probabilities else None
-    sink = PredictionSink(recording(restorer.restore, setup.plan, kept), DiceAccumulator(setup.plan.labels))
+    sink = PredictionSink(
+        recording(restorer.restore, setup.plan, kept, restorer.scan_box), DiceAccumulator(setup.plan.labels)
+    )
     with RunReport(config.run, to_dict(config), setup.runtime) as report:
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)

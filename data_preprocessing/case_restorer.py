@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocessing.restoration import native_shape, restore_slabs
+from data_preprocessing.restoration import native_shape, restore_slabs, without_padding
 from data_preprocessing.shards import read_meta
 from utils.errors import UserError, list_problems
 from utils.nifti import read_header, working_grid, write_mask
@@ -58,6 +58,10 @@ class CaseRestorer:
                 advice="Bring the raw data back to where preprocess.py read them, or run it again where they are now; "
                 "without --invert_resampled_y the labels of the shards are enough.",
             )
+
+    def scan_box(self, case: str) -> tuple[slice, slice, slice]:
+        """Where the scan of a case lies in what is predicted of it, which may be padded."""
+        return without_padding(read_meta(self.folder, case))
 
     def _label_problem(self, case: str) -> str | None:
         meta = read_meta(self.folder, case)

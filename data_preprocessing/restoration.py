@@ -63,6 +63,11 @@ def native_shape(meta: CaseMeta) -> tuple[int, int, int]:
     return triple(meta.original_shape[meta.axes.index(axis)] for axis in range(3))
 
 
+def without_padding(meta: CaseMeta) -> tuple[slice, slice, slice]:
+    """Where the scan lies in the padded, preprocessed grid."""
+    return triple(slice(low, low + size) for low, size in zip(meta.pad_low, meta.resampled_shape))
+
+
 def restoring_bytes(shape: Sequence[int], new_shape: Sequence[int], *, num_outputs: int) -> int:
     """Memory that a SlabRestorer takes beside the mask and the planes that just came in.
 

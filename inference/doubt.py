@@ -17,14 +17,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from inference.doubt_weights import equal_weights, fitted_weights
 from inference.input_check import InputReference
 from utils.certainty import Certainty, Value
 from utils.schema import FORMAT_VERSION, check_version
 from utils.stage_plan import UNSAID
 
 CALIBRATION_FILE = "doubt.json"
-SIGNALS = ("overlap", "confidence", "settled")
-"""Of `Certainty`; a calibration, or a scan, of an earlier version lacks the last one."""
+SIGNALS, OLD_SIGNALS = ("overlap", "settled"), ("overlap", "confidence")
+"""Of `Certainty`; an earlier version knew the second ones alone, and compared them with equal weights."""
 WORST = 0.1
 """The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
@@ -68,6 +69,7 @@ class Calibration:
         cases: scored cases that it rests on.
         targets: T names.
         signals: name -> T spreads; None for a target that no case has.
+        weights: of the signals, in their order, together 1; empty: all alike.
         dice: T spreads of the Dice with the labels.
         scores: of the cases, from the least to the most doubtful: 21 values at equal steps of 5 %.
         doubtful_dice: mean Dice of the cases that count as doubtful; `other_dice` that of the others. None: no such.
@@ -90,6 +92,7 @@ class Calibration:
     overlap: float | None = None
     inputs: InputReference | None = dataclasses.field(default=None, metadata=UNSAID)
     members: dict[str, dict[str, Spreads]] = dataclasses.field(default_factory=dict, metadata=UNSAID)
+    weights: tuple[float, ...] = dataclasses.field(default=(), metadata=UNSAID)
 
     def __post_init__(self) -> None:
         check_version(self.version, CALIBRATION_FILE)
@@ -98,20 +101,62 @@ class Calibration:
         lengths |= {len(row) for table in tables for row in table.values()}
         if len(lengths) != 1 or len(self.scores) != len(_SHARES):
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
-        named = {frozenset(table) for table in tables}
-        if len(named) != 1 or not set(self.signals) or not set(self.signals) <= set(SIGNALS):
-            raise ValueError(f"{CALIBRATION_FILE} must have signals, in all tables the same, of {', '.join(SIGNALS)}")
+        if any(set(table) not in (set(SIGNALS), set(OLD_SIGNALS)) or set(table) != set(tables[0]) for table in tables):
+            raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}, in all tables the same")
+        if len(self.weights) not in (0, len(self.signals)) or not all(0 <= weight <= 1 for weight in self.weights):
+            raise ValueError(f"{CALIBRATION_FILE} must have one weight per signal, of 0 to 1")
 
     def certainty_score(self, certainty: Certainty) -> float:
-        """Of what single networks say: on the scale of `Spread.badness`, the mean over targets, signals and networks.
+        """Of what single networks say: on the scale of `Spread.badness`, the weighted mean over signals, and then the
+        mean over targets and networks.
 
-        Each network is compared with itself, unless one of them had too few cases: then all with the mean of all.
+        Signals that the scan does not have, one of an earlier version, do not count.
+        """
+        weights = self.weights or equal_weights(len(self.signals))
+        found = []
+        for targets in self._compared(certainty):
+            rows = [[(w, bad) for w, bad in zip(weights, row) if bad is not None] for row in targets]
+            each = [sum(w * bad for w, bad in row) / sum(w for w, _ in row) for row in rows if row]
+            found.append(float(np.mean(each)) if each else 0.0)
+        return float(np.mean(found))
+
+    def _compared(self, certainty: Certainty) -> list[list[tuple[Value, ...]]]:
+        """Network -> target -> how bad each signal is.
+
+        Each network is compared with itself, unless one of them had too few cases: then the mean of all with all.
         """
         pooled = {name: getattr(certainty, name) for name in self.signals}
         each = certainty.each or ((pooled,) if len(certainty.names) == 1 else ())
         if not each or not set(certainty.names) <= set(self.members):
-            return _badness(self.signals, pooled)
-        return float(np.mean([_badness(self.members[name], said) for name, said in zip(certainty.names, each)]))
+            return [self._badness(self.signals, pooled)]
+        return [self._badness(self.members[name], said) for name, said in zip(certainty.names, each)]
+
+    def _badness(
+        self, spreads: Mapping[str, Spreads], said: Mapping[str, tuple[Value, ...]]
+    ) -> list[tuple[Value, ...]]:  # fmt: skip
+        """Target -> how bad each signal is; None for one that the scan does not have, or that says nothing of it."""
+        columns = []
+        for name in self.signals:
+            values, nothing = said.get(name, ()), [None] * len(self.targets)
+            compared = [
+                None if spread is None else spread.badness(value) for spread, value in zip(spreads[name], values)
+            ]
+            columns.append(compared if values else nothing)
+        return list(zip(*columns))
+
+    def with_weights(self, cases: Sequence[tuple[Certainty, Sequence[float]]]) -> Calibration:
+        """The same with the weights that its own cases speak for; alike where these are few."""
+        rows, dice = [], []
+        for certainty, values in cases:
+            for signals, spread, value in zip(self._compared(certainty)[0], self.dice, values):
+                known = [bad for bad in signals if bad is not None]
+                bad = None if spread is None or np.isnan(value) else spread.badness(float(value))
+                if bad is not None and len(known) == len(signals):
+                    rows.append(known)
+                    dice.append(bad)
+        if len(cases) < FEW_CASES or not rows:
+            return self
+        return dataclasses.replace(self, weights=fitted_weights(rows, dice, per_case=len(rows) / len(cases)))
 
     def agreement_score(self, agreement: Sequence[Value]) -> float | None:
         """The same of how far members, or configurations, agree on each target; None where nothing was compared."""
@@ -147,8 +192,7 @@ def calibrate(
     for each, _ in cases:
         if len(each.names) == 1:
             by_network.setdefault(each.names[0], []).append(each)
-    # Of cases that an earlier version predicted one is missing.
-    signals = [name for name in SIGNALS if all(getattr(each, name) for each, _ in cases)]
+    signals = SIGNALS if all(each.settled for each, _ in cases) else OLD_SIGNALS
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
         version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
@@ -160,6 +204,7 @@ def calibrate(
             for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
         },
     )  # fmt: skip
+    first = first.with_weights(cases) if signals == SIGNALS else first
     scores = np.array([first.certainty_score(each) for each, _ in cases])
     ladder = np.quantile(scores, _SHARES)
     means = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in dice])
@@ -167,16 +212,6 @@ def calibrate(
     return dataclasses.replace(
         first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
     )
-
-
-def _badness(spreads: Mapping[str, Spreads], said: Mapping[str, tuple[Value, ...]]) -> float:
-    """The mean over signals and targets, of the signals that there are on both sides."""
-    found = []
-    for name, row in spreads.items():
-        for spread, value in zip(row, said.get(name, ())):
-            bad = None if spread is None else spread.badness(value)
-            found += [] if bad is None else [bad]
-    return float(np.mean(found)) if found else 0.0
 
 
 def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:

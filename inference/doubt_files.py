@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preprocessing.restoration import without_padding
 from inference.configuration_agreement import ConfigurationAgreement
 from inference.doubt import Calibration, judge
 from inference.input_check import check_scan, check_sides, look_at, side_values
@@ -78,7 +79,10 @@ class Doubts:
     def begin(self, prepared: Sequence[PreparedScan]) -> Watch:
         """Look at a scan that has been prepared."""
         look = look_at(prepared[0].image, prepared[0].meta, self.plan)
-        counters = tuple(CertaintyCounter(each.labels, len(each.networks), each.names) for each in self._ensembles)
+        counters = tuple(
+            CertaintyCounter(each.labels, len(each.networks), each.names, without_padding(scan.meta))
+            for each, scan in zip(self._ensembles, prepared)
+        )
         between = ConfigurationAgreement(self.labels, len(counters)) if self._averaged else None
         return Watch(remarks=tuple(check_scan(look, self.plan, self._inputs)), counters=counters, agreement=between)
 

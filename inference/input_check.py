@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from nibabel.orientations import aff2axcodes
 
-from data_preprocessing.restoration import native_shape
+from data_preprocessing.restoration import native_shape, without_padding
 from utils.axes import triple
 from utils.nifti import working_grid
 from utils.schema import CaseMeta, LabelScheme, Plan
@@ -100,8 +100,7 @@ class InputReference:
 
 def look_at(image: np.ndarray, meta: CaseMeta, plan: Plan) -> ScanLook:
     """The look of a prepared image (C, D, H, W) float32; padding and the channel of --ohe are left out."""
-    inner = tuple(slice(low, low + size) for low, size in zip(meta.pad_low, meta.resampled_shape))
-    channels = image[(slice(len(plan.channels)), *inner)]
+    channels = image[(slice(len(plan.channels)), *without_padding(meta))]
     _, spacing = working_grid(meta.geometry.shape_xyz, np.array(meta.geometry.affine))
     return ScanLook(
         spacing_mm=spacing, extent_mm=triple(n * mm for n, mm in zip(native_shape(meta), spacing)),

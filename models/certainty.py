@@ -1,7 +1,7 @@
 """How sure the networks of an ensemble are of a scan, and how far they agree, counted while probabilities pass by.
 
 Counts alone are kept, beside the classes (one byte a voxel and member) of the planes that are just on their way, so the
-memory does not grow with the scan. Planes that pad a scan are counted as well; there is hardly any foreground.
+memory does not grow with the scan. What pads a scan is left out: networks may find a haze there, which no mask has.
 
 Shapes: M members, T targets (regions, or the foreground classes), K classes or regions, N windows, d H W planes.
 """
@@ -23,6 +23,8 @@ from utils.schema import LabelScheme, Plan
 
 UNSETTLED = (0.05, 0.95)
 """A voxel of which the probability of a target lies between is neither in nor out."""
+Box = tuple[slice, slice, slice]
+"""Along D, H, W."""
 Consumer = Callable[[str, Iterator[np.ndarray]], np.ndarray | None]
 """Takes the name of a case and its slabs (K, d, H, W); returns (T, 3) counts where the case could be scored."""
 
@@ -34,28 +36,40 @@ class CertaintyCounter:
         labels: what the networks predict.
         members: M.
         names: of the networks, where they are known.
+        inside: where the scan lies in (D, H, W); None: everywhere.
     """
 
-    def __init__(self, labels: LabelScheme, members: int, names: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, labels: LabelScheme, members: int, names: tuple[str, ...] = (), inside: Box | None = None
+    ) -> None:  # fmt: skip
         self._labels, self.members, self._names = labels, members, names
         self._voxels, self._mass, self._inside, self._unsettled = (
             np.zeros((members, len(labels.target_names))) for _ in range(4)
         )
         self._shared = np.zeros(len(labels.target_names))
         self._planes: list[Tensor] = []
+        self._box, self._passed = inside, 0
         self._flipped, self._flip_shared = np.zeros((2, len(labels.target_names))), np.zeros(len(labels.target_names))
         self._flips = 1
         self._base: Tensor | None = None
 
     def add(self, probabilities: Tensor) -> None:
         """Take the next planes (K, d, H, W) of the next member; members come in turn, each with the same planes."""
-        # A few at a time, as what is counted is copied in several ways.
-        found = torch.cat([self._count(probabilities[:, part]) for part in plane_blocks(probabilities[None])], dim=-3)
-        self._planes.append(found)
+        depth, probabilities = probabilities.shape[1], self._without_padding(probabilities)
+        # A few at a time, as what is counted is copied in several ways; of padding alone there is nothing.
+        parts = plane_blocks(probabilities[None]) or [slice(0, 0)]
+        self._planes.append(torch.cat([self._count(probabilities[:, part]) for part in parts], dim=-3))
         if len(self._planes) == self.members:
             for first, second in itertools.combinations(self._planes, 2):
                 self._shared += self._common(first, second)
-            self._planes = []
+            self._planes, self._passed = [], self._passed + depth
+
+    def _without_padding(self, probabilities: Tensor) -> Tensor:
+        """Those of the planes (K, d, H, W) that are about to be counted, and of these what is the scan."""
+        if self._box is None:
+            return probabilities
+        first, last = (max(end - self._passed, 0) for end in (self._box[0].start, self._box[0].stop))
+        return probabilities[(slice(None), slice(first, last), *self._box[1:])]
 
     def _count(self, probabilities: Tensor) -> Tensor:
         """Count planes (K, d, H, W) of the next member; returns their classes (d, H, W), or regions (K, d, H, W)."""
@@ -151,8 +165,10 @@ def counted(slabs: Iterator[np.ndarray], plan: Plan, counter: CertaintyCounter) 
         del slab, values
 
 
-def recording(consume: Consumer, plan: Plan, folder: Path | None) -> Consumer:
+def recording(consume: Consumer, plan: Plan, folder: Path | None, inside: Callable[[str], Box]) -> Consumer:
     """What `consume` does with a case, and its certainty in `<case>.certainty.json` of a folder; None writes nothing.
+
+    `inside` says of a case where its scan lies in what is predicted.
 
     The file comes before the case's own ones, which say that it is done.
     """
@@ -160,7 +176,7 @@ def recording(consume: Consumer, plan: Plan, folder: Path | None) -> Consumer:
         return consume
 
     def recorded(case: str, slabs: Iterator[np.ndarray]) -> np.ndarray | None:
-        counter = CertaintyCounter(plan.labels, 1)
+        counter = CertaintyCounter(plan.labels, 1, inside=inside(case))
 
         def noted() -> Iterator[np.ndarray]:
             yield from counted(slabs, plan, counter)

@@ -138,7 +138,7 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     with pytest.raises(UserError, match="one entry per target"):
         read_json(Calibration, tmp_path / "doubt.json")
     write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
-    with pytest.raises(UserError, match="must have signals, in all tables the same, of overlap, confidence, settled"):
+    with pytest.raises(UserError, match="must have the signals overlap, settled, in all tables the same"):
         read_json(Calibration, tmp_path / "doubt.json")
 
 
@@ -153,12 +153,40 @@ def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says
     assert set(old.signals) == {"overlap", "confidence"}
     write_json(old, tmp_path / "doubt.json")
     assert read_json(Calibration, tmp_path / "doubt.json") == old
+    assert old.weights == () and calibration().weights == pytest.approx((0.5, 0.5))
     for known in (old, calibration()):
         for said, doubtful in ((0.85, False), (0.81, True)):
             for scan in (certainty((said,)), older(certainty((said,)))):
                 assert judge({"3d_fullres": scan}, {"3d_fullres": known}).doubtful == doubtful
     # What only one of two says is not compared: of one case that lacks it, nothing.
     assert set(calibrate("2d", ["organ"], [*cases[1:], (certainty((0.9,)), (0.9,))]).signals) == set(old.signals)
+
+
+def told_apart(*, follows: str, cases: int) -> Calibration:
+    """Of two signals one follows the Dice, and the other one is noise."""
+    rng, rows = np.random.default_rng(0), []
+    for dice in np.linspace(0.7, 0.9, cases).tolist():
+        said = dataclasses.replace(certainty((dice,)), overlap=(0.9 + 0.01 * float(rng.normal()),))
+        rows.append((said if follows == "settled" else dataclasses.replace(
+            said, overlap=said.settled, settled=said.overlap), (dice,)))  # fmt: skip
+    return calibrate("3d_fullres", ["organ"], rows)
+
+
+def test_the_signal_that_follows_the_dice_counts_more_and_none_counts_for_nothing():
+    overlap, settled = told_apart(follows="settled", cases=60).weights
+    assert settled > 0.8 and overlap >= 0.1 and overlap + settled == pytest.approx(1)
+    assert told_apart(follows="overlap", cases=60).weights[0] > 0.8
+    # Few cases say nothing of it.
+    assert told_apart(follows="settled", cases=19).weights == ()
+
+
+def test_what_looks_worse_is_never_less_doubtful():
+    known = told_apart(follows="settled", cases=60)
+    scores = [
+        known.certainty_score(dataclasses.replace(certainty((0.8,)), overlap=(a,), settled=(b,)))
+        for a, b in ((0.9, 0.8), (0.5, 0.8), (0.0, 0.8), (0.0, 0.4), (0.0, 0.0))
+    ]
+    assert scores == sorted(scores) and len(set(scores)) == len(scores)
 
 
 def test_a_wide_rim_is_doubtful_by_itself():

@@ -76,6 +76,23 @@ def test_planes_may_come_in_portions():
         assert getattr(one, name) == pytest.approx(getattr(two, name))
 
 
+@pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_pads_a_scan_is_not_counted(labels, members):
+    planes = torch.rand(members, 3, 9, 5, 4, generator=torch.Generator().manual_seed(0))
+    planes = planes if labels.regions else planes.softmax(dim=1)
+    box = (slice(4, 7), slice(1, 4), slice(0, 3))
+    padded, scan = CertaintyCounter(labels, members, inside=box), CertaintyCounter(labels, members)
+    # Slabs before the scan, into it, out of it and behind it.
+    for part in (slice(0, 2), slice(2, 5), slice(5, 8), slice(8, 9)):
+        for member in planes:
+            padded.add(member[:, part])
+    for member in planes:
+        scan.add(member[(slice(None), *box)])
+    for name in ("voxels", "confidence", "overlap", "settled", "agreement"):
+        assert getattr(padded.result(), name) == pytest.approx(getattr(scan.result(), name)), name
+
+
 def test_a_target_that_nobody_finds_has_no_certainty():
     counter = CertaintyCounter(TWO_CLASSES, 2)
     for _ in range(2):
@@ -152,9 +169,12 @@ def test_a_case_is_recorded_before_what_consumes_it_is_done(tmp_path):
         assert (tmp_path / "a.certainty.json").is_file()
         return np.ones(3)
 
-    np.testing.assert_array_equal(recording(consume, make_plan(), tmp_path)("a", iter([UNSURE.numpy()] * 2)), 1)
+    def whole(case):
+        return slice(0, 2), slice(0, 1), slice(0, 4)
+
+    np.testing.assert_array_equal(recording(consume, make_plan(), tmp_path, whole)("a", iter([UNSURE.numpy()] * 2)), 1)
     assert read_json(Certainty, tmp_path / "a.certainty.json").voxels == (4.0, 2.0)
-    assert recording(consume, make_plan(), None) is consume
+    assert recording(consume, make_plan(), None, whole) is consume
 
 
 @pytest.mark.parametrize("labels", [TWO_CLASSES, BRATS], ids=["classes", "regions"])
