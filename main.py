@@ -16,12 +16,12 @@ from utils import runs
 from utils.args import Config, parse_config
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, continues_with, run_cli
 from utils.flag_roles import ineffective_options
-from utils.program import command_start_s
+from utils.program import called_name, command_start_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    started_s = command_start_s(own_process=argv is None)
+    started_s = command_start_s(own_process=argv is None or called_name() is not None)
     config = parse_config(argv, doc=__doc__)
     for message in ineffective_options(config):
         print(f"warning: {message}", file=sys.stderr)

@@ -113,7 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for trial in trials:
         record = options.results / trial.folder / "trial.json"
         if not record.is_file():
-            write_json(_run(trial, options), record)
+            tried = _run(trial, options)
+            # A command line that main.py refuses leaves no folder.
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(tried, record)
             write_table(table, found(options.results), options)
         print(summary_line(json.loads(record.read_text(encoding="utf-8"))), flush=True)
     return 0

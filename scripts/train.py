@@ -43,7 +43,9 @@ class TrainOptions:
     recipe: Literal["reference", "paper", "nnunet"] = "reference"
     """Where the defaults of the training flags of main.py come from."""
     epochs: int | None = None
-    """Number of epochs to train (default: 600, or the recipe's)."""
+    """Number of epochs to train (default: 600, or the recipe's, or what fits --budget)."""
+    budget: str | None = None
+    """Wall time from start to end, such as 10m or 8h; what is not given is chosen to fit."""
     learning_rate: float | None = None
     """Learning rate (default: the recipe's; reference: 0.0008)."""
     augment: Literal["reference", "nnunet", "none"] | None = None
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run main.py's training in this process; returns its exit status."""
     options = parse(TrainOptions, argv, prog="train.py")
     batch_size, val_batch_size = (2, 4) if options.dim == 3 else (64, 64)
-    if options.epochs is None and options.recipe == "reference":
+    if options.epochs is None and options.recipe == "reference" and options.budget is None:
         options = dataclasses.replace(options, epochs=EPOCHS)
     words = ["--exec_mode", "train", "--save_ckpt", *to_words(options, [f.name for f in dataclasses.fields(options)])]
     return entry.main([*words, "--batch_size", str(batch_size), "--val_batch_size", str(val_batch_size)])

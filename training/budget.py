@@ -25,6 +25,7 @@ from training.budget_rules import (
     choose_network,
     choose_options,
     explain,
+    most_epochs,
     per_pass,
     too_short,
 )  # fmt: skip
@@ -111,7 +112,7 @@ def decide(config: Config, started_s: float) -> Decision:
     network = choose_network(facts, lambda width, size: measure_speed(config, width, size, budget_s), costs)
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
-    length = _length(config, network, facts)
+    length = _length(config, network, facts, costs())
     chosen = choose_options(network, facts, length)
     options |= {name: value for name, value in chosen.items() if name not in kept}
     config, speed = with_options(config, options), network.speed
@@ -125,6 +126,7 @@ def decide(config: Config, started_s: float) -> Decision:
     if most < plan.total and "max_epochs" not in kept:
         options["max_epochs"] = max(most // plan.course.per_epoch, 1)
         plan = _plan(with_options(config, options), pace)
+    network = dataclasses.replace(network, steps=plan.total)
     return Decision(options=options, plan=plan, lines=explain(network, facts, costs(), options, kept))
 
 
@@ -143,10 +145,10 @@ def _precision(hardware: HardwareConfig) -> dict[str, Any]:
     return {} if runtime.precision == "32-true" else {"amp": True}
 
 
-def _length(config: Config, network: Network, facts: Facts) -> tuple[int, int]:
+def _length(config: Config, network: Network, facts: Facts, costs: Costs) -> tuple[int, int]:
     each = config.loader.batches_per_epoch if "batches_per_epoch" in config.given else 0
     return choose_epochs(
-        network.steps, per_pass(network, facts), each=each or None,
+        network.steps, per_pass(network, facts), most=most_epochs(network, costs), each=each or None,
         epochs=config.optim.max_epochs if "max_epochs" in config.given else None,
     )  # fmt: skip
 

@@ -24,6 +24,8 @@ from utils.validation_schedule import FORWARD_SHARE, count_windows
 MEASURED_SHARE = 0.01
 """Of the budget, that each measurement may take beyond what it needs at least."""
 MOST_STEPS = 30
+TOO_LONG = 10
+"""Times as long as it may take: then a step or two have to do."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -85,7 +87,8 @@ def _step_seconds(data: DataModule, module: NNUnet, runtime: Runtime, limit_s: f
         now_s = time.perf_counter()
         seconds.append(now_s - mark_s)
         mark_s = now_s
-        if len(seconds) >= 3 and (now_s - first_s > limit_s or len(seconds) >= MOST_STEPS):
+        used_s = now_s - first_s
+        if used_s > TOO_LONG * limit_s or len(seconds) >= MOST_STEPS or (len(seconds) >= 3 and used_s > limit_s):
             break
     # The first one prepares kernels and memory.
     return statistics.median(seconds[1:] or seconds)

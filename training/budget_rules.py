@@ -26,12 +26,16 @@ NARROWEST = 8
 AUGMENTED_PASSES = 25.0
 """Times that every voxel is seen, from which on random changes of the patches are worth their slower start."""
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
+AROUND_SHARE = 0.05
+"""Of the steps' time, for what comes once an epoch: loading begun anew, checkpoints, figures."""
 VALIDATION_SHARE = 0.05
 """Of the time, for validations before the last one."""
 MOST_VALIDATIONS = 10
 LEVELS_FOR_SUPERVISION = 4
 """A network with so many levels is trained on its lower ones, too."""
-LEARNING_RATE = 0.002
+FEW_STEPS = 500
+LEARNING_RATE, FAST_RATE = 0.002, 0.004
+"""Of AdamW; the second one of a training of fewer than `FEW_STEPS` steps."""
 CHOSEN = (
     "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "min_epochs", "patience", "deep_supervision",
     "augment", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
@@ -163,19 +167,28 @@ def per_pass(network: Network, facts: Facts) -> int:
     return math.ceil(facts.cases / (facts.processes * (facts.nvol or network.batch_size)))
 
 
-def choose_epochs(steps: int, per_pass: int, *, epochs: int | None = None, each: int | None = None) -> tuple[int, int]:
+def most_epochs(network: Network, costs: Costs) -> int:
+    """As many as keep what is around them small beside their steps, and no more than anybody wants to read."""
+    room_s = AROUND_SHARE * network.steps * network.speed.step_s
+    return min(max(math.floor(room_s / max(costs.epoch_s, 1e-3)), FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def choose_epochs(
+    steps: int, per_pass: int, *, most: int = MOST_EPOCHS, epochs: int | None = None, each: int | None = None
+) -> tuple[int, int]:
     """(epochs, steps in each): an epoch shows every case once, unless that makes very few or very many epochs.
 
     Args:
         steps: that fit.
         per_pass: those that show every case once.
+        most: epochs that are not too many.
         epochs: their number where it is given.
         each: the steps of an epoch where they are given.
     """
     if each is not None:
         return max(steps // each, 1), each
     if epochs is None:
-        epochs = min(max(round(steps / per_pass), FEWEST_EPOCHS), MOST_EPOCHS, max(steps, 1))
+        epochs = min(max(round(steps / per_pass), FEWEST_EPOCHS), most, max(steps, 1))
     return epochs, max(steps // epochs, 1)
 
 
@@ -206,7 +219,7 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> d
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
         "augment": "reference" if seen >= AUGMENTED_PASSES else "none",
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": FAST_RATE if epochs * per_epoch < FEW_STEPS else LEARNING_RATE,
         "scheduler": "cosine",
         "schedule_by": "step",
         "validate_every": every,

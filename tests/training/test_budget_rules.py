@@ -22,6 +22,7 @@ from training.budget_rules import (
     choose_options,
     choose_validations,
     explain,
+    most_epochs,
     passes,
     per_pass,
     steps_that_fit,
@@ -113,6 +114,11 @@ def test_large_scans_are_augmented_later_than_small_ones():
     assert options_for(900, gpu, patch_share=0.002)["augment"] == "none"
 
 
+def test_a_training_of_few_steps_takes_larger_ones():
+    assert options_for(80)["learning_rate"] == 0.004
+    assert options_for(200)["learning_rate"] == options_for(600, gpu)["learning_rate"] == 0.002
+
+
 def test_passes_by_hand():
     facts = dataclasses.replace(HIPPOCAMPUS, cases=100, processes=2, patch_share=0.5)
     assert passes(1000, 4, facts) == 40
@@ -132,6 +138,15 @@ def test_passes_by_hand():
 )
 def test_epochs_by_hand(steps, pass_steps, flags, expected):
     assert choose_epochs(steps, pass_steps, **flags) == expected
+
+
+def test_epochs_are_not_so_short_that_what_is_around_them_takes_the_time():
+    network, _ = network_for(600)
+    costly = dataclasses.replace(COSTS, epoch_s=0.05 * network.steps * network.speed.step_s / 20)
+    assert most_epochs(network, costly) == 20
+    assert most_epochs(network, dataclasses.replace(COSTS, epoch_s=60)) == FEWEST_EPOCHS
+    assert most_epochs(network, dataclasses.replace(COSTS, epoch_s=0)) == 100
+    assert choose_epochs(1000, 2, most=20) == (20, 50)
 
 
 def test_validation_before_the_last_epoch_has_to_be_cheap():
