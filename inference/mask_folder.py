@@ -48,9 +48,7 @@ class MaskFolder:
         UserError: the stamps are damaged, and `overwrite` is not given.
     """
 
-    def __init__(
-        self, folder: Path, made_by: MadeBy, *, overwrite: bool = False, place: Place | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, folder: Path, made_by: MadeBy, *, overwrite: bool = False, place: Place | None = None) -> None:
         self.folder, self.made_by, self._overwrite = folder, made_by, overwrite
         self._place_of = place or Place(output=folder)
         self._lock, self._sources, self._endings = threading.Lock(), dict[str, str](), dict[str, str]()
@@ -166,12 +164,8 @@ class MaskFolder:
         beside: dict[Path, Path] = {}
         try:
             stored = None if shape is None else create_array(temporary[PROBABILITIES], shape, target=target)
-            new = NewFiles(
-                path=temporary[MASK],
-                target=self._path(scan.case, scan.mask_ending),
-                probabilities=stored,
-                beside=beside,
-            )
+            target = self._path(scan.case, scan.mask_ending)
+            new = NewFiles(path=temporary[MASK], target=target, probabilities=stored, beside=beside)
             yield new
             if stored is not None and keep:
                 stored.flush()
