@@ -139,7 +139,7 @@ def _bundle(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
 
     command = write_bundle(options.output, model, **note)
     print(f"wrote {options.output}: {model.describe()}")
-    print(f"predict, where this program is installed, with: {command}")
+    print(f"predict, where this program is installed (pip install -e '.[bundle]'), with: {command}")
 
 
 FORMATS: Mapping[Format, Callable[[ExportOptions, Model, dict[str, str]], None]] = {
