@@ -71,8 +71,8 @@ def _write(
         other = read_label(source / chosen[rng.choice(others)]["label"]).array
         place = target / entry["label"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        wrong = make_wrong(label.array, kind, other, rng, label.spacing_mm)
-        write_volume(place, wrong.astype(np.uint8), label.geometry)
+        changed = make_wrong(label.array, kind, other, rng, label.spacing_mm)
+        write_volume(place, changed.astype(np.uint8), label.geometry)
         planted[place.name.removesuffix(".nii.gz")] = kind
     for entry in chosen:
         for name in (entry["image"], entry["label"]):

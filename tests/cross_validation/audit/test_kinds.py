@@ -12,7 +12,8 @@ from benchmarks.wrong_labels import dilated, half_missing, make_wrong, on_shape,
 from cross_validation.audit.edits import worth_of
 from cross_validation.audit.kinds import explain, grown, moved
 from cross_validation.audit.places import find_places
-from cross_validation.audit.rows import stored_box, stored_offset, suggestion
+from cross_validation.audit.rows import Audited, audit_rows, stored_box, stored_offset, suggestion
+from cross_validation.audit.signals import signals
 from tests.cross_validation.audit.made import FRONT_BACK, NESTED, evidence, geometry, halves, usual
 
 
@@ -105,3 +106,21 @@ def test_planted_errors_are_what_they_are_called():
         wrong = make_wrong(truth, kind, halves(5), random.Random(0))
         assert wrong.shape == truth.shape and (wrong != truth).any()
     assert on_shape(np.ones((2, 6, 3)), (4, 4, 3)).sum() == 24
+
+
+def test_without_a_reason_there_is_neither_a_suggestion_nor_a_kind(tmp_path):
+    truth = halves()
+    swapped, large = (explain(evidence(given, truth), usual()) for given in (SWAP[truth], dilated(truth, 2)))
+    cases = [(swapped, 9.0), (large, 3.0), (explain(evidence(truth, truth), usual()), 3.0), (None, 1.0)]
+    audited = [
+        Audited(case=str(number), label=tmp_path, label_digest="", geometry=geometry(), places=(), cpu_s=0.0,
+                signals=signals(evidence(truth, truth)), explanation=found)
+        for number, (found, _) in enumerate(cases)
+    ]  # fmt: skip
+    score = np.array([value for _, value in cases])
+    for limit in (4.0, float("inf")):
+        rows = audit_rows(audited, score, limit, FRONT_BACK)
+        assert [(row.kind, row.suggestion) for row in rows] == [
+            ("swapped classes", "swap 1 3"), ("dilated", ""), ("nothing special", ""), ("nothing special", "")
+        ]  # fmt: skip
+        assert [row.suspicious for row in rows] == [limit == 4.0, False, False, False]

@@ -9,7 +9,7 @@ from benchmarks.wrong_labels import dilated, shifted
 from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
 from cross_validation.audit.evidence import make_evidence
 from cross_validation.audit.places import find_places
-from cross_validation.audit.ranking import find_usual, threshold
+from cross_validation.audit.ranking import THRESHOLD, find_usual, threshold
 from cross_validation.audit.signals import Signals, edge, signals
 from tests.cross_validation.audit.made import FRONT_BACK, NESTED, believed, evidence, geometry, halves
 from utils.schema import LabelScheme
@@ -113,3 +113,20 @@ def test_equal_labels_and_a_handful_of_cases_are_not_suspicious():
     score = ranked([one] * 10)
     assert not (score > threshold(10)).any()
     assert threshold(3) == float("inf")
+
+
+def test_of_a_few_cases_a_wrong_one_stands_out_and_sound_ones_do_not():
+    truths = [halves(seed) for seed in range(4)]
+    givens = [*truths[:3], np.array([0, 2, 1], np.uint8)[truths[3]]]
+    score = ranked([signals(evidence(g, t, seed=s)) for s, (g, t) in enumerate(zip(givens, truths))])
+    assert score[3] > THRESHOLD > 2 * score[:3].max() and threshold(4) == float("inf")
+    # One case, or two that differ, say nothing of which is wrong.
+    for number in (2, 3):
+        assert max(ranked([signals(evidence(givens[s], truths[s], seed=s)) for s in range(number, 4)])) < THRESHOLD
+
+
+def test_a_class_that_is_rightly_absent_is_no_wonder_though_it_is_a_bit_probable():
+    truths = [halves(seed) for seed in range(12)]
+    truths[0] = np.where(truths[0] == 2, 0, truths[0]).astype(np.uint8)
+    score = ranked([signals(evidence(truth, truth, seed=seed)) for seed, truth in enumerate(truths)])
+    assert score[0] < THRESHOLD
