@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cross_validation.cascade_job import CascadeData
+from cross_validation.nodes import ONE_NODE, Nodes
 from cross_validation.records import FoldRecord, RunRequest, differences, digest, read_record
 from cross_validation.scheduler import Command, Steps, claim
 from data_preprocessing.planning.adapt import adapt_plan, read_folds
@@ -90,6 +91,7 @@ class FoldRun:
         overwritten: folds of the configuration of which this command removes an earlier attempt.
         cascade: what makes the shards of a cascade's second stage.
         after: names of the jobs that must be finished before.
+        nodes: machines that it is trained on.
     """
 
     task: str
@@ -103,6 +105,7 @@ class FoldRun:
     overwritten: tuple[int, ...] = ()
     cascade: CascadeData | None = None
     after: tuple[str, ...] = ()
+    nodes: Nodes = ONE_NODE
 
     @property
     def name(self) -> str:
@@ -182,7 +185,7 @@ class FoldRun:
         # What it says of the predictions is over: they are made anew, or gathered again.
         (self.folder / DONE).unlink(missing_ok=True)
         if not (self.folder / "run.json").is_file():
-            yield Command(name="training", words=self._train_words(gpu))
+            yield Command(name="training", words=self.nodes.start(self._train_words(gpu)))
             if not (self.folder / "run.json").is_file():
                 raise UserError(f"the training was stopped before its end; see {self.log}")
         plan = self.flags.plan(self.shards)

@@ -13,6 +13,7 @@ from pathlib import Path
 from cross_validation.cascade_job import FIRST, FULL, SECOND, CascadeData
 from cross_validation.flag_checks import check_filters, check_hardware, check_training, has_no_first_stage
 from cross_validation.fold_run import FoldRun, RunFlags
+from cross_validation.nodes import ONE_NODE, Nodes
 from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.planning.plan_file import read_plan
 from data_preprocessing.shards import list_cases
@@ -29,7 +30,7 @@ PREPROCESSING = {"2d": "--dim 2", FULL: "--dim 3", FIRST: "--dim 3 --lowres"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSelection:
-    """Which runs: configurations times folds (None: all), where their data and results are, and what predicts."""
+    """Which runs: configurations times folds (None: all), their data and results, what predicts, on which machines."""
 
     task: str
     configurations: tuple[str, ...]
@@ -38,6 +39,7 @@ class RunSelection:
     results: Path
     overwrite: bool = False
     checkpoint: Checkpoint = "last"
+    nodes: Nodes = ONE_NODE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,7 @@ def _runs(
             overwritten=overwritten,
             cascade=cascade,
             after=() if cascade is None else (cascade.name,),
+            nodes=selection.nodes,
         )
         for fold in chosen
     ]

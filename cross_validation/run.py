@@ -59,7 +59,12 @@ def cross_validate(asked: CrossValidation) -> int:
     Raises:
         UserError: anything that can be found out without training.
     """
+    nodes = asked.selection.nodes
+    nodes.require_job(os.environ)
     gpus = find_gpus(asked.gpus)
+    if nodes.count > 1 and gpus[0] is not None:
+        # One training has all of them.
+        gpus = (",".join(name for name in gpus if name is not None),)
     plan = asked.plan(several_gpus=len(gpus) > 1, on_gpu=gpus[0] is not None)
     for note in plan.notes:
         print(note)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cross_validation.fold_run import FoldRun
 from cross_validation.jobs import JobPlan, RunSelection
+from cross_validation.nodes import Nodes
 from utils.configurations import CASCADE
 from utils.slurm import SlurmJob, write_job_scripts
 from utils.slurm_resources import SlurmResources, fit_to_cluster
@@ -25,7 +26,10 @@ def write_jobs(
     Raises:
         UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
     """
-    resources = fit_to_cluster(resources, gpus=int(on_gpu))
+    resources = fit_to_cluster(
+        resources, gpus=selection.nodes.gpus if on_gpu else 0, nodes=selection.nodes.count,
+        tasks=selection.nodes.processes,
+    )  # fmt: skip
     values = {"task": selection.task, "data": selection.data.absolute(), "results": selection.results.absolute()}
     values |= {} if nfolds is None else {"nfolds": nfolds}
     values |= {"checkpoint": selection.checkpoint}
@@ -39,7 +43,8 @@ def write_jobs(
         if isinstance(job, FoldRun):
             if job.record() is not None:
                 continue
-            what = (job.configuration, "--folds", str(job.fold), "--gpus", "1" if on_gpu else "0")
+            what = (job.configuration, "--folds", str(job.fold), "--gpus", str(job.nodes.gpus if on_gpu else 0))
+            what += ("--nodes", str(job.nodes.count)) if job.nodes.count > 1 else ()
         elif not any(run.cascade and run.record() is None for run in plan.runs):
             continue
         else:
@@ -47,7 +52,10 @@ def write_jobs(
         name = f"{selection.task}_{job.name.replace(' ', '_')}"
         # What is finished needs no job, and nobody waits for it.
         after = tuple(jobs[each].name for each in job.after if each in jobs)
-        gpus = int(on_gpu and isinstance(job, FoldRun))
-        jobs[job.name] = SlurmJob(name=name, words=(*program, *what, *tail), gpus=gpus, after=after)
+        nodes = job.nodes if isinstance(job, FoldRun) else Nodes(gpus=0)
+        jobs[job.name] = SlurmJob(
+            name=name, words=(*program, *what, *tail), gpus=nodes.gpus if on_gpu else 0, after=after,
+            nodes=nodes.count, tasks=nodes.processes,
+        )  # fmt: skip
     submit = write_job_scripts(folder, list(jobs.values()), resources)
     print(f"{len(jobs)} job scripts in {folder} (finished runs have none); submit them: {submit}")

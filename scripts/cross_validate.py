@@ -44,6 +44,9 @@ class CrossValidateOptions:
     """Folder in which <task>_<configuration> and <task>_cross_validation.json are made."""
     gpus: int | None = None
     """GPUs to use, each for one run at a time (default: all there are; 0: one run after the other on the CPU)."""
+    nodes: int = 1
+    """With --slurm: nodes of each training, which uses --gpus GPUs of each (default: 1; 0: their CPUs). They
+    share a file system."""
     prepare: bool = False
     """Only make the data of 3d_cascade_fullres from finished folds of 3d_lowres (a job of --slurm)."""
     checkpoint: Literal["last", "best"] = "last"
@@ -65,7 +68,9 @@ class CrossValidateOptions:
             raise UserError(f"--gpus must not be negative, got {self.gpus}")
         if self.cluster.slurm is not None and self.overwrite:
             raise UserError("--overwrite and --slurm contradict each other: a requeued job would begin anew each time")
-        if self.cluster.slurm is not None and (self.gpus or 0) > 1:
+        if self.nodes < 1:
+            raise UserError(f"--nodes must be at least 1, got {self.nodes}")
+        if self.cluster.slurm is not None and (self.gpus or 0) > 1 and self.nodes == 1:
             raise UserError(f"--gpus {self.gpus} and --slurm contradict each other: each job is one run on one GPU")
         if self.prepare and (self.cluster.slurm is not None or self.overwrite):
             raise UserError("--prepare makes the cascade's data only; leave out --slurm and --overwrite")
@@ -80,11 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(CrossValidateOptions, words[:cut], prog="cross_validate.py")
     # After --help.
     from cross_validation.jobs import RunSelection
+    from cross_validation.nodes import Nodes
     from cross_validation.run import CrossValidation, cross_validate, prepare_cascade, write_slurm
 
     selection = RunSelection(
         task=options.task, configurations=options.configurations, folds=options.folds, data=options.data,
         results=options.results, overwrite=options.overwrite, checkpoint=options.checkpoint,
+        nodes=Nodes(count=options.nodes, gpus=1 if options.gpus is None or options.nodes == 1 else options.gpus),
     )  # fmt: skip
     passed = tuple(words[cut + 1 :])
     asked = CrossValidation(

@@ -27,6 +27,8 @@ class SlurmJob:
         words: the command.
         gpus: that it asks for, on each node.
         after: names of the jobs that must have ended well before.
+        nodes: that it has; the command starts on the first one, and `srun` in it on all.
+        tasks: that `srun` may start on each of several nodes, each with the CPUs of the job.
         parts: those of `num_parts` that a job array does, one each: its command gets `--part I/N`; none: a single job.
         num_parts: N.
     """
@@ -35,6 +37,8 @@ class SlurmJob:
     words: tuple[str, ...]
     gpus: int = 0
     after: tuple[str, ...] = ()
+    nodes: int = 1
+    tasks: int = 1
     parts: tuple[int, ...] = ()
     num_parts: int = 0
 
@@ -66,7 +70,9 @@ def job_script(job: SlurmJob, resources: SlurmResources, *, folder: Path, workin
     What ends before its time is over, or is preempted, is queued again and then continues.
     """
     output = f"{folder / job.name}{'_%a' if job.parts else ''}.out"
-    options = {"job-name": job.name, "output": output, "ntasks": "1"}
+    options = {"job-name": job.name, "output": output}
+    several = {"nodes": str(job.nodes), "ntasks-per-node": str(job.tasks)}
+    options |= {"ntasks": "1"} if job.nodes == 1 else several
     options |= {"array": number_ranges(job.parts)} if job.parts else {}
     options |= resources.options(gpus=job.gpus)
     # A job that is requeued continues, and its output with it.

@@ -107,17 +107,18 @@ class SlurmJobOptions(SlurmOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeKind:
-    """Nodes of one kind as `sinfo` names them: partition, CPUs, memory in MB, and GPUs or other extras."""
+    """Nodes of one kind as `sinfo` names them: partition, CPUs, memory in MB, GPUs or other extras, and how many."""
 
     partition: str
     cpus: int
     memory_mb: int
     extras: str
+    count: int = 1
 
-    def gives(self, resources: SlurmResources, *, gpus: int) -> bool:
-        """Whether such a node can hold a job."""
+    def gives(self, resources: SlurmResources, *, gpus: int, tasks: int = 1) -> bool:
+        """Whether such a node can hold a job, or its share of one."""
         return (
-            self.cpus >= (resources.cpus or 1)
+            self.cpus >= (resources.cpus or 1) * tasks
             and self.memory_mb >= 1024 * (resources.memory_gb or 0)
             and self.gpus >= gpus
         )
@@ -134,12 +135,14 @@ class NodeKind:
         return f"{self.partition}: {self.cpus} CPUs, {self.memory_mb // 1024} GB{extras}"
 
 
-def fit_to_cluster(resources: SlurmResources, *, gpus: int) -> SlurmResources:
+def fit_to_cluster(resources: SlurmResources, *, gpus: int, nodes: int = 1, tasks: int = 1) -> SlurmResources:
     """The same with a number of CPUs that the cluster has, where this machine can ask it; else as they are.
 
     Args:
         resources: what each job asks for.
         gpus: that it asks for, too, on each node.
+        nodes: that it asks for.
+        tasks: on each of several nodes, each with its CPUs.
 
     Raises:
         UserError: the partition does not exist, or no node of it could ever hold such a job; it would wait for ever.
@@ -153,10 +156,10 @@ def fit_to_cluster(resources: SlurmResources, *, gpus: int) -> SlurmResources:
         if missing := [name for name in asked if name not in known]:
             raise UserError(f"there is no partition {', '.join(missing)} on this cluster; it has {', '.join(known)}")
         kinds = [kind for kind in kinds if kind.partition in asked]
-    fitting = [kind for kind in kinds if kind.gives(resources, gpus=gpus)]
+    fitting = [kind for kind in kinds if kind.gives(resources, gpus=gpus, tasks=tasks)]
     if not fitting:
         wanted = [
-            f"{resources.cpus} CPUs" if resources.cpus else "",
+            f"{resources.cpus * tasks} CPUs" if resources.cpus else "",
             f"{gpus} GPUs" if gpus > 1 else "a GPU" if gpus else "",
         ]
         wanted.append(f"{resources.memory_gb} GB" if resources.memory_gb else "")
@@ -165,7 +168,11 @@ def fit_to_cluster(resources: SlurmResources, *, gpus: int) -> SlurmResources:
             f"{'; '.join(sorted(set(map(str, kinds))))}. Ask for less (--cpus, --memory_gb, --gpus 0) or for another "
             "--partition"
         )
-    cpus = resources.cpus or min(USUAL_CPUS, max(kind.cpus for kind in fitting))
+    # Partitions may share nodes: the largest one counts.
+    there = max(sum(kind.count for kind in fitting if kind.partition == each.partition) for each in fitting)
+    if there < nodes:
+        raise UserError(f"--nodes {nodes}: this cluster has {there} such node{'s' if there > 1 else ''}; ask for fewer")
+    cpus = resources.cpus or min(USUAL_CPUS, max(kind.cpus for kind in fitting) // tasks)
     return dataclasses.replace(resources, cpus=cpus)
 
 
@@ -173,16 +180,18 @@ def _nodes() -> list[NodeKind]:
     """What `sinfo` knows; nothing where this machine has none or gets no answer."""
     if shutil.which("sinfo") is None:
         return []
-    words = ["sinfo", "--noheader", "--format", "%R|%c|%m|%G"]
+    words = ["sinfo", "--noheader", "--format", "%R|%c|%m|%G|%D"]
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=SINFO_S)
     except (OSError, subprocess.TimeoutExpired):
         return []
     rows = [line.split("|") for line in answer.stdout.splitlines() if answer.returncode == 0]
     return [
-        NodeKind(partition=row[0], cpus=_number(row[1]), memory_mb=_number(row[2]), extras=row[3])
+        NodeKind(
+            partition=row[0], cpus=_number(row[1]), memory_mb=_number(row[2]), extras=row[3], count=_number(row[4])
+        )
         for row in rows
-        if len(row) == 4
+        if len(row) == 5
     ]
 
 

@@ -16,7 +16,7 @@ def test_an_all_reduce_moves_nearly_twice_the_bytes():
 
 
 def test_pages_of_a_patch_are_counted():
-    # Two planes of three rows, 2,048 bytes apart: within a plane the pages follow each other, and one more may begin.
+    # Two planes of three rows, 2,048 bytes apart: the pages of a plane follow each other, and one more may begin.
     assert touched_bytes((2, 3, 128), (9, 9, 512), 4) == 2 * (3 * 2048 + 4096)
     # Rows further apart than pages: one page or two for each.
     assert touched_bytes((2, 3, 100), (9, 9, 5000), 4) == 2 * 3 * 4096

@@ -133,3 +133,11 @@ def _without_times(value):
     if isinstance(value, dict):
         return {k: _without_times(v) for k, v in value.items() if not k.endswith("_s") and k not in ("seconds", "made")}
     return [_without_times(each) for each in value] if isinstance(value, list) else value
+
+
+def test_two_nodes_are_refused_where_there_is_one(asking, tmp_path):
+    with pytest.raises(UserError, match="--nodes 2: this cluster has 1 such node"):
+        fit_to_cluster(SlurmResources(cpus=1), gpus=0, nodes=2)
+    write_job_scripts(tmp_path, [SlurmJob(name="two", words=("true",), nodes=2)], SlurmResources(cpus=1))
+    refused = submit(tmp_path, asking)
+    assert refused.returncode == 2 and "nothing was submitted" in refused.stderr
