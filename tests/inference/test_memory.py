@@ -135,8 +135,8 @@ def test_several_configurations_hold_a_prepared_scan_each_and_predict_in_turn():
     assert other.predict_bytes > one.predict_bytes
     both = forecast_predictor(Predictor([small, large]), shape, spacing)
     assert both.prepared_bytes == 2 * 4 * voxels
-    # And the mask of the one for the doubt of both.
-    assert both.predict_bytes == other.predict_bytes + (4 + 1) * voxels
+    # The first one's mask is held until it is compared with the second one's.
+    assert both.predict_bytes == other.predict_bytes + 4 * voxels + voxels
     assert both.prepare_bytes == one.prepare_bytes + 4 * voxels
     assert both.write_bytes == one.write_bytes + 4 * voxels
 
