@@ -40,7 +40,7 @@ from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
-SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.1, 0.25, 0.03
+SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.2, 0.25, 0.03
 """Of the seconds from a command's start to its first measurement, which follow the machine and its load: what is built
 once more after the choice, the end of a command, the page that it writes, and what is around an epoch."""
 

@@ -14,8 +14,13 @@ import torch.distributed as dist
 
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
 from tests.tiny_task import Task, make_task
+from training.budget import _kept
 from training.budget_exchange import decided_in
+from utils.args import parse_config
 from utils.errors import UserError
+from utils.program import command_start_s
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 FLAGS = (*TINY_NETWORK, "--nfolds", "3", "--no_report")
 
@@ -114,3 +119,21 @@ def test_others_learn_what_the_first_process_decides_and_why_it_refuses():
             expected = str(error)
         other.join(timeout=30)
         assert learned == [expected]
+
+
+def test_what_a_recipe_sets_is_kept_and_its_length_is_not():
+    kept = _kept(parse_config(["--recipe", "nnunet", "--budget", "1h", "--filters", "8", "16"]))
+    assert {"scheduler", "augment", "learning_rate", "filters"} <= kept
+    assert not kept & {"max_epochs", "batches_per_epoch", "validate_every"}
+    assert "validate_every" in _kept(parse_config(["--scheduler", "plateau"]))
+    assert "learning_rate" in _kept(parse_config(["--optimizer", "sgd"]))
+
+
+@pytest.mark.slow
+def test_a_command_starts_with_its_process_or_now():
+    now_s = time.monotonic()
+    assert now_s <= command_start_s(own_process=False) <= time.monotonic()
+    words = "import time; time.sleep(0.3); from utils.program import command_start_s as s; "
+    words += "print(time.monotonic() - s(own_process=True))"
+    done = subprocess.run([sys.executable, "-c", words], cwd=PROJECT, check=True, capture_output=True, text=True)
+    assert 0.3 <= float(done.stdout) < 120
