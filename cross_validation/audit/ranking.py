@@ -11,8 +11,8 @@ import numpy as np
 from cross_validation.audit.signals import Signals
 
 THRESHOLD = 4.0
-"""A score above this is suspicious. Of sound labels one in a hundred or fewer has it, as their scores are the length of
-four robust deviations of which three count upwards only."""
+"""A score above this is suspicious. Of sound labels none to four in a hundred have it, as measured: their scores are the
+length of four robust deviations, of which three count upwards only."""
 LEAST_CASES = 8
 """Fewer cases say nothing of what is usual: all are ranked, none is suspicious by its score."""
 LEAST_SPREADS = {"surprise": 0.02, "swap": 0.02, "shift": 0.05, "volume": 0.05}
