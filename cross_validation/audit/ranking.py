@@ -11,7 +11,7 @@ import numpy as np
 from cross_validation.audit.signals import Signals
 
 THRESHOLD = 4.0
-"""A score above this is suspicious. Of sound labels none to four in a hundred have it, as measured: their scores are the
+"""A score above this is suspicious. Of sound labels none to four in a hundred have it, as measured: scores are the
 length of four robust deviations, of which three count upwards only."""
 LEAST_CASES = 8
 """Fewer cases say nothing of what is usual: all are ranked, none is suspicious by its score."""
