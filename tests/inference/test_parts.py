@@ -236,7 +236,7 @@ def test_processes_of_torchrun_do_a_part_each_and_end_together(single):
         str(PROJECT / "scripts/inference.py"), *words(single, "torchrun"), "--gpus", "0",
     ]  # fmt: skip
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, cwd=PROJECT)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, cwd=PROJECT)
     assert done.returncode == 1, done.stderr
     records = [read_record(single / "torchrun", Part(index=index, count=2)) for index in (1, 2)]
     assert [record is not None and record.state for record in records] == ["finished", "finished"]
