@@ -220,6 +220,8 @@ def run_fuzz(
     targets = [target for target in TARGETS if names is None or target.name in names]
     needed = [stage.name for stage in STAGES if stage.name in {target.after for target in targets}]
     undisturbed = prepare(root, needed[-1:], once=True)[1]
+    if undisturbed:
+        return {"seed": seed, "undisturbed": undisturbed, "trials": 0, "left_out": number, "targets": {}, "faults": []}
     whole = root / "whole"
     put_back(root / "work", whole)
     _further(whole)
