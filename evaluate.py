@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from report.finishing import finish_evaluation, outdate_scores
 from utils.args import parse
 from utils.errors import UserError, list_problems, run_cli
+from utils.json_text import parse_json
 
 if TYPE_CHECKING:
     from utils.predictions import Pair
@@ -115,7 +115,7 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
         labels = labels_from_files(pairs)
     else:
         try:
-            content = json.loads(source.read_bytes())
+            content = parse_json(source.read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{source} cannot be read as JSON: {error}") from None
         if not isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from utils.configurations import CONFIGURATIONS
 from utils.configurations import FIRST_STAGE as FIRST
 from utils.errors import UserError, list_problems
 from utils.files import read_json, to_dict, write_json
+from utils.json_text import parse_json
 from utils.schema import Plan
 
 PREPROCESS = Path(__file__).resolve().parent.parent / "preprocess.py"
@@ -92,7 +92,7 @@ class CascadeData:
         if self.missing_cases() or self.mixed_folds() or not (self.shards / "plan.json").is_file():
             return False
         try:
-            return json.loads((self.folder / MARK).read_bytes()) == self._inputs()
+            return parse_json((self.folder / MARK).read_bytes()) == self._inputs()
         except (OSError, ValueError):
             return False
 

@@ -8,7 +8,6 @@ has), `done.json`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import secrets
 import shutil
 import sys
@@ -31,6 +30,7 @@ from utils.args import GROUPS, Config, parse_config
 from utils.errors import UserError, list_problems
 from utils.files import json_ready, read_json, to_dict, write_json
 from utils.flag_roles import ELSEWHERE_FLAGS
+from utils.json_text import parse_json
 from utils.locks import release_file
 from utils.runs import LAST_CHECKPOINT, prediction_folder
 from utils.schema import FORMAT_VERSION, Plan
@@ -244,7 +244,7 @@ class FoldRun:
 
     def _is_predicted(self, predictions: Path, cases: Sequence[str], predictor: dict[str, Any]) -> bool:
         try:
-            if json.loads((self.folder / PREDICTION / PREDICTOR).read_text(encoding="utf-8")) != predictor:
+            if parse_json((self.folder / PREDICTION / PREDICTOR).read_text(encoding="utf-8")) != predictor:
                 return False
         except (OSError, ValueError):
             return False
@@ -256,7 +256,7 @@ class FoldRun:
 
         cases = score_cases(self.shards, predictions, request.cases.val, plan)
         gather(self.folder.parent, predictions, request.cases.val, plan)
-        trained = json.loads((self.folder / "run.json").read_bytes())["outcome"]
+        trained = parse_json((self.folder / "run.json").read_bytes())["outcome"]
         record = FoldRecord(
             version=FORMAT_VERSION, request=request.digest, configuration=self.configuration, fold=self.fold,
             num_folds=request.num_folds, targets=plan.labels.target_names, epochs=trained["epochs"],

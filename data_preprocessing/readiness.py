@@ -8,7 +8,6 @@ was killed at any moment leaves a folder that says so.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, shard_stamps, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.json_text import parse_json
 from utils.outdated import forget_outdated, outdated_cases
 from utils.runs import ShardFolder
 from utils.schema import FORMAT_VERSION, Fold, Plan, check_version
@@ -135,7 +135,7 @@ def plan_stamps(folder: Path, cases: Iterable[str]) -> dict[str, str | None]:
     for case in cases:
         try:
             # Not through the schema: a thousand files take a tenth of a second this way.
-            content = json.loads(shard_paths(folder, case).meta.read_bytes())
+            content = parse_json(shard_paths(folder, case).meta.read_bytes())
             stamps[case] = content["plan_stamp"] if isinstance(content, dict) else None
         except (OSError, ValueError, KeyError):
             stamps[case] = None

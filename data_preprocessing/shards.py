@@ -21,6 +21,7 @@ from data_preprocessing.normalization import chunks
 from data_preprocessing.preprocessor import PreprocessedCase
 from utils.errors import UserError
 from utils.files import file_digest, read_json, to_dict, write_atomically, write_json
+from utils.json_text import parse_json
 from utils.schema import CaseMeta, Plan
 
 FORMAT = 2
@@ -244,7 +245,7 @@ def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) 
     for case in sorted(cases):
         try:
             # Without the checks of a schema: there are many, and they are looked at often.
-            meta = json.loads(shard_paths(folder, case).meta.read_text(encoding="utf-8"))
+            meta = parse_json(shard_paths(folder, case).meta.read_text(encoding="utf-8"))
             facts = [meta["source_stamp"], meta["plan_stamp"]]
         except (OSError, ValueError, TypeError, KeyError):
             meta = read_meta(folder, case)

@@ -46,6 +46,7 @@ from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.files import from_dict, to_dict, write_atomically
+from utils.json_text import parse_json
 from utils.program import predict_command
 from utils.schema import FORMAT_VERSION, Plan, check_version
 
@@ -260,7 +261,7 @@ def _check_description(description: _Description, prefix: str, archive: zipfile.
 
 def _read_json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     try:
-        return json.loads(archive.read(name).decode())
+        return parse_json(archive.read(name).decode())
     except KeyError:
         raise UserError(f"{name} is missing in {path}; export it again") from None
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from inference.model import Model
 from utils.errors import UserError
 from utils.files import from_dict
+from utils.json_text import parse_json
 from utils.schema import FORMAT_VERSION, check_version
 
 CARD, NOTE = "card.json", "LICENSE_NOTE.txt"
@@ -73,7 +73,7 @@ def read_card(path: Path) -> Card | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            content = json.loads(archive.read(CARD))
+            content = parse_json(archive.read(CARD))
     except (OSError, zipfile.BadZipFile, KeyError):
         return None
     except (ValueError, RuntimeError) as error:

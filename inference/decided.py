@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from inference.decision import DECISION_FILE, Decision
 from inference.fold_folders import fold_folders, holds_checkpoint
 from utils.errors import UserError, list_problems
 from utils.files import from_dict, read_json
+from utils.json_text import parse_json
 
 
 def scored_settings(model: Path, *, tta: bool | None, overlap: float | None) -> tuple[bool, float]:
@@ -42,7 +42,7 @@ def stored_decision(model: Path) -> Decision | None:
         return read_json(Decision, file)
     try:
         with zipfile.ZipFile(model) as archive:
-            content = json.loads(archive.read(DECISION_FILE))
+            content = parse_json(archive.read(DECISION_FILE))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError, NotImplementedError):
         # Something else, or damaged: whoever loads the model says so.
         return None

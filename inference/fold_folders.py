@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from inference.decision import Checkpoint
 from utils.errors import UserError
+from utils.json_text import parse_json
 from utils.runs import LAST_CHECKPOINT, find_checkpoint
 
 REQUEST, DONE = "options.json", "done.json"
@@ -73,7 +73,7 @@ def _places(fold: Path) -> tuple[Path, Path]:
 
 def _value(path: Path, key: str) -> object:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content.get(key) if isinstance(content, dict) else None

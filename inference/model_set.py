@@ -6,7 +6,6 @@ docs/how-to/nnunet-v2.md has an example.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from inference.merging import Merge, Order, Orientation
 from inference.model import Model
 from utils.errors import UserError
 from utils.files import from_dict
+from utils.json_text import parse_json
 from utils.schema import FORMAT_VERSION, LabelScheme, check_version
 
 
@@ -104,7 +104,7 @@ def read_model_set(path: Path) -> ModelSet:
         UserError: it cannot be read, or says what is impossible.
     """
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        data = parse_json(path.read_bytes(), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as the JSON of a set of models: {error}") from None
     if isinstance(data, dict) and "version" not in data:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from inference.scans import Scan
 from utils.errors import UserError
 from utils.files import write_json
+from utils.json_text import parse_json
 
 HIDDEN = "(hidden by --anonymous)"
 
@@ -88,7 +88,7 @@ def _read_names(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        names = json.loads(path.read_bytes())
+        names = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"--anonymous_map {path} cannot be read as JSON: {error}; choose another file") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

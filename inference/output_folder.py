@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from inference.mask_stamps import STAMPS
 from inference.scans import Scan
 from utils.errors import UserError, list_problems
 from utils.files import real_path
+from utils.json_text import parse_json
 from utils.temporary import sweep
 
 
@@ -78,7 +78,7 @@ def refuse_other_programs(output: Path, *, save_probabilities: bool) -> None:
 
 def _is_own(record: Path) -> bool:
     try:
-        options = json.loads(record.read_text(encoding="utf-8"))["options"]
+        options = parse_json(record.read_text(encoding="utf-8"))["options"]
         return {"input", "output", "model", "settings"} <= options.keys()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False

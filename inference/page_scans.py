@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from report.scored import plan_behind
 from report.sources import Readers
 from utils.archives import unpack_zip
 from utils.errors import UserError
+from utils.json_text import parse_json
 from utils.nifti import Volume
 
 
@@ -55,7 +55,7 @@ def scans_again(masks: Path) -> Iterator[Readers]:
 def _input_of(masks: Path) -> Path | None:
     """What `--input` was; None where the record does not say."""
     try:
-        record = json.loads((masks / "run.json").read_bytes())
+        record = parse_json((masks / "run.json").read_bytes())
         name = record["options"]["input"]
         return None if not isinstance(name, str) or name == HIDDEN else Path(record["working_folder"], name)
     except (OSError, ValueError, LookupError, TypeError):

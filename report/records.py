@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from report.notices import note, note_damage
 from report.numbers import plural
+from utils.json_text import parse_json
 from utils.scores import CaseScores, dice_from_counts
 
 LOG_PREFIX = "DLLL "
@@ -69,7 +69,7 @@ class FoldFacts:
 def read_mapping(path: Path) -> dict[str, Any]:
     """The content of a JSON file that holds a mapping; an empty one where there is no such file, or a damaged one."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         note_damage(path, error)
         return {}
@@ -126,7 +126,7 @@ def _log_records(path: Path) -> list[tuple[object, dict[str, Any]]]:
     found, unread = [], 0
     for line in filter(str.strip, lines):
         try:
-            record = json.loads(line.removeprefix(LOG_PREFIX))
+            record = parse_json(line.removeprefix(LOG_PREFIX))
         except ValueError:
             unread += 1
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from report.notices import note_damage
 from report.records import RunFacts, fold_folders, read_mapping, read_run
 from utils.errors import UserError
 from utils.files import from_dict, read_json
+from utils.json_text import parse_json
 from utils.nifti import Volume
 from utils.scan_names import scan_files, scan_stem
 from utils.schema import CaseMeta, Plan
@@ -155,7 +155,7 @@ def _archived_plan(path: Path) -> Plan | None:
             names = sorted((name for name in archive.namelist() if name.endswith("plan.json")), key=len)
             if not names or archive.getinfo(names[0]).file_size > MAX_PLAN_BYTES:
                 return None
-            content = json.loads(archive.read(names[0]))
+            content = parse_json(archive.read(names[0]))
         return from_dict(Plan, content, source=str(path))
     except zipfile.BadZipFile:
         # A checkpoint of another program.

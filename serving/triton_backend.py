@@ -40,6 +40,7 @@ from serving.uploads import (
     wanted_ending,
 )
 from utils.errors import UserError
+from utils.json_text import parse_json
 from utils.nifti import Volume
 
 One = tuple[np.ndarray, dict[str, Any]]
@@ -128,7 +129,7 @@ class TritonPythonModel:
 
 def _wanted_format(request: Any) -> str | None:
     """The format of MASK_FILE that a client asks for."""
-    wanted = json.loads(request.parameters() or "{}").get(FORMAT)
+    wanted = parse_json(request.parameters() or "{}").get(FORMAT)
     if wanted not in (None, *ENDINGS):
         raise UserError(f"there is no format {wanted!r:.50}; there are {', '.join(ENDINGS)}")
     return wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from utils.config import (
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
 from utils.help_texts import description, help_registry
+from utils.json_text import parse_json
 from utils.optim_config import OptimConfig
 from utils.program import program_name
 from utils.recipes import RECIPES
@@ -243,7 +243,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise UserError(f"--config {path} cannot be read: {reason}") from None
     try:
-        values = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
+        values = parse_json(text) if path.suffix == ".json" else _read_yaml(text)
     except ValueError as error:
         raise UserError(f"--config {path} is malformed: {error}") from None
     if not isinstance(values, dict):
@@ -258,3 +258,5 @@ def _read_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(error) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -18,6 +18,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from utils.disk import find_write_fault, name_fault
 from utils.errors import UserError
+from utils.json_text import parse_json
 from utils.temporary import temporary_file, temporary_folder, temporary_name
 
 T = TypeVar("T")
@@ -114,7 +115,7 @@ def json_ready(value: Any) -> Any:
 def read_json(cls: type[T], path: Path) -> T:
     """Read a schema object from a JSON file; every fault is a `UserError` that names the file."""
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = parse_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run preprocess.py first") from None
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.json_text import parse_json
 
 LOCK = ".lock"
 """File in a folder that one run writes to; it is there only while that run goes on."""
@@ -165,7 +166,7 @@ def _sign(file: int) -> None:
 
 def _read_owner(path: Path) -> dict:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}

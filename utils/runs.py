@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 from utils.config import RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import read_json, real_path, write_json
+from utils.json_text import parse_json
 from utils.outdated import outdated_cases
 from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
@@ -233,7 +233,7 @@ def holds_training(results: Path) -> bool:
     if any((results / "checkpoints").glob("*.ckpt")):
         return True
     try:
-        options = json.loads((results / RECORD).read_text(encoding="utf-8"))["options"]["run"]
+        options = parse_json((results / RECORD).read_text(encoding="utf-8"))["options"]["run"]
         return options["exec_mode"] == "train" and not options["benchmark"]
     except (OSError, ValueError, LookupError, TypeError):
         return False

@@ -7,7 +7,6 @@ for labels see labels.py, for files case_files.py.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from data_preprocessing.dataset.case_files import CaseFiles, missing_files, pars
 from data_preprocessing.dataset.findings import Finding, problems_of
 from data_preprocessing.dataset.label_schemes import parse_labels, with_brats_regions
 from utils.errors import UserError, list_problems
+from utils.json_text import parse_json
 from utils.scan_formats import require_package
 from utils.schema import FORMAT_VERSION, Fold, LabelScheme, Splits
 from utils.task_number import checked_task
@@ -188,7 +188,7 @@ def task_number(name: str) -> int | None:
 def _read_description(source: Path) -> dict[str, Any]:
     try:
         # Bytes, so that a mark of the encoding at the start, as Windows writes it, tells which one it is.
-        content = json.loads(source.read_bytes())
+        content = parse_json(source.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{source} does not exist; it lists the channels, labels and files of the task") from None
     except (OSError, ValueError) as error:

@@ -7,13 +7,13 @@ edited plan while the shards that it asks for are being written.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from data_preprocessing.readiness import plan_stamps, preprocess_command
 from data_preprocessing.shards import list_cases, stamp_plan
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
+from utils.json_text import parse_json
 from utils.outdated import forget_outdated
 from utils.schema import Plan
 
@@ -130,7 +130,7 @@ def _previous(folder: Path) -> Plan | None:
 
 
 def _names_order(path: Path) -> bool:
-    return "normalize_first" in json.loads(path.read_text(encoding="utf-8"))
+    return "normalize_first" in parse_json(path.read_text(encoding="utf-8"))
 
 
 def _differences(plan: Plan, other: Plan) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from data_preprocessing.dataset.description_file import FOLD_SEED, make_splits, 
 from utils.config import DEFAULT_FOLDS
 from utils.errors import UserError, list_problems
 from utils.files import from_dict
+from utils.json_text import parse_json
 from utils.schema import FORMAT_VERSION, Fold, Splits
 
 
@@ -114,7 +114,7 @@ def read_splits(path: Path, known: Iterable[str]) -> Splits:
         UserError: the file is missing or malformed, or its folds are (see `check_folds`).
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"--splits {path} cannot be read as JSON: {reason}") from None

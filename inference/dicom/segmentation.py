@@ -14,6 +14,7 @@ from inference.dicom.headers import load_pydicom
 from inference.dicom.series import Series
 from utils.errors import UserError, list_problems
 from utils.extras import optional_import
+from utils.json_text import parse_json
 from utils.nifti import from_working
 from utils.schema import Geometry
 from utils.temporary import temporary_file
@@ -176,7 +177,7 @@ def _code(value: Any) -> Code | None:
 
 def _read_codes(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"--segment_codes {path} cannot be read as JSON: {error}") from None
     codes = content.get(CODES_KEY) if isinstance(content, dict) else None

@@ -6,7 +6,6 @@ Of a zip, members are read where they lie, and nothing is unpacked to disk.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from utils.errors import UserError
+from utils.json_text import parse_json
 
 PLANS, DATASET = "plans.json", "dataset.json"
 CHECKPOINTS = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
@@ -169,6 +169,6 @@ def _read(archive: zipfile.ZipFile, member: str, limit: int, path: Path) -> byte
 
 def _parse(content: bytes, name: str) -> Any:
     try:
-        return json.loads(content)
+        return parse_json(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name} cannot be read as JSON: {error}") from None

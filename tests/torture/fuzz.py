@@ -61,7 +61,7 @@ _TRAIN = _words(
     f"--exec_mode train --task {TASK} --dim 3 --fold 0 --prepared {{work}}/prepared --results {{work}}/new "
     "--accelerator cpu --max_epochs 1 --no_save_ckpt", *NETWORK,
 )  # fmt: skip
-_EVALUATE = "--preds {work}/masks --lbls {work}/labels --no_report"
+_EVALUATE = "--preds {work}/labelled --lbls {work}/labels --no_report"
 TARGETS = (
     Target(
         name="scan",
@@ -137,7 +137,7 @@ TARGETS = (
         weight=6,
         needs=("single", "scans"),
         same="masks/new4.nii.gz",
-        words=_words(f"{_PREDICT} --model {{work}}/single/checkpoints"),
+        words=_words(f"{_PREDICT} --model {{work}}/single/checkpoints/last.ckpt"),
         files=("single/checkpoints/last.ckpt",),
         mutate=mutators.zip_file,
     ),
