@@ -30,6 +30,7 @@ MODULES = (
 MARK = "NNUNET_TORTURE"
 """Variable by which processes that a command started are known."""
 TIMED_OUT = -1
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 _ENDING_S = 20.0
 """How long whatever a command started may go on after the command is gone."""
 
@@ -87,8 +88,11 @@ def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: st
     """Start `main(words)` of a module; returns the number of its process, the leader of a group of its own."""
     sys.stdout.flush()
     sys.stderr.flush()
+    # A blow that comes at once hits the program, and not what is done for it here.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         return pid
     status = 1
     try:
@@ -107,7 +111,7 @@ def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: st
         # A file that is too large is an error for the program, and not its death.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         sys.argv = [module]
-        status = run_cli(lambda: importlib.import_module(module).main(list(words)))
+        status = run_cli(lambda: _run_here(module, words))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -119,6 +123,11 @@ def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: st
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status if 0 <= status < 256 else 1)
+
+
+def _run_here(module: str, words: Sequence[str]) -> int | None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    return importlib.import_module(module).main(list(words))
 
 
 def run(
