@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.file_sums import check_sums
 from models.unet import DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
@@ -211,6 +212,7 @@ def _load(path: Path) -> Any:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist or is no file; check --ckpt_path")
     try:
+        check_sums(Path(path))
         # The reference keeps its command line in a Namespace; nothing else beyond plain values is let in.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

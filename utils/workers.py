@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
+from types import FrameType
 from typing import TypeVar
 
 from utils.errors import Interrupted, UserError, interrupt_run
@@ -23,6 +24,8 @@ R = TypeVar("R")
 
 CHUNK = 4
 """Largest number of items that a process is handed at once; a small scan takes a few milliseconds."""
+_at_work: list[bool] = []
+"""Of a process of the pool: whether it is at a chunk, and not at what it imports for it."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -130,11 +133,21 @@ def _submit(
 
 
 def _apply(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    _at_work.append(True)
     try:
         return [function(item) for item in items]
     except Interrupted as error:
         # The pool would hand the interrupt to the parent as a result, and go on with this process.
         os._exit(128 + error.signum)
+    finally:
+        _at_work.clear()
+
+
+def _end_worker(signum: int, frame: FrameType | None) -> None:
+    """Signal handler of a process of the pool: what it is at cleans up; between two chunks there is nothing to."""
+    if not _at_work:
+        os._exit(128 + signum)
+    interrupt_run(signum, frame)
 
 
 def _prepare_worker() -> None:
@@ -143,7 +156,7 @@ def _prepare_worker() -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # Not the default: a killed process leaves the file that it is at.
-    signal.signal(signal.SIGTERM, interrupt_run)
+    signal.signal(signal.SIGTERM, _end_worker)
     parent = parent_process()
     assert parent is not None
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.file_sums import check_sums
 from utils.errors import UserError
 
 _OLD_SCALAR = "numpy.core.multiarray.scalar"
@@ -58,6 +59,7 @@ def load_tensors(file: Path | BinaryIO, name: str) -> Any:
     """
     source = file if isinstance(file, Path) else io.BytesIO(file.read())
     try:
+        check_sums(source)
         with torch.serialization.safe_globals(allowed_globals()):
             unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(source)) - _TORCHS_OWN
             if unsafe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 
 import pytest
 import torch
@@ -62,6 +63,17 @@ def test_truncated_checkpoint_is_named(tmp_path, keep):
     content = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(UserError, match=r"last.ckpt cannot be read: it is truncated"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_weight_that_is_not_what_was_written_is_named(tmp_path):
+    save_ours(tmp_path / "last.ckpt", make_plan())
+    content = bytearray((tmp_path / "last.ckpt").read_bytes())
+    with zipfile.ZipFile(tmp_path / "last.ckpt") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=f"damaged.*{largest.filename}"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 

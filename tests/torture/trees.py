@@ -19,8 +19,10 @@ import torch
 
 Leaves = dict[str, str]
 
-OF_THE_RUN = ("/outcome/cases/", "/outcome/written", "/outcome/kept", "/environment/", "/options/run/resume_training",
-              "/command")  # fmt: skip
+OF_THE_RUN = (
+    "/outcome/cases/", "/outcome/written", "/outcome/kept", "/environment/", "/options/run/resume_training",
+    "/options/given", "/command",
+)  # fmt: skip
 """In run.json: what the run that ended did itself, as continuing what another had begun, and where."""
 
 

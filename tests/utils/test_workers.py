@@ -228,3 +228,41 @@ def test_ctrl_c_while_processes_start_is_one_line(tmp_path):
         timeout=120, start_new_session=True,
     )  # fmt: skip
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+
+
+END_BETWEEN = """
+import multiprocessing, os, signal, sys, threading, time
+from utils.errors import run_cli
+from utils.workers import Workers
+
+class SlowToImport:
+    def __reduce__(self):
+        return time.sleep, (3,)
+
+def strike():
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
+    time.sleep(1.5)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGTERM)
+
+def main():
+    threading.Thread(target=strike).start()
+    with Workers(2) as workers:
+        workers.map(print, [SlowToImport()] * 4, title="sleep")
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_between_two_items_says_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(END_BETWEEN)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+        timeout=120, start_new_session=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "a worker process was killed" in done.stderr
