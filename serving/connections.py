@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -15,9 +16,10 @@ STALLED_CHECKS = 6
 class TimedProtocol(H11Protocol):
     """uvicorn's protocol; by itself it waits for ever for the end of a header, or for a client that does not read."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to watch."""
-        super().connection_made(transport)
+        # What listens on a port has connections that are written to as well.
+        super().connection_made(cast(asyncio.Transport, transport))
         self._waiting: object = object()
         self._left_bytes, self._stalled = 0, 0
         self._check = self.loop.call_later(CHECK_S, self._look)
