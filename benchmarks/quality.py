@@ -131,6 +131,8 @@ def parse_trials(text: str) -> list[Trial]:
     match = re.fullmatch(r"(\w+)(?:=(.*))?@(\d+)(?::([\d,]+))?", text, re.DOTALL)
     if match is None or not int(match[3]):
         raise UserError(f"--trials {text!r} is not SETTING@STEPS:SEED,SEED")
+    if int(match[3]) > STEPS_PER_EPOCH and int(match[3]) % STEPS_PER_EPOCH:
+        raise UserError(f"--trials {text!r}: more than {STEPS_PER_EPOCH} steps must be a multiple of {STEPS_PER_EPOCH}")
     name, flags, steps, seeds = match[1], match[2], int(match[3]), match[4] or "1"
     if flags is None:
         if name not in SETTINGS:

@@ -26,8 +26,11 @@ def shared_fingerprint(folder: Path, dataset: Dataset, workers: Workers, *, rela
         UserError: some cases are faulty, or the folder cannot be written to.
     """
     prepare_folder(folder, "--results")
-    with folder_lock(folder):
-        inspection = resume.describe_sources(dataset)
+    inspection = resume.describe_sources(dataset)
+    # Mostly it is there; only the first part of all is long at it.
+    if (found := resume.stored_fingerprint(folder, inspection, relative_size=relative_size)) is not None:
+        return found
+    with folder_lock(folder, brief=True):
         found = resume.stored_fingerprint(folder, inspection, relative_size=relative_size)
         if found is None:
             found = combine(inspect_cases(dataset, dataset.training, workers))

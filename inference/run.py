@@ -70,19 +70,8 @@ class NetworkUse:
     engine: str = "auto"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a run came out: its exit status, and whether the record of all scans is written (`complete`).
-
-    A part of the scans that does not end last leaves that to others.
-    """
-
-    status: int
-    complete: bool
-
-
-def predict_folder(job: ScanJob, use: NetworkUse, *, report: bool = False) -> Ending:
-    """Run a job as the user wants networks to be applied, with a page about its masks.
+def predict_folder(job: ScanJob, use: NetworkUse, *, report: bool = False) -> int:
+    """Run a job as the user wants networks to be applied, with a page about its masks; returns the exit status.
 
     Each process that torchrun or srun started does a part.
 
@@ -156,8 +145,9 @@ def make_predictors(
 
 def predict_scans(
     job: ScanJob, runtime: Runtime, make: Maker, launch: Launch | None = None, *, report: bool = False
-) -> Ending:
-    """Run a job on the devices of `runtime`. A second run into the same folder waits; parts of one do not.
+) -> int:
+    """Run a job on the devices of `runtime`; returns the exit status. A second run into the same folder waits; parts of
+    one do not.
 
     Args:
         job: what to do.
@@ -189,12 +179,12 @@ def predict_scans(
             if begun is not None:
                 together = finish_part(run, begun, outcome, [scan.case for scan in scans])
                 if together is None:
-                    return Ending(status=status, complete=False)
+                    return status
                 outcome = together
             _write_record(job, run, runtime, devices_of(runtime, launch)[0], outcome)
     if report:
         finish_prediction(job.output, scan_readers(scans, anonymous=job.anonymous))
-    return Ending(status=status, complete=True)
+    return status
 
 
 def _chosen_model(job: ScanJob) -> Model:

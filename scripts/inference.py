@@ -213,7 +213,7 @@ def _predict_scans(job: ScanJob, use: NetworkUse, *, report: bool) -> int:
     from inference.part_run import end_together
     from inference.run import predict_folder
 
-    return end_together(predict_folder(job, use, report=report).status)
+    return end_together(predict_folder(job, use, report=report))
 
 
 def _write_jobs(job: ScanJob, use: NetworkUse, options: InferenceOptions, words: Sequence[str]) -> int:

@@ -72,7 +72,7 @@ def predict(model: str, input_dir: str, output_dir: str, *, gpus: int | None = N
         overwrite=False, memory_gb=None,
     )  # fmt: skip
     use = NetworkUse(batch_size=None, gpus=gpus, amp=False, compile=False, tta=tta, overlap=None, blend="gaussian")
-    if predict_folder(job, use).status != EXIT_OK:
+    if predict_folder(job, use) != EXIT_OK:
         raise UserError(f"not all scans of {input_dir} could be predicted; the lines above say why")
 
 

@@ -11,13 +11,14 @@ UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def seconds_of(text: str, flag: str) -> float:
-    """The seconds of a length of time such as 45s, 10m, 1.5h or 1h30m; a number alone is seconds.
+    """The seconds of a length of time such as 45s, 10m, 1.5h or 1h30m; a number is seconds where it stands alone.
 
     Raises:
         UserError: it is none, or not longer than nothing.
     """
     compact = text.replace(" ", "").lower()
-    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?", compact)
+    compact += "s" if re.fullmatch(r"[\d.]+", compact) else ""
+    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?", compact)
     try:
         numbers = [float(part or 0) for part in parts.groups()] if parts and compact else []
     except ValueError:

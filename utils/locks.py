@@ -51,7 +51,7 @@ def folder_lock(folder: Path, *, wait: bool = True, brief: bool = False) -> Iter
         if not told and not (brief and time.monotonic() < begin_s + BRIEF_S):
             print(f"{folder}: waiting for another run ({owner}) that writes there", file=sys.stderr, flush=True)
             told = True
-        time.sleep(_BRIEF_WAIT_S if brief else _WAIT_S)
+        time.sleep(_BRIEF_WAIT_S if brief and not told else _WAIT_S)
     try:
         yield
     finally:

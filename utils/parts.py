@@ -116,8 +116,14 @@ class Place:
             with _alone_in(self.output):
                 yield
             return
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        with folder_lock(self.scratch):
+        with contextlib.ExitStack() as stack:
+            locked = False
+            while not locked:
+                # Whoever did the same part before may take its folder away, as soon as it is let go.
+                with contextlib.suppress(FileNotFoundError):
+                    self.scratch.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(folder_lock(self.scratch))
+                    locked = True
             # Whoever does everything has the folder from its begin to its end.
             with self.exclusive():
                 sweep(self.scratch, alone=True)

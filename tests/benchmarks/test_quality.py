@@ -21,10 +21,10 @@ def test_a_trial_is_a_setting_with_steps_and_seeds():
     assert parse_trials("rate4@250:1,2") == [
         Trial(name="rate4", flags="--learning_rate 0.004", steps=250, seed=seed) for seed in (1, 2)
     ]
-    assert parse_trials("own=--ema 0.5 --focal@40") == [Trial(name="own", flags="--ema 0.5 --focal", steps=40, seed=1)]
+    assert parse_trials("own=--ema 0.5 --focal@50") == [Trial(name="own", flags="--ema 0.5 --focal", steps=50, seed=1)]
 
 
-@pytest.mark.parametrize("text", ["base", "base@0", "base@x", "nothing@250", "@250", "base@250:a"])
+@pytest.mark.parametrize("text", ["base", "base@0", "base@x", "nothing@250", "@250", "base@250:a", "base@30"])
 def test_what_is_no_trial_is_refused(text):
     with pytest.raises(UserError, match="--trials"):
         parse_trials(text)
