@@ -169,6 +169,13 @@ def test_deflated_dicom_is_refused_as_nobody_knows_its_size(service, tmp_path):
         data.save_as(path, enforce_file_format=True)
     status, message = service.error(zipped(tmp_path / "ct"))
     assert status == 422 and "deflated DICOM" in message
+    # Without their first bytes they are DICOM by their names, and pydicom reads them.
+    for path in (tmp_path / "ct").iterdir():
+        path.with_suffix(".dcm").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    assert pydicom.dcmread(next((tmp_path / "ct").iterdir()), force=True).Rows == 6
+    status, message = service.error(zipped(tmp_path / "ct"))
+    assert status == 422 and "deflated DICOM" in message
 
 
 def test_one_file_with_all_slices(service, model, tmp_path):
