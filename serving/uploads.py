@@ -30,7 +30,8 @@ from serving.scratch import Folder
 from utils.archives import unpack_zip
 from utils.errors import UserError
 from utils.nifti import read_header, working_grid
-from utils.scan_formats import packed_offset, require_package
+from utils.packed_voxels import find_packed
+from utils.scan_formats import require_package
 
 MOST_VOXEL_BYTES = 8
 HEADER_ROOM_BYTES = 1 << 24
@@ -167,8 +168,11 @@ def check_upload(scan: Scan, predictor: Predictor, limits: Limits) -> tuple[int,
     if voxels > limits.voxels:
         raise too_large(f"the scan has {voxels} voxels; this service takes {limits.voxels}")
     if scan.series is None:
-        for path, (shape, _) in zip(scan.images, headers):
-            _check_unpacked(path, math.prod(shape) * MOST_VOXEL_BYTES + HEADER_ROOM_BYTES)
+        try:
+            for path, (shape, _) in zip(scan.images, headers):
+                _check_unpacked(path, math.prod(shape) * MOST_VOXEL_BYTES + HEADER_ROOM_BYTES)
+        except UserError as error:
+            raise Refused(422, in_clients_words(str(error), scan.images)) from None
     shape, affine = headers[0]
     grid, spacing_mm = working_grid(shape[:3], affine)
     _check_resampled(grid, spacing_mm, affine, predictor, limits)
@@ -209,6 +213,7 @@ def _check_unpacked(path: Path, most_bytes: int) -> None:
     with path.open("rb") as file:
         offset = 0 if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else None
     if offset is None and path.suffix in (".nrrd", ".mha"):
-        offset = packed_offset(path)
+        found = find_packed(path)
+        offset = None if found is None else found[1]
     if offset is not None and unpacked_beyond(path, most_bytes, offset):
         raise too_large("the file unpacks to far more than its header states")

@@ -6,8 +6,6 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from utils.errors import UserError
 from utils.extras import optional_import
 from utils.geometry import LPS_TO_RAS, Geometry
 from utils.nifti_header import require_grid
-from utils.scan_names import PICTURE_ENDINGS, is_picture, scan_ending
+from utils.packed_voxels import require_undamaged
+from utils.scan_names import is_picture, scan_ending
 from utils.temporary import temporary_file
 
 READERS = {
@@ -29,7 +28,6 @@ READERS = {
 """SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
 ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 """Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
-_CHUNK_BYTES = 1 << 20
 
 
 def needs_itk(path: Path) -> bool:
@@ -69,7 +67,8 @@ def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
         UserError: no SimpleITK, or the file is missing, cut short, damaged or of another kind than its name says.
     """
     _, geometry = read_grid(path)
-    _require_undamaged(path)
+    if not is_picture(path):
+        require_undamaged(path)
     image = _attempt(path, _reader(path).Execute)
     itk = _simpleitk(path)
     components = image.GetNumberOfComponentsPerPixel()
@@ -194,45 +193,3 @@ def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> Geometry:
         shape_xyz=triple(shape[:3]), affine=tuple(map(tuple, affine.tolist())), qform_code=1, sform_code=1,
         xyzt_units=2,
     )  # fmt: skip
-
-
-def packed_offset(path: Path) -> int | None:
-    """Where the packed voxels of a file begin; None where they are not packed, lie in another file, or in a picture."""
-    if scan_ending(path).lower() in PICTURE_ENDINGS:
-        return None
-    with open(path, "rb") as file:
-        start = file.read(_CHUNK_BYTES)
-    lower = start.lower()
-    if lower.startswith(b"nrrd"):
-        end = re.search(rb"\n\r?\n", start)
-        offset = 0 if end is None else end.end()
-        head = start[:offset]
-        is_packed = b"encoding: gz" in head.lower()
-    else:
-        offset = start.find(b"\n", lower.find(b"elementdatafile")) + 1
-        head = start[:offset].lower()
-        is_packed = b"compresseddata = true" in head and b"= local" in head[head.rfind(b"elementdatafile") :]
-    # A detached file's checksum is left to its reader.
-    return None if not is_packed or b"data file:" in head.lower() or not offset else offset
-
-
-def _require_undamaged(path: Path) -> None:
-    """Check the sums that packed voxels carry, as SimpleITK does not: it would give other voxels in silence.
-
-    Raises:
-        UserError: they do not fit.
-    """
-    offset = packed_offset(path)
-    if offset is None:
-        return
-    unpacker, waiting = zlib.decompressobj(wbits=47), b""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        try:
-            while not unpacker.eof and (waiting := waiting or file.read(_CHUNK_BYTES)):
-                unpacker.decompress(waiting, _CHUNK_BYTES)
-                waiting = unpacker.unconsumed_tail
-        except zlib.error:
-            raise UserError(f"{path} is damaged; copy or download it again") from None
-    if not unpacker.eof:
-        raise UserError(f"{path} is truncated; copy or download it again")

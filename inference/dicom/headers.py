@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import mmap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from utils.extras import optional_import
 
 UNPLACED = "frames without a position"
 MAGIC_OFFSET, MAGIC = 128, b"DICM"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax of files that are packed as a whole."""
 ENDINGS = (".dcm", ".ima")
 """By which files without those bytes are known."""
 NO_SCANS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC")
@@ -102,14 +105,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_deflated(path: Path) -> bool:
-    """Whether all of a file after its first bytes is packed, so that reading its header takes what it unpacks to."""
-    pydicom = load_pydicom()
-    try:
-        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-    except Exception:
-        # Of a damaged header pydicom raises whatever it comes across; `read_file` says so.
-        return False
-    return syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+    """Whether a file may be packed as a whole, so that reading its header takes what it unpacks to.
+
+    What says so stands in it unpacked. It is looked for anywhere: pydicom takes files whose first bytes are missing or
+    damaged as well.
+    """
+    with open(path, "rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(DEFLATED) >= 0
 
 
 def read_file(path: Path) -> DicomFile | None:

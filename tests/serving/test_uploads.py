@@ -169,6 +169,13 @@ def test_deflated_dicom_is_refused_as_nobody_knows_its_size(service, tmp_path):
         data.save_as(path, enforce_file_format=True)
     status, message = service.error(zipped(tmp_path / "ct"))
     assert status == 422 and "deflated DICOM" in message
+    # Without their first bytes they are DICOM by their names, and pydicom reads them.
+    for path in (tmp_path / "ct").iterdir():
+        path.with_suffix(".dcm").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    assert pydicom.dcmread(next((tmp_path / "ct").iterdir()), force=True).Rows == 6
+    status, message = service.error(zipped(tmp_path / "ct"))
+    assert status == 422 and "deflated DICOM" in message
 
 
 def test_one_file_with_all_slices(service, model, tmp_path):
@@ -208,10 +215,15 @@ def test_headers_that_name_other_files_or_claim_too_much_are_refused(service, tm
     assert service.predict(NRRD + b"\n" + VOXELS)[0] == service.predict(MHA + LOCAL + VOXELS)[0] == 200
 
 
-def test_packed_voxels_are_counted(service, tmp_path):
-    packed = MHA.replace(b"CompressedData = False", b"CompressedData = True") + LOCAL + zlib.compress(bytes(60_000_000))
+@pytest.mark.parametrize("words", [b"CompressedData = True\n", b"CompressedData=True\n", b"CompressedData: T\n"])
+def test_packed_voxels_are_counted(service, tmp_path, words):
+    bomb = zlib.compress(bytes(60_000_000))
+    size = b"CompressedDataSize = %d\n" % len(bomb)
+    packed = MHA.replace(b"CompressedData = False\n", words + size) + LOCAL + bomb
     status, message = service.error(packed)
     assert status == 413 and "unpacks to far more" in message
+    status, message = service.error(packed.replace(size, b""))
+    assert status == 422 and "file 1 has packed voxels" in message
     (tmp_path / "x").write_bytes(b"head" + zlib.compress(bytes(1000)))
     assert unpacked_beyond(tmp_path / "x", 999, 4) and not unpacked_beyond(tmp_path / "x", 1000, 4)
     assert service.error(NRRD.replace(b"2 2 2", b"2000 2000 2000") + b"\n" + VOXELS)[0] == 413

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,8 @@ sitk = pytest.importorskip("SimpleITK", reason="the extra `formats` is not insta
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ARRAY = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) - 7
+NOISE = np.random.default_rng(0).integers(0, 2**15, (9, 9, 9)).astype(np.int16)
+"""Packed, a changed byte of it is a changed voxel and nothing else."""
 SIGNED_AXES = [
     (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
 ]
@@ -149,24 +152,69 @@ def test_pages_of_a_tiff_are_refused(tmp_path):
         write_mask(tmp_path / "mask.png", np.zeros((4, 3, 2), np.uint8), geometry)
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
-def test_damage_is_found(tmp_path, ending):
-    # Noise: packed, a changed byte of it is a changed voxel and nothing else.
-    noise = np.random.default_rng(0).integers(0, 2**15, (9, 9, 9)).astype(np.int16)
-    whole = save(tmp_path / f"a{ending}", noise, np.eye(4)).read_bytes()
-    (tmp_path / f"a{ending}").write_bytes(whole[:-200])
+SPELLINGS = [
+    (".nrrd", b"encoding: gzip", b"encoding: gzip"), (".nrrd", b"encoding: gzip", b"encoding:  gzip"),
+    (".nrrd", b"encoding: gzip", b"Encoding: GZ"), (".nrrd", b"encoding: gzip", b"encoding:   Gz"),
+    (".mha", b"CompressedData = True", b"CompressedData = True"),
+    (".mha", b"CompressedData = True", b"CompressedData=True"),
+    (".mha", b"CompressedData = True", b"CompressedData: T"),
+    (".mha", b"CompressedData = True", b"CompressedData =  1"),
+    (".mha", b"CompressedData = True", b" CompressedData == t"),
+    (".mha", b"ElementDataFile = LOCAL", b"ElementDataFile=Local"),
+    (".mha", b"ElementDataFile = LOCAL", b"ElementDataFile :  local"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "ours", "theirs"), SPELLINGS)
+def test_damage_is_found(tmp_path, ending, ours, theirs):
+    path = tmp_path / f"a{ending}"
+    whole = save(path, NOISE, np.eye(4)).read_bytes()
+    assert ours in whole
+    expected = read_image([path]).array
+    whole = whole.replace(ours, theirs)
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_image([path]).array, expected)
+    path.write_bytes(whole[:-200])
     with pytest.raises(UserError, match=rf"a\{ending} is truncated"):
-        read_image([tmp_path / f"a{ending}"])
+        read_image([path])
     damaged = bytearray(whole)
     damaged[-300] ^= 0xFF
-    (tmp_path / f"a{ending}").write_bytes(damaged)
+    path.write_bytes(damaged)
     with pytest.raises(UserError, match=rf"a\{ending} is damaged"):
-        read_image([tmp_path / f"a{ending}"])
-    (tmp_path / f"a{ending}").write_bytes(b"hello")
+        read_image([path])
+    path.write_bytes(b"hello")
     with pytest.raises(UserError, match=rf"a\{ending} is no readable"):
-        read_header(tmp_path / f"a{ending}")
+        read_header(path)
     with pytest.raises(UserError, match="does not exist"):
         read_image([tmp_path / f"none{ending}"])
+
+
+@pytest.mark.parametrize(("ending", "voxels"), [(".nhdr", "a.raw.gz"), (".mhd", "a.zraw")])
+def test_damage_of_voxels_in_a_file_of_their_own_is_found(tmp_path, ending, voxels):
+    path, packed = save(tmp_path / f"a{ending}", NOISE, np.eye(4)), tmp_path / voxels
+    whole = packed.read_bytes()
+    assert read_image([path]).array.size == NOISE.size
+    damaged = bytearray(whole)
+    damaged[-300] ^= 0xFF
+    for content, word in ((whole[:-200], "truncated"), (bytes(damaged), "damaged")):
+        packed.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{voxels} is {word}"):
+            read_image([path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda data: re.sub(rb"CompressedDataSize.*\n", b"", data), "how many bytes they are"),
+     (lambda data: data + b"x", r"is damaged: .* its header says \d+ \(CompressedDataSize\)"),
+     (lambda data: data.replace(b"NDims", b"HeaderSize = 12\nNDims"), "where they begin"),
+     (lambda data: data.replace(b"Data = True", b"Data = Yes"), "does not say as it should"),
+     (lambda data: data.replace(b"CompressedData = T", b"Compresseddata = T"), "does not say as it should")],
+)  # fmt: skip
+def test_a_packed_metaimage_says_how_many_bytes_it_has(tmp_path, change, message):
+    path = save(tmp_path / "a.mha", NOISE, np.eye(4))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message):
+        read_image([path])
 
 
 def test_a_header_with_its_voxels_elsewhere_is_copied_as_one_file(tmp_path):
