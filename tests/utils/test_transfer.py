@@ -20,13 +20,17 @@ OLD, NEW = b"a" * 1000, b"b" * 1000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file below /file, hangs up after `cuts.pop(0)` bytes of an answer, and sends /moved on to it."""
+    """Serves one file below /file, hangs up after `cuts.pop(0)` bytes of an answer, and sends /moved on to it.
+
+    A part of the file has `most` bytes, however many were asked for.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.state, self.cuts = OLD, {"ETag": '"1"'}, list[int]()
         self.asked: list[tuple[str | None, str | None]] = []
-        self.knows_if_range, self.ranges = True, True
+        self.knows_if_range, self.ranges, self.says_length = True, True, True
+        self.most: int | None = None
 
     @property
     def url(self) -> str:
@@ -48,10 +52,11 @@ class Handler(BaseHTTPRequestHandler):
         if start >= total:
             self._head(416, {"Content-Range": f"bytes */{total}", "Content-Length": "0", **server.state})
             return
-        length = {"Content-Length": str(total - start)}
-        place = {"Content-Range": f"bytes {start}-{total - 1}/{total}"} if start else {}
+        end = min(total, start + server.most) if start and server.most else total
+        length = {"Content-Length": str(end - start)} if server.says_length else {}
+        place = {"Content-Range": f"bytes {start}-{end - 1}/{total}"} if start else {}
         self._head(206 if start else 200, {**length, **place, **server.state})
-        self.wfile.write(server.content[start : start + server.cuts.pop(0) if server.cuts else total])
+        self.wfile.write(server.content[start : start + server.cuts.pop(0) if server.cuts else end])
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -96,6 +101,14 @@ def test_a_file_of_the_same_state_is_continued(server, tmp_path, state, sent):
     break_off(server, tmp_path / "part")
     assert get(server.url, tmp_path / "part") == OLD
     assert server.asked == [(None, None), ("bytes=400-", sent)]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_part_that_is_shorter_than_what_was_asked_for_is_not_the_rest(server, tmp_path, says_length):
+    break_off(server, tmp_path / "part")
+    server.most, server.says_length = 300, says_length
+    assert get(server.url, tmp_path / "part", TWICE) == OLD
+    assert [span for span, _ in server.asked] == [None, "bytes=400-", "bytes=700-"]
 
 
 @pytest.mark.parametrize("knows_if_range", [True, False])
