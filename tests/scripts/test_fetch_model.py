@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from inference import fetching
 from inference.archive import load_model, read_archive
 from inference.fetching import fetch_model
 from scripts import export_model, info
@@ -104,6 +105,12 @@ def test_a_model_from_a_server_lies_in_the_cache_and_is_not_fetched_again(server
     assert fetch(server.url, f"SHA256:{digest(model).upper()}") == path and server.asked == [0]
     path.write_bytes(b"damaged since")
     assert fetch(server.url, digest(model)).read_bytes() == model.read_bytes()
+
+
+def test_a_model_that_is_there_is_read_once(server, model, monkeypatch):
+    path, read = fetch(server.url, digest(model)), []
+    monkeypatch.setattr(fetching, "_sha256", lambda file: read.append(file) or digest(file))
+    assert fetch(server.url, digest(model)) == path and read == [path]
 
 
 def test_a_transfer_that_broke_off_is_continued(server, model, cache):
