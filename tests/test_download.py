@@ -10,9 +10,7 @@ import io
 import os
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,55 +18,11 @@ import pytest
 import download
 from data_preprocessing.dataset import phantom
 from data_preprocessing.planning.presets import MSD_TASKS
+from tests.file_server import ONCE, TWICE, FileServer, serving
 from utils import transfer
 from utils.errors import UserError, run_cli
-from utils.transfer import Patience
 
 FOLDER = "Task04_Hippocampus"
-ONCE = Patience(attempts=1, pause_s=0, timeout_s=10)
-TWICE = Patience(attempts=2, pause_s=0, timeout_s=10)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves one archive; `cut_after` bytes of an answer it hangs up, once for each entry."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.cut_after, self.supports_range = content, [], True
-        self.ranges: list[str | None] = []
-        self.status = 200
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.ranges.append(asked)
-        total = len(server.content)
-        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.supports_range else 0
-        if server.status != 200 or self.path != f"/{FOLDER}.tar":
-            self._head(404 if server.status == 200 else server.status, {"Content-Length": 0})
-        elif first >= total:
-            self._head(416, {"Content-Range": f"bytes */{total}", "Content-Length": 0})
-        else:
-            span = {"Content-Range": f"bytes {first}-{total - 1}/{total}"} if first else {}
-            self._head(206 if first else 200, {**span, "Content-Length": total - first})
-            last = first + server.cut_after.pop(0) if server.cut_after else total
-            self.wfile.write(server.content[first:last])
-
-    def _head(self, status: int, headers: dict) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def tar_of(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
@@ -97,19 +51,14 @@ GOOD = {
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(tar_of(GOOD))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def server() -> Iterator[FileServer]:
+    with serving(tar_of(GOOD), f"/{FOLDER}.tar") as server:
+        yield server
 
 
-def task_at(server: Server):
+def task_at(server: FileServer):
     """The task with this server's address and the sum of what it serves."""
-    return dataclasses.replace(MSD_TASKS["04"], archives=server.url, md5=hashlib.md5(server.content).hexdigest())
+    return dataclasses.replace(MSD_TASKS["04"], archives=server.root, md5=hashlib.md5(server.content).hexdigest())
 
 
 def files_in(folder: Path) -> list[str]:
@@ -128,44 +77,20 @@ def test_a_task_is_fetched_unpacked_and_its_archive_removed(tmp_path, server, ca
 
 
 def test_a_broken_transfer_is_continued_by_the_next_run(tmp_path, server):
-    server.cut_after = [3000]
+    server.cuts = [3000]
     with pytest.raises(UserError, match="run the same command again to continue"):
         download.download_task(task_at(server), tmp_path, patience=ONCE)
     assert (tmp_path / f"{FOLDER}.tar.part").read_bytes() == server.content[:3000]
     download.download_task(task_at(server), tmp_path, patience=ONCE)
-    assert server.ranges == [None, "bytes=3000-"]
+    assert server.spans == [None, "bytes=3000-"]
     assert files_in(tmp_path) == UNPACKED
-
-
-def test_a_broken_transfer_is_continued_within_a_run(tmp_path, server):
-    server.cut_after = [3000]
-    part = tmp_path / "part"
-    transfer.fetch(task_at(server).url, part, lambda *_: None, TWICE)
-    assert server.ranges == [None, "bytes=3000-"]
-    assert part.read_bytes() == server.content
-
-
-@pytest.mark.parametrize("cut", [3000, None])
-def test_a_server_that_cannot_continue_is_asked_for_all(tmp_path, server, cut):
-    part = tmp_path / "part"
-    part.write_bytes(server.content[:cut])
-    server.supports_range = False
-    transfer.fetch(task_at(server).url, part, lambda *_: None, ONCE)
-    assert part.read_bytes() == server.content
 
 
 def test_a_complete_part_is_not_fetched_again(tmp_path, server):
     (tmp_path / f"{FOLDER}.tar.part").write_bytes(server.content)
     download.download_task(task_at(server), tmp_path, patience=ONCE)
-    assert server.ranges == [f"bytes={len(server.content)}-"]
+    assert server.spans == [f"bytes={len(server.content)}-"]
     assert files_in(tmp_path) == UNPACKED
-
-
-def test_a_part_longer_than_the_file_is_started_anew(tmp_path, server):
-    part = tmp_path / "part"
-    part.write_bytes(server.content + b"more")
-    transfer.fetch(task_at(server).url, part, lambda *_: None, TWICE)
-    assert part.read_bytes() == server.content
 
 
 def test_a_wrong_checksum_removes_the_transfer_and_nothing_else(tmp_path, server):
@@ -175,14 +100,14 @@ def test_a_wrong_checksum_removes_the_transfer_and_nothing_else(tmp_path, server
         download.download_task(task, tmp_path, patience=ONCE)
     assert files_in(tmp_path) == ["mine.txt"]
     download.download_task(task_at(server), tmp_path, patience=ONCE)
-    assert server.ranges == [None, None]
+    assert server.spans == [None, None]
 
 
 def test_an_archive_of_the_user_is_used_without_the_network_and_kept(tmp_path, server):
     (tmp_path / f"{FOLDER}.tar").write_bytes(server.content)
     download.download_task(task_at(server), tmp_path, patience=ONCE)
     assert files_in(tmp_path) == sorted([f"{FOLDER}.tar", *UNPACKED])
-    assert server.ranges == []
+    assert server.spans == []
 
 
 def test_a_wrong_archive_of_the_user_is_refused_and_kept(tmp_path, server):
@@ -196,7 +121,7 @@ def test_a_task_that_is_there_is_left_alone(tmp_path, server, capsys):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "mine.txt").write_text("keep")
     download.download_task(task_at(server), tmp_path, patience=ONCE)
-    assert files_in(tmp_path) == [f"{FOLDER}/mine.txt"] and server.ranges == []
+    assert files_in(tmp_path) == [f"{FOLDER}/mine.txt"] and server.spans == []
     assert "is there already" in capsys.readouterr().out
 
 
@@ -269,7 +194,7 @@ def test_a_full_disk_keeps_what_arrived_and_a_later_run_continues(tmp_path, serv
             download.download_task(task_at(server), tmp_path, patience=TWICE)
     assert (tmp_path / f"{FOLDER}.tar.part").read_bytes() == server.content[:1000]
     download.download_task(task_at(server), tmp_path, patience=ONCE)
-    assert server.ranges == [None, "bytes=1000-"]
+    assert server.spans == [None, "bytes=1000-"]
     assert files_in(tmp_path) == UNPACKED
 
 
@@ -297,13 +222,7 @@ def test_a_server_error_is_tried_again_and_a_refusal_is_not(tmp_path, server, st
     server.status = status
     with pytest.raises(UserError, match=f"answers {status}"):
         download.download_task(task_at(server), tmp_path, patience=TWICE)
-    assert len(server.ranges) == tries
-
-
-def test_no_connection_is_one_message(tmp_path):
-    task = dataclasses.replace(MSD_TASKS["04"], archives="http://127.0.0.1:1")
-    with pytest.raises(UserError, match=r"Connection refused.*run the same command again"):
-        download.download_task(task, tmp_path, patience=ONCE)
+    assert len(server.spans) == tries
 
 
 def test_the_command_line_writes_the_phantom_and_leaves_it_alone_the_second_time(tmp_path, capsys, monkeypatch):
@@ -318,7 +237,7 @@ def test_the_command_line_writes_the_phantom_and_leaves_it_alone_the_second_time
 def test_the_command_line_takes_several_tasks_and_a_mirror(tmp_path, server, monkeypatch):
     monkeypatch.setitem(MSD_TASKS, "04", task_at(server))
     (tmp_path / "Task09_Spleen").mkdir()
-    arguments = ["--task", "4", "09", "--results", str(tmp_path), "--mirror", f"{server.url}/"]
+    arguments = ["--task", "4", "09", "--results", str(tmp_path), "--mirror", f"{server.root}/"]
     assert run_cli(lambda: download.main(arguments)) == 0
     assert files_in(tmp_path) == UNPACKED
 

@@ -19,7 +19,7 @@ import evaluate
 import main
 from data_preprocessing import case_restorer
 from tests.main_runs import TINY_NETWORK, command, outcome, run, weights
-from tests.tiny_task import Task, make_task
+from tests.tiny_task import Task, make_folds, make_task
 from utils.errors import UserError, run_cli
 
 PROJECT = Path(main.__file__).resolve().parent
@@ -28,8 +28,7 @@ TRAINING = (*TINY_NETWORK, "--nfolds", "3", "--learning_rate", "0.01")
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Task:
-    made = make_task(tmp_path_factory.mktemp("task"), num_cases=6, shape=(14, 18, 16))
-    assert made.run("--nfolds", "3") == 0
+    made = make_folds(tmp_path_factory.mktemp("task"))
     assert made.run("--nfolds", "3", "--exec_mode", "val") == 0
     assert made.run("--nfolds", "3", "--exec_mode", "test") == 0
     return made

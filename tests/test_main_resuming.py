@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.main_runs import TINY_NETWORK, history, run, weights
-from tests.tiny_task import Task, make_task, write_scan
+from tests.tiny_task import Task, make_folds, make_task, write_scan
 from utils.training_state import read_training_state
 
 pytestmark = pytest.mark.slow
@@ -22,9 +22,7 @@ TRAINING = (*TINY_NETWORK, "--nfolds", "3", "--learning_rate", "0.01", "--schedu
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Task:
-    made = make_task(tmp_path_factory.mktemp("task"), num_cases=6, shape=(14, 18, 16))
-    assert made.run("--nfolds", "3") == 0
-    return made
+    return make_folds(tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture(scope="module")

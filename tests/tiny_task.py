@@ -64,5 +64,12 @@ def make_task(root: Path, num_cases: int = 3, shape: tuple[int, int, int] = SHAP
     return task
 
 
+def make_folds(root: Path) -> Task:
+    """A task of six scans, preprocessed for three folds; what trainings are tried on."""
+    task = make_task(root, num_cases=6, shape=(14, 18, 16))
+    assert task.run("--nfolds", "3") == 0
+    return task
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "run.json"}

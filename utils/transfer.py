@@ -126,28 +126,37 @@ def _fetch_once(url: str, part: Path, report: Report, timeout_s: float, purpose:
             drop_part(part)
         return complete
     with response:
-        said = response.headers.get("Content-Length", "")
-        length = int(said) if said.isdecimal() else None
+        total = _total(response.headers, present if response.status == 206 else 0)
         if response.status == 206:
             span = response.headers.get("Content-Range", "")
             if not span.startswith(f"bytes {present}-") or _differs(response.headers, state):
                 drop_part(part)
                 raise ConnectionError("the file has changed on the server meanwhile")
         else:
-            if present and length == present and _state(response.headers) == state:
+            if present and total == present and _state(response.headers) == state:
                 return True
             present = 0
             _write_state(part, response.headers)
-        total = present + length if length is not None else 0
-        needed = (2 if purpose.unpacked else 1) * total - present
+        needed = (2 if purpose.unpacked else 1) * (total or 0) - present
         what = "the archive and its files" if purpose.unpacked else "the bytes of the file"
         require_room(part.parent, needed, what, purpose.elsewhere)
         with _open(part, "ab" if present else "wb") as file:
             while chunk := response.read(CHUNK_BYTES):
                 _write(file, chunk, part)
                 present += len(chunk)
-                report(present, total)
-    return present == total or length is None
+                report(present, total or 0)
+    return total is None or present == total
+
+
+def _total(headers: Message, present: int) -> int | None:
+    """Bytes of the whole file; None where an answer does not say.
+
+    An answer that continues after the bytes that are present may be shorter than what was asked for.
+    """
+    whole, length = headers.get("Content-Range", "").rpartition("/")[2], headers.get("Content-Length", "")
+    if present and whole.isdecimal():
+        return int(whole)
+    return present + int(length) if length.isdecimal() else None
 
 
 def _state_file(part: Path) -> Path:

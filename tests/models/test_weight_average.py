@@ -9,7 +9,7 @@ from models.checkpoint import read_checkpoint
 from models.nn_unet import NNUnet
 from models.weight_average import AveragedWeights, kept_share
 from tests.main_runs import TINY, checkpoint, train
-from tests.tiny_task import Task, make_task
+from tests.tiny_task import Task, make_folds
 
 EMA = (
     *TINY,
@@ -46,9 +46,7 @@ def test_the_average_by_hand():
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Task:
-    made = make_task(tmp_path_factory.mktemp("task"), num_cases=6, shape=(14, 18, 16))
-    assert made.run("--nfolds", "3") == 0
-    return made
+    return make_folds(tmp_path_factory.mktemp("task"))
 
 
 @pytest.mark.slow

@@ -7,24 +7,21 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from inference import fetching
 from inference.archive import load_model, read_archive
 from inference.fetching import fetch_model
 from scripts import export_model, info
 from scripts import fetch_model as command
+from tests.file_server import ONCE, FileServer, serving
 from tests.models.builders import make_plan
 from tests.models.checkpoints import save_ours
 from utils.errors import UserError, run_cli
-from utils.transfer import Patience
-
-ONCE = Patience(attempts=1, pause_s=0, timeout_s=10)
 
 
 @pytest.fixture
@@ -42,51 +39,10 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache/models"
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file, the first time only its first half where `breaks` is set."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.breaks, self.asked = content, False, []
-        self.state, self.says_length = "", True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/models/liver%20one.zip"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        holds = self.headers.get("If-Range", self.server.state) == self.server.state
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if holds else 0
-        self.server.asked.append(start)
-        content = self.server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            whole = len(self.server.content)
-            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
-        if self.server.says_length:
-            self.send_header("Content-Length", str(len(content)))
-        if self.server.state:
-            self.send_header("ETag", self.server.state)
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if self.server.breaks and not start else content)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
-def server(model) -> Iterator[Server]:
-    server = Server(model.read_bytes())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def server(model) -> Iterator[FileServer]:
+    with serving(model.read_bytes(), "/models/liver%20one.zip") as server:
+        yield server
 
 
 def digest(path: Path) -> str:
@@ -101,21 +57,27 @@ def test_a_model_from_a_server_lies_in_the_cache_and_is_not_fetched_again(server
     path = fetch(server.url, digest(model))
     assert path.parent == cache and path.name == f"liver_one-{digest(model)}.zip"
     assert path.read_bytes() == model.read_bytes()
-    assert fetch(server.url, f"SHA256:{digest(model).upper()}") == path and server.asked == [0]
+    assert fetch(server.url, f"SHA256:{digest(model).upper()}") == path and server.spans == [None]
     path.write_bytes(b"damaged since")
     assert fetch(server.url, digest(model)).read_bytes() == model.read_bytes()
 
 
+def test_a_model_that_is_there_is_read_once(server, model, monkeypatch):
+    path, read = fetch(server.url, digest(model)), []
+    monkeypatch.setattr(fetching, "_sha256", lambda file: read.append(file) or digest(file))
+    assert fetch(server.url, digest(model)) == path and read == [path]
+
+
 def test_a_transfer_that_broke_off_is_continued(server, model, cache):
-    server.breaks = True
+    server.cuts = [500]
     with pytest.raises(UserError, match="run the same command again"):
         fetch(server.url, digest(model))
     assert fetch(server.url, digest(model)).read_bytes() == model.read_bytes()
-    assert server.asked == [0, len(server.content) // 2]
+    assert server.spans == [None, "bytes=500-"]
 
 
 def test_a_model_that_was_replaced_between_two_tries_is_not_stitched_together(server, model, cache):
-    server.breaks, server.state = True, '"first"'
+    server.cuts, server.state = [500], {"ETag": '"first"'}
     with pytest.raises(UserError, match="run the same command again to continue"):
         fetch(server.url)
     words = [
@@ -127,13 +89,13 @@ def test_a_model_that_was_replaced_between_two_tries_is_not_stitched_together(se
         "another of the same size",
     ]
     assert export_model.main([*map(str, words)]) == 0
-    server.content, server.breaks, server.state = model.with_name("b.zip").read_bytes(), False, '"second"'
+    server.content, server.state = model.with_name("b.zip").read_bytes(), {"ETag": '"second"'}
     assert fetch(server.url).read_bytes() == server.content
-    assert server.asked == [0, 0] and len(list(cache.iterdir())) == 1
+    assert server.asked == [(None, None), ("bytes=500-", '"first"')] and len(list(cache.iterdir())) == 1
 
 
 def test_a_stream_without_a_length_that_ends_early_is_no_model(server, cache):
-    server.breaks, server.says_length = True, False
+    server.cuts, server.says_length = [500], False
     with pytest.raises(UserError, match=r"is no model: it "):
         fetch(server.url)
     assert not list(cache.iterdir())
@@ -143,7 +105,7 @@ def test_of_two_at_once_one_fetches_and_the_other_takes_what_is_there(server, mo
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: fetch(server.url, digest(model)), range(2))
     assert first == second and first.read_bytes() == model.read_bytes()
-    assert server.asked == [0] and list(cache.iterdir()) == [first]
+    assert server.spans == [None] and list(cache.iterdir()) == [first]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(model, cache, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
-from tests.tiny_task import Task, make_task
+from tests.tiny_task import Task, make_folds
 from training.budget import _kept
 from training.budget_exchange import decided_in
 from utils.args import parse_config
@@ -27,9 +27,7 @@ FLAGS = (*TINY_NETWORK, "--nfolds", "3", "--no_report")
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Task:
-    made = make_task(tmp_path_factory.mktemp("task"), num_cases=6, shape=(14, 18, 16))
-    assert made.run("--nfolds", "3") == 0
-    return made
+    return make_folds(tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture(scope="module")

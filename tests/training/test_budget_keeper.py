@@ -11,7 +11,7 @@ import torch
 
 from models.nn_unet import NNUnet
 from tests.main_runs import TINY_NETWORK, checkpoint, history, outcome, train, weights
-from tests.tiny_task import Task, make_task
+from tests.tiny_task import Task, make_folds
 from training.budget import Decision
 from training.budget_keeper import BudgetKeeper, BudgetPlan, Course, Pace, seconds_left, total_for
 
@@ -63,9 +63,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Task:
-    made = make_task(tmp_path_factory.mktemp("task"), num_cases=6, shape=(14, 18, 16))
-    assert made.run("--nfolds", "3") == 0
-    return made
+    return make_folds(tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture

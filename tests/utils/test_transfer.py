@@ -2,76 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import Request
 
 import pytest
 
+from tests.file_server import ONCE, TWICE, FileServer, serving
 from utils.errors import UserError
 from utils.transfer import Patience, Purpose, SameSafety, fetch
 
-ONCE, TWICE = (Patience(attempts=attempts, pause_s=0, timeout_s=10) for attempts in (1, 2))
 PLAIN = Purpose(elsewhere="NNUNET_CACHE", unpacked=False, compared=False)
+COMPARED = Purpose(compared=True)
 OLD, NEW = b"a" * 1000, b"b" * 1000
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file below /file, hangs up after `cuts.pop(0)` bytes of an answer, and sends /moved on to it."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.state, self.cuts = OLD, {"ETag": '"1"'}, list[int]()
-        self.asked: list[tuple[str | None, str | None]] = []
-        self.knows_if_range, self.ranges = True, True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/file"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, total = self.server, len(self.server.content)
-        if self.path == "/moved":
-            self._head(302, {"Location": server.url, "Content-Length": "0"})
-            return
-        span, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        server.asked.append((span, condition))
-        holds = condition is None or not server.knows_if_range or condition in server.state.values()
-        start = int(span[6:-1]) if span and holds and server.ranges else 0
-        if start >= total:
-            self._head(416, {"Content-Range": f"bytes */{total}", "Content-Length": "0", **server.state})
-            return
-        length = {"Content-Length": str(total - start)}
-        place = {"Content-Range": f"bytes {start}-{total - 1}/{total}"} if start else {}
-        self._head(206 if start else 200, {**length, **place, **server.state})
-        self.wfile.write(server.content[start : start + server.cuts.pop(0) if server.cuts else total])
-
-    def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def server() -> Iterator[FileServer]:
+    with serving(OLD, "/file") as server:
+        server.state = {"ETag": '"1"'}
+        yield server
 
 
 def get(url: str, part: Path, patience: Patience = ONCE, purpose: Purpose = PLAIN) -> bytes:
@@ -81,7 +32,7 @@ def get(url: str, part: Path, patience: Patience = ONCE, purpose: Purpose = PLAI
     return part.read_bytes()
 
 
-def break_off(server: Server, part: Path, after: int = 400) -> None:
+def break_off(server: FileServer, part: Path, after: int = 400) -> None:
     server.cuts = [after]
     with pytest.raises(UserError, match="closed early; run the same command again to continue"):
         fetch(server.url, part, lambda *_: None, ONCE, PLAIN)
@@ -96,6 +47,28 @@ def test_a_file_of_the_same_state_is_continued(server, tmp_path, state, sent):
     break_off(server, tmp_path / "part")
     assert get(server.url, tmp_path / "part") == OLD
     assert server.asked == [(None, None), ("bytes=400-", sent)]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_part_that_is_shorter_than_what_was_asked_for_is_not_the_rest(server, tmp_path, says_length):
+    break_off(server, tmp_path / "part")
+    server.most, server.says_length = 300, says_length
+    assert get(server.url, tmp_path / "part", TWICE) == OLD
+    assert server.spans == [None, "bytes=400-", "bytes=700-"]
+
+
+@pytest.mark.parametrize("present", [400, 1000])
+def test_a_server_that_cannot_continue_is_asked_for_all(server, tmp_path, present):
+    part = tmp_path / "part"
+    part.write_bytes(OLD[:present])
+    server.ranges = False
+    assert get(server.url, part, ONCE, COMPARED) == OLD
+
+
+def test_a_part_longer_than_the_file_is_started_anew(server, tmp_path):
+    part = tmp_path / "part"
+    part.write_bytes(OLD + b"more")
+    assert get(server.url, part, TWICE, COMPARED) == OLD
 
 
 @pytest.mark.parametrize("knows_if_range", [True, False])
@@ -129,10 +102,9 @@ def test_without_a_state_only_what_is_compared_later_is_continued(server, tmp_pa
     assert not list(tmp_path.iterdir())
     server.cuts = [400]
     assert get(server.url, part, TWICE) == OLD
-    compared = Purpose(compared=True)
     server.asked.clear()
     part.write_bytes(OLD[:300])
-    assert get(server.url, part, ONCE, compared) == OLD and server.asked == [("bytes=300-", None)]
+    assert get(server.url, part, ONCE, COMPARED) == OLD and server.asked == [("bytes=300-", None)]
 
 
 def test_a_redirect_is_followed_and_continued_behind(server, tmp_path):
@@ -150,9 +122,10 @@ def test_no_room_names_what_chooses_the_folder(server, tmp_path, monkeypatch):
         get(server.url, tmp_path / "part")
 
 
-def test_a_host_that_is_not_found_is_one_message(tmp_path):
-    with pytest.raises(UserError, match=r"http://nowhere.invalid/m: .*; check the address and the connection"):
-        get("http://nowhere.invalid/m", tmp_path / "part")
+@pytest.mark.parametrize(("host", "fault"), [("nowhere.invalid", ""), ("127.0.0.1:1", "Connection refused")])
+def test_no_connection_is_one_message(tmp_path, host, fault):
+    with pytest.raises(UserError, match=f"http://{host}/m: .*{fault}.*; check the address and the connection"):
+        get(f"http://{host}/m", tmp_path / "part")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,16 @@ def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def run_script(content: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that signals its own process group, in a group of its own."""
+    script = folder / "script.py"
+    script.write_text(content)
+    return subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+        timeout=120, start_new_session=True,
+    )  # fmt: skip
+
+
 CTRL_C = """
 import multiprocessing, os, signal, sys, threading, time
 from utils.errors import run_cli
@@ -221,12 +231,7 @@ else:
 
 @pytest.mark.slow
 def test_ctrl_c_while_processes_start_is_one_line(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(CTRL_C)
-    done = subprocess.run(
-        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
-        timeout=120, start_new_session=True,
-    )  # fmt: skip
+    done = run_script(CTRL_C, tmp_path)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
 
 
@@ -258,11 +263,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_worker_that_ends_between_two_items_says_nothing(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(END_BETWEEN)
-    done = subprocess.run(
-        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
-        timeout=120, start_new_session=True,
-    )  # fmt: skip
+    done = run_script(END_BETWEEN, tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "a worker process was killed" in done.stderr
