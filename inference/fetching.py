@@ -47,8 +47,8 @@ def fetch_model(
     folder = cache_folder(FOLDER)
     with folder_lock(folder):
         known = None if wanted is None else next(folder.glob(f"*-{wanted}.zip"), None)
-        if known is not None and _sha256(known) == wanted:
-            return known, _sha256(known)
+        if wanted is not None and known is not None and _sha256(known) == wanted:
+            return known, wanted
         part = folder / f".part-{hashlib.sha256(source.encode()).hexdigest()[:32]}"
         if kind == "file":
             _copy(_local(source), part, most_bytes)
