@@ -75,7 +75,7 @@ def _faults(result: dict[str, Any]) -> int:
 
 def _in_words(name: str, result: dict[str, Any]) -> str:
     lines = [f"{name}: {_faults(result)} faults, seed {result['seed']}, {result['seconds']} s"]
-    for key in ("kills", "targets", "trials", "left_out", "disks"):
+    for key in ("kills", "targets", "trials", "left_out", "no_worker_hit", "disks"):
         if isinstance(result.get(key), dict):
             lines += [
                 f"  {which}: {', '.join(f'{k} {v}' for k, v in counts.items())}"
@@ -84,9 +84,7 @@ def _in_words(name: str, result: dict[str, Any]) -> str:
         elif key in result:
             lines.append(f"  {key}: {result[key]}")
     lines += [f"  undisturbed: {fault}" for fault in result["undisturbed"]]
-    found = result["faults"]
-    entries = found.items() if isinstance(found, dict) else enumerate(found)
-    lines += [f"  FAULT {json.dumps(entry)}" for _, entry in entries]
+    lines += [f"  FAULT {json.dumps(entry, ensure_ascii=False)}" for entry in result["faults"]]
     return "\n".join(lines)
 
 

@@ -132,13 +132,13 @@ def _run_here(module: str, words: Sequence[str]) -> int | None:
 
 def run(
     module: str, words: Sequence[str], *, folder: Path, limits: Limits | None = None, blow: Blow | None = None,
-    meanwhile: Callable[[], None] | None = None,
+    meanwhile: Callable[[str], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a command, perhaps hit by a signal, and wait for it and all that it started.
 
     Args:
         folder: for its log.
-        meanwhile: called while it runs, again and again.
+        meanwhile: called while it runs, again and again, with the mark of its processes.
     """
     limits, begin = limits or Limits(), time.monotonic()
     log, mark = folder / "output.txt", f"{os.getpid()}-{begin}"
@@ -159,7 +159,7 @@ def run(
             _, code = os.waitpid(pid, 0)
             break
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(mark)
         time.sleep(0.002)
     orphans = () if timed_out else _wait_for_others(mark)
     _kill_all(pid, mark)
@@ -169,7 +169,7 @@ def run(
     )  # fmt: skip
 
 
-def _marked(mark: str) -> Iterator[int]:
+def marked(mark: str) -> Iterator[int]:
     """Processes that carry the mark."""
     wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").iterdir():
@@ -181,7 +181,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 def _wait_for_others(mark: str) -> tuple[str, ...]:
     until = time.monotonic() + _ENDING_S
-    while left := list(_marked(mark)):
+    while left := list(marked(mark)):
         if time.monotonic() > until:
             break
         time.sleep(0.05)
@@ -195,6 +195,6 @@ def _wait_for_others(mark: str) -> tuple[str, ...]:
 def _kill_all(pid: int, mark: str) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    for other in _marked(mark):
+    for other in marked(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(other, signal.SIGKILL)
