@@ -17,8 +17,9 @@ from typing import Any
 
 from tests.torture.commands import warm_up
 from tests.torture.disk import run_disk
-from tests.torture.fuzz import run_fuzz
+from tests.torture.fuzz import TARGETS, run_fuzz
 from tests.torture.kills import run_kills
+from tests.torture.stages import STAGES
 
 SHARES = {"kills": 0.5, "disk": 0.2, "fuzz": 0.3}
 
@@ -49,8 +50,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stages", nargs="+", help="of the kills and disks, only these")
-    parser.add_argument("--targets", nargs="+", help="of the damaged files, only these")
+    stages, targets = [stage.name for stage in STAGES], [target.name for target in TARGETS]
+    parser.add_argument("--stages", nargs="+", choices=stages, help="of the kills and disks, only these")
+    parser.add_argument("--targets", nargs="+", choices=targets, help="of the damaged files, only these")
     parser.add_argument("--work", type=Path, help="folder to work in, which is kept")
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args(argv)

@@ -29,7 +29,6 @@ MODULES = (
 """The last ones are imported when they are needed."""
 MARK = "NNUNET_TORTURE"
 """Variable by which processes that a command started are known."""
-TIMED_OUT = -1
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _ENDING_S = 20.0
 """How long whatever a command started may go on after the command is gone."""
@@ -40,10 +39,11 @@ class Outcome:
     """How a command ended.
 
     Attributes:
-        status: exit status; -N after the signal N; `TIMED_OUT`.
+        status: exit status; -N after the signal N.
         text: what it wrote, both streams.
         seconds: wall time.
         orphans: command lines of processes that outlived it.
+        timed_out: whether it was killed because it took too long.
     """
 
     status: int
@@ -164,7 +164,7 @@ def run(
     orphans = () if timed_out else _wait_for_others(mark)
     _kill_all(pid, mark)
     return Outcome(
-        status=TIMED_OUT if timed_out else os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
+        status=os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
         text=log.read_text(errors="replace") if log.exists() else "", orphans=orphans, timed_out=timed_out,
     )  # fmt: skip
 

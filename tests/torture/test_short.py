@@ -13,8 +13,9 @@ import time
 import pytest
 
 from tests.conftest import PROJECT
-from tests.torture import disk
+from tests.torture import disk, stages
 from tests.torture.__main__ import _in_words
+from tests.torture.__main__ import main as torture_here
 from tests.torture.commands import MARK, Outcome
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE, make_mutant, mutants_of
@@ -63,11 +64,31 @@ def test_changes_of_the_code_are_noticed():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("words", [("--targets", "maks"), ("--stages", "trian"), ("--parts", "kill")])
+def test_what_does_not_exist_is_no_success(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        torture_here(words)
+    assert caught.value.code == 2 and f"invalid choice: '{words[1]}'" in capsys.readouterr().err
+
+
+def test_runs_that_leave_different_files_are_a_fault_and_no_crash(tmp_path, monkeypatch):
+    def run_stage(stage, work, log, limits=None) -> Outcome:
+        (work / f"left_{time.monotonic_ns()}").touch()
+        return Outcome(status=0, text="", seconds=1.0)
+
+    monkeypatch.setattr(stages, "run_stage", run_stage)
+    monkeypatch.setattr(stages, "write_data", lambda work: None)
+    done, [fault] = stages.prepare(tmp_path / "root", ["preprocess"])
+    assert done == [] and fault.startswith("preprocess undisturbed: two runs left different files: ['left_")
+
+
 def test_each_trial_of_a_disk_keeps_its_faults(tmp_path, monkeypatch):
     """Also those that are alike but for their number."""
-    stages = {each.name: Prepared(stage=each, before=tmp_path, seconds=0.0, expected=NOTHING) for each in STAGES}
+    prepared = {each.name: Prepared(stage=each, before=tmp_path, seconds=0.0, expected=NOTHING) for each in STAGES}
     (tmp_path / "work").mkdir()
-    monkeypatch.setattr(disk, "prepare", lambda _, names: ([stages[name] for name in names], ["cannot"] * (not names)))
+    monkeypatch.setattr(
+        disk, "prepare", lambda _, names: ([prepared[name] for name in names], ["cannot"] * (not names))
+    )
     monkeypatch.setattr(disk, "can_mount", lambda _: False)
     monkeypatch.setattr(disk, "full_disk", lambda *_: [])
     monkeypatch.setattr(disk, "worker_killed", lambda *values: [f"wrong at {values[2]}"])
@@ -140,7 +161,7 @@ def test_what_differs_is_found(tmp_path):
     ("status", "text", "fault"),
     [
         (0, "fine", False), (2, "error: no\n", False), (1, "one case failed", False), (2, "error: a\nerror: b\n", True),
-        (2, "", True), (1, "", True), (-11, "", True), (1, "Traceback (most recent call last):\nKeyError", True),
+        (2, "", True), (1, "", True), (-9, "", True), (-11, "", True), (1, "Traceback (most recent call last):\nKeyError", True),
     ],
 )  # fmt: skip
 def test_how_a_command_may_end(status, text, fault):
