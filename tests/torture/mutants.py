@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -250,8 +251,14 @@ def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, li
             import pytest
 
             only = [] if slow else ["-m", "not slow"]
-            status = int(pytest.main(["-x", "-q", "-p", "no:randomly", *only, *files]))
+            # A plugin that is there already for what was imported is no fault.
+            early = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+            status = int(pytest.main(["-x", "-q", "-p", "no:randomly", *early, *only, *files]))
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
