@@ -161,7 +161,8 @@ def test_what_differs_is_found(tmp_path):
     ("status", "text", "fault"),
     [
         (0, "fine", False), (2, "error: no\n", False), (1, "one case failed", False), (2, "error: a\nerror: b\n", True),
-        (2, "", True), (1, "", True), (-9, "", True), (-11, "", True), (1, "Traceback (most recent call last):\nKeyError", True),
+        (2, "", True), (1, "", True), (-9, "", True), (-11, "", True),
+        (1, "Traceback (most recent call last):\nKeyError", True),
     ],
 )  # fmt: skip
 def test_how_a_command_may_end(status, text, fault):
