@@ -25,7 +25,7 @@ def soft_folders(output: Path, targets: Sequence[str] | None, labels: LabelSchem
     """Output channel of each target -> the folder of its maps; of all targets where none is named, of none for None.
 
     Raises:
-        UserError: the model has no such target.
+        UserError: the model has no such target, or the maps of two would be one file.
     """
     if targets is None:
         return {}
@@ -33,11 +33,15 @@ def soft_folders(output: Path, targets: Sequence[str] | None, labels: LabelSchem
     if unknown:
         raise UserError(f"--save_soft {' '.join(unknown)}: the model's targets are {', '.join(labels.target_names)}")
     first = 0 if labels.regions else 1
-    names = dict.fromkeys(targets or labels.target_names)
-    return {
-        first + labels.target_names.index(name): output / f"soft_{re.sub(r'[^0-9A-Za-z.+-]', '_', name)}"
-        for name in names
-    }  # fmt: skip
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(targets or labels.target_names):
+        folder = "soft_" + re.sub(r"[^\w.+-]", "_", name)
+        if folder in found:
+            raise UserError(
+                f"--save_soft: the maps of {found[folder]!r} and {name!r} would both go to {folder}/; name one of them"
+            )
+        found[folder] = name
+    return {first + labels.target_names.index(name): output / folder for folder, name in found.items()}
 
 
 def soft_files(output: Path, case: str) -> list[Path]:

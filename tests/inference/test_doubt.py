@@ -140,6 +140,11 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
     with pytest.raises(UserError, match="must have the signals overlap, settled, in all tables the same"):
         read_json(Calibration, tmp_path / "doubt.json")
+    # Of signals that count for nothing there is no mean, be it all of them or the only one that a scan has.
+    for weights in ([0, 0], [0, 1], [1], [-1, 1], ["NaN", 1]):
+        write_json(to_dict(found) | {"weights": weights}, tmp_path / "doubt.json")
+        with pytest.raises(UserError, match=r"doubt\.json"):
+            read_json(Calibration, tmp_path / "doubt.json")
 
 
 def older(said: Certainty) -> Certainty:

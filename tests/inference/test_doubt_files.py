@@ -110,8 +110,10 @@ def test_verdicts_and_remarks_stand_beside_the_masks(tmp_path, capsys):
     assert predict("--input", scans / "b.nii.gz", *words[2:]) == 0
     rows = csv.DictReader((tmp_path / "masks/doubt.csv").read_text().splitlines())
     assert sorted(row["case"] for row in rows) == ["a", "b"] and "no doubt of" not in capsys.readouterr().err
-    (tmp_path / "masks/a.doubt.json").write_text("{")
-    assert predict(*words) == 0 and "no doubt of a: predicted by" in capsys.readouterr().err
+    record = json.loads((tmp_path / "masks/a.doubt.json").read_text())
+    for damaged in ("{", json.dumps(record | {"certainties": {}})):
+        (tmp_path / "masks/a.doubt.json").write_text(damaged)
+        assert predict(*words) == 0 and "no doubt of a: predicted by" in capsys.readouterr().err
 
 
 @pytest.mark.slow

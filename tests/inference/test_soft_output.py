@@ -11,7 +11,7 @@ from tests.models.builders import BRATS, TWO_CLASSES
 from tests.scripts.trained import decide, predict, train
 from tests.tiny_task import write_scan
 from utils.errors import UserError
-from utils.schema import Geometry
+from utils.schema import Geometry, LabelScheme
 
 
 def test_targets_are_outputs_and_unknown_ones_are_named(tmp_path):
@@ -21,6 +21,14 @@ def test_targets_are_outputs_and_unknown_ones_are_named(tmp_path):
     assert soft_folders(tmp_path, None, TWO_CLASSES) == {}
     with pytest.raises(UserError, match="--save_soft liver: the model's targets are anterior, posterior"):
         soft_folders(tmp_path, ["liver"], TWO_CLASSES)
+
+
+def test_no_two_targets_have_one_folder(tmp_path):
+    organs = LabelScheme(names=("background", "肝", "脾", "left lung", "left/lung"), values=(0, 1, 2, 3, 4))
+    assert soft_folders(tmp_path, ["肝", "脾"], organs) == {1: tmp_path / "soft_肝", 2: tmp_path / "soft_脾"}
+    assert soft_folders(tmp_path, ["left/lung"], organs) == {4: tmp_path / "soft_left_lung"}
+    with pytest.raises(UserError, match="'left lung' and 'left/lung' would both go to soft_left_lung/; name one"):
+        soft_folders(tmp_path, [], organs)
 
 
 def test_values_lie_where_the_scan_has_them(tmp_path):

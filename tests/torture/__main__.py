@@ -17,8 +17,9 @@ from typing import Any
 
 from tests.torture.commands import warm_up
 from tests.torture.disk import run_disk
-from tests.torture.fuzz import run_fuzz
+from tests.torture.fuzz import TARGETS, run_fuzz
 from tests.torture.kills import run_kills
+from tests.torture.stages import STAGES
 
 SHARES = {"kills": 0.5, "disk": 0.2, "fuzz": 0.3}
 
@@ -49,8 +50,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--fuzz", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stages", nargs="+", help="of the kills and disks, only these")
-    parser.add_argument("--targets", nargs="+", help="of the damaged files, only these")
+    stages, targets = [stage.name for stage in STAGES], [target.name for target in TARGETS]
+    parser.add_argument("--stages", nargs="+", choices=stages, help="of the kills and disks, only these")
+    parser.add_argument("--targets", nargs="+", choices=targets, help="of the damaged files, only these")
     parser.add_argument("--work", type=Path, help="folder to work in, which is kept")
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args(argv)
@@ -75,7 +77,7 @@ def _faults(result: dict[str, Any]) -> int:
 
 def _in_words(name: str, result: dict[str, Any]) -> str:
     lines = [f"{name}: {_faults(result)} faults, seed {result['seed']}, {result['seconds']} s"]
-    for key in ("kills", "targets", "trials", "left_out", "disks"):
+    for key in ("kills", "targets", "trials", "left_out", "no_worker_hit", "disks"):
         if isinstance(result.get(key), dict):
             lines += [
                 f"  {which}: {', '.join(f'{k} {v}' for k, v in counts.items())}"
@@ -84,9 +86,7 @@ def _in_words(name: str, result: dict[str, Any]) -> str:
         elif key in result:
             lines.append(f"  {key}: {result[key]}")
     lines += [f"  undisturbed: {fault}" for fault in result["undisturbed"]]
-    found = result["faults"]
-    entries = found.items() if isinstance(found, dict) else enumerate(found)
-    lines += [f"  FAULT {json.dumps(entry)}" for _, entry in entries]
+    lines += [f"  FAULT {json.dumps(entry, ensure_ascii=False)}" for entry in result["faults"]]
     return "\n".join(lines)
 
 

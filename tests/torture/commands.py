@@ -29,7 +29,6 @@ MODULES = (
 """The last ones are imported when they are needed."""
 MARK = "NNUNET_TORTURE"
 """Variable by which processes that a command started are known."""
-TIMED_OUT = -1
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _ENDING_S = 20.0
 """How long whatever a command started may go on after the command is gone."""
@@ -40,10 +39,11 @@ class Outcome:
     """How a command ended.
 
     Attributes:
-        status: exit status; -N after the signal N; `TIMED_OUT`.
+        status: exit status; -N after the signal N.
         text: what it wrote, both streams.
         seconds: wall time.
         orphans: command lines of processes that outlived it.
+        timed_out: whether it was killed because it took too long.
     """
 
     status: int
@@ -132,13 +132,13 @@ def _run_here(module: str, words: Sequence[str]) -> int | None:
 
 def run(
     module: str, words: Sequence[str], *, folder: Path, limits: Limits | None = None, blow: Blow | None = None,
-    meanwhile: Callable[[], None] | None = None,
+    meanwhile: Callable[[str], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a command, perhaps hit by a signal, and wait for it and all that it started.
 
     Args:
         folder: for its log.
-        meanwhile: called while it runs, again and again.
+        meanwhile: called while it runs, again and again, with the mark of its processes.
     """
     limits, begin = limits or Limits(), time.monotonic()
     log, mark = folder / "output.txt", f"{os.getpid()}-{begin}"
@@ -159,17 +159,17 @@ def run(
             _, code = os.waitpid(pid, 0)
             break
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(mark)
         time.sleep(0.002)
     orphans = () if timed_out else _wait_for_others(mark)
     _kill_all(pid, mark)
     return Outcome(
-        status=TIMED_OUT if timed_out else os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
+        status=os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
         text=log.read_text(errors="replace") if log.exists() else "", orphans=orphans, timed_out=timed_out,
     )  # fmt: skip
 
 
-def _marked(mark: str) -> Iterator[int]:
+def marked(mark: str) -> Iterator[int]:
     """Processes that carry the mark."""
     wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").iterdir():
@@ -181,7 +181,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 def _wait_for_others(mark: str) -> tuple[str, ...]:
     until = time.monotonic() + _ENDING_S
-    while left := list(_marked(mark)):
+    while left := list(marked(mark)):
         if time.monotonic() > until:
             break
         time.sleep(0.05)
@@ -195,6 +195,6 @@ def _wait_for_others(mark: str) -> tuple[str, ...]:
 def _kill_all(pid: int, mark: str) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    for other in _marked(mark):
+    for other in marked(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(other, signal.SIGKILL)

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.torture.commands import MARK, Limits, Outcome, run
-from tests.torture.stages import Prepared, prepare, run_stage
+from tests.torture.commands import Limits, Outcome, marked, run
+from tests.torture.stages import STAGES, Prepared, prepare, run_stage
 from tests.torture.trees import put_back, read_tree
 
 SIZES = 20
 _PAGE = 4096
 NOT_FOR_DISK = ("cross-validate",)
 """Its jobs are the commands `train` and `predict`."""
+WITH_POOL, WORKERS_KILLED = "preprocess-lowres", 4
+"""The stage whose processes of a pool are killed, and how often."""
 
 
 def can_mount(root: Path) -> bool:
@@ -51,33 +53,54 @@ def small_disk(point: Path, size: int) -> Iterator[Callable[[str], None]]:
 
 
 def run_disk(root: Path, *, seed: int, seconds: float, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """All trials of this kind, as far as the time allows."""
+    """All trials of this kind, as far as the time allows.
+
+    Returns:
+        numbers, and the faults of each trial that has some; `no_worker_hit` are trials that disturbed nothing.
+    """
     until, rng = time.monotonic() + seconds, random.Random(seed)
-    stages, undisturbed = prepare(root, names)
-    stages = [each for each in stages if each.stage.name not in NOT_FOR_DISK]
+    wanted = [stage.name for stage in STAGES if names is None or stage.name in names]
+    stages, undisturbed = prepare(root, [name for name in wanted if name not in NOT_FOR_DISK])
     shutil.rmtree(root / "work")
     (root / "work").mkdir()
-    mountable = can_mount(root)
+    mountable, missed = can_mount(root), []
+    trials = _trials(root, stages, rng, mountable, missed)
+    faults, done = [], 0
+    for name, trial in trials:
+        if time.monotonic() > until:
+            break
+        done += 1
+        if found := trial():
+            faults.append({"trial": name, "faults": found})
+    return {
+        "seed": seed, "undisturbed": undisturbed, "disks": "tmpfs" if mountable else "limit on the size of a file",
+        "trials": done, "left_out": len(trials) - done, "no_worker_hit": len(missed), "faults": faults,
+    }  # fmt: skip
+
+
+def _trials(
+    root: Path, stages: Sequence[Prepared], rng: random.Random, mountable: bool, missed: list[str]
+) -> list[tuple[str, Callable[[], list[str]]]]:
+    """Each with a name of its own."""
     trials: list[tuple[str, Callable[[], list[str]]]] = []
+    if not stages:
+        return trials
     for number in range(SIZES):
         prepared = stages[number % len(stages)]
         share = (number + rng.random()) / SIZES
-        trials.append(
-            (f"full disk, {prepared.stage.name}, {share:.2f}", _bind(full_disk, root, prepared, share, mountable))
-        )
+        name = f"full disk {number + 1}, {prepared.stage.name}, {share:.2f}"
+        trials.append((name, _bind(full_disk, root, prepared, share, mountable)))
     for prepared in stages:
         name = prepared.stage.name
         if mountable:
             trials.append((f"read-only, {name}", _bind(read_only, root, prepared)))
             trials.append((f"no temporary room, {name}", _bind(no_temporary_room, root, prepared)))
-    pools = [each for each in stages if each.stage.name == "preprocess-lowres"]
-    trials += [("worker killed", _bind(worker_killed, root, each, rng.random())) for each in pools for _ in range(4)]
-    done = {name: trial() for name, trial in trials if time.monotonic() < until}
-    return {
-        "seed": seed, "undisturbed": undisturbed, "disks": "tmpfs" if mountable else "limit on the size of a file",
-        "trials": len(done), "left_out": len(trials) - len(done),
-        "faults": {name: faults for name, faults in done.items() if faults},
-    }  # fmt: skip
+        if name == WITH_POOL:
+            trials += [
+                (f"worker killed {number + 1}, {name}", _bind(worker_killed, root, prepared, rng.random(), missed))
+                for number in range(WORKERS_KILLED)
+            ]
+    return trials
 
 
 def _bind(function: Callable[..., list[str]], *values: Any) -> Callable[[], list[str]]:
@@ -114,10 +137,11 @@ def full_disk(root: Path, prepared: Prepared, share: float, mountable: bool) -> 
     """A disk that takes so much of what the command writes."""
     work, stage = root / "work", prepared.stage
     if not mountable:
+        largest = _largest_new(prepared.before, _state_after(root, prepared))
         put_back(prepared.before, work)
-        limits = Limits(seconds=stage.limit_s, file_bytes=int(share * _largest(root, prepared)))
+        limits = Limits(seconds=stage.limit_s, file_bytes=int(share * largest))
         return _refused(run_stage(stage, work, root, limits), may_finish=True) + _goes_on(root, prepared)
-    there, after = _bytes_of(prepared.before), _bytes_of_expected(root, prepared)
+    there, after = _bytes_of(prepared.before), _bytes_of(_state_after(root, prepared))
     with small_disk(work, there + int(share * max(after - there, 0)) + 2 * _PAGE) as remount:
         shutil.copytree(prepared.before, work, symlinks=True, dirs_exist_ok=True)
         faults = _refused(run_stage(stage, work, root), may_finish=True)
@@ -125,23 +149,21 @@ def full_disk(root: Path, prepared: Prepared, share: float, mountable: bool) -> 
         return faults + _goes_on(root, prepared)
 
 
-def _bytes_of_expected(root: Path, prepared: Prepared) -> int:
-    """Of what the stage leaves: the state before the next one, or a run of it."""
+def _state_after(root: Path, prepared: Prepared) -> Path:
+    """What the stage leaves: the state before the next one, or after a run of it."""
     number = int(prepared.before.name.rpartition("_")[2])
     following = root / f"before_{number + 1}"
     if not following.exists():
-        with small_disk(root / "work", 1 << 30):
-            shutil.copytree(prepared.before, root / "work", symlinks=True, dirs_exist_ok=True)
-            run_stage(prepared.stage, root / "work", root)
-            shutil.copytree(root / "work", following, symlinks=True)
-    return _bytes_of(following)
+        put_back(prepared.before, root / "work")
+        run_stage(prepared.stage, root / "work", root)
+        put_back(root / "work", following)
+    return following
 
 
-def _largest(root: Path, prepared: Prepared) -> int:
-    put_back(prepared.before, root / "work")
-    old = {path for path in (root / "work").rglob("*")}
-    run_stage(prepared.stage, root / "work", root)
-    return max((path.lstat().st_size for path in (root / "work").rglob("*") if path not in old), default=1)
+def _largest_new(before: Path, after: Path) -> int:
+    """Bytes of the largest file that was not there before."""
+    new = [path for path in after.rglob("*") if not (before / path.relative_to(after)).exists()]
+    return max((path.lstat().st_size for path in new if path.is_file()), default=1)
 
 
 def read_only(root: Path, prepared: Prepared) -> list[str]:
@@ -166,22 +188,24 @@ def no_temporary_room(root: Path, prepared: Prepared) -> list[str]:
         return faults + _goes_on(root, prepared)
 
 
-def worker_killed(root: Path, prepared: Prepared, moment: float) -> list[str]:
-    """A process of a pool that the system kills, as it does when memory is short."""
-    begin, hit = time.monotonic(), []
+def worker_killed(root: Path, prepared: Prepared, moment: float, missed: list[str]) -> list[str]:
+    """A process of a pool that the system kills, as it does when memory is short; `missed`: none was there."""
     put_back(prepared.before, root / "work")
+    begin, hit = time.monotonic(), []
 
-    def strike() -> None:
-        if hit or time.monotonic() - begin < 0.3 * prepared.seconds + 0.6 * moment * prepared.seconds:
+    def strike(mark: str) -> None:
+        if hit or time.monotonic() - begin < (0.3 + 0.6 * moment) * prepared.seconds:
             return
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                words = (entry / "cmdline").read_bytes()
-                if b"spawn_main" in words and MARK.encode() in (entry / "environ").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    hit.append(entry.name)
+        for pid in marked(mark):
+            with contextlib.suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    hit.append(pid)
                     return
 
     stage = prepared.stage
-    outcome = run(stage.module, stage.command(root / "work"), folder=root, meanwhile=strike)
+    limits = Limits(seconds=stage.limit_s)
+    outcome = run(stage.module, stage.command(root / "work"), folder=root, limits=limits, meanwhile=strike)
+    if not hit:
+        missed.append(stage.name)
     return _refused(outcome, may_finish=True) + _goes_on(root, prepared)

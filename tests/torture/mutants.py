@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,8 +76,8 @@ class Mutant:
     text: str
 
 
-def mutants_of(module: str, source: str) -> list[tuple[int, str]]:
-    """All changes that can be made to the functions of a module: line, and the change in words."""
+def mutants_of(source: str) -> list[tuple[int, str]]:
+    """All changes that can be made to the functions of a source: line, and the change in words."""
     return [(line, words) for line, words, _ in _all_changes(ast.parse(source))]
 
 
@@ -142,21 +143,24 @@ def _changes(node: ast.AST):
         yield field("value", node.value + 1, f"{node.value}: one more (line {node.lineno})")
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield field("value", not node.value, f"{node.value}: the opposite (line {node.lineno})")
-    elif isinstance(node, ast.FunctionDef | ast.For | ast.With | ast.If):
-        yield from _left_out(node)
+    # Beside what else may change there: `if` and `while` have a condition and statements.
+    for name in ("body", "orelse", "finalbody"):
+        yield from _left_out(node, name)
 
 
-def _left_out(node: ast.AST):
-    for number, statement in enumerate(node.body):
+def _left_out(node: ast.AST, name: str):
+    statements = getattr(node, name, None)
+    # Of `a if b else c` and a lambda they are single expressions.
+    for number, statement in enumerate(statements if isinstance(statements, list) else ()):
         if isinstance(statement, ast.AugAssign) or (isinstance(statement, ast.Expr) and not _is_text(statement)):
-            after = [*node.body[:number], ast.Pass(), *node.body[number + 1 :]]
-            yield f"{ast.unparse(statement)[:80]}: left out", lambda after=after: setattr(node, "body", after)
+            after = [*statements[:number], ast.Pass(), *statements[number + 1 :]]
+            yield f"{ast.unparse(statement)[:80]}: left out", lambda after=after: setattr(node, name, after)
 
 
 def choose(modules: Sequence[str], number: int, seed: int) -> list[Mutant]:
     """`number` changes to the modules, from each about as many as its size lets expect; the same for the same code."""
     sources = {module: (PROJECT / module).read_text() for module in modules}
-    sizes = {module: len(mutants_of(module, source)) for module, source in sources.items()}
+    sizes = {module: len(mutants_of(source)) for module, source in sources.items()}
     chosen = []
     for module, size in sizes.items():
         share = min(max(1, round(number * size / sum(sizes.values()))), size)
@@ -247,8 +251,14 @@ def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, li
             import pytest
 
             only = [] if slow else ["-m", "not slow"]
-            status = int(pytest.main(["-x", "-q", "-p", "no:randomly", *only, *files]))
+            # A plugin that is there already for what was imported is no fault.
+            early = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+            status = int(pytest.main(["-x", "-q", "-p", "no:randomly", *early, *only, *files]))
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     until = time.monotonic() + limit_s
     while time.monotonic() < until:

@@ -156,11 +156,14 @@ def prepare(root: Path, names: Sequence[str] | None = None, *, once: bool = Fals
             put_back(before, work)
             outcomes.append(run_stage(stage, work, root))
             trees.append(read_tree(work))
-        bad = [each for each in outcomes if each.status != 0 or each.orphans]
+        bad = [each for each in outcomes if each.status != 0 or each.timed_out or each.orphans]
         if bad:
             return done, [f"{stage.name} undisturbed ends with {bad[0].status}: {bad[0].text[-2000:]}"]
         if len(trees) == 2:
-            done.append(_prepared(stage, before, outcomes, trees))
+            try:
+                done.append(_prepared(stage, before, outcomes, trees))
+            except ValueError as error:
+                return done, [f"{stage.name} undisturbed: {error}"]
     return done, []
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.conftest import PROJECT
-from tests.torture.commands import Outcome
+from tests.torture import disk, stages
+from tests.torture.__main__ import _in_words
+from tests.torture.__main__ import main as torture_here
+from tests.torture.commands import MARK, Outcome
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE, make_mutant, mutants_of
-from tests.torture.trees import expected_of, read_tree
+from tests.torture.stages import STAGES, Prepared
+from tests.torture.trees import Expected, Tree, expected_of, read_tree
+
+NOTHING = Expected(tree=Tree(files={}, folders=frozenset()), varying=frozenset(), varying_files=frozenset())
 
 
 def torture(*words: str) -> subprocess.CompletedProcess:
@@ -56,6 +64,81 @@ def test_changes_of_the_code_are_noticed():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("words", [("--targets", "maks"), ("--stages", "trian"), ("--parts", "kill")])
+def test_what_does_not_exist_is_no_success(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        torture_here(words)
+    assert caught.value.code == 2 and f"invalid choice: '{words[1]}'" in capsys.readouterr().err
+
+
+def test_runs_that_leave_different_files_are_a_fault_and_no_crash(tmp_path, monkeypatch):
+    def run_stage(stage, work, log, limits=None) -> Outcome:
+        (work / f"left_{time.monotonic_ns()}").touch()
+        return Outcome(status=0, text="", seconds=1.0)
+
+    monkeypatch.setattr(stages, "run_stage", run_stage)
+    monkeypatch.setattr(stages, "write_data", lambda work: None)
+    done, [fault] = stages.prepare(tmp_path / "root", ["preprocess"])
+    assert done == [] and fault.startswith("preprocess undisturbed: two runs left different files: ['left_")
+
+
+def test_each_trial_of_a_disk_keeps_its_faults(tmp_path, monkeypatch):
+    """Also those that are alike but for their number."""
+    prepared = {each.name: Prepared(stage=each, before=tmp_path, seconds=0.0, expected=NOTHING) for each in STAGES}
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(
+        disk, "prepare", lambda _, names: ([prepared[name] for name in names], ["cannot"] * (not names))
+    )
+    monkeypatch.setattr(disk, "can_mount", lambda _: False)
+    monkeypatch.setattr(disk, "full_disk", lambda *_: [])
+    monkeypatch.setattr(disk, "worker_killed", lambda *values: [f"wrong at {values[2]}"])
+    result = disk.run_disk(tmp_path, seed=1, seconds=60, names=["preprocess-lowres", "cross-validate"])
+    assert len({entry["trial"] for entry in result["faults"]}) == disk.WORKERS_KILLED == len(result["faults"])
+    assert result["trials"] == disk.SIZES + disk.WORKERS_KILLED
+    assert all(entry["trial"] in _in_words("disk", result | {"seconds": 1}) for entry in result["faults"])
+    # Where no stage is left there is nothing to divide by.
+    result = disk.run_disk(tmp_path, seed=1, seconds=60, names=["cross-validate"])
+    assert (result["trials"], result["faults"], result["undisturbed"]) == (0, [], ["cannot"])
+
+
+def test_a_worker_is_killed_that_the_command_started_and_no_other(tmp_path, monkeypatch):
+    prepared = Prepared(stage=STAGES[1], before=tmp_path / "before_1", seconds=0.0, expected=NOTHING)
+    (tmp_path / "before_1").mkdir()
+    workers = {
+        mark: subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)", "spawn_main"], env=os.environ | {MARK: mark}
+        )
+        for mark in ("another", "own")
+    }
+
+    def run_for_a_moment(*_, meanwhile, **__) -> Outcome:
+        until = time.monotonic() + 10
+        while workers["own"].poll() is None and time.monotonic() < until:
+            meanwhile("own")
+        return Outcome(status=1, text="a worker died", seconds=1.0)
+
+    missed: list[str] = []
+    monkeypatch.setattr(disk, "run", run_for_a_moment)
+    monkeypatch.setattr(disk, "_goes_on", lambda *_: [])
+    try:
+        assert disk.worker_killed(tmp_path, prepared, 0.5, missed) == [] and missed == []
+        assert workers["own"].wait() == -signal.SIGKILL and workers["another"].poll() is None
+        assert disk.worker_killed(tmp_path, prepared, 0.5, missed) == [] and missed == [STAGES[1].name]
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+
+
+def test_the_largest_new_file_bounds_a_disk(tmp_path):
+    for name, size in (("before_3/old", 9), ("before_4/old", 9), ("before_4/a/new", 5), ("before_4/b", 3)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    prepared = Prepared(stage=STAGES[3], before=tmp_path / "before_3", seconds=0.0, expected=NOTHING)
+    assert disk._state_after(tmp_path, prepared) == tmp_path / "before_4"
+    assert disk._largest_new(tmp_path / "before_3", tmp_path / "before_4") == 5
+
+
 def test_what_differs_is_found(tmp_path):
     first = tmp_path / "first"
     first.mkdir()
@@ -78,7 +161,8 @@ def test_what_differs_is_found(tmp_path):
     ("status", "text", "fault"),
     [
         (0, "fine", False), (2, "error: no\n", False), (1, "one case failed", False), (2, "error: a\nerror: b\n", True),
-        (2, "", True), (1, "", True), (-11, "", True), (1, "Traceback (most recent call last):\nKeyError", True),
+        (2, "", True), (1, "", True), (-9, "", True), (-11, "", True),
+        (1, "Traceback (most recent call last):\nKeyError", True),
     ],
 )  # fmt: skip
 def test_how_a_command_may_end(status, text, fault):
@@ -88,7 +172,42 @@ def test_how_a_command_may_end(status, text, fault):
 def test_every_module_of_the_core_can_be_changed():
     for module in CORE:
         source = (PROJECT / module).read_text()
-        number = len(mutants_of(module, source))
+        number = len(mutants_of(source))
         assert number > 5, module
         texts = {make_mutant(module, source, each).text for each in (0, number // 2, number - 1)}
         assert len(texts) == 3 and ast.unparse(ast.parse(source)) not in texts
+
+
+def test_statements_are_left_out_wherever_they_stand():
+    source = """
+def work(things):
+    for thing in things:
+        in_for()
+    else:
+        in_for_else()
+    while thing:
+        in_while()
+    if thing:
+        in_if()
+    elif things:
+        in_elif()
+    else:
+        in_else()
+    with thing:
+        in_with()
+    try:
+        in_try()
+    except ValueError:
+        in_except()
+    finally:
+        in_finally()
+    return (lambda: one())() if thing else two()
+"""
+    changes = mutants_of(source)
+    left_out = {words: number for number, (_, words) in enumerate(changes) if words.endswith(": left out")}
+    places = ("for", "for_else", "while", "if", "elif", "else", "with", "try", "except", "finally")
+    assert set(left_out) == {f"in_{place}(): left out" for place in places}
+    for words, number in left_out.items():
+        call = words.removesuffix(": left out")
+        assert ast.unparse(ast.parse(source)).replace(call, "pass") == make_mutant("work.py", source, number).text
+    assert sum(words.endswith(": the opposite") for _, words in changes) == 4
