@@ -11,7 +11,7 @@ from benchmarks.wrong_labels import KINDS as PLANTED
 from benchmarks.wrong_labels import dilated, half_missing, make_wrong, on_shape, shifted
 from cross_validation.audit.edits import worth_of
 from cross_validation.audit.kinds import explain, grown, moved
-from cross_validation.audit.places import find_places
+from cross_validation.audit.places import Place, find_places
 from cross_validation.audit.rows import Audited, audit_rows, stored_box, stored_offset, suggestion
 from cross_validation.audit.signals import signals
 from tests.cross_validation.audit.made import FRONT_BACK, NESTED, evidence, geometry, halves, usual
@@ -112,15 +112,21 @@ def test_without_a_reason_there_is_neither_a_suggestion_nor_a_kind(tmp_path):
     truth = halves()
     swapped, large = (explain(evidence(given, truth), usual()) for given in (SWAP[truth], dilated(truth, 2)))
     cases = [(swapped, 9.0), (large, 3.0), (explain(evidence(truth, truth), usual()), 3.0), (None, 1.0)]
+    place = Place(weight=150.0, voxels=40, given=2, predicted=0, apart=True, box=((2, 5), (2, 7), (2, 7)))
     audited = [
-        Audited(case=str(number), label=tmp_path, label_digest="", geometry=geometry(), places=(), cpu_s=0.0,
+        Audited(case=str(number), label=tmp_path, label_digest="", geometry=geometry(), places=(place,), cpu_s=0.0,
                 signals=signals(evidence(truth, truth)), explanation=found)
         for number, (found, _) in enumerate(cases)
     ]  # fmt: skip
     score = np.array([value for _, value in cases])
     for limit in (4.0, float("inf")):
-        rows = audit_rows(audited, score, limit, FRONT_BACK)
+        both = audit_rows(audited, score, limit, FRONT_BACK)
+        rows = [row for row in both if row.scope == "case"]
         assert [(row.kind, row.suggestion) for row in rows] == [
             ("swapped classes", "swap 1 3"), ("dilated", ""), ("nothing special", ""), ("nothing special", "")
         ]  # fmt: skip
         assert [row.suspicious for row in rows] == [limit == 4.0, False, False, False]
+        places = [row for row in both if row.scope == "place"]
+        assert [(row.kind, row.suggestion) for row in places] == [
+            ("extra structure", "erase 3"), *[("extra structure", "")] * 3
+        ]  # fmt: skip
