@@ -18,7 +18,7 @@ from typing import Any
 
 from cross_validation.cascade_job import CascadeData
 from cross_validation.nodes import ONE_NODE, Nodes
-from cross_validation.records import FoldRecord, RunRequest, differences, digest, read_record
+from cross_validation.records import FoldRecord, RunRequest, differences, plan_digest, read_record
 from cross_validation.scheduler import Command, Steps, claim
 from data_preprocessing.planning.adapt import adapt_plan, read_folds
 from data_preprocessing.planning.plan_file import read_plan
@@ -132,10 +132,10 @@ class FoldRun:
         folds = read_folds(self.shards, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
         if self.fold >= len(folds):
             raise UserError(f"{self.shards} has {len(folds)} folds now, there is no fold {self.fold}")
-        plan, cases = to_dict(self.flags.plan(self.shards)), folds[self.fold]
+        cases = folds[self.fold]
         return RunRequest(
             version=FORMAT_VERSION, configuration=self.configuration, fold=self.fold, num_folds=len(folds),
-            cases=cases, plan=digest({name: value for name, value in plan.items() if name != "reasons"}),
+            cases=cases, plan=plan_digest(self.flags.plan(self.shards)),
             options=self.flags.options, previous=None if self.cascade is None else self.cascade.masks_digest(),
             data=shard_stamps(self.shards, {*cases.train, *cases.val}),
         )  # fmt: skip

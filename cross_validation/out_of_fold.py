@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from cross_validation.records import OUT_OF_FOLD, CaseRecord, prediction_files
+from cross_validation.records import OUT_OF_FOLD, CaseRecord, mask_digest, prediction_files
 from data_preprocessing.shards import label_changes, read_meta
 from inference.input_check import side_values
 from utils.certainty import CERTAINTY_ENDING, Certainty
@@ -48,7 +47,7 @@ def score_cases(shards: Path, predictions: Path, cases: Sequence[str], plan: Pla
 def _score(shards: Path, mask: Path, case: str, plan: Plan) -> CaseRecord:
     volume, source = read_label(mask), read_meta(shards, case).label
     found = class_indices(volume.array, plan.labels, mask)
-    digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
+    digest = mask_digest(found)
     noted = mask.with_name(f"{case}{CERTAINTY_ENDING}")
     certainty = read_json(Certainty, noted) if noted.is_file() else None
     sides = side_values(found, volume.spacing_mm, plan.labels)

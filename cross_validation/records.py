@@ -21,7 +21,7 @@ from inference.model import Model
 from utils.certainty import Certainty
 from utils.errors import UserError
 from utils.files import read_json, to_dict
-from utils.schema import Fold, check_version
+from utils.schema import Fold, Plan, check_version
 from utils.scores import finite_mean
 from utils.stage_plan import UNSAID
 
@@ -105,6 +105,16 @@ class DiceSummary:
 def digest(value: Any) -> str:
     """Digest of a JSON-ready value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plan_digest(plan: Plan) -> str:
+    """Digest of all in a plan that a network follows from; the reasons for it may be told in other words."""
+    return digest({name: value for name, value in to_dict(plan).items() if name != "reasons"})
+
+
+def mask_digest(classes: np.ndarray) -> str:
+    """Digest of the class indices of a mask."""
+    return hashlib.sha256(classes.tobytes()).hexdigest()[:16]
 
 
 def read_record(folder: Path, request: str | None = None) -> FoldRecord | None:

@@ -8,13 +8,14 @@ voxel is ignored.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import fft, ndimage
 
-from cross_validation.audit.evidence import FLOOR, Evidence
+from cross_validation.audit.evidence import FLOOR, Evidence, log_of
 
 WORTH = math.log((1 - FLOOR) / FLOOR)
 FARTHEST = 6
@@ -30,14 +31,6 @@ class Shift:
     """The best move of the given foreground along S, A, R in voxels, and its gain."""
 
     offset: tuple[int, int, int]
-    gain: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Growth:
-    """The best change of the radius of the given foreground in finest voxels (negative: shrunk), and its gain."""
-
-    radius: int
     gain: float
 
 
@@ -69,45 +62,54 @@ def best_shift(foreground: np.ndarray, worth: np.ndarray) -> Shift:
     return Shift(offset=(steps[0] * step, steps[1] * step, steps[2] * step), gain=gain)
 
 
-def best_growth(foreground: np.ndarray, worth: np.ndarray, spacing_mm: Sequence[float]) -> Growth:
-    """The best of growing and shrinking the foreground by a ball."""
+def growths(
+    label: np.ndarray, foreground: np.ndarray, worth: np.ndarray, spacing_mm: Sequence[float]
+) -> list[tuple[int, np.ndarray]]:
+    """The label with its foreground grown by a ball of each of the `RADII`, new voxels with the class that is nearest.
+
+    Where it gains more, shrunk instead, by radii that are negative; nothing where it gains neither way.
+    """
     if not foreground.any() or foreground.all():
-        return Growth(radius=0, gain=0.0)
+        return []
     unit = [each / min(spacing_mm) for each in spacing_mm]
-    outside = ndimage.distance_transform_edt(~foreground, unit)
-    gains = {radius: float(worth[(outside > 0) & (outside <= radius)].sum()) for radius in RADII}
+    outside, nearest = ndimage.distance_transform_edt(~foreground, unit, return_indices=True)
     inside = ndimage.distance_transform_edt(foreground, unit)
-    gains |= {-radius: -float(worth[(inside > 0) & (inside <= radius)].sum()) for radius in RADII}
-    best = max(gains, key=lambda radius: gains[radius])
-    return Growth(radius=best, gain=gains[best]) if gains[best] > 0 else Growth(radius=0, gain=0.0)
+    growing = max(float(worth[(outside > 0) & (outside <= radius)].sum()) for radius in RADII)
+    shrinking = max(-float(worth[(inside > 0) & (inside <= radius)].sum()) for radius in RADII)
+    if max(growing, shrinking) <= 0:
+        return []
+    if growing >= shrinking:
+        filled = label[tuple(nearest)]
+        return [(radius, np.where(outside <= radius, filled, label)) for radius in RADII]
+    return [(-radius, np.where(foreground & (inside <= radius), np.uint8(0), label)) for radius in RADII]
+
+
+def sums_by_class(evidence: Evidence, logs: np.ndarray) -> np.ndarray:
+    """(K,): a log-likelihood (S, A, R) summed over the voxels that the label gives to each class."""
+    number, counts = evidence.labels.num_classes, evidence.counts
+    return np.bincount(evidence.label[counts], logs[counts], minlength=number)[:number]
 
 
 def class_sums(evidence: Evidence) -> np.ndarray:
     """(K, K): summed log-likelihood of class b over the voxels that the label gives to class a."""
-    number = evidence.labels.num_classes
-    found = np.zeros((number, number))
-    for b in range(number):
-        logs = np.log(np.clip(evidence.probability(b), FLOOR, 1 - FLOOR))
-        found[:, b] = np.bincount(evidence.label[evidence.counts], logs[evidence.counts], minlength=number)[:number]
-    return found
+    classes = range(evidence.labels.num_classes)
+    return np.stack([sums_by_class(evidence, log_of(evidence.probability(b))) for b in classes], axis=1)
+
+
+def exchange_gain(sums: np.ndarray, a: int, b: int) -> float:
+    """The gain of exchanging the values of two classes."""
+    return float(sums[a, b] + sums[b, a] - sums[a, a] - sums[b, b])
 
 
 def best_swap(sums: np.ndarray) -> tuple[tuple[int, int], float]:
-    """The two foreground classes that gain most by exchanging their values, and the gain."""
-    best, gain = (0, 0), 0.0
-    for a in range(1, len(sums)):
-        for b in range(a + 1, len(sums)):
-            found = sums[a, b] + sums[b, a] - sums[a, a] - sums[b, b]
-            if found > gain:
-                best, gain = (a, b), float(found)
-    return best, gain
+    """The two foreground classes that gain most by exchanging their values, and the gain; of a single one, 0."""
+    pairs = itertools.combinations(range(1, len(sums)), 2)
+    best = max(pairs, key=lambda pair: exchange_gain(sums, *pair), default=(0, 0))
+    return best, exchange_gain(sums, *best)
 
 
 def swap_gain(sums: np.ndarray, voxels: Sequence[int]) -> float:
     """The largest gain of exchanging two foreground classes that the label has, for each of their voxels; else NaN."""
     there = [index for index in range(1, len(sums)) if voxels[index]]
-    gains = [
-        float(sums[a, b] + sums[b, a] - sums[a, a] - sums[b, b]) / (voxels[a] + voxels[b])
-        for a in there for b in there if a < b
-    ]  # fmt: skip
+    gains = [exchange_gain(sums, a, b) / (voxels[a] + voxels[b]) for a, b in itertools.combinations(there, 2)]
     return max(gains, default=math.nan)

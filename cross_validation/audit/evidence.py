@@ -93,6 +93,11 @@ class Evidence:
         return part
 
 
+def log_of(probability: np.ndarray) -> np.ndarray:
+    """Logarithm of probabilities, none below `FLOOR`."""
+    return np.log(np.clip(probability, FLOOR, 1))
+
+
 def read_evidence(folder: Path, case: str, label: Path, mask: str) -> Evidence:
     """The evidence of a case whose out-of-fold probabilities lie in a folder.
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from cross_validation.audit.edits import RADII, best_growth, best_shift, best_swap, class_sums, worth_of
+from cross_validation.audit.edits import best_shift, best_swap, class_sums, growths, worth_of
 from cross_validation.audit.evidence import Evidence
 from cross_validation.audit.ranking import Usual
-from cross_validation.audit.signals import signals
+from cross_validation.audit.signals import Signals, signals
 
 ENOUGH = 0.5
 """Share of the score that an undoing must take away to name the kind."""
@@ -69,9 +69,15 @@ class Undoing:
     """Added to the score after it where it is compared with others."""
 
 
-def explain(evidence: Evidence, usual: Usual) -> Explanation:
-    """Name the kind of error that a label looks most like; whether it has one is for its score to say."""
-    found, before = undoings(evidence), signals(evidence)
+def explain(evidence: Evidence, before: Signals, usual: Usual) -> Explanation:
+    """Name the kind of error that a label looks most like; whether it has one is for its score to say.
+
+    Args:
+        evidence: of the case.
+        before: its signals.
+        usual: what they are compared with.
+    """
+    found = undoings(evidence)
     least = NOTHING_LIKE_IT * usual.overlap
     after: list[float] = []
     for each in found:
@@ -105,12 +111,10 @@ def undoings(evidence: Evidence) -> list[Undoing]:
     if shift.gain > 0:
         label = moved(np.where(counts, given, 0), shift.offset)
         found.append(Undoing(kind="shifted", label=np.where(counts, label, given), numbers=shift.offset))
-    growth = best_growth(foreground, worth, evidence.spacing_mm)
     # The best radius of all foreground may leave the thinner structures too large; the score decides among all.
-    for radius in RADII if growth.radius else ():
-        signed = radius if growth.radius > 0 else -radius
-        label = np.where(counts, grown(given, foreground, signed, evidence.spacing_mm), given)
-        found.append(Undoing(kind="eroded" if signed > 0 else "dilated", label=label, numbers=(radius,)))
+    for radius, changed in growths(given, foreground, worth, evidence.spacing_mm):
+        kind = "eroded" if radius > 0 else "dilated"
+        found.append(Undoing(kind=kind, label=np.where(counts, changed, given), numbers=(abs(radius),)))
     return found
 
 
@@ -123,15 +127,6 @@ def moved(label: np.ndarray, offset: Sequence[int]) -> np.ndarray:
         out_of.append(slice(max(0, -step), min(size, size - step)))
     found[tuple(into)] = label[tuple(out_of)]
     return found
-
-
-def grown(label: np.ndarray, foreground: np.ndarray, radius: int, spacing_mm: Sequence[float]) -> np.ndarray:
-    """The foreground grown by a ball, new voxels with the class that is nearest, or shrunk (negative radius)."""
-    unit = [each / min(spacing_mm) for each in spacing_mm]
-    if radius < 0:
-        return np.where(foreground & (ndimage.distance_transform_edt(foreground, unit) <= -radius), np.uint8(0), label)
-    distance, nearest = ndimage.distance_transform_edt(~foreground, unit, return_indices=True)
-    return np.where(distance <= radius, label[tuple(nearest)], label)
 
 
 def _structures(evidence: Evidence) -> list[Undoing]:

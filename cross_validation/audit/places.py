@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from cross_validation.audit.evidence import FLOOR, Evidence
+from cross_validation.audit.evidence import Evidence, log_of
 
 CERTAIN = math.log(4)
 """A voxel counts where the predicted class is at least four times as probable as the given one."""
@@ -80,7 +80,7 @@ def log_ratio(evidence: Evidence) -> np.ndarray:
     for index in range(evidence.labels.num_classes):
         given, predicted = differs & (evidence.label == index), differs & (evidence.predicted == index)
         if given.any() or predicted.any():
-            logs = np.log(np.clip(evidence.probability(index), FLOOR, 1))
+            logs = log_of(evidence.probability(index))
             found[given] -= logs[given]
             found[predicted] += logs[predicted]
     return found

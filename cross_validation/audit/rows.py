@@ -57,7 +57,7 @@ def audit_rows(audited: Sequence[Audited], score: np.ndarray, limit: float, labe
             decision="", label=str(each.label), label_digest=each.label_digest, **told,
         )  # fmt: skip
         rows.append(row)
-        rows += [_place_row(row, place, each, labels) for place in each.places if place.weight >= PLACE_NATS]
+        rows += [_place_row(row, place, each, labels, clear) for place in each.places if place.weight >= PLACE_NATS]
     return rows
 
 
@@ -92,10 +92,10 @@ def stored_offset(offset: Sequence[int], geometry: Geometry) -> list[int]:
     return [-offset[axis] if turned else offset[axis] for axis, turned in zip(axes, backwards)][::-1]
 
 
-def _place_row(row: AuditRow, place: Place, audited: Audited, labels: LabelScheme) -> AuditRow:
+def _place_row(row: AuditRow, place: Place, audited: Audited, labels: LabelScheme, clear: bool) -> AuditRow:
+    advice = f"erase {labels.values[place.given]}" if place.kind == "extra structure" else "look at it"
     names = [labels.names[index] for index in (place.given, place.predicted) if index]
     return dataclasses.replace(
         row, scope="place", score=place.weight, kind=place.kind, structure=" or ".join(names),
-        where=box_text(stored_box(place.box, audited.geometry)),
-        suggestion=f"erase {labels.values[place.given]}" if place.kind == "extra structure" else "look at it",
+        where=box_text(stored_box(place.box, audited.geometry)), suggestion=advice if clear else "",
     )  # fmt: skip

@@ -164,8 +164,8 @@ def look_at_all(
         score = np.array([usual.score(each.signals) for each in audited])
         unusual = {each.case: each for each, value in zip(audited, score) if value > EXPLAINED * THRESHOLD}
         tell = functools.partial(explain_case, folder=folder, audited=unusual, masks=masks, usual=usual)
-        told = _sound(workers.map(tell, list(unusual), title="explain", size=size))
-    return [next((new for new in told if new.case == each.case), each) for each in audited], score
+        told = {each.case: each for each in _sound(workers.map(tell, list(unusual), title="explain", size=size))}
+    return [told.get(each.case, each) for each in audited], score
 
 
 def _sound(results: Sequence[Audited | str]) -> list[Audited]:
@@ -207,7 +207,7 @@ def explain_case(
     """A case with what its label looks like, or why it cannot be looked at any more."""
     before, start_s = audited[case], time.process_time()
     try:
-        explanation = explain(read_evidence(folder, case, before.label, masks[case]), usual)
+        explanation = explain(read_evidence(folder, case, before.label, masks[case]), before.signals, usual)
         cpu_s = before.cpu_s + time.process_time() - start_s
         return dataclasses.replace(before, explanation=explanation, cpu_s=cpu_s)
     except UserError as error:

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from cross_validation.audit.edits import best_shift, deficit, swap_gain, worth_of
-from cross_validation.audit.evidence import FLOOR, Evidence
+from cross_validation.audit.edits import best_shift, deficit, sums_by_class, swap_gain, worth_of
+from cross_validation.audit.evidence import Evidence, log_of
 
 LEAST_PROBABILITY = 0.1
 """That counts for an expected volume: many voxels that are background all but surely would outweigh a structure."""
@@ -57,9 +57,9 @@ def signals(evidence: Evidence) -> Signals:
             continue
         probability = background if index == 0 else evidence.probability(index)
         here = label == index
-        logs = np.log(np.clip(probability, FLOOR, 1))
+        logs = log_of(probability)
         surprise[here] = -logs[here]
-        sums[:, index] = np.bincount(label[counts], logs[counts], minlength=number)[:number]
+        sums[:, index] = sums_by_class(evidence, logs)
         expected.append(float(probability[counts & (probability >= LEAST_PROBABILITY)].sum(dtype=np.float64)))
         given.append(int(here.sum()))
     foreground = counts & (label > 0)
@@ -95,6 +95,4 @@ def _sided(foreground: np.ndarray, background: np.ndarray, counts: np.ndarray) -
     inner, outer = background[rim & foreground], background[rim & ~foreground]
     if not inner.size or not outer.size:
         return 0.0
-    inside = np.log(np.clip(1 - inner, FLOOR, 1)).mean()
-    outside = np.log(np.clip(outer, FLOOR, 1)).mean()
-    return float(inside - outside)
+    return float(log_of(1 - inner).mean() - log_of(outer).mean())

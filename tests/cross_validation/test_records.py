@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from cross_validation.records import (
@@ -13,12 +14,15 @@ from cross_validation.records import (
     RunRequest,
     differences,
     finished_records,
+    mask_digest,
     mean_dice,
+    plan_digest,
     prediction_files,
     read_record,
     summary,
 )
 from inference.fold_folders import DONE, REQUEST
+from tests.data_preprocessing.builders import make_plan
 from utils.files import write_json
 from utils.schema import Fold
 
@@ -55,6 +59,17 @@ def fold(tmp_path):
 )
 def test_a_request_s_digest_changes_with_everything(change):
     assert dataclasses.replace(REQUESTED, **change).digest != REQUESTED.digest
+
+
+def test_a_plan_s_digest_changes_with_all_but_its_reasons():
+    plan = make_plan()
+    assert plan_digest(dataclasses.replace(plan, reasons={"spacing": "told in other words"})) == plan_digest(plan)
+    assert plan_digest(make_plan(patch=(4, 4, 8))) != plan_digest(plan)
+
+
+def test_a_mask_s_digest_is_that_of_earlier_versions():
+    # Of the bytes 0 1 2, by sha256sum.
+    assert mask_digest(np.array([[[0, 1, 2]]], np.uint8)) == "ae4b3280e56e2faf"
 
 
 def test_a_fold_is_finished_while_its_files_are_there_and_fulfil_the_request(fold):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cross_validation.records import CaseRecord, FoldRecord, RunRequest, digest
+from cross_validation.records import CaseRecord, FoldRecord, RunRequest, mask_digest, plan_digest
 from data_preprocessing.planning.adapt import read_folds
 from data_preprocessing.shards import shard_stamps
 from scripts import audit_labels, verify_dataset
@@ -52,18 +51,17 @@ def task(tmp_path) -> Task:
 def record(task: Task, number: int, cases: Fold, **changes: object) -> None:
     """What a fold writes when it has ended."""
     shards, folder = task.results / "77_3d", task.data.parent / f"models/77_3d_fullres/fold_{number}"
-    plan = {name: value for name, value in json.loads((shards / "plan.json").read_text()).items() if name != "reasons"}
+    plan = read_json(Plan, shards / "plan.json")
     request = RunRequest(
-        version=1, configuration="3d_fullres", fold=number, num_folds=3, cases=cases, plan=digest(plan), options={},
-        data=shard_stamps(shards, {*cases.train, *cases.val}),
+        version=1, configuration="3d_fullres", fold=number, num_folds=3, cases=cases, options={},
+        plan=plan_digest(plan), data=shard_stamps(shards, {*cases.train, *cases.val}),
     )  # fmt: skip
     request = dataclasses.replace(request, **changes)
-    labels = read_json(Plan, shards / "plan.json").labels
     records = []
     for case in cases.val:
         mask = folder.parent / f"out_of_fold/{case}.nii.gz"
-        found = class_indices(read_label(mask).array, labels, mask)
-        records.append(CaseRecord(case=case, mask=hashlib.sha256(found.tobytes()).hexdigest()[:16], dice=(0.9,)))
+        found = class_indices(read_label(mask).array, plan.labels, mask)
+        records.append(CaseRecord(case=case, mask=mask_digest(found), dice=(0.9,)))
     folder.mkdir(exist_ok=True)
     write_json(request, folder / "options.json")
     done = FoldRecord(version=1, request=request.digest, configuration="3d_fullres", fold=number, num_folds=3,

@@ -6,12 +6,15 @@ import random
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from benchmarks.wrong_labels import KINDS as PLANTED
 from benchmarks.wrong_labels import dilated, half_missing, make_wrong, on_shape, shifted
 from cross_validation.audit.edits import worth_of
-from cross_validation.audit.kinds import explain, grown, moved
-from cross_validation.audit.places import find_places
+from cross_validation.audit.evidence import Evidence
+from cross_validation.audit.kinds import Explanation, explain, moved
+from cross_validation.audit.places import Place, find_places
+from cross_validation.audit.ranking import Usual
 from cross_validation.audit.rows import Audited, audit_rows, stored_box, stored_offset, suggestion
 from cross_validation.audit.signals import signals
 from tests.cross_validation.audit.made import FRONT_BACK, NESTED, evidence, geometry, halves, usual
@@ -21,8 +24,12 @@ def without(label: np.ndarray, index: int) -> np.ndarray:
     return np.where(label == index, 0, label).astype(np.uint8)
 
 
+def explained(case: Evidence, compared: Usual) -> Explanation:
+    return explain(case, signals(case), compared)
+
+
 def eroded(label: np.ndarray) -> np.ndarray:
-    return grown(label, label > 0, -2, (1, 1, 1)).astype(np.uint8)
+    return np.where(ndimage.distance_transform_edt(label > 0) <= 2, 0, label).astype(np.uint8)
 
 
 SWAP = np.array([0, 2, 1], np.uint8)
@@ -40,7 +47,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_each_kind_is_named(kind, labels):
     truth = halves()
-    found = explain(evidence(KINDS[kind](truth), truth, labels), usual(labels))
+    found = explained(evidence(KINDS[kind](truth), truth, labels), usual(labels))
     assert found.kind == kind and found.share > 0.7
 
 
@@ -49,16 +56,16 @@ def test_a_label_that_nothing_explains_is_of_another_scan():
     other = np.zeros_like(truth)
     other[2:8, 2:30, 2:8] = 1
     other[4:20, 4:9, 4:20] = 2
-    found = explain(evidence(other, truth), usual())
+    found = explained(evidence(other, truth), usual())
     assert found.kind == "wrong scan" and suggestion(found, geometry(), FRONT_BACK).startswith("remove")
-    assert explain(evidence(truth, truth), usual()).kind == "unclear"
+    assert explained(evidence(truth, truth), usual()).kind == "unclear"
 
 
 def test_a_structure_that_only_the_label_has_is_extra_and_can_be_erased():
     truth = without(halves(), 2)
     given = truth.copy()
     given[2:5, 2:7, 2:7] = 2
-    found = explain(evidence(given, truth), usual(lacking=2))
+    found = explained(evidence(given, truth), usual(lacking=2))
     assert (found.kind, found.structure, found.box) == ("extra structure", "back", ((2, 5), (2, 7), (2, 7)))
     assert suggestion(found, geometry(), FRONT_BACK) == "erase 3"
     [place] = find_places(evidence(given, truth))
@@ -67,9 +74,9 @@ def test_a_structure_that_only_the_label_has_is_extra_and_can_be_erased():
 
 def test_suggestions_are_in_values_and_axes_of_the_file():
     truth = halves()
-    swap = explain(evidence(SWAP[truth], truth), usual())
+    swap = explained(evidence(SWAP[truth], truth), usual())
     assert suggestion(swap, geometry(), FRONT_BACK) == "swap 1 3"
-    shift = explain(evidence(shifted(truth, axis=1, voxels=3), truth), usual())
+    shift = explained(evidence(shifted(truth, axis=1, voxels=3), truth), usual())
     assert shift.numbers == (0, -3, 0)
     assert suggestion(shift, geometry(), FRONT_BACK) == "shift 0 -3 0"
     assert suggestion(shift, geometry(turned=True), FRONT_BACK) == "shift 0 3 0"
@@ -110,17 +117,23 @@ def test_planted_errors_are_what_they_are_called():
 
 def test_without_a_reason_there_is_neither_a_suggestion_nor_a_kind(tmp_path):
     truth = halves()
-    swapped, large = (explain(evidence(given, truth), usual()) for given in (SWAP[truth], dilated(truth, 2)))
-    cases = [(swapped, 9.0), (large, 3.0), (explain(evidence(truth, truth), usual()), 3.0), (None, 1.0)]
+    swapped, large = (explained(evidence(given, truth), usual()) for given in (SWAP[truth], dilated(truth, 2)))
+    cases = [(swapped, 9.0), (large, 3.0), (explained(evidence(truth, truth), usual()), 3.0), (None, 1.0)]
+    place = Place(weight=150.0, voxels=40, given=2, predicted=0, apart=True, box=((2, 5), (2, 7), (2, 7)))
     audited = [
-        Audited(case=str(number), label=tmp_path, label_digest="", geometry=geometry(), places=(), cpu_s=0.0,
+        Audited(case=str(number), label=tmp_path, label_digest="", geometry=geometry(), places=(place,), cpu_s=0.0,
                 signals=signals(evidence(truth, truth)), explanation=found)
         for number, (found, _) in enumerate(cases)
     ]  # fmt: skip
     score = np.array([value for _, value in cases])
     for limit in (4.0, float("inf")):
-        rows = audit_rows(audited, score, limit, FRONT_BACK)
+        both = audit_rows(audited, score, limit, FRONT_BACK)
+        rows = [row for row in both if row.scope == "case"]
         assert [(row.kind, row.suggestion) for row in rows] == [
             ("swapped classes", "swap 1 3"), ("dilated", ""), ("nothing special", ""), ("nothing special", "")
         ]  # fmt: skip
         assert [row.suspicious for row in rows] == [limit == 4.0, False, False, False]
+        places = [row for row in both if row.scope == "place"]
+        assert [(row.kind, row.suggestion) for row in places] == [
+            ("extra structure", "erase 3"), *[("extra structure", "")] * 3
+        ]  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from benchmarks.wrong_labels import dilated, shifted
-from cross_validation.audit.edits import best_growth, best_shift, best_swap, class_sums, worth_of
+from cross_validation.audit.edits import best_shift, best_swap, class_sums, growths, swap_gain, worth_of
 from cross_validation.audit.evidence import make_evidence
 from cross_validation.audit.places import find_places
 from cross_validation.audit.ranking import THRESHOLD, find_usual, threshold
@@ -84,14 +85,33 @@ def test_the_best_shift_brings_a_label_back(offset):
     assert best_shift(sound.label > 0, worth_of(sound.probability(0), sound.counts)).offset == (0, 0, 0)
 
 
-def test_the_best_growth_counts_in_the_finest_voxels():
+def shrunk_by_one(label: np.ndarray) -> np.ndarray:
+    return np.where(ndimage.binary_erosion(label > 0), label, 0).astype(np.uint8)
+
+
+def test_growths_count_in_the_finest_voxels():
     truth = halves()
     found = evidence(dilated(truth, 2), truth)
     worth = worth_of(found.probability(0), found.counts)
-    assert best_growth(found.label > 0, worth, (1, 1, 1)).radius == -2
+    shrunk = dict(growths(found.label, found.label > 0, worth, (1, 1, 1)))
+    assert list(shrunk) == [-1, -2, -3] and (shrunk[-2] != truth[found.box]).mean() < 0.01
     # Across slices that are three voxels thick nothing is within two of the finest.
-    assert best_growth(found.label > 0, worth, (3, 1, 1)).gain < best_growth(found.label > 0, worth, (1, 1, 1)).gain
-    assert best_growth(np.zeros((3, 3, 3), bool), np.ones((3, 3, 3)), (1, 1, 1)).radius == 0
+    thick = dict(growths(found.label, found.label > 0, worth, (3, 1, 1)))
+    assert (thick[-2] > 0).sum() > (shrunk[-2] > 0).sum()
+    small = evidence(shrunk_by_one(truth), truth)
+    worth = worth_of(small.probability(0), small.counts)
+    grown = dict(growths(small.label, small.label > 0, worth, (1, 1, 1)))
+    assert list(grown) == [1, 2, 3] and (grown[1] != truth[small.box]).mean() < 0.02
+    for nothing in (np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)):
+        assert growths(nothing.astype(np.uint8), nothing, np.ones((3, 3, 3)), (1, 1, 1)) == []
+
+
+def test_of_classes_to_exchange_the_two_that_gain_most_are_chosen():
+    sums = np.array([[0.0, 0, 0, 0], [0, -9, -8, -1], [0, -8, -9, -9], [0, -2, -9, -9]])
+    assert best_swap(sums) == ((1, 3), 15.0) and swap_gain(sums, (7, 2, 4, 1)) == 5.0
+    # Only of classes that the label has a gain for each voxel is known.
+    assert swap_gain(sums, (7, 2, 4, 0)) == 2 / 6 and np.isnan(swap_gain(sums, (7, 2, 0, 0)))
+    assert best_swap(sums[:2, :2])[1] == 0
 
 
 def ranked(found: list[Signals]) -> np.ndarray:
