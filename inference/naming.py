@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from inference.dicom.series import Series
 from inference.scans import Scan
-from utils.errors import UserError
+from utils.errors import UserError, describe_error, describe_fault
 from utils.files import write_json
 from utils.json_text import parse_json
 
 HIDDEN = "(hidden by --anonymous)"
+ONE_WORD, MANY_WORDS = ("__input", "__anonymous_map"), ("__dicom_channels",)
+"""Flags whose values say something of the input, by how many of them there are."""
 
 
 def name_anonymously(scans: Sequence[Scan], record: Path | None) -> list[Scan]:
@@ -34,16 +39,77 @@ def name_anonymously(scans: Sequence[Scan], record: Path | None) -> list[Scan]:
     names = {scan.case: known.get(scan.case) or next(free) for scan in scans}
     if record is not None:
         write_json(known | names, record)
-    renamed = [dataclasses.replace(scan, case=names[scan.case], shown=names[scan.case]) for scan in scans]
-    return [
-        dataclasses.replace(scan, problem=None if scan.problem is None else _without(scan.problem, old, scan.case))
-        for scan, old in zip(renamed, scans)
-    ]
+    return [_renamed(scan, names[scan.case]) for scan in scans]
+
+
+def _renamed(scan: Scan, name: str) -> Scan:
+    problem = None if scan.problem is None else scan.nameless or _without(scan.problem, scan, name)
+    series = None if scan.series is None else _renamed_series(scan.series, name)
+    return dataclasses.replace(scan, case=name, shown=name, problem=problem, nameless="", series=series)
+
+
+def _renamed_series(series: Series, name: str) -> Series:
+    """Series whose messages name nobody."""
+    others = tuple(_renamed_series(each, f"{name}, channel {n}") for n, each in enumerate(series.others, start=1))
+    return dataclasses.replace(series, name=name, problem=series.nameless or series.problem, others=others)
+
+
+def describe_anonymously(error: Exception, scan: Scan) -> str:
+    """What a scan says of its fault: of errors that are none of ours nothing but their kind, as they quote values."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__}: {error.strerror}"
+    if isinstance(error, (UserError, MemoryError)):
+        return without_paths(describe_error(error), scan)
+    return f"{type(error).__name__} (what it says is hidden by --anonymous)"
 
 
 def without_paths(text: str, scan: Scan) -> str:
     """A message about a scan with its anonymous name in place of its files' names."""
     return _without(text, scan, scan.case)
+
+
+@contextlib.contextmanager
+def naming_nobody(anonymous: bool, places: Sequence[Path | None], *, lists: bool = False) -> Iterator[None]:
+    """What ends the block in an error says it without these places, if that is asked.
+
+    Args:
+        anonymous: whether it is asked.
+        places: files and folders whose names, and those of what is in them, are hidden.
+        lists: hide the lines of lists as well, which name files or series.
+
+    Raises:
+        UserError: in place of one that names them, and of faults of the operating system with a file.
+    """
+    if not anonymous:
+        yield
+        return
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_hide(str(error), places, lists=lists)) from None
+    except OSError as error:
+        if not (error.errno and error.filename):
+            raise
+        raise UserError(_hide(describe_fault(error), places, lists=lists)) from None
+
+
+def _hide(text: str, places: Sequence[Path | None], *, lists: bool) -> str:
+    given = {form for place in places if place is not None for form in (str(place), *map(str, _absolute(place)))}
+    for place in sorted(given, key=len, reverse=True):
+        # What comes after the name of a folder is the name of a file in it, with blanks perhaps.
+        text = re.sub(rf"(?<![\w.]){re.escape(place)}(?:{re.escape(os.sep)}[^\n]*|(?!\w))", HIDDEN, text)
+    if lists:
+        # Other programs quote names of files.
+        text = re.sub(r"b?(['\"])[^\n]*\1", HIDDEN, text)
+    lines = text.split("\n")
+    kept = [line for line in lines if not (lists and line.lstrip().startswith(("- ", "... and ")))]
+    if len(kept) < len(lines):
+        kept.insert(1, f"  ({len(lines) - len(kept)} lines hidden by --anonymous; without it they are shown)")
+    return "\n".join(kept)
+
+
+def _absolute(place: Path) -> tuple[Path, Path]:
+    return place.absolute(), Path(os.path.realpath(place))
 
 
 def recorded_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +124,8 @@ def recorded_options(options: dict[str, Any]) -> dict[str, Any]:
     if model is not None and not Path(model).is_absolute() and not Path(model).resolve().is_relative_to(Path.cwd()):
         # The folder that a relative path begins in is not recorded.
         kept["model"] = Path(model).resolve()
-    return kept | {"input": HIDDEN, "anonymous_map": None}
+    channels = HIDDEN if kept.get("dicom_channels") else ()
+    return kept | {"input": HIDDEN, "anonymous_map": None, "dicom_channels": channels}
 
 
 def recorded_command(anonymous: bool) -> list[str]:
@@ -68,18 +135,25 @@ def recorded_command(anonymous: bool) -> list[str]:
 
 
 def _hidden(words: Sequence[str]) -> Iterator[str]:
-    hide = False
+    left = 0
     for word in words:
         flag, separator, _ = word.partition("=")
-        is_ours = flag.replace("-", "_") in ("__input", "__anonymous_map")
-        yield HIDDEN if hide else f"{flag}={HIDDEN}" if is_ours and separator else word
-        hide = is_ours and not separator
+        name = flag.replace("-", "_")
+        if left and not (left > 1 and word.startswith("--")):
+            yield HIDDEN
+            left -= left == 1
+            continue
+        yield f"{flag}={HIDDEN}" if separator and name in (*ONE_WORD, *MANY_WORDS) else word
+        left = 2 if name in MANY_WORDS else int(name in ONE_WORD and not separator)
 
 
 def _without(text: str, scan: Scan, name: str) -> str:
     for image in scan.images:
-        for shown in (str(image), str(image.parent), image.name):
+        for shown in (str(image), image.name):
             text = text.replace(shown, name) if len(shown) > 2 else text
+        # What is left behind the folder's name is another file there, such as that of the voxels.
+        folder = re.escape(str(image.parent))
+        text = re.sub(rf"(?<![\w.]){folder}(?:{re.escape(os.sep)}[^\n]*|(?!\w))", name, text)
     # As a word: it may be part of one by chance.
     return re.sub(rf"(?<!\w){re.escape(scan.case)}(?!\w)", name, text) if len(scan.case) > 2 else text
 

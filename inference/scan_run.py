@@ -16,12 +16,12 @@ from inference.mask_folder import MaskFolder, listed
 from inference.mask_formats import DICOM_ENDINGS, mask_ending
 from inference.mask_stamps import made_by
 from inference.memory import PROGRAM_BYTES, Forecast, forecast_predictor, free_memory_bytes
-from inference.naming import name_anonymously, without_paths
+from inference.naming import describe_anonymously, name_anonymously, naming_nobody
 from inference.output_folder import refuse_format, refuse_scans_as_output
 from inference.predictor import Predictor, Slab
 from inference.preparing import PreparedScan
 from inference.progress import Progress
-from inference.scans import Scan, find_input
+from inference.scans import Scan, find_input, with_reference
 from inference.soft_output import SOFT_ENDING, soft_files, soft_folders, write_soft
 from utils.certainty import DOUBT_ENDING
 from utils.disk import size_text
@@ -248,8 +248,7 @@ class ScanRun:
         return self.job.output / f"{scan.case}{scan.mask_ending}"
 
     def _describe(self, scan: Scan, error: Exception) -> str:
-        text = describe_error(error)
-        return without_paths(text, scan) if self.job.anonymous else text
+        return describe_anonymously(error, scan) if self.job.anonymous else describe_error(error)
 
     def _writer(self, scan: Scan) -> Callable[..., None]:
         """What writes the mask of a scan."""
@@ -275,19 +274,22 @@ def list_scans(job: ScanJob, num_channels: int) -> list[Scan]:
     Raises:
         UserError: there are none, masks would land among them, or cannot have the format.
     """
-    found = find_input(job.unpacked or job.input, num_channels, job.dicom_channels)
-    scans = [
-        dataclasses.replace(scan, mask_ending=mask_ending(scan.images[0], job.output_format)) for scan in found.scans
-    ]
-    left_out: Sequence[str] = found.left_out
-    if job.anonymous:
-        scans = name_anonymously(scans, job.anonymous_map)
-        left_out = [f"{len(left_out)} files or folders"] if left_out else []
+    with naming_nobody(job.anonymous, (), lists=True):
+        found = find_input(job.unpacked or job.input, num_channels, job.dicom_channels)
+        scans = [
+            dataclasses.replace(scan, mask_ending=mask_ending(scan.images[0], job.output_format))
+            for scan in found.scans
+        ]
+        left_out: Sequence[str] = found.left_out
+        if job.anonymous:
+            scans = name_anonymously(scans, job.anonymous_map)
+            left_out = [f"{len(left_out)} files or folders"] if left_out else []
     refuse_scans_as_output(scans, job.output)
     refuse_format(scans, job.output_format)
     require_package(path for scan in scans for path in (*scan.images, Path(f"{scan.case}{scan.mask_ending}")))
     if job.output_format in DICOM_ENDINGS:
         load_highdicom()
+        scans = list(map(with_reference, scans))
     for line in left_out:
         print(f"warning: left out of {'the input' if job.anonymous else job.input}: {line}", file=sys.stderr)
     for scan in scans:

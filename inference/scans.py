@@ -19,6 +19,7 @@ from data_preprocessing.dataset.pairing import plain_name
 from inference.dicom.channels import as_channels
 from inference.dicom.headers import is_dicom
 from inference.dicom.series import Series, find_series, holds_dicom
+from inference.dicom.sources import reference_fault
 from utils.errors import UserError, list_problems
 from utils.nifti import Volume, read_header, read_image
 from utils.scan_names import (
@@ -42,6 +43,7 @@ class Scan:
         case: its name.
         images: its files; the slices where it is a DICOM series.
         problem: why it cannot be predicted.
+        nameless: the same without names of files and series, where it has some.
         series: where `images` are one.
         mask_ending: of the file for its mask, which says the format.
         shown: what messages call it; empty: its first file.
@@ -51,6 +53,7 @@ class Scan:
     case: str
     images: tuple[Path, ...]
     problem: str | None = None
+    nameless: str = ""
     series: Series | None = None
     mask_ending: str = ".nii.gz"
     shown: str = ""
@@ -155,11 +158,17 @@ def _series_scans(place: Path, num_channels: int, dicom_channels: Sequence[str])
         Scan(
             case=series.name, images=series.files, series=series, shown=series.name,
             problem=series.problem or (several if num_channels > 1 and not dicom_channels else None),
-            remarks=series.remarks,
+            nameless=series.nameless, remarks=series.remarks,
         )
         for series in found
     )  # fmt: skip
     return Found(scans=scans, left_out=tuple(left_out))
+
+
+def with_reference(scan: Scan) -> Scan:
+    """The scan, with a problem where a DICOM-SEG of its mask could not refer to its series."""
+    fault = None if scan.series is None or scan.problem else reference_fault(scan.series)
+    return scan if fault is None else dataclasses.replace(scan, problem=fault)
 
 
 def unread_scans(path: Path) -> list[str]:
@@ -190,11 +199,11 @@ def _single_channel(files: list[Path]) -> list[Scan]:
     for case, found in several.items():
         images = tuple(file for same in found.values() for file in same)
         shown = ", ".join(f"_{number:04d}" for number in list(found)[:5]) + (", ..." if len(found) > 5 else "")
-        problem = (
-            f"{images[0].parent} has the channels {shown} of {case}, and the model takes one; leave only the right one "
-            "there, or rename the files if each is a scan of its own"
+        rest = (
+            "and the model takes one; leave only the right one there, or rename the files if each is a scan of its own"
         )
-        scans.append(Scan(case=case, images=images, problem=problem))
+        problem = f"{images[0].parent} has the channels {shown} of {case}, {rest}"
+        scans.append(Scan(case=case, images=images, problem=problem, nameless=f"there are channels {shown}, {rest}"))
     for file in files:
         name = case_name(file)
         numbered = split_channel(name)
@@ -215,12 +224,13 @@ def _group(files: list[Path], num_channels: int) -> list[Scan]:
     ]  # fmt: skip
     for case, channels in group_channels([file for file in files if file in numbered], case_name).cases.items():
         numbers, images = zip(*((number, file) for number in sorted(channels) for file in channels[number]))
-        problem = None
+        problem, nameless = None, ""
         if numbers != tuple(range(num_channels)):
             found = ", ".join(f"_{number:04d}" for number in numbers)
             wanted = f"_0000 to _{num_channels - 1:04d}"
             problem = f"{images[0].parent} has the channels {found} of {case}; the model needs {wanted}"
-        scans.append(Scan(case=case, images=images, problem=problem))
+            nameless = f"there are channels {found}; the model needs {wanted}"
+        scans.append(Scan(case=case, images=images, problem=problem, nameless=nameless))
     return scans
 
 

@@ -22,7 +22,7 @@ from inference.dicom.segmentation import load_highdicom
 from inference.mask_formats import DICOM_ENDINGS, ENDINGS, NIFTI, format_fault, mask_ending
 from inference.memory import PROGRAM_BYTES, forecast_predictor, free_memory_bytes, planned_grid
 from inference.predictor import Predictor
-from inference.scans import Scan, find_input
+from inference.scans import Scan, find_input, with_reference
 from serving.kinds import ARCHIVE, DICOM, GZIP_MAGIC, check_text_header, ending_of, unpacked_beyond
 from serving.limits import Limits
 from serving.refusals import Refused, too_large
@@ -150,6 +150,8 @@ def wanted_ending(scan: Scan, wanted: str | None) -> str:
         raise Refused(422, f"the mask cannot be written so: {fault}")
     if wanted in DICOM_ENDINGS:
         _require(load_highdicom, f"write {wanted}", "dicom")
+        if (problem := with_reference(scan).problem) is not None:
+            raise Refused(422, f"the mask cannot be written so: {problem}")
     _require(lambda: require_package([Path(f"x{ENDINGS[wanted]}")]), f"write {wanted}", "formats")
     return ENDINGS[wanted]
 

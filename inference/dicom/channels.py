@@ -96,15 +96,16 @@ def _unused(series: Series) -> str:
 
 def _case(name: str, fitting: Sequence[Sequence[Series]], wanted: Sequence[str]) -> Series:
     """The series of each channel as one; with a problem where they are none or several."""
-    problems = []
+    problems, nameless = [], []
     for number, (series, want) in enumerate(zip(fitting, wanted)):
         if len(series) != 1:
             names = ", ".join(each.name for each in series[:5])
             there = f"{len(series)} series ({names})" if series else "no series"
             problems.append(f"{there} of {want} for channel {number} of the model")
+            nameless.append(f"{len(series) or 'no'} series for channel {number} of the model")
     if problems:
         files = tuple(file for each in fitting for series in each for file in series.files)
-        return Series(name=name, files=files, stack=None, problem="; ".join(problems))
+        return Series(name=name, files=files, stack=None, problem="; ".join(problems), nameless="; ".join(nameless))
     return _together(name, [series[0] for series in fitting])
 
 
@@ -112,23 +113,30 @@ def _together(name: str, series: Sequence[Series]) -> Series:
     """Series of one grid as the channels of one scan."""
     files = tuple(file for each in series for file in each.files)
     first, *others = series
-    problem = next((f"{each.name}: {each.problem}" for each in series if each.problem), None)
-    if problem is None:
-        geometry = first.require_stack().geometry
-        for each in others:
-            own = each.require_stack().geometry
-            if own.shape_xyz != geometry.shape_xyz or grid_difference_mm(
-                own.affine, geometry.affine, geometry.shape_xyz
-            ) > allowed_mm(geometry.affine):
-                problem = (
-                    f"{each.name} ({own.shape_xyz} voxels) lies on another grid than {first.name} "
-                    f"({geometry.shape_xyz}); register and resample the channels to one grid, as NIfTI files "
-                    "<case>_0000.nii.gz, <case>_0001.nii.gz, ..."
-                )
-                break
+    problem = _fault(series, [each.name for each in series])
+    nameless = _fault(series, [f"channel {number}" for number in range(len(series))])
     return dataclasses.replace(
-        first, name=name, files=files, others=tuple(others), problem=problem, stack=None if problem else first.stack
-    )
+        first, name=name, files=files, others=tuple(others), problem=problem, nameless=nameless or "",
+        stack=None if problem else first.stack,
+    )  # fmt: skip
+
+
+def _fault(series: Sequence[Series], titles: Sequence[str]) -> str | None:
+    """Why these series, called by their titles, make no scan together."""
+    for each, title in zip(series, titles):
+        if each.problem:
+            return f"{title}: {each.problem}"
+    geometry = series[0].require_stack().geometry
+    for each, title in zip(series[1:], titles[1:]):
+        own = each.require_stack().geometry
+        far_mm = grid_difference_mm(own.affine, geometry.affine, geometry.shape_xyz)
+        if own.shape_xyz != geometry.shape_xyz or far_mm > allowed_mm(geometry.affine):
+            return (
+                f"{title} ({own.shape_xyz} voxels) lies on another grid than {titles[0]} ({geometry.shape_xyz}); "
+                "register and resample the channels to one grid, as NIfTI files <case>_0000.nii.gz, "
+                "<case>_0001.nii.gz, ..."
+            )
+    return None
 
 
 def _told_apart(cases: Sequence[Series]) -> list[Series]:

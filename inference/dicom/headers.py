@@ -129,9 +129,9 @@ def read_file(path: Path) -> DicomFile | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        if "SOPClassUID" not in data or "SeriesInstanceUID" not in data:
-            return None
-        return _described(path, data)
+            if "SOPClassUID" not in data or "SeriesInstanceUID" not in data:
+                return None
+            return _described(path, data)
     except Exception as error:
         # Of a damaged header pydicom raises whatever it comes across.
         raise UserError(f"{path.name} has a damaged DICOM header ({type(error).__name__})") from None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inference.dicom.headers import load_pydicom
 from inference.dicom.series import Series
+from inference.dicom.sources import read_sources
 from utils.errors import UserError, list_problems
 from utils.extras import optional_import
 from utils.json_text import parse_json
@@ -25,15 +26,6 @@ CODES_KEY = "segment_codes"
 TISSUE: Code = ("85756007", "SCT", "Tissue")
 STRUCTURE: Code = ("123037004", "SCT", "Anatomical Structure")
 ALGORITHM, MAKER = "nnU-Net", "nnU-Net for PyTorch Lightning"
-PATIENT = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-    "ReferringPhysicianName", "StudyDate", "StudyTime",
-)  # fmt: skip
-"""What is emptied in anonymous files; the UIDs stay, as the file refers to its source by them."""
-PERSONAL_GROUPS = (0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040)
-"""Groups of attributes on people, studies and institutions: what the source says in them is left out altogether."""
-TECHNICAL = ("SpecificCharacterSet", "SOPClassUID", "TimezoneOffsetFromUTC", "Modality", "ImageType")
-"""What anonymous files keep of those groups."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,22 +100,38 @@ def write_segmentation(
         UserError: highdicom is not installed, or a source file is gone.
         OSError: the file cannot be written.
     """
-    highdicom, pydicom, stack = load_highdicom(), load_pydicom(), series.require_stack()
+    highdicom, stack = load_highdicom(), series.require_stack()
     slices = stack.slices
     numbers = np.zeros(256, np.uint8)
     numbers[[segment.value for segment in segments]] = np.arange(1, len(segments) + 1)
     planes = numbers[from_working(mask, geometry).T]
     if stack.tilt is not None:
         planes = stack.tilt.lean(planes)
-    files = dict.fromkeys(each.path for each in slices)
-    try:
-        sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
-    except OSError as error:
-        raise UserError(f"a slice of {series.name} cannot be read again: {error.strerror or error}") from None
+    sources = read_sources(series, anonymous=anonymous)
     if slices[0].frame is not None:
         planes = _by_frame(planes, [each.frame or 0 for each in slices], int(sources[0].NumberOfFrames))
-    kinds = highdicom.seg.SegmentationTypeValues
-    uid = highdicom.UID
+    with temporary_file(path) as (file, temporary):
+        try:
+            # Its warnings would quote the patient's name.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _segmentation(highdicom, sources, planes, segments, labelmap=labelmap).save_as(file)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            # It raises whatever it comes across in a header, and quotes it.
+            raise UserError(
+                f"headers of {series.name} lack something that DICOM-SEG takes over, or contradict each other "
+                f"({type(error).__name__}); choose another format"
+            ) from None
+        file.flush()
+        temporary.replace(path)
+
+
+def _segmentation(
+    highdicom: Any, sources: list[Any], planes: np.ndarray, segments: tuple[Segment, ...], *, labelmap: bool
+) -> Any:
+    kinds, uid = highdicom.seg.SegmentationTypeValues, highdicom.UID
     result = highdicom.seg.Segmentation(
         source_images=sources, pixel_array=planes, segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
         segment_descriptions=[_description(highdicom, each, index) for index, each in enumerate(segments, start=1)],
@@ -132,22 +140,7 @@ def write_segmentation(
         omit_empty_frames=bool(planes.any()), content_label="SEGMENTATION",
     )  # fmt: skip
     result.SeriesDescription = "Segmentation"
-    if anonymous:
-        _forget_patient(result, sources[0])
-    with temporary_file(path) as (file, temporary):
-        result.save_as(file)
-        file.flush()
-        temporary.replace(path)
-
-
-def _forget_patient(result: Any, source: Any) -> None:
-    """Take out what highdicom took over: also age, comments, other names and the description of the study."""
-    for element in list(result):
-        is_personal = element.tag.group in PERSONAL_GROUPS and element.keyword not in TECHNICAL
-        if is_personal and element.tag in source and element.value == source[element.tag].value:
-            del result[element.tag]
-    for name in PATIENT:
-        setattr(result, name, "")
+    return result
 
 
 def _description(highdicom: Any, segment: Segment, number: int) -> Any:

@@ -26,13 +26,14 @@ class Series:
     """A series that makes a volume, or the `problem` why it makes none; `name` is that of its folder.
 
     `uid`, `study`, `number`, `description` and `modality` are those of its header. `others` are further channels of the
-    same grid, after this one.
+    same grid, after this one. `nameless` is the problem without names of series, where it has some.
     """
 
     name: str
     files: tuple[Path, ...]
     stack: Stack | None
     problem: str | None = None
+    nameless: str = ""
     uid: str = ""
     study: str = ""
     number: int | None = None

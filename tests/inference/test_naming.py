@@ -40,8 +40,15 @@ def test_the_record_hides_where_scans_came_from(monkeypatch):
     monkeypatch.setattr("sys.argv", ["x/inference.py", "--input", "anna", "--anonymous-map=anna.json", "--tta"])
     assert recorded_command(True) == ["inference.py", "--input", HIDDEN, f"--anonymous-map={HIDDEN}", "--tta"]
     assert recorded_command(False)[2] == "anna"
+    monkeypatch.setattr(
+        "sys.argv", ["x", "--dicom_channels", "anna t1", "anna*", "--tta", "--dicom-channels=a.csv", "b"]
+    )
+    hidden = ["x", "--dicom_channels", HIDDEN, HIDDEN, "--tta", f"--dicom-channels={HIDDEN}", HIDDEN]
+    assert recorded_command(True) == hidden
     options = {"input": "anna", "anonymous_map": "anna.json", "unpacked": "x", "anonymous": True, "output": "out"}
-    assert recorded_options(options) == {"input": HIDDEN, "anonymous_map": None, "anonymous": True, "output": "out"}
+    shown = {"anonymous": True, "output": "out", "dicom_channels": ()}
+    assert recorded_options(options) == {"input": HIDDEN, "anonymous_map": None, **shown}
+    assert recorded_options(options | {"dicom_channels": ("anna*",)})["dicom_channels"] == HIDDEN
     assert recorded_options(options | {"anonymous": False})["input"] == "anna"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 
 from inference.dicom.segmentation import Segment, segments_of, write_segmentation
-from inference.scans import find_input
+from inference.scans import find_input, with_reference
 from tests.inference.dicom.made_up import PATIENT, values, write_frames, write_series
 from utils.errors import UserError
 
@@ -113,6 +114,51 @@ def test_a_volume_of_a_series_is_referred_to_alone(tmp_path):
     (series,) = pydicom.dcmread(tmp_path / "mask.dcm").ReferencedSeriesSequence
     own = {pydicom.dcmread(path).SOPInstanceUID for path in scan.images}
     assert {each.ReferencedSOPInstanceUID for each in series.ReferencedInstanceSequence} == own
+
+
+def rewrite(files, **values):
+    """Attributes as no program that keeps to the standard writes them; None takes one out."""
+    for file in files:
+        data = pydicom.dcmread(file)
+        with pydicom.config.disable_value_validation(), warnings.catch_warnings(action="ignore"):
+            for name, value in values.items():
+                setattr(data, name, value) if value is not None else delattr(data, name)
+            data.save_as(file)
+
+
+LACKING = dict.fromkeys(
+    ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+     "StudyTime", "ReferringPhysicianName", "SliceThickness")
+)  # fmt: skip
+ODD = {"PatientBirthDate": "1970-1", "StudyDate": "today", "StudyTime": "noon", "PatientSex": "female",
+       "SpecificCharacterSet": "nonsense"}  # fmt: skip
+
+
+@pytest.mark.parametrize("values_of", [LACKING, ODD], ids=["lacking", "odd"])
+def test_headers_that_archives_emptied_or_scanners_spoiled_are_no_hindrance(tmp_path, values_of):
+    made = write_series(tmp_path / "ct", values())
+    rewrite(made.files, **values_of)
+    data = pydicom.dcmread(write(tmp_path, tmp_path / "ct"))
+    assert data.PatientBirthDate == data.StudyDate == data.StudyTime == data.PatientSex == ""
+    assert data.PatientName == ("" if values_of is LACKING else PATIENT)
+    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 2.5
+
+
+def test_names_are_not_quoted_in_warnings(tmp_path, recwarn):
+    rewrite(write_series(tmp_path / "ct", values()).files, PatientName="Jane")
+    write(tmp_path, tmp_path / "ct")
+    assert not recwarn
+
+
+@pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_what_cannot_be_referred_to_is_said_before_the_work(tmp_path, name):
+    rewrite(write_series(tmp_path / "ct", values()).files, **{name: None})
+    (scan,) = find_input(tmp_path / "ct", 1).scans
+    assert f"no {name}, which DICOM-SEG refers to" in with_reference(scan).problem
+    with pytest.raises(UserError, match="headers of ct lack something"):
+        write(tmp_path, tmp_path / "ct")
+    assert not (tmp_path / "mask.seg.dcm").exists() and not list(tmp_path.glob(".tmp*"))
 
 
 def test_an_empty_mask_is_a_file_too(tmp_path):
