@@ -72,7 +72,7 @@ def as_volume(image: np.ndarray, spacing_mm: Sequence[float]) -> Volume:
         raise wrong
     array = np.ascontiguousarray(image, dtype=np.float32)
     array = array[None] if array.ndim == 3 else array
-    if array.ndim != 4 or not array.size or not all(size > 0 for size in spacing_mm):
+    if array.ndim != 4 or not array.size or not all(0 < size < math.inf for size in spacing_mm):
         raise wrong
     slices, rows, columns = (float(size) for size in spacing_mm)
     spacing = (slices, rows, columns)
@@ -90,13 +90,21 @@ def finite_scan(volume: Volume, name: str) -> Volume:
     Raises:
         UserError: there is no other intensity.
     """
-    if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
+    odd = odd_voxels(volume)
+    if not odd:
         return volume
-    odd = ~np.isfinite(volume.array)
-    if odd.all():
+    if odd == volume.array.size:
         raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
-    print(f"warning: {name}: {np.count_nonzero(odd)} NaN or infinite intensities are taken as 0", file=sys.stderr)
-    return dataclasses.replace(volume, array=np.where(odd, np.float32(0), volume.array))
+    print(f"warning: {name}: {odd} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    finite = np.isfinite(volume.array)
+    return dataclasses.replace(volume, array=np.where(finite, volume.array, np.float32(0)))
+
+
+def odd_voxels(volume: Volume) -> int:
+    """How many NaN and infinite intensities a scan has."""
+    if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
+        return 0
+    return int(np.count_nonzero(~np.isfinite(volume.array)))
 
 
 def looks_again(plan: Plan) -> bool:

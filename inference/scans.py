@@ -146,7 +146,8 @@ def _series_scans(place: Path, num_channels: int, dicom_channels: Sequence[str])
         found, left_out = list(channels.cases), [*left_out, *channels.left_out]
     if not found:
         lines = "".join(f"\n  - left out: {line}" for line in left_out)
-        raise UserError(f"--input {place} holds no DICOM series of slices with positions{lines}")
+        kind = "that --dicom_channels fits" if dicom_channels else "of slices with positions"
+        raise UserError(f"--input {place} holds no DICOM series {kind}{lines}")
     twice = [name for name, count in Counter(series.name for series in found).items() if count > 1]
     if twice:
         raise list_problems(f"--input {place} has several series of one name:", twice, advice="Rename their folders.")

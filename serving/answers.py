@@ -67,7 +67,7 @@ def make_record(
         "structures": found, "shape_xyz": list(volume.geometry.shape_xyz),
         "spacing_mm_sar": [round(size, 6) for size in volume.spacing_mm],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "doubt": doubt_of(predicted.doubt), "remarks": list(remarks),
+        "doubt": doubt_of(predicted.doubt), "remarks": [*remarks, *predicted.remarks],
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from inference.configuration_predictor import Counter
 from inference.doubt_files import Doubts
 from inference.predictor import Predictor
+from inference.preparing import odd_voxels
 from utils.certainty import DoubtRecord
 from utils.nifti import Volume
 from utils.reserved import array_bytes, create_array
@@ -18,10 +19,11 @@ from utils.reserved import array_bytes, create_array
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Predicted:
-    """Mask (S, A, R) uint8 of file values, and what is said of it."""
+    """Mask (S, A, R) uint8 of file values, what is said of it, and what was done to the scan before."""
 
     mask: np.ndarray
     doubt: DoubtRecord
+    remarks: tuple[str, ...]
 
 
 class ScanPredictor:
@@ -64,4 +66,6 @@ class ScanPredictor:
         prepared = predictor.prepare(volume, name)
         watch = self._doubts.begin(prepared)
         mask = predictor.finish(predictor.collect(predictor.stream(prepared, count, watch.counters), stored))
-        return Predicted(mask=mask, doubt=self._doubts.say(name, watch, mask, prepared))
+        odd = odd_voxels(volume)
+        remarks = (f"{odd} NaN or infinite intensities are taken as 0",) if odd else ()
+        return Predicted(mask=mask, doubt=self._doubts.say(name, watch, mask, prepared), remarks=remarks)

@@ -21,7 +21,6 @@ import triton_python_backend_utils as backend  # Triton's own; nothing that coul
 from inference.mask_formats import ENDINGS
 from inference.model_set import load_model_or_set
 from inference.predictor import Predictor
-from inference.preparing import as_volume
 from inference.run import NetworkUse, network_maker
 from serving.answers import make_record, write_answer_mask
 from serving.limits import Limits
@@ -36,6 +35,7 @@ from serving.uploads import (
     check_upload,
     file_name,
     in_clients_words,
+    open_array,
     open_upload,
     wanted_ending,
 )
@@ -96,9 +96,7 @@ class TritonPythonModel:
         return _outputs_of([self._predict_array(*each) for each in zip(image, spacing, strict=True)])
 
     def _predict_array(self, image: np.ndarray, spacing_mm: np.ndarray) -> One:
-        if image[0].size * len(image) > self.limits.voxels:
-            raise UserError(f"the image has {image.size} voxels; at most {self.limits.voxels} are taken")
-        volume = as_volume(image, spacing_mm.tolist())
+        volume = open_array(image, spacing_mm.tolist(), self.scans.predictor, self.limits)
         with self.scratch.folder() as folder:
             return self._predict(volume, "the image", folder, ())
 

@@ -22,6 +22,7 @@ from inference.dicom.segmentation import load_highdicom
 from inference.mask_formats import DICOM_ENDINGS, ENDINGS, NIFTI, format_fault, mask_ending
 from inference.memory import PROGRAM_BYTES, forecast_predictor, free_memory_bytes, planned_grid
 from inference.predictor import Predictor
+from inference.preparing import as_volume
 from inference.scans import Scan, find_input, with_reference
 from serving.kinds import ARCHIVE, DICOM, GZIP_MAGIC, check_text_header, ending_of, unpacked_beyond
 from serving.limits import Limits
@@ -29,7 +30,7 @@ from serving.refusals import Refused, too_large
 from serving.scratch import Folder
 from utils.archives import unpack_zip
 from utils.errors import UserError
-from utils.nifti import read_header, working_grid
+from utils.nifti import Volume, read_header, working_grid
 from utils.packed_voxels import find_packed
 from utils.scan_formats import require_package
 
@@ -176,13 +177,34 @@ def check_upload(scan: Scan, predictor: Predictor, limits: Limits) -> tuple[int,
         except UserError as error:
             raise Refused(422, in_clients_words(str(error), scan.images)) from None
     shape, affine = headers[0]
+    _check_grid(shape, affine, predictor, limits)
+    return shape[:3]
+
+
+def open_array(image: np.ndarray, spacing_mm: Sequence[float], predictor: Predictor, limits: Limits) -> Volume:
+    """The scan of an array (C, S, A, R) and its voxel size, within the limits that files have.
+
+    Raises:
+        Refused: another number of channels, no voxel size (422), or too large to be predicted here (413).
+    """
+    channels = len(predictor.plan.channels)
+    if image.ndim != 4 or len(image) != channels:
+        raise Refused(422, f"an image is (C, S, A, R) with {channels} channels, got shape {image.shape}")
+    if image.size > limits.voxels:
+        raise too_large(f"the image has {image.size} voxels; this service takes {limits.voxels}")
+    volume = as_volume(image, spacing_mm)
+    _check_grid(volume.geometry.shape_xyz, np.array(volume.geometry.affine), predictor, limits)
+    return volume
+
+
+def _check_grid(shape: tuple[int, ...], affine: np.ndarray, predictor: Predictor, limits: Limits) -> None:
+    """Refuse a scan (x, y, z, ...) that would take too much memory on the model's grid."""
     grid, spacing_mm = working_grid(shape[:3], affine)
     _check_resampled(grid, spacing_mm, affine, predictor, limits)
     needed = forecast_predictor(predictor, grid, spacing_mm, affine).peak_bytes
     free = free_memory_bytes()
     if needed > free - PROGRAM_BYTES:
         raise too_large(f"the scan needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
-    return shape[:3]
 
 
 def _check_resampled(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import fnmatch
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from data_preprocessing.dataset.pairing import plain_name
@@ -17,6 +18,7 @@ from utils.nifti import allowed_mm, grid_difference_mm
 KEYS = ("description", "modality", "number")
 """What a pattern may be of, such as `modality:PT`; a plain one is of the description."""
 TABLE = ".csv"
+UID = re.compile(r"\d+(\.\d+)+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Pattern:
     def fits(self, series: Series) -> bool:
         """Whether a series is like it, in upper or lower case."""
         value = "" if getattr(series, self.key) is None else str(getattr(series, self.key))
-        return fnmatch.fnmatchcase(value.lower(), self.text.lower())
+        # Scanners write brackets, which mean themselves.
+        return fnmatch.fnmatchcase(value.lower(), self.text.lower().replace("[", "[[]"))
 
     def __str__(self) -> str:
         return f"{self.key} {self.text!r}"
@@ -48,7 +51,7 @@ def as_channels(found: Sequence[Series], words: Sequence[str], num_channels: int
     Args:
         found: all series of the input.
         words: a pattern for each channel, or a table (.csv): a line for each case, its name and the UID, or the name
-            that this program gives it, of the series of each channel.
+            that this program gives it, of the series of each channel; titles may come first.
         num_channels: what the model takes.
         root: folder of the input.
         name: of a study whose series lie directly in it.
@@ -160,14 +163,14 @@ def _by_table(found: Sequence[Series], table: Path, num_channels: int) -> Channe
     if not rows or any(len(row) != num_channels + 1 for row in rows):
         raise UserError(
             f"--dicom_channels {table}: each line has a case and its {num_channels} series, in the order of the "
-            "model's channels; the first line holds titles"
+            "model's channels; the first line may hold titles"
         )
     by_uid: dict[str, list[Series]] = defaultdict(list)
     for series in found:
         by_uid[series.uid].append(series)
         by_uid[series.name].append(series)
     cases, problems = [], []
-    for case, *wanted in rows[1:]:
+    for case, *wanted in rows[1:] if _has_titles(rows, by_uid) else rows:
         fitting = [by_uid.get(want, []) for want in wanted]
         problems += [f"{case}: {want} is no series of the input" for want, one in zip(wanted, fitting) if not one]
         cases.append(_case(plain_name(case), fitting, [f"UID or name {want}" for want in wanted]))
@@ -176,3 +179,12 @@ def _by_table(found: Sequence[Series], table: Path, num_channels: int) -> Channe
     used = {file for case in cases for file in case.files}
     left_out = [_unused(series) for series in found if not used.issuperset(series.files)]
     return Channels(cases=tuple(sorted(cases, key=lambda case: case.name)), left_out=tuple(left_out))
+
+
+def _has_titles(rows: Sequence[Sequence[str]], known: Container[str]) -> bool:
+    """Whether the first line names no series. Titles may be called as series are: later lines tell."""
+    first, *others = [row[1:] for row in rows]
+    if any(map(UID.fullmatch, first)):
+        return False
+    are_names = all(cell in known for cell in first)
+    return not are_names or any(row == first or any(map(UID.fullmatch, row)) for row in others)

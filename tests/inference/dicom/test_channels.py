@@ -85,6 +85,25 @@ def test_a_table_names_the_series(tmp_path):
         find_input(tmp_path, 2, (str(table),))
 
 
+@pytest.mark.parametrize("first", ["", "case,T1,T2\n", "case,a_0,a_1\n"], ids=["none", "titles", "names of series"])
+def test_a_table_has_all_of_its_cases_with_and_without_titles(tmp_path, first):
+    one, two = write_study(tmp_path / "a", "x", "x")
+    table = tmp_path / "channels.csv"
+    for left, right in ((one.uid, two.uid), ("a_0", "a_1")):
+        table.write_text(f"{first}p,{left},{right}\nq,{right},{left}\n")
+        assert set(scans(tmp_path, (str(table),))) == {"p", "q"}
+    table.write_text(f"p,1.2.3,{two.uid}\n")
+    with pytest.raises(UserError, match=r"p: 1\.2\.3 is no series of the input"):
+        find_input(tmp_path, 2, (str(table),))
+
+
+def test_brackets_of_a_description_mean_themselves(tmp_path):
+    write_study(tmp_path, "t1 [sag] 3mm", "t2 [1-3]*?", "t2 2")
+    assert [len(scans(tmp_path, (word,), 1)) for word in ("T1 [SAG]*", "t2 [1-3]*?")] == [1, 1]
+    with pytest.raises(UserError, match="holds no DICOM series that --dicom_channels fits"):
+        find_input(tmp_path, 1, ("t2 [1-3]",))
+
+
 def test_as_many_patterns_as_channels_are_wanted(tmp_path):
     write_study(tmp_path, "T1", "T2")
     with pytest.raises(UserError, match="has 1 patterns, and the model 2 channels"):
