@@ -53,6 +53,22 @@ def test_planes_in_any_portions_give_the_same_mask(name, sizes, monkeypatch):
     np.testing.assert_array_equal(native, restore_probabilities(probabilities, meta, plan))
 
 
+@pytest.mark.parametrize(
+    ("shape", "new_shape", "num_outputs", "step", "expected"),
+    [
+        # 4 slices take 8 planes of 10 x 12 and one at each end: 3 * (10 * 120 + 4 * 48) held, 6 copies of 10 * 120.
+        ((20, 10, 12), (10, 8, 6), 3, 4, 4 * (4176 + 7200)),
+        # 8 slices of 10 x 12 take 2 planes of 5 x 4 and one at each end: 2 * (4 * 20 + 8 * 120), 6 copies of 8 * 120.
+        ((6, 5, 4), (24, 10, 12), 2, 8, 4 * (2080 + 5760)),
+        # All 6 slices at once take no more than the 5 planes there are.
+        ((5, 2, 2), (6, 2, 2), 1, 100, 4 * (5 * 4 + 6 * 4 + 6 * 6 * 4)),
+    ],
+)
+def test_memory_is_that_of_the_planes_that_are_held(shape, new_shape, num_outputs, step, expected, monkeypatch):
+    monkeypatch.setattr(restoration, "slab_step", lambda *_, **__: step)
+    assert restoration.restoring_bytes(shape, new_shape, num_outputs=num_outputs) == expected
+
+
 def test_only_planes_that_are_still_needed_are_kept():
     plan = make_plan(spacing=(1.0, 1.0, 1.0))
     meta, probabilities = case_of(plan)

@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.torture.clocks import run_clocks
 from tests.torture.commands import warm_up
 from tests.torture.disk import run_disk
-from tests.torture.fuzz import TARGETS, run_fuzz
+from tests.torture.fuzz import run_fuzz
+from tests.torture.fuzz_targets import TARGETS
 from tests.torture.kills import run_kills
 from tests.torture.stages import STAGES
+from tests.torture.twice import run_twice
 
-SHARES = {"kills": 0.5, "disk": 0.2, "fuzz": 0.3}
+SHARES = {"kills": 0.4, "disk": 0.15, "fuzz": 0.3, "twice": 0.1, "clocks": 0.05}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="torture-") as temporary:
         for name in options.parts:
-            begin, folder = time.monotonic(), (options.work or Path(temporary)) / name
+            begin, folder = time.monotonic(), (options.work or Path(temporary)) / "all"
             seconds = 60 * options.minutes * SHARES[name] / total
             results[name] = _part(name, options)(folder, seconds) | {"seconds": round(time.monotonic() - begin)}
+            # The next part finds what the stages leave undisturbed.
+            options.reuse = True
             print(_in_words(name, results[name]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1))
@@ -54,21 +59,18 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", choices=stages, help="of the kills and disks, only these")
     parser.add_argument("--targets", nargs="+", choices=targets, help="of the damaged files, only these")
     parser.add_argument("--work", type=Path, help="folder to work in, which is kept")
+    parser.add_argument("--reuse", action="store_true", help="the states that an earlier call has left in --work")
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args(argv)
 
 
 def _part(name: str, options: argparse.Namespace) -> Callable[[Path, float], dict[str, Any]]:
-    seed = options.seed
-    if name == "kills":
-        return lambda folder, seconds: run_kills(
-            folder, number=options.kills, seed=seed, seconds=seconds, names=options.stages
-        )
-    if name == "disk":
-        return lambda folder, seconds: run_disk(folder, seed=seed, seconds=seconds, names=options.stages)
-    return lambda folder, seconds: run_fuzz(
-        folder, number=options.fuzz, seed=seed, seconds=seconds, names=options.targets
-    )
+    if name == "fuzz":
+        how: dict[str, Any] = {"number": options.fuzz, "names": options.targets}
+    else:
+        how = {"names": options.stages} | ({"number": options.kills} if name == "kills" else {})
+    run = {"kills": run_kills, "disk": run_disk, "fuzz": run_fuzz, "twice": run_twice, "clocks": run_clocks}[name]
+    return lambda folder, seconds: run(folder, seed=options.seed, seconds=seconds, reuse=options.reuse, **how)
 
 
 def _faults(result: dict[str, Any]) -> int:
@@ -77,7 +79,7 @@ def _faults(result: dict[str, Any]) -> int:
 
 def _in_words(name: str, result: dict[str, Any]) -> str:
     lines = [f"{name}: {_faults(result)} faults, seed {result['seed']}, {result['seconds']} s"]
-    for key in ("kills", "targets", "trials", "left_out", "no_worker_hit", "disks"):
+    for key in ("kills", "targets", "trials", "left_out", "no_worker_hit", "disks", "twice", "without_package"):
         if isinstance(result.get(key), dict):
             lines += [
                 f"  {which}: {', '.join(f'{k} {v}' for k, v in counts.items())}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import importlib
 import os
 import resource
@@ -32,6 +33,8 @@ MARK = "NNUNET_TORTURE"
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _ENDING_S = 20.0
 """How long whatever a command started may go on after the command is gone."""
+_TELLING_S = 2.0
+"""How long processes that hang have to say where."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Outcome:
         seconds: wall time.
         orphans: command lines of processes that outlived it.
         timed_out: whether it was killed because it took too long.
+        peak_bytes: memory that it, or one that it waited for, took at most.
     """
 
     status: int
@@ -51,28 +55,34 @@ class Outcome:
     seconds: float
     orphans: tuple[str, ...] = ()
     timed_out: bool = False
+    peak_bytes: int = 0
 
     @property
     def has_traceback(self) -> bool:
         """Whether it ended in a way that no user should see."""
         return "Traceback (most recent call last)" in self.text
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it wrote; of what hung, where all its threads stood."""
+        return self.text[-12000 if self.timed_out else -1500 :]
+
 
 def warm_up() -> None:
     """Import what the commands need; called once, before the first of them."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in MODULES:
         importlib.import_module(name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a command may take; None: as much as there is."""
+    """What a command may take; None: as much as there is; `first` is called in its process before it begins."""
 
     seconds: float = 120.0
     memory_bytes: int | None = None
     file_bytes: int | None = None
     temporary: Path | None = None
+    first: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +95,13 @@ class Blow:
 
 
 def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: str) -> int:
-    """Start `main(words)` of a module; returns the number of its process, the leader of a group of its own."""
+    """Start `main(words)` of a module; returns the number of its process, the leader of a group of its own.
+
+    Raises:
+        RuntimeError: this process has threads; a fork of it may wait for ever for one of them.
+    """
+    if (threads := len(os.listdir("/proc/self/task"))) != 1:
+        raise RuntimeError(f"{threads} threads run before a fork")
     sys.stdout.flush()
     sys.stderr.flush()
     # A blow that comes at once hits the program, and not what is done for it here.
@@ -105,12 +121,19 @@ def start(module: str, words: Sequence[str], log: Path, limits: Limits, mark: st
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        # Whatever hangs is told to abort, and says where: this process, and each that it starts.
+        faulthandler.enable(2)
+        os.environ["PYTHONFAULTHANDLER"] = "1"
         for kind, value in ((resource.RLIMIT_AS, limits.memory_bytes), (resource.RLIMIT_FSIZE, limits.file_bytes)):
             if value is not None:
                 resource.setrlimit(kind, (value, value))
         # A file that is too large is an error for the program, and not its death.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         sys.argv = [module]
+        # What was imported in another process knows when that one began.
+        importlib.import_module("utils.temporary")._began_s = time.time()
+        if limits.first is not None:
+            limits.first()
         status = run_cli(lambda: _run_here(module, words))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
@@ -130,6 +153,24 @@ def _run_here(module: str, words: Sequence[str]) -> int | None:
     return importlib.import_module(module).main(list(words))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running:
+    """A command that was started."""
+
+    pid: int
+    mark: str
+    log: Path
+    begin: float
+    limits: Limits
+
+
+def begin(module: str, words: Sequence[str], *, log: Path, limits: Limits | None = None) -> Running:
+    """Start a command, which writes to `log`."""
+    limits, now = limits or Limits(), time.monotonic()
+    mark = f"{os.getpid()}-{now}"
+    return Running(pid=start(module, words, log, limits, mark), mark=mark, log=log, begin=now, limits=limits)
+
+
 def run(
     module: str, words: Sequence[str], *, folder: Path, limits: Limits | None = None, blow: Blow | None = None,
     meanwhile: Callable[[str], None] | None = None,
@@ -140,23 +181,29 @@ def run(
         folder: for its log.
         meanwhile: called while it runs, again and again, with the mark of its processes.
     """
-    limits, begin = limits or Limits(), time.monotonic()
-    log, mark = folder / "output.txt", f"{os.getpid()}-{begin}"
-    pid = start(module, words, log, limits, mark)
-    hit, timed_out, found = False, False, 0
+    return wait_for(begin(module, words, log=folder / "output.txt", limits=limits), blow, meanwhile)
+
+
+def wait_for(
+    running: Running, blow: Blow | None = None, meanwhile: Callable[[str], None] | None = None
+) -> Outcome:  # fmt: skip
+    """Wait for a command and all that it started; what takes too long is killed, and says where it stood."""
+    pid, mark, log = running.pid, running.mark, running.log
+    hit, timed_out, found, told = False, False, 0, ""
     while not found:
-        found, code = os.waitpid(pid, os.WNOHANG)
-        passed = time.monotonic() - begin
+        found, code, used = os.wait4(pid, os.WNOHANG)
+        passed = time.monotonic() - running.begin
         if found:
             break
         if blow is not None and not hit and passed >= blow.after_s:
             hit = True
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if blow.whole_group else os.kill)(pid, blow.signum)
-        if passed > limits.seconds:
+        if passed > running.limits.seconds:
             timed_out = True
+            told = _where_they_stand(pid, mark, log)
             _kill_all(pid, mark)
-            _, code = os.waitpid(pid, 0)
+            _, code, used = os.wait4(pid, 0)
             break
         if meanwhile is not None:
             meanwhile(mark)
@@ -164,8 +211,9 @@ def run(
     orphans = () if timed_out else _wait_for_others(mark)
     _kill_all(pid, mark)
     return Outcome(
-        status=os.waitstatus_to_exitcode(code), seconds=time.monotonic() - begin,
-        text=log.read_text(errors="replace") if log.exists() else "", orphans=orphans, timed_out=timed_out,
+        status=os.waitstatus_to_exitcode(code), seconds=time.monotonic() - running.begin, orphans=orphans,
+        text=(log.read_text(errors="replace") if log.exists() else "") + told, timed_out=timed_out,
+        peak_bytes=used.ru_maxrss << 10,
     )  # fmt: skip
 
 
@@ -190,6 +238,18 @@ def _wait_for_others(mark: str) -> tuple[str, ...]:
         with contextlib.suppress(OSError):
             names.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200])
     return tuple(names)
+
+
+def _where_they_stand(pid: int, mark: str, log: Path) -> str:
+    """Let all processes of a command abort, itself last; returns what those with logs of their own wrote there."""
+    others, logs = [each for each in marked(mark) if each != pid], set()
+    for each in (*others, pid):
+        with contextlib.suppress(OSError):
+            logs.add(Path(os.readlink(f"/proc/{each}/fd/2")))
+            os.kill(each, signal.SIGABRT)
+            time.sleep(_TELLING_S / (1 + len(others)))
+    own = sorted(path for path in logs - {log.resolve()} if path.is_file())
+    return "".join(f"\n{path}:\n{path.read_text(errors='replace')[-4000:]}" for path in own)
 
 
 def _kill_all(pid: int, mark: str) -> None:

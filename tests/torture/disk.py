@@ -52,7 +52,9 @@ def small_disk(point: Path, size: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", str(point)], check=True, capture_output=True)
 
 
-def run_disk(root: Path, *, seed: int, seconds: float, names: Sequence[str] | None = None) -> dict[str, Any]:
+def run_disk(
+    root: Path, *, seed: int, seconds: float, names: Sequence[str] | None = None, reuse: bool = False
+) -> dict[str, Any]:
     """All trials of this kind, as far as the time allows.
 
     Returns:
@@ -60,7 +62,7 @@ def run_disk(root: Path, *, seed: int, seconds: float, names: Sequence[str] | No
     """
     until, rng = time.monotonic() + seconds, random.Random(seed)
     wanted = [stage.name for stage in STAGES if names is None or stage.name in names]
-    stages, undisturbed = prepare(root, [name for name in wanted if name not in NOT_FOR_DISK])
+    stages, undisturbed = prepare(root, [name for name in wanted if name not in NOT_FOR_DISK], reuse=reuse)
     shutil.rmtree(root / "work")
     (root / "work").mkdir()
     mountable, missed = can_mount(root), []
@@ -113,10 +115,10 @@ def _refused(outcome: Outcome, *, may_finish: bool) -> list[str]:
     if outcome.timed_out or outcome.orphans:
         faults.append(f"does not end, or leaves {outcome.orphans}")
     if outcome.has_traceback:
-        faults.append(f"traceback: {outcome.text[-1500:]}")
+        faults.append(f"traceback: {outcome.last_words}")
     allowed = (0, 1, 2) if may_finish else (1, 2)
     if not outcome.timed_out and outcome.status not in allowed:
-        faults.append(f"ends with {outcome.status}: {outcome.text[-1500:]}")
+        faults.append(f"ends with {outcome.status}: {outcome.last_words}")
     if outcome.status in (1, 2) and not outcome.text.strip():
         faults.append("says nothing")
     return faults
@@ -125,7 +127,7 @@ def _refused(outcome: Outcome, *, may_finish: bool) -> list[str]:
 def _goes_on(root: Path, prepared: Prepared) -> list[str]:
     """Whether the command succeeds once nothing is in its way, and leaves what it should."""
     last = run_stage(prepared.stage, root / "work", root)
-    faults = [] if last.status == 0 else [f"run again it ends with {last.status}: {last.text[-1500:]}"]
+    faults = [] if last.status == 0 else [f"run again it ends with {last.status}: {last.last_words}"]
     return faults + prepared.expected.faults(read_tree(root / "work"))[:5]
 
 

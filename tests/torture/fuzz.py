@@ -1,7 +1,8 @@
 """Damaged inputs of every kind: the right result, or one message and exit status 2; never a traceback or a hang.
 
 A case that fails while others go on is exit status 1. What was damaged and passes must not change masks where a check
-exists: weights in a zip or a checkpoint.
+exists: weights in a zip or a checkpoint. Nothing but the output changes, no memory is asked for that a header promises
+only, and nothing from within a file runs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import dataclasses
 import random
 import resource
 import shutil
-import tarfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -20,245 +20,152 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from tests.torture import mutators
+from tests.torture.bombs import EXECUTED, bombs_of
 from tests.torture.commands import Limits, Outcome, run
-from tests.torture.stages import NETWORK, PREPROCESS, STAGES, TASK, prepare
+from tests.torture.fuzz_inputs import write_further
+from tests.torture.fuzz_targets import TARGETS, Target, installed_targets
+from tests.torture.stages import STAGES, prepare
 from tests.torture.trees import put_back
 
 LIMIT_S = 90.0
-MEMORY_ABOVE = 3 << 30
+ADDRESSES_ABOVE = 3 << 30
 """Address space that a command may take beyond what it begins with."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
-    """Files that are damaged, and the command that reads them.
-
-    Attributes:
-        needs: what of the finished way the command needs, files and folders.
-        files: patterns below the working folder; one of what they find is damaged.
-        same: file that must not change where the command succeeds all the same.
-        weight: how many of a hundred trials it gets.
-        after: the last stage of the way that it needs; None: the data only.
-    """
-
-    name: str
-    module: str
-    words: tuple[str, ...]
-    needs: tuple[str, ...]
-    files: tuple[str, ...]
-    mutate: mutators.Mutator
-    weight: int
-    same: str | None = None
-    after: str | None = None
-
-
-def _words(text: str, *more: str) -> tuple[str, ...]:
-    return (*text.split(), *more)
-
-
-_PREDICT = "--input {work}/scans --output {work}/masks --gpus 0 --no_report"
-_TRAIN = _words(
-    f"--exec_mode train --task {TASK} --dim 3 --fold 0 --prepared {{work}}/prepared --results {{work}}/new "
-    "--accelerator cpu --max_epochs 1 --no_save_ckpt", *NETWORK,
-)  # fmt: skip
-_EVALUATE = "--preds {work}/labelled --lbls {work}/labels --no_report"
-TARGETS = (
-    Target(
-        name="scan",
-        after="export-model",
-        module="scripts.inference",
-        words=_words(f"{_PREDICT} --model {{work}}/model.zip"),
-        weight=12,
-        needs=("model.zip", "scans"),
-        files=("scans/*.nii.gz",),
-        mutate=mutators.nifti_gz,
-    ),
-    Target(
-        name="training scan",
-        module="preprocess",
-        words=_words(PREPROCESS, "--n_jobs", "1"),
-        weight=14,
-        needs=("raw",),
-        files=("raw/*/*Tr/*.nii.gz",),
-        mutate=mutators.nifti_gz,
-    ),
-    Target(
-        name="mask",
-        module="evaluate",
-        words=_words(_EVALUATE),
-        weight=14,
-        needs=("labelled", "labels"),
-        files=("labelled/*.nii.gz", "labels/*.nii.gz"),
-        mutate=mutators.nifti_gz,
-    ),
-    Target(
-        name="dataset.json",
-        module="preprocess",
-        words=_words(PREPROCESS, "--n_jobs", "1"),
-        weight=14,
-        needs=("raw",),
-        files=("raw/*/dataset.json",),
-        mutate=mutators.text_json,
-    ),
-    Target(
-        name="shards' JSON",
-        after="preprocess",
-        module="main",
-        words=_TRAIN,
-        weight=6,
-        needs=("prepared",),
-        files=("prepared/77_3d/*.json",),
-        mutate=mutators.text_json,
-    ),
-    Target(
-        name="shards",
-        after="preprocess",
-        module="main",
-        words=_TRAIN,
-        weight=3,
-        needs=("prepared",),
-        files=("prepared/77_3d/*.npy",),
-        mutate=mutators.blind,
-    ),
-    Target(
-        name="shards' JSON, again",
-        after="preprocess",
-        module="preprocess",
-        words=_words(PREPROCESS, "--n_jobs", "1"),
-        weight=8,
-        needs=("raw", "prepared"),
-        files=("prepared/77_3d/*.json",),
-        mutate=mutators.text_json,
-    ),
-    Target(
-        name="checkpoint",
-        after="train",
-        module="scripts.inference",
-        weight=6,
-        needs=("single", "scans"),
-        same="masks/new4.nii.gz",
-        words=_words(f"{_PREDICT} --model {{work}}/single/checkpoints/last.ckpt"),
-        files=("single/checkpoints/last.ckpt",),
-        mutate=mutators.zip_file,
-    ),
-    Target(
-        name="model.zip",
-        after="export-model",
-        module="scripts.inference",
-        words=_words(f"{_PREDICT} --model {{work}}/model.zip"),
-        weight=9,
-        needs=("model.zip", "scans"),
-        files=("model.zip",),
-        mutate=mutators.zip_file,
-    ),
-    Target(
-        name="records",
-        after="find-best",
-        module="scripts.find_best_configuration",
-        weight=4,
-        needs=("prepared", "results", "raw"),
-        words=_words(f"--task {TASK} --prepared {{work}}/prepared --results {{work}}/results --no_report"),
-        files=("results/*.json", "results/77_3d_lowres/*.json", "results/77_3d_lowres/*/*.json"),
-        mutate=mutators.text_json,
-    ),
-    Target(
-        name="decision",
-        after="find-best",
-        module="scripts.export_model",
-        weight=5,
-        needs=("results",),
-        mutate=mutators.text_json,
-        words=_words(f"--model {{work}}/results/{TASK}_best --output {{work}}/new.zip"),
-        files=("results/77_best/*.json", "results/77_3d_lowres/doubt.json"),
-    ),
-    Target(
-        name="masks' records",
-        after="predict",
-        module="scripts.inference",
-        weight=5,
-        needs=("model.zip", "scans", "masks"),
-        words=_words(f"{_PREDICT} --model {{work}}/model.zip"),
-        files=("masks/*.json",),
-        mutate=mutators.text_json,
-    ),
-    Target(
-        name="page",
-        after="predict",
-        module="scripts.report",
-        words=_words("{work}/masks --output {work}/new.html"),
-        weight=5,
-        needs=("masks",),
-        files=("masks/*.json", "masks/*.csv"),
-        mutate=mutators.blind,
-    ),
-    Target(
-        name="tar",
-        module="tests.torture.unpacking",
-        weight=6,
-        needs=("archives",),
-        files=("archives/a.tar",),
-        words=_words("{work}/archives/a.tar {work}/archives/Task04_Hippocampus"),
-        mutate=mutators.tar_file,
-    ),
-    Target(
-        name="zip",
-        module="tests.torture.unpacking",
-        weight=4,
-        needs=("archives",),
-        files=("archives/a.zip",),
-        words=_words("{work}/archives/a.zip {work}/archives/unpacked"),
-        mutate=mutators.zip_file,
-    ),
-)
+MEMORY_ABOVE = 1 << 30
+"""Memory that it may take beyond what it takes for sound files."""
 
 
 def run_fuzz(
-    root: Path, *, number: int, seed: int, seconds: float, names: Sequence[str] | None = None
+    root: Path, *, number: int, seed: int, seconds: float, names: Sequence[str] | None = None, reuse: bool = False
 ) -> dict[str, Any]:
-    """Damage inputs until there were `number` trials, or the time is over."""
+    """Give each command the files made to do harm, then damaged ones until there were `number`, or the time is over."""
     until = time.monotonic() + seconds
-    targets = [target for target in TARGETS if names is None or target.name in names]
+    targets = [target for target in installed_targets() if names is None or target.name in names]
+    absent = sorted({target.name for target in TARGETS} - {target.name for target in installed_targets()})
     needed = [stage.name for stage in STAGES if stage.name in {target.after for target in targets}]
-    undisturbed = prepare(root, needed[-1:], once=True)[1]
+    undisturbed = prepare(root, needed[-1:], once=True, reuse=reuse)[1]
     if undisturbed:
         return {"seed": seed, "undisturbed": undisturbed, "trials": 0, "left_out": number, "targets": {}, "faults": []}
     whole = root / "whole"
     put_back(root / "work", whole)
-    _further(whole)
-    boxes = {target.name: _box(root, whole, target, index) for index, target in enumerate(targets)}
-    undisturbed += [wrong for target in targets for wrong in _undamaged(root, boxes[target.name], target)]
-    counts: dict[str, dict[str, int]] = {target.name: {"trials": 0, "passed": 0, "refused": 0} for target in targets}
+    write_further(whole, {target.package for target in targets if target.package})
+    boxes = [_box(root, whole, target, index) for index, target in enumerate(targets)]
+    benches = {box.target.name: box for box in boxes}
+    undisturbed += [wrong for box in boxes if (wrong := box.undamaged())]
+    counts: dict[str, dict[str, int]] = {
+        target.name: {"trials": 0, "passed": 0, "refused": 0, "made_to_harm": 0} for target in targets
+    }
     faults, done = [], 0
-    plan = [
-        target for target in targets for _ in range(max(1, number * target.weight // sum(t.weight for t in targets)))
-    ]
-    random.Random(seed).shuffle(plan)
-    for trial, target in enumerate(plan):
+    total = sum(target.weight for target in targets)
+    drawn = [target for target in targets for _ in range(max(1, number * target.weight // total))]
+    random.Random(seed).shuffle(drawn)
+    made = [(target, words) for target in targets for words in bombs_of(target.name)]
+    for trial, (target, words) in enumerate([*made, *((target, "") for target in drawn)]):
         if time.monotonic() > until:
             break
-        outcome, wrong, what = _trial(root, boxes[target.name], target, random.Random(f"{seed} {trial} {target.name}"))
-        counts[target.name]["trials"] += 1
-        counts[target.name]["passed" if outcome.status == 0 else "refused"] += 1
+        rng = random.Random(f"{seed} {trial - len(made)} {target.name}")
+        outcome, wrong, what = benches[target.name].trial(rng, words)
+        count = counts[target.name]
+        count["trials"] += 1
+        count["passed" if outcome.status == 0 else "refused"] += 1
+        count["made_to_harm"] += bool(words)
         done += 1
         if wrong:
-            faults.append({"target": target.name, "trial": trial, "damaged": what, "faults": wrong})
-    return {"seed": seed, "undisturbed": undisturbed, "trials": done, "left_out": len(plan) - done, "targets": counts,
-            "faults": faults}  # fmt: skip
+            faults.append({"target": target.name, "trial": trial - len(made), "damaged": what, "faults": wrong})
+            print(f"fuzz: {faults[-1]}"[:3000], flush=True)
+    return {"seed": seed, "undisturbed": undisturbed, "trials": done, "left_out": len(made) + len(drawn) - done,
+            "without_package": absent, "targets": counts, "faults": faults}  # fmt: skip
 
 
-def _further(whole: Path) -> None:
-    """What the way does not leave by itself: labels of the masks, and an archive."""
-    folder = next((whole / "raw").iterdir())
-    for name in ("labels", "labelled"):
-        shutil.copytree(folder / "labelsTr", whole / name)
-    (whole / "archives").mkdir()
-    with tarfile.open(whole / "archives/a.tar", "w") as archive:
-        archive.add(folder, "Task04_Hippocampus")
-    shutil.make_archive(str(whole / "archives/a"), "zip", folder)
+@dataclasses.dataclass(kw_only=True)
+class Box:
+    """A target with the state that its trials start from.
+
+    Attributes:
+        root: folder of everything.
+        state: what the folder of the command holds at first.
+        peak_bytes: memory that the command takes for sound files; known once it ran.
+    """
+
+    root: Path
+    state: Path
+    target: Target
+    peak_bytes: int = 0
+
+    def undamaged(self) -> str | None:
+        """Run the command on sound files, and keep what must stay the same; returns what is wrong."""
+        work, target = self.root / "work", self.target
+        put_back(self.state, work)
+        before = self._not_to_be_changed()
+        outcome = self._run()
+        self.peak_bytes = outcome.peak_bytes
+        if target.same and (work / target.same).exists():
+            shutil.copy2(work / target.same, self._reference())
+        if outcome.status != 0:
+            return f"{target.name}, sound: {outcome.last_words}"
+        changed = _differences(before, self._not_to_be_changed())
+        return f"{target.name}, sound: changed {changed}" if changed else None
+
+    def trial(self, rng: random.Random, bomb: str = "") -> tuple[Outcome, list[str], str]:
+        """Damage a file as `rng` wants it, or put a bomb in its place; the outcome, what is wrong, what was damaged."""
+        work, target = self.root / "work", self.target
+        put_back(self.state, work)
+        path = rng.choice(sorted(found for pattern in target.files for found in work.glob(pattern)))
+        sound = path.read_bytes()
+        damaged = bombs_of(target.name)[bomb](sound) if bomb else target.mutate(sound, rng)
+        path.write_bytes(damaged)
+        what = f"{path.relative_to(work)}{': ' * bool(bomb)}{bomb}"
+        before = self._not_to_be_changed()
+        outcome = self._run()
+        faults = judge(outcome)
+        if changed := _differences(before, self._not_to_be_changed()):
+            faults.append(f"wrote outside of its output: {changed}")
+        for outside in (EXECUTED, Path("/tmp/escaped")):
+            if outside.exists():
+                faults.append(f"wrote {outside}")
+                outside.unlink()
+        if outcome.peak_bytes > self.peak_bytes + MEMORY_ABOVE:
+            faults.append(f"took {outcome.peak_bytes / 2**30:.1f} GB, for sound files {self.peak_bytes / 2**30:.1f} GB")
+        # Weights that were written anew with their checksums are another network.
+        compared = outcome.status == 0 and target.same is not None and _is_broken(path)
+        if compared and _voxels(self._reference()) != _voxels(work / str(target.same)):
+            faults.append("passed, and the masks are others")
+        if faults:
+            keep = self.root / "found" / f"{target.name.replace(' ', '_')}_{rng.randrange(10**6)}_{path.name}"
+            keep.parent.mkdir(exist_ok=True)
+            keep.write_bytes(damaged)
+            what += f" (kept as {keep.name})"
+        return outcome, faults, what
+
+    def _run(self) -> Outcome:
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        limits = Limits(seconds=LIMIT_S, memory_bytes=pages * resource.getpagesize() + ADDRESSES_ABOVE)
+        words = [word.format(work=self.root / "work") for word in self.target.words]
+        return run(self.target.module, words, folder=self.root, limits=limits)
+
+    def _reference(self) -> Path:
+        assert self.target.same is not None
+        return self.state.with_name(f"{self.state.name}_{Path(self.target.same).name}")
+
+    def _not_to_be_changed(self) -> dict[str, tuple[int, int, int]]:
+        """Files and folders that are none of the output's: size, time and mode of each."""
+        work, found = self.root / "work", {}
+        for path in (each for top in self.root.iterdir() if top.name in ("work", "whole") for each in top.rglob("*")):
+            name = path.relative_to(work).as_posix() if path.is_relative_to(work) else ""
+            if not any(f"{name}/".startswith(f"{each}/") for each in self.target.writes):
+                facts = path.lstat()
+                # What lies in a folder is seen by itself; its time changes where an output is made in it.
+                found[str(path.relative_to(self.root))] = (
+                    (0, 0, facts.st_mode) if path.is_dir() else (facts.st_size, facts.st_mtime_ns, facts.st_mode)
+                )
+        return found | {top.name: (0, 0, 0) for top in self.root.iterdir() if top.name != "output.txt"}
 
 
-def _box(root: Path, whole: Path, target: Target, index: int) -> Path:
+def _differences(before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int, int, int]]) -> list[str]:
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))[:5]
+
+
+def _box(root: Path, whole: Path, target: Target, index: int) -> Box:
     """The state that a target's trials start from."""
     box = root / f"box_{index}"
     shutil.rmtree(box, ignore_errors=True)
@@ -268,57 +175,7 @@ def _box(root: Path, whole: Path, target: Target, index: int) -> Path:
             shutil.copytree(whole / need, box / need)
         else:
             shutil.copy2(whole / need, box / need)
-    return box
-
-
-def _undamaged(root: Path, box: Path, target: Target) -> list[str]:
-    """Run the command on sound files, and keep what must stay the same."""
-    work = root / "work"
-    put_back(box, work)
-    outcome = run(target.module, [word.format(work=work) for word in target.words], folder=root)
-    if target.same and (work / target.same).exists():
-        shutil.copy2(work / target.same, _reference(box, target))
-    # An archive whose checksum is known is refused if it is another one.
-    return (
-        [] if outcome.status == 0 or target.module == "download" else [f"{target.name}, sound: {outcome.text[-1500:]}"]
-    )
-
-
-def _reference(box: Path, target: Target) -> Path:
-    assert target.same is not None
-    return box.with_name(f"{box.name}_{Path(target.same).name}")
-
-
-def _trial(root: Path, box: Path, target: Target, rng: random.Random) -> tuple[Outcome, list[str], str]:
-    work = root / "work"
-    put_back(box, work)
-    path = rng.choice(sorted(found for pattern in target.files for found in work.glob(pattern)))
-    sound = path.read_bytes()
-    damaged = target.mutate(sound, rng)
-    path.write_bytes(damaged)
-    what = f"{path.relative_to(work)}"
-    before = {entry.name for entry in root.iterdir()}
-    with open("/proc/self/statm") as file:
-        pages = int(file.read().split()[0])
-    limits = Limits(seconds=LIMIT_S, memory_bytes=pages * resource.getpagesize() + MEMORY_ABOVE)
-    words = [word.format(work=work) for word in target.words]
-    outcome = run(target.module, words, folder=root, limits=limits)
-    faults = judge(outcome)
-    if escaped := {entry.name for entry in root.iterdir()} - before - {"output.txt"}:
-        faults.append(f"wrote outside of its folders: {escaped}")
-    if (Path("/tmp/escaped")).exists():
-        faults.append("wrote to /tmp/escaped")
-        Path("/tmp/escaped").unlink()
-    # Weights that were written anew with their checksums are another network.
-    compared = outcome.status == 0 and target.same is not None and _is_broken(path)
-    if compared and _voxels(_reference(box, target)) != _voxels(work / str(target.same)):
-        faults.append("passed, and the masks are others")
-    if faults:
-        keep = root / "found" / f"{target.name.replace(' ', '_')}_{rng.randrange(10**6)}_{path.name}"
-        keep.parent.mkdir(exist_ok=True)
-        keep.write_bytes(damaged)
-        what += f" (kept as {keep.name})"
-    return outcome, faults, what
+    return Box(root=root, state=box, target=target)
 
 
 def _is_broken(path: Path) -> bool:
@@ -338,13 +195,13 @@ def judge(outcome: Outcome) -> list[str]:
     """What is wrong about how a command ended that was given a damaged file."""
     faults = []
     if outcome.timed_out:
-        return [f"did not end within {LIMIT_S:g} s: {outcome.text[-500:]}"]
+        return [f"did not end within {LIMIT_S:g} s: {outcome.last_words}"]
     if outcome.status not in (0, 1, 2):
-        faults.append(f"ended with {outcome.status}: {outcome.text[-1500:]}")
+        faults.append(f"ended with {outcome.status}: {outcome.last_words}")
     if outcome.has_traceback:
-        faults.append(f"traceback: {outcome.text[-1500:]}")
+        faults.append(f"traceback: {outcome.last_words}")
     if outcome.status == 2 and sum(line.startswith("error: ") for line in outcome.text.splitlines()) != 1:
-        faults.append(f"not one message: {outcome.text[-1500:]}")
+        faults.append(f"not one message: {outcome.last_words}")
     if outcome.status == 1 and not outcome.text.strip():
         faults.append("says nothing")
     if outcome.orphans:

@@ -29,14 +29,16 @@ class Killed:
     faults: tuple[str, ...]
 
 
-def run_kills(root: Path, *, number: int, seed: int, seconds: float, names: Sequence[str] | None = None) -> dict:
+def run_kills(
+    root: Path, *, number: int, seed: int, seconds: float, names: Sequence[str] | None = None, reuse: bool = False
+) -> dict:
     """Kill stages until there were `number` kills, or the time is over.
 
     Returns:
         numbers by stage, and the trials with faults.
     """
     until = time.monotonic() + seconds
-    stages, faults = prepare(root, names)
+    stages, faults = prepare(root, names, reuse=reuse)
     trials: list[Killed] = []
     rng = random.Random(seed)
     waiting = [
@@ -85,15 +87,16 @@ def _trial(root: Path, prepared: Prepared, rng: random.Random) -> Killed:
         blows.append((signal.Signals(signum).name, round(blow.after_s, 3)))
         landed += outcome.status != 0
         if outcome.timed_out:
-            faults.append(f"does not end after {blows[-1]}")
+            faults.append(f"does not end after {blows[-1]}: {outcome.last_words}")
+            continue
         if outcome.orphans:
             faults.append(f"after {blows[-1]} there still runs {outcome.orphans}")
         # -N: the default action of the signal, before our handler stood or by SIGKILL.
         if outcome.status not in (0, -signum, 128 + signum, 130) or outcome.has_traceback:
-            faults.append(f"ends with {outcome.status} after {blows[-1]}: {outcome.text[-1500:]}")
+            faults.append(f"ends with {outcome.status} after {blows[-1]}: {outcome.last_words}")
     last = run_stage(stage, work, root)
     if last.status != 0:
-        faults.append(f"run again it ends with {last.status}: {last.text[-1500:]}")
+        faults.append(f"run again it ends with {last.status}: {last.last_words}")
     differences = prepared.expected.faults(read_tree(work))
     faults += differences[:MOST_SHOWN]
     if len(differences) > MOST_SHOWN:

@@ -192,15 +192,17 @@ class Bench:
         folder: the copy.
         log: what the last tests wrote.
         times: seconds of tests on sound code, by module and which of its tests; filled when they are needed.
+        further: whether what survives the tests beside it meets the further ones, too.
     """
 
     folder: Path
     log: Path
     times: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
+    further: bool = True
 
     def notices(self, mutant: Mutant) -> str | None:
         """Which tests notice the change: "beside", "further" or, if none does, None."""
-        for which, name in enumerate(("beside", "further")):
+        for which, name in enumerate(("beside", "further")[: 1 + self.further]):
             limit_s = SLOWER * self._seconds(mutant.module, which) + 10
             if not self._pass_with(mutant.module, mutant.text, which, limit_s):
                 return name
@@ -215,7 +217,7 @@ class Bench:
         if (module, which) not in self.times:
             begin = time.monotonic()
             # As changes are written: without comments.
-            plain = ast.unparse(ast.parse((PROJECT / module).read_text()))
+            plain = ast.unparse(ast.parse((self.folder / module).read_text()))
             if not self._pass_with(module, plain, which, 1800):
                 raise RuntimeError(f"the tests of {module} fail on sound code: {self.log.read_text()[-2000:]}")
             self.times[module, which] = time.monotonic() - begin
@@ -223,12 +225,14 @@ class Bench:
 
     def _pass_with(self, module: str, text: str, which: int, limit_s: float) -> bool:
         path = self.folder / module
+        # The copy's own, as the project may have changed since.
+        sound = path.read_bytes()
         path.write_text(text)
         try:
             # Those beside it with the slow ones.
             return _tests_pass(self.folder, test_files(module)[which], self.log, slow=which == 0, limit_s=limit_s)
         finally:
-            shutil.copy2(PROJECT / module, path)
+            path.write_bytes(sound)
 
 
 def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, limit_s: float) -> bool:
@@ -277,32 +281,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modules", nargs="+", choices=CORE, default=list(CORE))
     parser.add_argument("--number", type=int, default=130)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs=2, type=int, metavar=("FIRST", "LAST"), help="of the changes, by number")
+    parser.add_argument("--beside", action="store_true", help="only the tests beside the module, which is much faster")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args(argv)
     assert not any(name.split(".")[0] in ("models", "utils", "data_preprocessing") for name in sys.modules), "imported"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in ("torch", "monai.networks.nets", "scipy.ndimage", "nibabel", "pytorch_lightning", "pytest", "tyro"):
         importlib.import_module(name)
-    killed: dict[str, int] = {"beside": 0, "further": 0}
-    survivors = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         folder = Path(temporary) / "project"
         folder.mkdir()
         for name in _COPIED:
             source = PROJECT / name
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
-        bench = Bench(folder=folder, log=Path(temporary) / "log.txt")
-        for mutant in choose(options.modules, options.number, options.seed):
-            by = bench.notices(mutant)
-            if by is None:
-                survivors.append({"module": mutant.module, "line": mutant.line, "change": mutant.change})
-                print(f"survives: {mutant.module}:{mutant.line}: {mutant.change}", flush=True)
-            else:
-                killed[by] += 1
+        bench = Bench(folder=folder, log=Path(temporary) / "log.txt", further=not options.beside)
+        first, last = options.only or (0, options.number)
+        return _try_all(bench, choose(options.modules, options.number, options.seed)[first:last], options)
+
+
+def _try_all(bench: Bench, mutants: Sequence[Mutant], options: argparse.Namespace) -> int:
+    """Exit status 1 where more than one change in twenty survives."""
+    killed: dict[str, int] = {"beside": 0, "further": 0}
+    survivors: list[dict[str, str | int]] = []
+    for mutant in mutants:
+        by = bench.notices(mutant)
+        if by is None:
+            survivors.append({"module": mutant.module, "line": mutant.line, "change": mutant.change})
+        else:
+            killed[by] += 1
+        print(f"{by or 'survives'}: {mutant.module}:{mutant.line}: {mutant.change}", flush=True)
+        if options.json:
+            found = {"seed": options.seed, "tried": sum(killed.values()) + len(survivors)}
+            options.json.write_text(json.dumps(found | {"killed": killed, "survivors": survivors}, indent=1))
     number = sum(killed.values()) + len(survivors)
     print(f"{number - len(survivors)} of {number} changes are noticed ({killed['beside']} by the tests beside them)")
-    if options.json:
-        options.json.write_text(json.dumps({"seed": options.seed, "killed": killed, "survivors": survivors}, indent=1))
     return int(len(survivors) > number / 20)
 
 

@@ -89,7 +89,17 @@ def text_json(content: bytes, rng: random.Random) -> bytes:
     if kind == 0:
         return blind(content, rng)
     if kind == 1:
-        odd = (b"", b"[]", b"null", b"{}", b"\xef\xbb\xbf" + content, b"[" * 100000, content * 2, b'{"a":' * 5000)
+        odd = (
+            b"",
+            b"[]",
+            b"null",
+            b"{}",
+            b"\xef\xbb\xbf" + content,
+            b"[" * 100000,
+            content * 2,
+            b'{"version": ' + b"9" * 5000 + b"}",
+            b'{"a":' * 5000,
+        )
         return rng.choice((*odd, content.decode().encode("utf-16"), content.replace(b":", b":NaN,", 1)))
     value = json.loads(content)
     for _ in range(rng.choice((1, 1, 1, 3))):
@@ -116,6 +126,61 @@ def text_json(content: bytes, rng: random.Random) -> bytes:
         if not isinstance(value, dict | list) or not value:
             break
     return json.dumps(value).encode("utf-8", "surrogatepass" if rng.random() < 0.2 else "backslashreplace")
+
+
+def text_lines(content: bytes, rng: random.Random) -> bytes:
+    """Lines of `name: value` with other values, names and signs."""
+    if rng.random() < 0.3:
+        return blind(content, rng)
+    lines = content.decode().splitlines()
+    at = rng.randrange(len(lines))
+    name, _, value = lines[at].partition(": ")
+    kind = rng.randrange(4)
+    if kind == 0:
+        lines[at] = f"{name}: {json.dumps(rng.choice(VALUES))}"
+    elif kind == 1:
+        lines[at] = rng.choice(
+            (f"further: {value}", f"{name}:{value}", f"  {lines[at]}", f"- {value}", name, f"? {name}")
+        )
+    elif kind == 2:
+        lines[at] = f"{name}: " + rng.choice(
+            ("!!python/name:os.system", "*a", "&a [*a]", "!!binary x", "{", "2020-13-45")
+        )
+    else:
+        lines.insert(at, rng.choice((lines[at], "---", "...", "%YAML 9", "<<: {a: 1}", "\t", "#" * 9999)))
+    return "\n".join(lines).encode()
+
+
+def headed(content: bytes, rng: random.Random) -> bytes:
+    """A file of lines `name: value` or `name = value` and then voxels (NRRD, MetaImage) with a damaged line."""
+    if rng.random() < 0.3:
+        return blind(content, rng)
+    end = content.find(b"\n\n") if content.startswith(b"NRRD") else content.find(b"LOCAL")
+    lines = content[:end].split(b"\n")
+    at = rng.randrange(1, len(lines))
+    name, sign, value = (lines[at] + b" ").partition(b": " if b": " in lines[at] else b" = ")
+    numbers = (
+        b"0",
+        b"-1",
+        b"1099511627776",
+        b"nan",
+        b"1e30",
+        b"2147483647",
+        b"",
+        b"x",
+        b"../../escaped",
+        b"44 40 48 9",
+    )
+    words = value.split()
+    if rng.random() < 0.2:
+        del lines[at]
+    else:
+        if words and rng.random() < 0.7:
+            words[rng.randrange(len(words))] = rng.choice(numbers)
+        else:
+            words = [rng.choice(numbers)] * rng.choice((1, 3))
+        lines[at] = name + sign + b" ".join(words)
+    return b"\n".join(lines) + content[end:]
 
 
 def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.tiny_task import write_scan
 from tests.torture.commands import Limits, Outcome, run
-from tests.torture.trees import Expected, Tree, expected_of, put_back, read_tree
+from tests.torture.trees import Expected, expected_from, expected_of, put_back, read_tree
 
 TASK = "77"
 NETWORK = ("--depth", "2", "--filters", "4", "8", "8", "--batches_per_epoch", "2", "--num_workers", "1")
@@ -133,41 +133,71 @@ def run_stage(stage: Stage, work: Path, log: Path, limits: Limits | None = None)
     return run(stage.module, stage.command(work), folder=log, limits=limits or Limits(seconds=stage.limit_s))
 
 
-def prepare(root: Path, names: Sequence[str] | None = None, *, once: bool = False) -> tuple[list[Prepared], list[str]]:
+def prepare(
+    root: Path, names: Sequence[str] | None = None, *, once: bool = False, reuse: bool = False
+) -> tuple[list[Prepared], list[str]]:  # fmt: skip
     """Write the data, and run all stages up to the last one that is wanted.
 
     Args:
-        root: folder that is made anew.
+        root: folder for all this; the folder `work` in it is what the last stage leaves.
         names: of the stages that are wanted (None: all), which run twice from the same state.
         once: no stage is run twice; only the folder `work` is wanted, and no stage is returned.
+        reuse: what an earlier call has left in `root` holds still, as the program is the same.
 
     Returns:
         the wanted stages, and faults that came without any disturbance.
     """
     work, done = root / "work", []
-    shutil.rmtree(root, ignore_errors=True)
-    work.mkdir(parents=True)
-    write_data(work)
+    if not (reuse and (root / "before_0").exists()):
+        shutil.rmtree(root, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_data(work)
+        put_back(work, root / "before_0")
     wanted = [stage for stage in STAGES if names is None or stage.name in names]
+    number = -1
     for number, stage in enumerate(STAGES[: STAGES.index(wanted[-1]) + 1] if wanted else ()):
-        before, outcomes, trees = root / f"before_{number}", [], []
-        put_back(work, before)
-        for _ in range(2 if stage in wanted and not once else 1):
-            put_back(before, work)
-            outcomes.append(run_stage(stage, work, root))
-            trees.append(read_tree(work))
-        bad = [each for each in outcomes if each.status != 0 or each.timed_out or each.orphans]
-        if bad:
-            return done, [f"{stage.name} undisturbed ends with {bad[0].status}: {bad[0].text[-2000:]}"]
-        if len(trees) == 2:
-            try:
-                done.append(_prepared(stage, before, outcomes, trees))
-            except ValueError as error:
-                return done, [f"{stage.name} undisturbed: {error}"]
+        twice = stage in wanted and not once
+        try:
+            prepared = _earlier(root, number, stage, twice) or _run_undisturbed(root, number, stage, twice)
+        except ValueError as error:
+            return done, [f"{stage.name} undisturbed: {error}"]
+        if twice:
+            done.append(prepared)
+    put_back(root / f"before_{number + 1}", work)
     return done, []
 
 
-def _prepared(stage: Stage, before: Path, outcomes: Sequence[Outcome], trees: Sequence[Tree]) -> Prepared:
-    return Prepared(
-        stage=stage, before=before, seconds=min(each.seconds for each in outcomes), expected=expected_of(*trees)
-    )
+def _earlier(root: Path, number: int, stage: Stage, twice: bool) -> Prepared | None:
+    """A stage that ran in an earlier call, and as often."""
+    record = root / f"stage_{number}.json"
+    if not record.exists() or not (root / f"before_{number + 1}").exists():
+        return None
+    content = json.loads(record.read_text())
+    expected = expected_from(content["expected"])
+    if twice and expected.once:
+        return None
+    return Prepared(stage=stage, before=root / f"before_{number}", seconds=content["seconds"], expected=expected)
+
+
+def _run_undisturbed(root: Path, number: int, stage: Stage, twice: bool) -> Prepared:
+    """Run a stage, keep what it leaves, and write down what of it is the same each time.
+
+    Raises:
+        ValueError: it fails, or leaves other files each time.
+    """
+    work, before, outcomes, trees = root / "work", root / f"before_{number}", [], []
+    for _ in range(2 if twice else 1):
+        put_back(before, work)
+        outcomes.append(run_stage(stage, work, root))
+        trees.append(read_tree(work))
+    for each in outcomes:
+        if each.status != 0 or each.timed_out or each.orphans:
+            raise ValueError(f"ends with {each.status}: {each.last_words}")
+    prepared = Prepared(
+        stage=stage, before=before, seconds=min(each.seconds for each in outcomes),
+        expected=dataclasses.replace(expected_of(trees[0], trees[-1]), once=not twice),
+    )  # fmt: skip
+    put_back(work, root / f"before_{number + 1}")
+    record = {"seconds": prepared.seconds, "expected": prepared.expected.to_json()}
+    (root / f"stage_{number}.json").write_text(json.dumps(record))
+    return prepared

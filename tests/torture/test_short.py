@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,7 +17,7 @@ from tests.conftest import PROJECT
 from tests.torture import disk, stages
 from tests.torture.__main__ import _in_words
 from tests.torture.__main__ import main as torture_here
-from tests.torture.commands import MARK, Outcome
+from tests.torture.commands import MARK, Outcome, begin
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE, make_mutant, mutants_of
 from tests.torture.stages import STAGES, Prepared
@@ -43,6 +44,44 @@ def test_commands_that_are_killed_leave_what_others_leave(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     kills = json.loads(file.read_text())["kills"]["kills"]
     assert all(each["kills"] and each["in_the_middle"] for each in kills.values()), kills
+
+
+@pytest.mark.slow
+def test_what_hangs_says_where(tmp_path):
+    """The command itself, and what it started and let write to a log of its own."""
+    (tmp_path / "hangs.py").write_text(
+        "import subprocess, sys, time\n"
+        "def wait_for_ever():\n    time.sleep(60)\n"
+        "def main(words):\n"
+        "    log = open(words[0], 'w')\n"
+        "    subprocess.Popen([sys.executable, '-c', 'import hangs; hangs.wait_for_ever()'], stderr=log)\n"
+        "    wait_for_ever()\n"
+    )
+    code = (
+        "from pathlib import Path; from tests.torture.commands import Limits, run; "
+        f"outcome = run('hangs', ['{tmp_path}/own.log'], folder=Path('{tmp_path}'), limits=Limits(seconds=2)); "
+        "print(outcome.timed_out, outcome.last_words)"
+    )
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("True "), done.stdout + done.stderr
+    itself, log = done.stdout.split(f"{tmp_path}/own.log:")
+    assert "in wait_for_ever" in itself and "in wait_for_ever" in log
+
+
+def test_a_process_with_threads_starts_no_commands(tmp_path):
+    """A fork has only one of them, and may wait for ever for what another one holds."""
+    ending = threading.Event()
+    other = threading.Thread(target=ending.wait)
+    other.start()
+    try:
+        with pytest.raises(RuntimeError, match="threads run before a fork"):
+            begin("hangs", [], log=tmp_path / "log.txt")
+    finally:
+        ending.set()
+        other.join()
 
 
 @pytest.mark.slow
@@ -87,7 +126,7 @@ def test_each_trial_of_a_disk_keeps_its_faults(tmp_path, monkeypatch):
     prepared = {each.name: Prepared(stage=each, before=tmp_path, seconds=0.0, expected=NOTHING) for each in STAGES}
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(
-        disk, "prepare", lambda _, names: ([prepared[name] for name in names], ["cannot"] * (not names))
+        disk, "prepare", lambda _, names, reuse: ([prepared[name] for name in names], ["cannot"] * (not names))
     )
     monkeypatch.setattr(disk, "can_mount", lambda _: False)
     monkeypatch.setattr(disk, "full_disk", lambda *_: [])

@@ -89,11 +89,19 @@ def _walk(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a finished command leaves: the tree of one run, and what another run did otherwise."""
+    """What a finished command leaves: the tree of one run, and what another run (unless `once`) did otherwise."""
 
     tree: Tree
     varying: frozenset[tuple[str, str]]
     varying_files: frozenset[str]
+    once: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What `expected_from` reads."""
+        return {
+            "files": dict(self.tree.files), "folders": sorted(self.tree.folders), "varying": sorted(self.varying),
+            "varying_files": sorted(self.varying_files), "once": self.once,
+        }  # fmt: skip
 
     def faults(self, found: Tree) -> list[str]:
         """In what a state differs that should not."""
@@ -133,6 +141,15 @@ def expected_of(first: Tree, second: Tree) -> Expected:
             whole.add(name)
         varying |= {(name, key) for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]}
     return Expected(tree=first, varying=frozenset(varying), varying_files=frozenset(whole))
+
+
+def expected_from(content: Mapping[str, Any]) -> Expected:
+    """Read what `Expected.to_json` gave."""
+    return Expected(
+        tree=Tree(files=content["files"], folders=frozenset(content["folders"])), once=content["once"],
+        varying=frozenset((name, key) for name, key in content["varying"]),
+        varying_files=frozenset(content["varying_files"]),
+    )  # fmt: skip
 
 
 def put_back(state: Path, folder: Path) -> None:

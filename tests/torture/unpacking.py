@@ -11,5 +11,5 @@ from utils.archives import unpack, unpack_zip
 def main(argv: Sequence[str]) -> int:
     """Unpack the archive argv[0] as the folder argv[1]."""
     archive, target = map(Path, argv)
-    (unpack if archive.suffix == ".tar" else unpack_zip)(archive, target)
+    (unpack_zip if archive.suffix == ".zip" else unpack)(archive, target)
     return 0
