@@ -111,9 +111,7 @@ def not_in_viewer(urgent: Sequence[str], noun: str, views: Views) -> Markup | No
     if not missing or not views.shown:
         return None
     who = f"{plural(len(missing), noun)} {'is' if len(missing) == 1 else 'are'} not in the viewer"
-    return element(
-        "p", f"{who}: {listed(missing)}. nnunet report --cases or --viewer_cases shows them.", class_="note"
-    )
+    return element("p", f"{who}: {listed(missing)}. nnunet report --cases or --viewer_cases shows them.", class_="note")
 
 
 def refusals(views: Views) -> Markup:
