@@ -37,7 +37,7 @@ def train(config: Config, started_s: float) -> None:
     from data_preprocessing.shards import shard_stamps
     from inference.start import read_start
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
-    from models.checkpoint import warm_start
+    from models.checkpoint import read_checkpoint, warm_start
     from models.loggers import build_loggers, require_loggers
     from models.resuming import TrainingCases, take_notes
     from models.trainer import build_trainer, profiler_callbacks
@@ -52,13 +52,16 @@ def train(config: Config, started_s: float) -> None:
     run = config.run
     require_loggers(run.logger)
     resume = runs.last_checkpoint(run) if run.resume_training else None
-    config, budget = with_budget(config, resume=resume, started_s=started_s)
+    stored = None if resume is None else read_checkpoint(resume)
+    config, budget = with_budget(config, resume=stored, started_s=started_s)
     setup = prepare(config)
     start, differences = read_start(run.ckpt_path, setup.plan) if run.ckpt_path and not resume else (None, [])
     cases = TrainingCases(fold=setup.fold, stamps=shard_stamps(setup.shards.cases, setup.cases, previous=True))
     notes, warnings = take_notes(
-        config, setup.plan, cases, processes=setup.runtime.world_size, start=start, resume=resume
+        config, setup.plan, cases, processes=setup.runtime.world_size, start=start, resume=stored
     )
+    # Its file is replaced by the next checkpoint and would take room on the disk until the end.
+    del stored
     warn(setup, [*warnings, *differences])
     data = build_data(config, setup)
     module = build_module(config, setup)

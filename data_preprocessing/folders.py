@@ -11,7 +11,7 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.planning import plan_file, resume
 from data_preprocessing.planning.plan_table import plan_table
 from data_preprocessing.readiness import gone_cases, mark_ready, remove_gone, update_sources, withdraw_mark
-from data_preprocessing.runner import CaseStatus, current_cases
+from data_preprocessing.runner import CaseStatus, current_cases, lacking_parts
 from data_preprocessing.shard_room import require_shard_room
 from utils.parts import Part, Place
 from utils.schema import Fingerprint, Plan, Splits
@@ -110,9 +110,7 @@ def _all_there(place: Place, cases: Sequence[CaseFiles], plan: Plan, statuses: S
         return False
     if place.part is None:
         return True
-    current = current_cases(cases, plan, place.output)
-    parts = [Part(index=index, count=place.part.count) for index in range(1, place.part.count + 1)]
-    missing = [str(part) for part in parts if any(case.case not in current for case in part.own(cases))]
+    missing = [str(part) for part in lacking_parts(cases, plan, place.output, place.part.count)]
     if missing:
         print(f"part {place.part} is done; cases of {len(missing)} parts are missing: {', '.join(missing[:20])}")
     return not missing

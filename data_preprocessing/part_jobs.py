@@ -9,13 +9,12 @@ from data_preprocessing.dataset.case_files import CaseFiles
 from data_preprocessing.dataset.description_file import Dataset
 from data_preprocessing.planning import plan_file, resume
 from data_preprocessing.planning.fingerprint import combine
-from data_preprocessing.runner import current_cases, inspect_cases
+from data_preprocessing.runner import inspect_cases, lacking_parts
 from utils.locks import folder_lock
-from utils.parts import Part
 from utils.runs import prepare_folder
 from utils.schema import Fingerprint, Plan
-from utils.slurm import SlurmJob, number_ranges, write_job_scripts
-from utils.slurm_resources import SlurmResources, fit_to_cluster
+from utils.slurm import SlurmJob, write_array
+from utils.slurm_resources import SlurmResources
 from utils.workers import Workers
 
 
@@ -48,13 +47,9 @@ def parts_to_do(folder: Path, cases: Sequence[CaseFiles], plan: Plan | None, cou
         count: number of parts.
         mark: name of the file that says that the folder is ready.
     """
-    everything = list(range(1, count + 1))
     if plan is None:
-        return everything
-    current = current_cases(cases, plan, folder)
-    waiting = [
-        index for index in everything if any(c.case not in current for c in Part(index=index, count=count).own(cases))
-    ]
+        return list(range(1, count + 1))
+    waiting = [part.index for part in lacking_parts(cases, plan, folder, count)]
     # Where all cases are there and the folder is not ready, any part makes it so.
     return waiting or ([] if (folder / mark).is_file() else [count])
 
@@ -85,15 +80,6 @@ def write_jobs(
     Raises:
         UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
     """
-    if not parts:
-        print(f"all {count} parts are finished; there is nothing to submit")
-        return
-    first = [SlurmJob(name="inspect", words=(*words, "--inspect"))] if inspect else []
-    after = tuple(job.name for job in first)
-    array = SlurmJob(name="preprocess", words=tuple(words), parts=tuple(parts), num_parts=count, after=after)
-    submit = write_job_scripts(scripts, [*first, array], fit_to_cluster(resources, gpus=0))
-    before = "a job that inspects all cases and " if inspect else ""
-    print(
-        f"{before}an array of {len(parts)} jobs in {scripts}, for parts {number_ranges(parts)} of {count}; "
-        f"submit: {submit}"
-    )
+    first = SlurmJob(name="inspect", words=(*words, "--inspect"))
+    array = SlurmJob(name="preprocess", words=tuple(words), parts=tuple(parts), num_parts=count)
+    write_array(scripts, array, resources, before={"a job that inspects all cases": first} if inspect else {})

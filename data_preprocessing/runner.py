@@ -27,6 +27,7 @@ from utils.errors import describe_error
 from utils.files import file_digest
 from utils.nifti import Volume, read_image, read_label
 from utils.outdated import forget_outdated
+from utils.parts import Part
 from utils.schema import Plan
 from utils.workers import Workers
 
@@ -97,6 +98,13 @@ def current_cases(cases: Sequence[CaseFiles], plan: Plan, folder: Path) -> set[s
     # Most often none or all are there; the files of a case without shards need not be asked.
     there = [case for case in cases if shard_paths(folder, case.case).meta.is_file()]
     return {c.case for c in there if is_current(folder, c.case, stamp_sources(source_files(c)), stamp)}
+
+
+def lacking_parts(cases: Sequence[CaseFiles], plan: Plan, folder: Path, count: int) -> list[Part]:
+    """Those of `count` parts of which a case lacks current shards."""
+    current = current_cases(cases, plan, folder)
+    parts = (Part(index=index, count=count) for index in range(1, count + 1))
+    return [part for part in parts if any(case.case not in current for case in part.own(cases))]
 
 
 def source_files(files: CaseFiles) -> tuple[Path, ...]:

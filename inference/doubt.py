@@ -103,8 +103,8 @@ class Calibration:
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
         if any(set(table) not in (set(SIGNALS), set(OLD_SIGNALS)) or set(table) != set(tables[0]) for table in tables):
             raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}, in all tables the same")
-        if len(self.weights) not in (0, len(self.signals)) or not all(0 <= weight <= 1 for weight in self.weights):
-            raise ValueError(f"{CALIBRATION_FILE} must have one weight per signal, of 0 to 1")
+        if len(self.weights) not in (0, len(self.signals)) or not all(0 < weight <= 1 for weight in self.weights):
+            raise ValueError(f"{CALIBRATION_FILE} must have one weight per signal, above 0 and up to 1")
 
     def certainty_score(self, certainty: Certainty) -> float:
         """Of what single networks say: on the scale of `Spread.badness`, the weighted mean over signals, and then the
@@ -112,15 +112,19 @@ class Calibration:
 
         Signals that the scan does not have, one of an earlier version, do not count.
         """
+        return self.weighted(self.compared(certainty))
+
+    def weighted(self, compared: Sequence[Sequence[Sequence[Value]]]) -> float:
+        """The score of what `compared` found."""
         weights = self.weights or equal_weights(len(self.signals))
         found = []
-        for targets in self._compared(certainty):
+        for targets in compared:
             rows = [[(w, bad) for w, bad in zip(weights, row) if bad is not None] for row in targets]
             each = [sum(w * bad for w, bad in row) / sum(w for w, _ in row) for row in rows if row]
             found.append(float(np.mean(each)) if each else 0.0)
         return float(np.mean(found))
 
-    def _compared(self, certainty: Certainty) -> list[list[tuple[Value, ...]]]:
+    def compared(self, certainty: Certainty) -> list[list[tuple[Value, ...]]]:
         """Network -> target -> how bad each signal is.
 
         Each network is compared with itself, unless one of them had too few cases: then the mean of all with all.
@@ -143,20 +147,6 @@ class Calibration:
             ]
             columns.append(compared if values else nothing)
         return list(zip(*columns))
-
-    def with_weights(self, cases: Sequence[tuple[Certainty, Sequence[float]]]) -> Calibration:
-        """The same with the weights that its own cases speak for; alike where these are few."""
-        rows, dice = [], []
-        for certainty, values in cases:
-            for signals, spread, value in zip(self._compared(certainty)[0], self.dice, values):
-                known = [bad for bad in signals if bad is not None]
-                bad = None if spread is None or np.isnan(value) else spread.badness(float(value))
-                if bad is not None and len(known) == len(signals):
-                    rows.append(known)
-                    dice.append(bad)
-        if len(cases) < FEW_CASES or not rows:
-            return self
-        return dataclasses.replace(self, weights=fitted_weights(rows, dice, per_case=len(rows) / len(cases)))
 
     def agreement_score(self, agreement: Sequence[Value]) -> float | None:
         """The same of how far members, or configurations, agree on each target; None where nothing was compared."""
@@ -204,14 +194,39 @@ def calibrate(
             for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
         },
     )  # fmt: skip
-    first = first.with_weights(cases) if signals == SIGNALS else first
-    scores = np.array([first.certainty_score(each) for each, _ in cases])
+    compared = [first.compared(each) for each, _ in cases]
+    if signals == SIGNALS:
+        first = dataclasses.replace(first, weights=_own_weights(compared, first.dice, list(zip(*known))))
+    scores = np.array([first.weighted(each) for each in compared])
     ladder = np.quantile(scores, _SHARES)
     means = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in dice])
     doubtful = scores >= ladder[_SHARES.index(1 - WORST)]
     return dataclasses.replace(
         first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
     )
+
+
+def _own_weights(
+    compared: Sequence[Sequence[Sequence[tuple[Value, ...]]]], spreads: Spreads, dice: Sequence[Sequence[Value]]
+) -> tuple[float, ...]:
+    """The weights that the cases of a cross-validation speak for; empty, all alike, where these are few.
+
+    Args:
+        compared: case -> network -> target -> how bad each signal is; one network predicted a case.
+        spreads: of the Dice of each target.
+        dice: case -> target; None where neither mask has it.
+    """
+    rows, wanted = [], []
+    for (targets,), values in zip(compared, dice):
+        for signals, spread, value in zip(targets, spreads, values):
+            found = [bad for bad in signals if bad is not None]
+            bad = None if spread is None or value is None else spread.badness(value)
+            if bad is not None and len(found) == len(signals):
+                rows.append(found)
+                wanted.append(bad)
+    if len(compared) < FEW_CASES or not rows:
+        return ()
+    return fitted_weights(rows, wanted, per_case=len(rows) / len(compared))
 
 
 def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:

@@ -132,13 +132,13 @@ class Doubts:
             if new != old:
                 write_json(new, self.path(case))
             records.append(new)
-        records.sort(key=_most_doubtful)
+        records.sort(key=lambda record: record.rank)
         if records and table:
             # Of masks that are there; a file of which the mask was taken away says nothing.
             masks = {case for case, _ in mask_files(self.folder)}
             others = map(self._read, sorted(masks - {record.case for record in records}))
             there = [*records, *(record for record in others if record is not None)]
-            content = table_text(sorted(there, key=_most_doubtful)).encode()
+            content = table_text(sorted(there, key=lambda record: record.rank)).encode()
             write_atomically(self.folder / DOUBT_TABLE, lambda file: file.write(content))
         return records
 
@@ -174,14 +174,11 @@ def summary_line(records: Sequence[DoubtRecord]) -> str:
     remarked = sum(bool(record.remarks) for record in records)
     unlike = f"; {remarked} with something that training never saw" if remarked else ""
     verdicts = [record.doubtful for record in records if record.doubtful is not None]
+    if not verdicts and records and all(record.calibrated for record in records):
+        return f"doubt: no verdict on masks that were edited since they were predicted{unlike}: {DOUBT_TABLE}"
     if not verdicts:
         return f"doubt: scores without a verdict, there is no cross-validation to compare with{unlike}: {DOUBT_TABLE}"
     return f"doubt: {sum(verdicts)} of {len(verdicts)} scans are doubtful{unlike}: {DOUBT_TABLE}"
-
-
-def _most_doubtful(record: DoubtRecord) -> tuple[float, str]:
-    """By which records are sorted."""
-    return -record.score, record.case
 
 
 def _mean(values: Sequence[Value]) -> Value:

@@ -8,27 +8,29 @@ names.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from inference.mask_formats import mask_files
-from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp, StampFile, read_stamps, scan_stamp
+from inference.mask_stamps import FileStamp, MadeBy, MaskStamp, scan_stamp
+from inference.new_files import NewFiles
 from inference.scans import Scan
+from inference.stamp_files import (
+    RECORDS,
+    read_record,
+    read_stamps,
+    record_path,
+    stage_record,
+    table_state,
+    write_table,
+)
 from utils.errors import UserError, list_problems
-from utils.files import to_dict, write_json
-from utils.nifti import write_mask
 from utils.parts import Place
 from utils.reserved import create_array
 from utils.scan_names import is_picture
-from utils.schema import Geometry
-from utils.temporary import PREFIX
 
 MASK, PROBABILITIES = "mask", ".npy"
 _SHOWN = 10
@@ -52,33 +54,46 @@ class MaskFolder:
         self.folder, self.made_by, self._overwrite = folder, made_by, overwrite
         self._place_of = place or Place(output=folder)
         self._lock, self._sources, self._endings = threading.Lock(), dict[str, str](), dict[str, str]()
-        try:
-            self._stamps = read_stamps(folder)
-        except UserError:
-            if not overwrite:
-                raise
-            self._stamps = {}
+        self._stamps: dict[str, MaskStamp] = {}
+        self._refresh()
 
     def begin(self) -> None:
         """Mark the folder as one of masks, before anything else is written into it."""
-        with self._alone():
-            if not (self.folder / STAMPS).is_file() or self._overwrite:
-                write_json(StampFile(masks=self._stamps), self.folder / STAMPS)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let nobody else change the folder, and know what they have changed before."""
         with self._lock, self._place_of.exclusive():
-            if self._place_of.part is not None:
-                self._refresh()
-            yield
+            self._refresh()
+            if self._is_damaged or self._table is None:
+                write_table(self.folder, self._stamps)
+
+    def gather(self) -> None:
+        """Put the stamps of all masks into one file, at the end; nobody else may write masks meanwhile."""
+        self._refresh()
+        if self._is_damaged or (self.folder / RECORDS).exists():
+            write_table(self.folder, self._stamps)
 
     def _refresh(self) -> None:
+        """Read what the folder says; with `overwrite` what is damaged says nothing."""
+        self._table = table_state(self.folder)
         try:
-            self._stamps = read_stamps(self.folder)
+            self._stamps, self._is_damaged = read_stamps(self.folder), False
         except UserError:
             if not self._overwrite:
                 raise
+            self._is_damaged = True
+
+    def _look_again(self, case: str) -> None:
+        """Know what another part has written of a case; for all cases it would be too much after each of thousands."""
+        if self._place_of.part is None:
+            return
+        if table_state(self.folder) != self._table:
+            self._refresh()
+            return
+        try:
+            found = read_record(self.folder, case)
+        except UserError:
+            if not self._overwrite:
+                raise
+        else:
+            self._stamps |= {} if found is None else {case: found}
 
     def unfinished(self, scans: Sequence[Scan], *, save_probabilities: bool) -> list[Scan]:
         """Those to predict; why masks that are there do not count is printed.
@@ -185,12 +200,12 @@ class MaskFolder:
             scan=self._sources[case], made_by=self.made_by, mask=FileStamp.of(temporary[MASK], content=True),
             probabilities=FileStamp.of(array, content=False) if array.is_file() else None, ending=ending,
         )  # fmt: skip
-        with self._alone():
+        with self._lock, self._place_of.exclusive():
+            self._look_again(case)
             before = self._stamps.get(case)
-            stamps = self._stamps | {case: stamp}
             staged = self._place_of.scratch / f".tmp-{secrets.token_hex(8)}.json"
             try:
-                self._write_stamps(stamps, staged)
+                stage_record(case, stamp, self.folder, staged)
                 # Of old probabilities only those that would lie beside a mask they do not belong to.
                 old = self._path(case, PROBABILITIES)
                 ours = before is not None and before.probabilities is not None and before.probabilities.holds(old)
@@ -201,23 +216,16 @@ class MaskFolder:
                 # After the mask: where it is, all that is said of it is there.
                 for path in others:
                     path.unlink(missing_ok=True)
-                os.replace(staged, self.folder / STAMPS)
+                os.replace(staged, record_path(self.folder, case))
             finally:
                 staged.unlink(missing_ok=True)
-            self._stamps = stamps
+            self._stamps[case] = stamp
             if stamp.probabilities is not None:
                 os.replace(array, self._path(case, PROBABILITIES))
             for target, path in beside.items():
                 os.replace(path, target)
             # The mask comes last: where it is, the case is done.
             os.replace(temporary[MASK], self._path(case, ending))
-
-    def _write_stamps(self, stamps: dict[str, MaskStamp], path: Path) -> None:
-        content = json.dumps(to_dict(StampFile(masks=dict(sorted(stamps.items())))), indent=1) + "\n"
-        try:
-            path.write_text(content, encoding="utf-8")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.folder / STAMPS)) from error
 
     def _path(self, case: str, suffix: str) -> Path:
         return self.folder / f"{case}{suffix}"
@@ -259,36 +267,6 @@ class MaskFolder:
         if save_probabilities and os.path.lexists(array) and (stamp is None or stamp.probabilities is None):
             found.append(array)
         return found
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class NewFiles:
-    """Files of a scan that have no name yet; `probabilities` (K, z, y, x) are zeros to be filled, in their file.
-
-    `beside` has what else is said of the scan: the name that it will have -> where it is until then.
-    """
-
-    path: Path
-    target: Path
-    probabilities: np.memmap | None
-    beside: dict[Path, Path]
-
-    def name_beside(self, target: Path) -> Path:
-        """Where to write a file that gets its name just before the mask does, so that neither is without the other."""
-        return self.beside.setdefault(
-            target, target.with_name(f"{PREFIX}{secrets.token_hex(8)}{''.join(target.suffixes)}")
-        )
-
-    def write(self, mask: np.ndarray, geometry: Geometry, write: Callable[..., None] = write_mask) -> None:
-        """Write the mask (S, A, R) by a function of path, mask and grid.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        try:
-            write(self.path, mask, geometry)
-        except UserError as error:
-            raise UserError(str(error).replace(str(self.path), str(self.target))) from None
 
 
 def listed(names: Sequence[str]) -> str:

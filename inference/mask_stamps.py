@@ -16,8 +16,7 @@ from inference.configuration import ConfigurationModel, add_weights
 from inference.model import configuration_name
 from inference.predictor import Predictor
 from inference.scans import Scan
-from utils.errors import UserError
-from utils.files import file_digest, read_json, to_dict
+from utils.files import file_digest, to_dict
 from utils.runs import STAMPS
 from utils.schema import FORMAT_VERSION, check_version
 
@@ -91,31 +90,13 @@ class MaskStamp:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StampFile:
-    """All masks of a folder. Written to `masks.json` before a mask gets its name."""
+    """All masks of a folder. Written to `masks.json` (see `inference.stamp_files`)."""
 
     version: int = FORMAT_VERSION
     masks: dict[str, MaskStamp] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_version(self.version, STAMPS)
-
-
-def read_stamps(folder: Path) -> dict[str, MaskStamp]:
-    """Case -> stamp of the masks of a folder.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / STAMPS
-    if not path.is_file():
-        return {}
-    try:
-        return dict(read_json(StampFile, path).masks)
-    except UserError as error:
-        raise UserError(
-            f"{error}; it says what the masks of that folder were made from: choose another folder, or --overwrite to "
-            "predict all of them again"
-        ) from None
 
 
 def scan_stamp(scan: Scan) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from inference.dicom.channels import TABLE
 from inference.naming import HIDDEN, without_paths
 from inference.scans import Scan, find_input
 from report.records import read_run
@@ -34,7 +35,7 @@ def scans_again(masks: Path) -> Iterator[Readers]:
     Plain files need no such reader, and where anonymous scans came from is not recorded. What was unpacked is gone at
     the end of the block.
     """
-    place = _input_of(masks)
+    place, channels = _input_of(masks)
     with contextlib.ExitStack() as stack:
         readers: Readers = {}
         # Whatever is wrong with them now, a page can be written: it says that they were not found.
@@ -47,19 +48,27 @@ def scans_again(masks: Path) -> Iterator[Readers]:
                 place = unpacked
             if place is not None and place.exists():
                 plan = plan_behind(masks, read_run(masks / "run.json"))
-                found = find_input(place, 1 if plan is None else len(plan.channels)).scans
+                number = max(len(channels), 1) if plan is None else len(plan.channels)
+                found = find_input(place, number, channels).scans
                 readers = scan_readers([scan for scan in found if archive or scan.series], anonymous=False)
         yield readers
 
 
-def _input_of(masks: Path) -> Path | None:
-    """What `--input` was; None where the record does not say."""
+def _input_of(masks: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """What `--input` and `--dicom_channels` were; None and nothing where the record does not say."""
     try:
         record = parse_json((masks / "run.json").read_bytes())
-        name = record["options"]["input"]
-        return None if not isinstance(name, str) or name == HIDDEN else Path(record["working_folder"], name)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        options, folder = record["options"], record["working_folder"]
+        name, words = options["input"], options.get("dicom_channels", [])
+        if not isinstance(name, str) or name == HIDDEN:
+            return None, ()
+        # Patterns, or a table, which is a file.
+        tables = [word.lower().endswith(TABLE) for word in words]
+        return Path(folder, name), tuple(
+            str(Path(folder, word)) if table else word for word, table in zip(words, tables)
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, ()
 
 
 def _read(scan: Scan, *, anonymous: bool) -> Volume:

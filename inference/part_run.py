@@ -49,6 +49,7 @@ def finish_part(
         return None
     found = together([state.record for state in states if state.record is not None], cases)
     print(f"{done}, and so are all: {len(cases)} scans, {len(found['failed'])} failed", flush=True)
+    run.masks.gather()
     there = [case for case in cases if case not in found["failed"]]
     records = run.doubts.finish(there, edited=run.masks.edited(there))
     if records:

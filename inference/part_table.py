@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.mask_stamps import MadeBy, read_stamps
+from inference.mask_stamps import MadeBy
 from inference.parts import PartRecord, read_record
+from inference.stamp_files import read_stamps
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError
 from utils.locks import is_locked
 from utils.parts import Part, part_folder, parts_of

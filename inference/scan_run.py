@@ -136,6 +136,8 @@ class ScanRun:
         written = len(outcomes) - len(failed)
         self._progress.say(f"{written} written, {kept} kept, {len(failed)} failed: {self.job.output}")
         summary = {"scans": len(self.scans), "written": written, "kept": kept, "failed": failed}
+        if not self._is_part:
+            self.masks.gather()
         there = [scan.case for scan in self.scans if scan.case not in failed]
         # Parts leave the table to whoever ends last.
         records = self.doubts.finish(there, edited=self.masks.edited(there), table=not self._is_part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import time
@@ -213,6 +214,22 @@ class ScheduledValidations(Callback):
         kind = self.schedule.kind(trainer.current_epoch)
         trainer.limit_val_batches = 0.0 if kind == "none" else 1.0
         as_ours(module).shown_patches = kind == "patches"
+
+    def follow(self, trainer: pl.Trainer, module: pl.LightningModule, *, last_epoch: int, only_last: bool) -> None:
+        """Let loader and module keep to the schedule of a training that now ends after another epoch.
+
+        Args:
+            trainer: of the training.
+            module: that it trains.
+            last_epoch: counted from 0.
+            only_last: whether nothing is scored before it.
+        """
+        skipped = last_epoch if only_last else min(self.schedule.skipped, last_epoch)
+        self.schedule = dataclasses.replace(self.schedule, last_epoch=last_epoch, skipped=skipped)
+        data = getattr(trainer, "datamodule", None)
+        if data is not None:
+            data.schedule = self.schedule
+        self.on_train_epoch_start(trainer, module)
 
 
 class OwnSignals(Callback):

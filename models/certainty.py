@@ -49,9 +49,10 @@ class CertaintyCounter:
         self._shared = np.zeros(len(labels.target_names))
         self._planes: list[Tensor] = []
         self._box, self._passed = inside, 0
-        self._flipped, self._flip_shared = np.zeros((2, len(labels.target_names))), np.zeros(len(labels.target_names))
-        self._flips = 1
+        self._flipped, self._flip_shared = np.zeros((2, len(labels.target_names)))
         self._base: Tensor | None = None
+        self._base_voxels = np.zeros(len(labels.target_names))
+        self._has_flips = False
 
     def add(self, probabilities: Tensor) -> None:
         """Take the next planes (K, d, H, W) of the next member; members come in turn, each with the same planes."""
@@ -98,15 +99,14 @@ class CertaintyCounter:
         """
         found = self._classes(logits)
         if not axes:
-            self._base = found
+            self._base, self._base_voxels = found, self._common(found, found)
             return
         assert self._base is not None, "the windows as they are come first"
         # Classes have lost an axis.
         found = found.flip(axes if self._labels.regions else tuple(axis - 1 for axis in axes))
-        for row, each in enumerate((self._base, found)):
-            self._flipped[row] += self._common(each, each)
+        self._flipped += self._base_voxels + self._common(found, found)
         self._flip_shared += self._common(self._base, found)
-        self._flips += self._flips == 1
+        self._has_flips = True
 
     def _classes(self, logits: Tensor) -> Tensor:
         """Of windows (N, K, ...): classes (N, ...), or which regions hold (K, N, ...)."""
@@ -117,9 +117,9 @@ class CertaintyCounter:
     def result(self) -> Certainty:
         """What came of it, once all planes have passed."""
         assert not self._planes, "a member's planes are missing"
-        flips = self.members == 1 and self._flips > 1
+        flips = self.members == 1 and self._has_flips
         if flips:
-            agreement = _shares(2 * self._flip_shared, self._flipped.sum(axis=0))
+            agreement = _shares(2 * self._flip_shared, self._flipped)
         elif self.members > 1:
             agreement = _shares(2 * self._shared, (self.members - 1) * self._voxels.sum(axis=0))
         else:

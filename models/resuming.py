@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from models.checkpoint import CheckpointContents, check_fits, read_checkpoint
+from models.checkpoint import CheckpointContents, check_fits
 from models.schedules import build_scheduler
 from utils.args import Config
 from utils.config import ModelConfig
@@ -34,7 +34,7 @@ class TrainingCases:
 
 def take_notes(
     config: Config, plan: Plan, cases: TrainingCases, *, processes: int, start: CheckpointContents | None,
-    resume: Path | None,
+    resume: CheckpointContents | None,
 ) -> tuple[TrainingNotes, list[str]]:  # fmt: skip
     """What the checkpoints of a training will say of it, and warnings.
 
@@ -63,9 +63,8 @@ def take_notes(
         if record.fold == "all":
             warnings.append("--fold all validates on cases that are trained on: its Dice says nothing about new ones")
         return TrainingNotes(record, folder, config.optim), warnings
-    stored = read_checkpoint(resume)
-    warnings = check_resumable(stored, record, plan, config.model)
-    return TrainingNotes(record, folder, config.optim, resumed=stored), warnings
+    warnings = check_resumable(resume, record, plan, config.model)
+    return TrainingNotes(record, folder, config.optim, resumed=resume), warnings
 
 
 def check_resumable(

@@ -10,8 +10,9 @@ from report.markup import Markup, element, join
 from report.notices import newer_than, note
 from report.numbers import plural
 from report.records import read_mapping
+from report.score_tables import not_in_viewer
 from report.tables import Cell, Row, number_cell, table
-from report.views import Views
+from report.views import MOST_CASES, Room, Views
 from utils.errors import UserError
 from utils.files import file_digest
 from utils.label_audit import AUDIT_DETAILS, AUDIT_TABLE, AuditRow, read_audit
@@ -53,18 +54,19 @@ def _is_changed(row: AuditRow) -> bool:
         return False
 
 
-def with_suspects(names: Sequence[str], rows: Sequence[AuditRow], known: Sequence[str], places: int) -> list[str]:
-    """The viewer's cases with those that are suspicious in front, which may take up to three of four places.
+def with_suspects(names: Sequence[str], rows: Sequence[AuditRow], known: Sequence[str], room: Room) -> list[str]:
+    """The viewer's cases with those that have a suspicious label in front.
 
-    Where none is, the first three of the ranking come last.
+    These may take three of four places, and where nobody has said how many there are, it is as many as they need. Where
+    none is suspicious, the first three of the ranking come last.
     """
-    if not places:
-        return list(names)
     ranked = [row for row in rows if row.scope == "case" and row.case in known]
-    first = [row.case for row in ranked if row.suspicious][: max(1, places * 3 // 4)]
-    if not first:
-        return list(dict.fromkeys([*names, *(row.case for row in ranked[:3])]))
-    return list(dict.fromkeys([*first, *names]))[: max(places, len(names))]
+    suspicious = [row.case for row in ranked if row.suspicious]
+    places = max(room.places(4 * len(suspicious) // 3 + 1), len(names))
+    first = suspicious[: max(1, places * 3 // 4)]
+    last = [] if suspicious else [row.case for row in ranked[:3]]
+    most = places if suspicious else room.places(MOST_CASES)
+    return list(dict.fromkeys([*first, *names, *last]))[:most]
 
 
 def _places(rows: Sequence[AuditRow]) -> Markup:
@@ -107,4 +109,5 @@ def audit_in_words(rows: Sequence[AuditRow], views: Views) -> Markup | None:
         element("p", f"The out-of-fold predictions contradict the given label of {plural(number, 'case')} of "
                 f"{len(cases)} so much that a person should look at it. A click shows a case in the viewer."),
         table(headers, lines, caption="labels by how much they are contradicted, most first"),
+        not_in_viewer([row.case for row in cases if row.suspicious], "suspicious case", views),
     )  # fmt: skip

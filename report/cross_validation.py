@@ -202,8 +202,7 @@ def write_cross_validation_views(facts: CrossValidationFacts, room: Room) -> tup
         elif len(names) > 6:
             best = [case for case in cases[::-1] if case not in names][:2]
             names = [*names[: len(names) - len(best)], *best]
-        names = with_suspects(names, facts.suspicions, cases, room.viewer_cases)
-        names = names[: room.viewer_cases] if room.is_asked else names
+        names = with_suspects(names, facts.suspicions, cases, room)
     files = [files_of_shard(places, case, masks.get(case)) for case in names]
     titled = suspect_titles(facts.suspicions, titles(chosen.cases))
     return make_views(files, structures, room, titles=titled, plan=chosen.plan), structures

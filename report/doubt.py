@@ -26,12 +26,7 @@ def read_doubts(folder: Path) -> list[DoubtRecord]:
             found.append(read_json(DoubtRecord, path))
         except (UserError, OSError, ValueError) as error:
             note_damage(path, error)
-    return sorted(found, key=lambda record: (-record.score, record.case))
-
-
-def doubt_order(records: Sequence[DoubtRecord]) -> list[str]:
-    """Cases, the most doubtful first; of equal doubt those with something that training never saw."""
-    return [each.case for each in sorted(records, key=lambda each: (-each.score, -len(each.remarks), each.case))]
+    return sorted(found, key=lambda record: record.rank)
 
 
 def doubt_table(
@@ -46,12 +41,13 @@ def doubt_table(
     """
     if not records:
         return None
-    verdicts = [record for record in records if record.doubtful is not None]
+    verdicts = [record.doubtful for record in records if record.doubtful is not None]
+    calibrated = any(record.calibrated for record in records)
     agreements = {record.case: _agreement(record) for record in records}
     # Columns that would be empty are left out.
     columns = {
-        "scan": True, "doubt": True, "verdict": bool(verdicts), "mean Dice": bool(dice),
-        "agreement of members": any(value is not None for value in agreements.values()),
+        "scan": True, "doubt": True, "verdict": calibrated, "mean Dice": bool(dice),
+        "agreement": any(value is not None for value in agreements.values()),
         "remarks": any(record.remarks for record in records),
     }  # fmt: skip
     headers = [name for name, wanted in columns.items() if wanted]
@@ -61,20 +57,21 @@ def doubt_table(
         cells: dict[str, Cell | str] = {
             "scan": record.case, "doubt": number_cell(record.score, 2, bad),
             "verdict": Cell(content=record.words, class_=bad), "mean Dice": number_cell(dice.get(record.case)),
-            "agreement of members": number_cell(agreements[record.case]), "remarks": "; ".join(record.remarks),
+            "agreement": number_cell(agreements[record.case]), "remarks": "; ".join(record.remarks),
         }  # fmt: skip
         shows = None if views is None else views.number_of(record.case)
         rows.append(Row(cells=tuple(cells[name] for name in headers), shows=shows))
-    counted = f"{sum(bool(record.doubtful) for record in verdicts)} of {plural(len(verdicts), 'scan')} doubtful"
-    caption = counted if verdicts else f"{plural(len(records), 'scan')}; without a cross-validation there is no verdict"
+    counted = f"{sum(verdicts)} of {plural(len(verdicts), 'scan')} doubtful"
+    why = "edited masks have no verdict" if calibrated else "without a cross-validation there is no verdict"
+    caption = counted if verdicts else f"{plural(len(records), 'scan')}; {why}"
     meaning = (
         "A doubt of 1 is where the worst tenth of the cross-validation begins, 0 is its median. It promises no Dice."
-        if verdicts else "From 0 (all sure, all agree) to 1. It promises no Dice."
+        if calibrated else "From 0 (all sure, all agree) to 1. It promises no Dice."
     )  # fmt: skip
     return join(element("p", meaning), table(headers, rows, caption=caption))
 
 
 def _agreement(record: DoubtRecord) -> float | None:
-    """Mean over configurations and targets; None for a single member."""
+    """Of members, or of the flips of a single one: mean over configurations and targets; None where nothing says."""
     found = [value for each in record.certainties.values() for value in each.agreement if value is not None]
     return sum(found) / len(found) if found else None

@@ -16,7 +16,7 @@ from report.evaluation import (
     values_of,
 )
 from report.layers import Structure, structures_of
-from report.markup import Content, element, join
+from report.markup import Content, Markup, element, join
 from report.numbers import decimal, plural
 from report.page import Section, build_page, section
 from report.prediction import (
@@ -30,7 +30,15 @@ from report.prediction import (
     volume_charts,
 )
 from report.records import RunFacts
-from report.score_tables import absence_list, case_mean, refusals, score_table, spread_charts, worst_first
+from report.score_tables import (
+    absence_list,
+    case_mean,
+    not_in_viewer,
+    refusals,
+    score_table,
+    spread_charts,
+    worst_first,
+)
 from report.scored import predicting_run
 from report.sources import FILES_ALONE, CaseFiles, Readers
 from report.views import Room, Views, make_views
@@ -116,7 +124,7 @@ def mask_page(facts: MaskFacts, views: Views, structures: Sequence[Structure]) -
     sections = [
         section("Scores" if scored else "Result", tiles(numbers), means_table(scored) if scored else None),
         section("Failed scans", failures(predicted.failed) if predicted else None),
-        section("Doubt", doubt_table(predicted.doubts, views, facts.dice) if predicted else None),
+        section("Doubt", _doubt(predicted, views, facts.dice) if predicted else None),
         *(score_sections(scored, views) if scored else []),
         *(scan_sections(predicted, views, alone=not scored) if predicted else []),
         section("Run that predicted" if scored else "Run", run_record(facts.run) if facts.run or not scored else None),
@@ -132,6 +140,11 @@ def mask_page(facts: MaskFacts, views: Views, structures: Sequence[Structure]) -
         " and ".join([names[0], *(name.lower() for name in names[1:])]), subtitle=where, sections=sections,
         views=views.shown, structures=structures, viewer_after=table if cases <= LONG else shown[place - 1],
     )  # fmt: skip
+
+
+def _doubt(facts: PredictionFacts, views: Views, dice: Mapping[str, float]) -> Markup | None:
+    known = doubt_table(facts.doubts, views, dice)
+    return None if known is None else join(known, not_in_viewer(facts.doubtful, "doubtful scan", views))
 
 
 def score_sections(facts: EvaluationFacts, views: Views) -> list[Section]:
@@ -158,7 +171,7 @@ def write_mask_views(facts: MaskFacts, room: Room) -> tuple[Views, tuple[Structu
     """The cases that a person should see for the viewer, and a picture of each predicted scan."""
     predicted = facts.prediction
     orders = _orders(facts)
-    chosen = room.choose(in_turn(*orders), urgent=len(orders) * len(predicted.doubtful) if predicted else 0)
+    chosen = room.choose(in_turn(*orders), predicted.doubtful if predicted else ())
     files = [facts.files[case] for case in chosen]
     labels = facts.labels
     structures = structures_of(labels, () if labels and not predicted else _values(facts, files))

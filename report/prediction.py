@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from report.charts import Axis, Dot, dot_chart
-from report.doubt import doubt_order, read_doubts
+from report.doubt import read_doubts
 from report.layers import Structure, structures_of, value_counts, volumes_ml
 from report.markup import Markup, element
 from report.notices import note
@@ -113,7 +113,7 @@ def volume_charts(facts: PredictionFacts) -> Markup | None:
 def doubtful_first(facts: PredictionFacts) -> list[str]:
     """Cases in the order in which a person should see them: the doubtful ones, then by doubt and volume in turn."""
     unusual = unusual_first(facts.volumes)
-    by_doubt = [case for case in doubt_order(facts.doubts) if case in facts.volumes]
+    by_doubt = [record.case for record in facts.doubts if record.case in facts.volumes]
     return list(dict.fromkeys([*facts.doubtful, *in_turn(by_doubt, unusual)]))
 
 

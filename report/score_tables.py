@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from report.charts import Axis, Dot, dot_chart
 from report.markup import Markup, element, join
-from report.numbers import decimal, mean
+from report.numbers import decimal, listed, mean, plural
 from report.tables import Cell, Row, number_cell, table
 from report.views import Views
 from utils.scores import CaseScores
@@ -103,6 +103,15 @@ def spread_charts(cases: Sequence[CaseScores], targets: Sequence[str]) -> Markup
 def titles(cases: Sequence[CaseScores]) -> dict[str, str]:
     """Case -> its name with its Dice, for the viewer."""
     return {case.case: f"{case.case} (Dice {decimal(case_mean(case))})" for case in cases}
+
+
+def not_in_viewer(urgent: Sequence[str], noun: str, views: Views) -> Markup | None:
+    """Which of the cases that need a person found no place in the viewer; those that have a reason are `refusals`."""
+    missing = [case for case in urgent if views.number_of(case) is None and case not in views.refused]
+    if not missing or not views.shown:
+        return None
+    who = f"{plural(len(missing), noun)} {'is' if len(missing) == 1 else 'are'} not in the viewer"
+    return element("p", f"{who}: {listed(missing)}. nnunet report --cases or --viewer_cases shows them.", class_="note")
 
 
 def refusals(views: Views) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from report.layers import Layers, Structure, read_layers
+from report.layers import Layers, Structure, channel_files, read_layers
 from report.pictures import overlay_jpeg, telling_slices
 from report.sources import CaseFiles, channels_of
 from report.viewer import View, library_base64
@@ -22,6 +22,8 @@ SMALL = 0.3
 """Share of the room that the compressed files of cases may have and surely fit: they become a third larger as text."""
 MOST_PICTURES = 0.4
 """Share of the room that still pictures may take."""
+USUAL_CASES, MOST_CASES = 12, 40
+"""How many cases the viewer holds where nobody says how many, and how many at most where more need a person."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,29 +31,34 @@ class Room:
     """How large a page may be, and whom the viewer shows."""
 
     max_mb: float = 60.0
-    viewer_cases: int = 12
+    viewer_cases: int | None = None
+    """How many cases the viewer holds; None: nobody has said it, and it is `USUAL_CASES` to `MOST_CASES`."""
     cases: tuple[str, ...] = ()
     """Cases that the viewer shows in place of the worst ones."""
-    most_cases: int = 40
-    """How many it may hold where more than `viewer_cases` need a person."""
 
     @property
     def volume_bytes(self) -> float:
         """Room for the volumes of the viewer and the still pictures, after page and library."""
         return max(0.0, self.max_mb * 1e6 - PAGE_BYTES - len(library_base64()))
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether somebody has said how many cases the viewer shall hold."""
-        return self.most_cases <= self.viewer_cases
+    def places(self, urgent: int = 0) -> int:
+        """How many cases the viewer holds where so many places would be needed for those that need a person."""
+        return max(USUAL_CASES, min(urgent, MOST_CASES)) if self.viewer_cases is None else self.viewer_cases
 
     def fits(self, cases: Sequence[CaseFiles]) -> bool:
-        """Whether more cases than `viewer_cases` may be shown and are so small that none is made coarser for it."""
-        paths = [path for each in cases for path in (each.image, each.mask, each.label) if path is not None]
-        return not self.is_asked and sum(path.stat().st_size for path in paths) < self.volume_bytes * SMALL
+        """Whether all these cases may be shown and are so small, all channels, that none is made coarser for it."""
+        if self.viewer_cases is not None and len(cases) > self.viewer_cases:
+            return False
+        images = [path for each in cases if each.image is not None for path in channel_files(each.image)]
+        paths = [*images, *(path for each in cases for path in (each.mask, each.label) if path is not None)]
+        return sum(path.stat().st_size for path in paths) < self.volume_bytes * SMALL
 
-    def choose(self, worst_first: Sequence[str], *, urgent: int = 0) -> list[str]:
-        """The cases of the viewer; the first `urgent` ones need a person and are all in it, if a viewer is wanted.
+    def choose(self, worst_first: Sequence[str], urgent: Sequence[str] = ()) -> list[str]:
+        """The cases of the viewer: the first ones and then, where nobody has said how many, all that are urgent.
+
+        Args:
+            worst_first: all cases.
+            urgent: those of them that need a person, the most urgent first; the first of these find room.
 
         Raises:
             UserError: a case that was asked for is none of these.
@@ -60,8 +67,11 @@ class Room:
         if unknown:
             known = ", ".join(sorted(worst_first)[:10]) or "none"
             raise UserError(f"--cases: no such case: {', '.join(unknown)}; there are, for example: {known}")
-        number = max(self.viewer_cases, min(urgent, self.most_cases)) if self.viewer_cases else 0
-        return list(self.cases or worst_first[:number])
+        if self.cases:
+            return list(self.cases)
+        first = worst_first[: self.places()]
+        further = [case for case in urgent if case not in first] if self.viewer_cases is None else []
+        return [*first, *further][: self.places(MOST_CASES)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cross_validation.audit.run import AuditRequest, audit_labels, write_page
 
     asked = AuditRequest(**{name: value for name, value in vars(options).items() if name != "report"})
-    rows = audit_labels(asked)
+    audit_labels(asked)
     if options.report:
-        write_page(asked, rows)
+        write_page(asked)
     return EXIT_OK
 
 

@@ -222,9 +222,6 @@ def _write_jobs(job: ScanJob, use: NetworkUse, options: InferenceOptions, words:
     folder, count = options.cluster.slurm, options.cluster.parts
     assert folder is not None and count is not None, "both have been given"
     waiting = unfinished_parts(job, use, count)
-    if not waiting:
-        print(f"all {count} parts of {job.output} are finished; there is nothing to submit")
-        return EXIT_OK
     gpus = 1 if use.gpus is None else use.gpus
     own = without_flags(words, PartOptions, "memory_gb")
     command = (sys.executable, str(Path(__file__).resolve()), *own)

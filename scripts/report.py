@@ -31,7 +31,7 @@ class ReportOptions:
     """Most that the page may take, in MB; scans are made coarser or left out to keep to it."""
     viewer_cases: int | None = None
     """How many cases the viewer holds, the worst or most doubtful ones first; 0 leaves the viewer out (default: 12, or
-    as many as the doubtful ones are, up to 40)."""
+    as many more as are doubtful or have a suspicious label, up to 40)."""
     cases: tuple[str, ...] = ()
     """Cases that the viewer holds in place of the worst ones."""
 
@@ -53,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if options.output is not None and not options.output.parent.is_dir():
         raise UserError(f"--output {options.output} cannot be written: {options.output.parent} is not a folder")
-    room = Room(max_mb=options.max_mb, cases=options.cases)
-    if options.viewer_cases is not None:
-        room = dataclasses.replace(room, viewer_cases=options.viewer_cases, most_cases=options.viewer_cases)
+    room = Room(max_mb=options.max_mb, viewer_cases=options.viewer_cases, cases=options.cases)
     with scans_again(options.folder) as readers:
         written = write_report(options.folder, room, options.output, readers=readers)
     print(f"wrote {written.path}: {written.kind}, {plural(written.viewer_cases, 'case')} in the viewer, "

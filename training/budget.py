@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from models.checkpoint import read_checkpoint
+from models.checkpoint import CheckpointContents
 from training.budget_exchange import shared
 from training.budget_keeper import BudgetKeeper, BudgetPlan, Course, Pace, total_for
 from training.budget_measure import look_at, measure_speed
@@ -21,6 +20,7 @@ from training.budget_rules import (
     Costs,
     Facts,
     Network,
+    Speed,
     choose_epochs,
     choose_network,
     choose_options,
@@ -29,6 +29,7 @@ from training.budget_rules import (
     per_pass,
     too_short,
 )  # fmt: skip
+from training.run_setup import prepare
 from utils.args import Config, with_options
 from utils.config import HardwareConfig
 from utils.duration import seconds_of
@@ -54,7 +55,9 @@ class Decision:
     lines: tuple[str, ...]
 
 
-def with_budget(config: Config, *, resume: Path | None, started_s: float) -> tuple[Config, list[BudgetKeeper]]:
+def with_budget(
+    config: Config, *, resume: CheckpointContents | None, started_s: float
+) -> tuple[Config, list[BudgetKeeper]]:  # fmt: skip
     """The options of a training with those that its `--budget` has chosen, and what keeps its time; else unchanged.
 
     Args:
@@ -100,7 +103,8 @@ def decide(config: Config, started_s: float) -> Decision:
     kept = _kept(config)
     options = {} if kept & {"amp", "precision"} else _precision(config.hardware)
     config = with_options(config, options)
-    facts = look_at(config, budget_s)
+    setup = prepare(config)
+    facts = look_at(config, setup, budget_s)
 
     def costs() -> Costs:
         return Costs(
@@ -109,7 +113,10 @@ def decide(config: Config, started_s: float) -> Decision:
             epoch_s=EPOCH_SHARE * began_s,
         )
 
-    network = choose_network(facts, lambda width, size: measure_speed(config, width, size, budget_s), costs)
+    def speed_of(width: tuple[int, ...], batch_size: int) -> Speed:
+        return measure_speed(config, setup, (width, batch_size), budget_s)
+
+    network = choose_network(facts, speed_of, costs)
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
@@ -170,13 +177,12 @@ def _plan(config: Config, pace: Pace) -> BudgetPlan:
     )
 
 
-def _stored_options(resume: Path, config: Config) -> dict[str, Any]:
+def _stored_options(contents: CheckpointContents, config: Config) -> dict[str, Any]:
     """What was chosen when the training was begun."""
-    contents = read_checkpoint(resume)
     if contents.options.get("budget") is None or contents.model is None:
         raise UserError(
-            f"{resume} is of a training that was not begun with --budget; continue it without, and with the flags that "
-            "it was begun with"
+            f"{contents.path} is of a training that was not begun with --budget; continue it without, and with the "
+            "flags that it was begun with"
         )
     model = {name: getattr(contents.model, name) for name in ("filters", "deep_supervision")}
     stored = contents.options | model

@@ -205,14 +205,10 @@ class BudgetKeeper(Callback):
     def _apply(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Let epochs, validations and learning rate follow the number of steps."""
         trainer.fit_loop.max_epochs = self._epochs
-        last, data = self._epochs - 1, getattr(trainer, "datamodule", None)
         for callback in getattr(trainer, "callbacks", ()):
             if isinstance(callback, ScheduledValidations):
-                skipped = last if self.plan.course.only_last else min(callback.schedule.skipped, last)
-                callback.schedule = dataclasses.replace(callback.schedule, last_epoch=last, skipped=skipped)
-                if data is not None:
-                    data.schedule = callback.schedule
-                callback.on_train_epoch_start(trainer, module)
+                only_last = self.plan.course.only_last
+                callback.follow(trainer, module, last_epoch=self._epochs - 1, only_last=only_last)
         for config in trainer.lr_scheduler_configs:
             for rate in getattr(config.scheduler, "lr_lambdas", ()):
                 if isinstance(rate, StepRate) and rate.total != self.total:

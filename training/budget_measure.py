@@ -15,7 +15,7 @@ from models.nn_unet import NNUnet
 from models.schedules import build_optimizer
 from training.budget_rules import Facts, Speed, widths_of
 from training.building import build_data, build_module
-from training.run_setup import Setup, prepare
+from training.run_setup import Setup, with_network
 from utils.args import Config, with_options
 from utils.runtime import Runtime
 from utils.throughput import synchronize
@@ -29,9 +29,8 @@ TOO_LONG = 10
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def look_at(config: Config, budget_s: float) -> Facts:
+def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
     """What the data set, the plan and the flags say; nothing is measured."""
-    setup = prepare(config)
     stage, given = setup.plan.stage, config.model.filters is not None
     data = build_data(config, setup)
     box, loader = data.spec.box, data.train_dataloader()
@@ -51,10 +50,17 @@ def look_at(config: Config, budget_s: float) -> Facts:
     )
 
 
-def measure_speed(config: Config, width: tuple[int, ...], batch_size: int, budget_s: float) -> Speed:
-    """The speed of a network of some features with batches of some size; nothing of it is kept."""
-    config = with_options(config, {"filters": width, "batch_size": batch_size})
-    setup = prepare(config)
+def measure_speed(config: Config, setup: Setup, size: tuple[tuple[int, ...], int], budget_s: float) -> Speed:
+    """The speed of a network; nothing of it is kept.
+
+    Args:
+        config: of the run.
+        setup: of the run, whatever its network.
+        size: features of the levels, and patches in a batch.
+        budget_s: of the run, of which this takes a share.
+    """
+    config = with_options(config, dict(zip(("filters", "batch_size"), size)))
+    setup = with_network(setup, config)
     data, module = build_data(config, setup), build_module(config, setup).to(setup.runtime.device)
     limit_s = MEASURED_SHARE * budget_s
     try:

@@ -41,14 +41,22 @@ def prepare(config: Config) -> Setup:
     plan = read_plan(shards.root)
     if plan.stage.dim != config.run.dim:
         raise UserError(f"{shards.root} was preprocessed for --dim {plan.stage.dim}, not --dim {config.run.dim}")
-    plan = adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
-    plan, run = mirror_along(plan, config.loader.mirror_axes), config.run
+    plan, run = mirror_along(_adapted(plan, config), config.loader.mirror_axes), config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
     configure_backends(runtime)
     seed_everything(run.seed)
     runtime.pin(config.hardware.affinity)
     return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime)
+
+
+def with_network(setup: Setup, config: Config) -> Setup:
+    """The same data and device for a network or batches of other sizes."""
+    return dataclasses.replace(setup, plan=_adapted(setup.plan, config))
+
+
+def _adapted(plan: Plan, config: Config) -> Plan:
+    return adapt_plan(plan, config.model, batch_size=config.loader.batch_size, brats=config.labels.brats)
 
 
 def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:

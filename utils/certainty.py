@@ -23,13 +23,13 @@ class Certainty:
     says: no member found the target, or there is one member only.
 
     Attributes:
-        members: networks; or flips, where a single network was applied to flipped copies.
+        members: networks.
         voxels: of the target, on the preprocessed grid.
         confidence: mean probability of the target within its mask, 0..1.
         overlap: Dice of the mask with the probabilities that it was made from, 0..1: low where a target is faint, or
             where much of what might be target was left out.
         agreement: mean Dice of the masks of any two members, 0..1.
-        flips: whether members are flips of one network.
+        flips: whether `agreement` is that of one network's flips with what it says of the scan as it is.
         names: of the networks; empty where nothing says.
         each: of each of several networks `confidence`, `overlap` and `settled` by these names, T entries each.
         settled: voxels of the mask, as a share of them and of those that are neither in nor out
@@ -79,3 +79,12 @@ class DoubtRecord:
     targets: tuple[str, ...]
     certainties: dict[str, Certainty]
     between: tuple[Value, ...] = dataclasses.field(default=(), metadata=UNSAID)
+
+    def __post_init__(self) -> None:
+        if not self.certainties:
+            raise ValueError("a record of doubt needs what at least one configuration says")
+
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """To sort by, the most doubtful first; of equal doubt those with something that training never saw."""
+        return -self.score, -len(self.remarks), self.case

@@ -35,6 +35,10 @@ class UserError(Exception):
     """
 
 
+class SaidElsewhere(UserError):
+    """What another process of the same run says on the same screen: this one ends as it does, without a word."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise a UserError of this message where the condition does not hold."""
     if not condition:
@@ -70,6 +74,8 @@ def run_cli(command: Callable[[], int | None]) -> int:
     try:
         with signals_interrupt():
             return command() or EXIT_OK
+    except SaidElsewhere:
+        return EXIT_USAGE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE

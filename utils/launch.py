@@ -27,34 +27,37 @@ class Launch:
 
 def find_launch(variables: Mapping[str, str]) -> Launch | None:
     """Which process torchrun or srun made this one, from the variables that they set; None for one that is alone."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    by_srun = not all(name in variables for name in names)
-    if not by_srun:
-        rank, size, local_rank, local_size = (_number(variables, name, 1) for name in names)
-    elif (size := slurm_tasks(variables)) > 1:
-        rank, local_rank = _number(variables, "SLURM_PROCID", 0), _number(variables, "SLURM_LOCALID", 0)
-        # Such as 4 or 4(x2),3.
-        tasks = variables.get("SLURM_STEP_TASKS_PER_NODE", "").replace(",", "(").split("(")[0]
-        local_size = int(tasks) if tasks.isdecimal() else size
-    else:
-        return None
-    if size <= 1:
-        return None
-    return Launch(rank=rank, size=size, local_rank=local_rank, local_size=local_size, by_srun=by_srun)
+    found = _started(variables)
+    return None if found is None or found.size <= 1 or found.local_size < 1 else found
 
 
 def find_ranks(variables: Mapping[str, str], devices: int) -> tuple[int, int]:
     """(global rank, local rank) of this process from the variables of its launcher; (0, 0) without one.
 
-    torchrun sets RANK and LOCAL_RANK, Slurm its own two; Lightning's launcher sets LOCAL_RANK, and NODE_RANK
-    is set by whoever starts the program on each node.
+    torchrun and Slurm set both; Lightning's launcher sets LOCAL_RANK, and NODE_RANK is set by whoever starts the
+    program on each node.
     """
+    if (found := _started(variables)) is not None:
+        return found.rank, found.local_rank
+    local_rank = _number(variables, "LOCAL_RANK", 0)
+    return _number(variables, "NODE_RANK", 0) * devices + local_rank, local_rank
+
+
+def _started(variables: Mapping[str, str]) -> Launch | None:
+    """What torchrun or srun say of this process; a `local_size` of 0: nothing. None where neither started it."""
     if "RANK" in variables and "LOCAL_RANK" in variables:
-        return int(variables["RANK"]), int(variables["LOCAL_RANK"])
-    if slurm_tasks(variables) > 1:
-        return _number(variables, "SLURM_PROCID", 0), _number(variables, "SLURM_LOCALID", 0)
-    local_rank = int(variables.get("LOCAL_RANK", "0"))
-    return int(variables.get("NODE_RANK", "0")) * devices + local_rank, local_rank
+        return Launch(
+            rank=_number(variables, "RANK", 0), size=_number(variables, "WORLD_SIZE", 1),
+            local_rank=_number(variables, "LOCAL_RANK", 0), local_size=_number(variables, "LOCAL_WORLD_SIZE", 0),
+        )  # fmt: skip
+    if (size := slurm_tasks(variables)) <= 1:
+        return None
+    # Such as 4 or 4(x2),3.
+    tasks = variables.get("SLURM_STEP_TASKS_PER_NODE", "").replace(",", "(").split("(")[0]
+    return Launch(
+        rank=_number(variables, "SLURM_PROCID", 0), size=size, local_rank=_number(variables, "SLURM_LOCALID", 0),
+        local_size=int(tasks) if tasks.isdecimal() else size, by_srun=True,
+    )  # fmt: skip
 
 
 def slurm_tasks(variables: Mapping[str, str]) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from utils.files import write_atomically
 from utils.runs import prepare_folder
@@ -133,17 +134,27 @@ def write_job_scripts(folder: Path, jobs: Sequence[SlurmJob], resources: SlurmRe
     return folder / "submit.sh"
 
 
-def write_array(folder: Path, job: SlurmJob, resources: SlurmResources) -> None:
-    """Write the script of a job array and submit.sh, and say so.
+def write_array(
+    folder: Path, job: SlurmJob, resources: SlurmResources, *, before: Mapping[str, SlurmJob] = MappingProxyType({})
+) -> None:
+    """Write the script of a job array and submit.sh, and say so; or that none of its parts is left to do.
+
+    Args:
+        folder: for the scripts.
+        job: the array, with the parts that are not finished.
+        resources: what each job asks for.
+        before: jobs that the array waits for, by what each is.
 
     Raises:
         UserError: the folder cannot be written to, or the cluster has nothing that the jobs could run on.
     """
-    submit = write_job_scripts(folder, [job], fit_to_cluster(resources, gpus=job.gpus))
-    print(
-        f"an array of {len(job.parts)} jobs in {folder}, for parts {number_ranges(job.parts)} of {job.num_parts}; "
-        f"submit it: {submit}"
-    )
+    if not job.parts:
+        print(f"all {job.num_parts} parts are finished; there is nothing to submit")
+        return
+    job = dataclasses.replace(job, after=tuple(each.name for each in before.values()))
+    submit = write_job_scripts(folder, [*before.values(), job], fit_to_cluster(resources, gpus=job.gpus))
+    what = " and ".join([*before, f"an array of {len(job.parts)} jobs"])
+    print(f"{what} in {folder}, for parts {number_ranges(job.parts)} of {job.num_parts}; submit: {submit}")
 
 
 def _write(path: Path, text: str) -> None:

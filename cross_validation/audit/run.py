@@ -33,8 +33,6 @@ from utils.workers import Workers
 
 BYTES_PER_VOXEL = 80
 """Of a case's box: classes, three arrays of probabilities, and distances with the nearest voxel of each."""
-MOST_VIEWS = 40
-"""Suspicious cases that the page shows, and as many as a third more."""
 EXPLAINED = 0.5
 """Share of the threshold above which a case is explained."""
 SHOWN = 10
@@ -245,15 +243,12 @@ def head_of(rows: Sequence[AuditRow], limit: float, cases: int) -> str:
     return "\n".join(text)
 
 
-def write_page(asked: AuditRequest, rows: Sequence[AuditRow]) -> None:
-    """Write the cross-validation's page anew, with room for the suspicious cases in its viewer."""
+def write_page(asked: AuditRequest) -> None:
+    """Write the cross-validation's page anew, which shows the suspicious cases first."""
     from report.finishing import finish_with
-    from report.views import Room
     from report.writing import write_cross_validation_report
 
     if asked.output is not None:
         print("warning: the page shows the audit in its usual folder; with --output it is not written", file=sys.stderr)
         return
-    suspicious = sum(row.suspicious for row in rows if row.scope == "case")
-    room = Room(viewer_cases=max(Room.viewer_cases, min(MOST_VIEWS, 4 * suspicious // 3 + 1)))
-    finish_with(lambda: write_cross_validation_report(asked.results, asked.task, room))
+    finish_with(lambda: write_cross_validation_report(asked.results, asked.task))

@@ -42,6 +42,16 @@ def test_the_median_is_0_and_the_worst_decile_begins_at_1():
     )
 
 
+def test_each_case_of_a_cross_validation_is_compared_once(monkeypatch):
+    compared, cases = Calibration.compared, []
+    monkeypatch.setattr(Calibration, "compared", lambda self, said: cases.append(said) or compared(self, said))
+    found = calibration()
+    assert len(cases) == 21 and found.weights == pytest.approx((0.5, 0.5))
+    # What is found then is what a scan of its own is found to be.
+    scores = [found.certainty_score(each) for each in cases[:21]]
+    assert found.scores == pytest.approx(np.quantile(scores, np.linspace(0, 1, 21)))
+
+
 @pytest.mark.parametrize(("overlap", "doubtful"), [(0.95, False), (0.84, False), (0.815, True), (0.3, True)])
 def test_worse_than_the_worst_decile_is_doubtful(overlap, doubtful):
     found = judge({"3d_fullres": certainty((overlap,))}, {"3d_fullres": calibration()})

@@ -142,6 +142,18 @@ def test_validation_is_off_first_then_of_patches_or_of_whole_cases():
     assert seen == [(0.0, False), (0.0, False), (1.0, True), (1.0, False), (1.0, False)]
 
 
+@pytest.mark.parametrize(("only_last", "skipped"), [(True, 2), (False, 1)])
+def test_validations_follow_a_training_that_ends_after_another_epoch(only_last, skipped):
+    callback = ScheduledValidations(ValidationSchedule(skipped=1, every=3, last_epoch=9))
+    trainer = SimpleNamespace(current_epoch=1, limit_val_batches=None, datamodule=SimpleNamespace(schedule=None))
+    module = SimpleNamespace(shown_patches=None)
+    callback.follow(trainer, module, last_epoch=2, only_last=only_last)
+    wanted = ValidationSchedule(skipped=skipped, every=3, last_epoch=2)
+    assert callback.schedule == trainer.datamodule.schedule == wanted
+    # The epoch that is going on already keeps to it.
+    assert (trainer.limit_val_batches, module.shown_patches) == ((0.0, False) if only_last else (1.0, True))
+
+
 def test_waiting_for_data_counts_as_latency():
     recorder = LatencyRecorder(items_per_batch=1, warmup=1)
     timer = BenchmarkTimer(recorder)

@@ -7,8 +7,11 @@ import json
 import os
 from pathlib import Path
 
-from report.audit import read_suspicions, suspect_titles, with_suspects
+from report.audit import audit_in_words, read_suspicions, suspect_titles, with_suspects
 from report.notices import collecting, notices
+from report.viewer import View
+from report.views import Room, Views
+from report.volumes import PackedCase
 from report.writing import write_report
 from tests.report import folders
 from utils.files import file_digest
@@ -63,13 +66,31 @@ def test_an_audit_of_earlier_networks_or_labels_is_left_out_and_the_page_says_so
     assert "run audit-labels again" in text and 'id="label-audit"' not in text
 
 
+def test_suspects_have_as_many_places_as_they_need_up_to_the_most_that_a_viewer_holds():
+    names = [f"worst{number}" for number in range(12)]
+    for number, shown, cases in ((3, 3, 12), (20, 20, 27), (50, 30, 40)):
+        rows = [row(rank, f"bad{rank:02}", suspicious=True) for rank in range(number)]
+        found = with_suspects(names, rows, [each.case for each in rows], Room())
+        assert found[:shown] == [each.case for each in rows][:shown] and len(found) == cases
+        assert sum(case.startswith("bad") for case in found) == shown
+
+
+def test_suspicious_cases_without_a_place_in_the_viewer_are_named():
+    shown = View(case="bad1", title="", packed=PackedCase(files={}, window=(0, 1), reduced=""), at_mm=(0, 0, 0))
+    rows = [row(number, f"bad{number}", suspicious=number < 4) for number in range(1, 6)]
+    text = str(audit_in_words(rows, Views(shown=(shown,), refused={"bad2": "its scan was not found"})))
+    assert "1 suspicious case is not in the viewer: bad3. nnunet report --cases" in text
+
+
 def test_suspects_take_three_of_four_places_of_the_viewer():
     rows = [row(number, f"bad{number}", suspicious=True) for number in range(1, 7)]
     known = [*(f"bad{number}" for number in range(1, 7)), "x", "y", "z", "w"]
-    assert with_suspects(["x", "bad2", "y", "z"], rows, known, 4) == ["bad1", "bad2", "bad3", "x"]
+    four, none = Room(viewer_cases=4), Room(viewer_cases=0)
+    assert with_suspects(["x", "bad2", "y", "z"], rows, known, four) == ["bad1", "bad2", "bad3", "x"]
     sound = [row(number, f"bad{number}") for number in range(1, 7)]
-    assert with_suspects(["x", "bad2"], sound, known, 2) == ["x", "bad2", "bad1", "bad3"]
-    assert with_suspects(["x"], rows, ["x"], 4) == ["x"] and with_suspects([], rows, known, 0) == []
+    assert with_suspects(["x", "bad2"], sound, known, Room()) == ["x", "bad2", "bad1", "bad3"]
+    assert with_suspects(["x", "bad2"], sound, known, Room(viewer_cases=2)) == ["x", "bad2"]
+    assert with_suspects(["x"], rows, ["x"], four) == ["x"] and with_suspects([], rows, known, none) == []
     assert suspect_titles(rows, {"bad1": "bad1 (0.5)", "x": "x"}) == {
         "bad1": "bad1 (0.5): label looks shifted",
         "x": "x",

@@ -12,7 +12,7 @@ from evaluate import main as evaluate
 from report.masks import read_masks
 from report.prediction import doubtful_first, in_turn, read_prediction
 from report.sources import CaseFiles, by_case
-from report.views import Room
+from report.views import SMALL, Room
 from report.writing import write_prediction_report, write_report
 from tests.report import folders
 from tests.report.folders import viewer_titles, write_doubt
@@ -119,17 +119,40 @@ def test_a_page_that_takes_long_says_so(tmp_path, capsys, monkeypatch):
 
 def test_all_doubtful_scans_are_in_the_viewer_unless_a_number_is_asked_for(tmp_path):
     order = [f"case_{number}" for number in range(60)]
-    assert Room().choose(order) == order[:12] and Room().choose(order, urgent=30) == order[:30]
-    assert Room().choose(order, urgent=50) == order[:40]
-    assert Room(viewer_cases=0).choose(order, urgent=30) == []
-    assert Room(viewer_cases=5, most_cases=5).choose(order, urgent=30) == order[:5]
+    assert Room().choose(order) == order[:12] and Room().choose(order, order[:30]) == order[:30]
+    assert Room().choose(order, order[:50]) == order[:40]
+    assert Room(viewer_cases=0).choose(order, order[:30]) == []
+    assert Room(viewer_cases=5).choose(order, order[:30]) == order[:5]
+    assert Room(viewer_cases=50).choose(order, order[:5]) == order[:50]
+    # Scores have an order of their own: behind the usual places only doubtful scans follow, the most doubtful first.
+    worst, doubtful = order[::-1], order[:30]
+    assert Room().choose(in_turn(worst, order), doubtful) == [*in_turn(worst[:6], order[:6]), *order[6:30]]
+    assert Room().choose(worst, order[:35]) == [*worst[:12], *order[:28]]
 
 
 def test_small_cases_may_be_more_than_asked_for_by_nobody(tmp_path):
-    folders.write_volume(tmp_path / "a.nii.gz", folders.scan())
-    files = [CaseFiles(case="a", image=tmp_path / "a.nii.gz")]
+    folders.write_volume(tmp_path / "a_0000.nii.gz", folders.scan())
+    files = [CaseFiles(case="a", image=tmp_path / "a_0000.nii.gz")]
     assert Room().fits(files) and not Room(max_mb=1).fits(files)
-    assert not Room(viewer_cases=12, most_cases=12).fits(files)
+    assert not Room(viewer_cases=12).fits(files * 13)
+    # All channels count.
+    size = (tmp_path / "a_0000.nii.gz").stat().st_size
+    room = Room(max_mb=Room().max_mb - (Room().volume_bytes - 1.5 * size / SMALL) / 1e6)
+    assert room.fits(files)
+    folders.write_volume(tmp_path / "a_0001.nii.gz", folders.scan())
+    assert not room.fits(files)
+
+
+def test_doubtful_scans_without_a_place_in_the_viewer_are_named(tmp_path):
+    folder = folders.make_predicted(tmp_path)
+    for number, case in enumerate(("large", "empty", folders.EVIL)):
+        write_doubt(folder, case, 4.0 - number, case != folders.EVIL)
+    write_report(folder, Room(viewer_cases=1))
+    assert viewer_titles(page(folder)) == ["large (doubtful, 4.00)"]
+    assert "1 doubtful scan is not in the viewer: empty. nnunet report --cases" in page(folder)
+    for room in (Room(), Room(viewer_cases=0)):
+        write_report(folder, room)
+        assert "not in the viewer: empty" not in page(folder)
 
 
 def test_without_verdicts_doubt_and_volumes_take_turns(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,12 +13,17 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from models import checkpoint as checkpoint_reading
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
 from tests.tiny_task import Task, make_folds
+from training import budget, budget_exchange
 from training.budget import _kept
 from training.budget_exchange import decided_in
-from utils.args import parse_config
-from utils.errors import UserError
+from training.budget_keeper import BudgetPlan, Course, Pace
+from training.budget_rules import Facts, Speed
+from training.run_setup import prepare, with_network
+from utils.args import parse_config, with_options
+from utils.errors import SaidElsewhere, UserError, run_cli
 from utils.program import command_start_s
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -63,6 +69,44 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
     assert f"--budget was {budget_s}s, now it is 9h" in capsys.readouterr().err
 
 
+def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(monkeypatch):
+    asked, measured = [], []
+
+    def speed(config, setup, size, budget_s) -> Speed:
+        measured.append((setup, *size))
+        return Speed(step_s=0.01, validation_s=0.1, patches_s=0.1)
+
+    facts = Facts(budget_s=3600, dim=3, widths=((32, 64), (16, 32), (8, 16)), batch_size=2, cases=4)
+    monkeypatch.setattr(budget, "prepare", lambda config: asked.append(config) or "setup")
+    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
+    monkeypatch.setattr(budget, "measure_speed", speed)
+    found = budget.decide(parse_config(["--budget", "1h"]), time.monotonic())
+    assert found.options["max_epochs"] > 1
+    assert measured == [("setup", (8, 16), 2), ("setup", (16, 32), 2), ("setup", (32, 64), 2)] and len(asked) == 1
+
+
+@pytest.mark.slow
+def test_what_was_looked_at_fits_every_network_that_is_measured(task, tmp_path):
+    config = parse_config(command(task, tmp_path, "train", *FLAGS))
+    for options in ({"filters": (2, 4, 4), "batch_size": 3}, {"filters": (8, 8, 8), "batch_size": 1}):
+        wanted = with_options(config, options)
+        assert with_network(prepare(config), wanted) == prepare(wanted) != prepare(config)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_and_checked_once_before_it_is_resumed(task, tmp_path, monkeypatch):
+    flags = (*FLAGS, "--batches_per_epoch", "1", "--budget", "1h")
+    options = {"max_epochs": 1, "min_epochs": 0}
+    pace = Pace(step_s=1, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
+    plan = BudgetPlan(budget_s=3600, total=1, pace=pace, course=Course(per_epoch=1, every=1, only_last=True, limit=1))
+    monkeypatch.setattr(budget, "decide", lambda *given: budget.Decision(options=options, plan=plan, lines=()))
+    assert train(task, tmp_path, *flags) == 0
+    checked, real = [], checkpoint_reading.check_sums
+    monkeypatch.setattr(checkpoint_reading, "check_sums", lambda path: checked.append(path) or real(path))
+    assert train(task, tmp_path, *flags, "--resume_training") == 0
+    assert checked == [tmp_path / "checkpoints/last.ckpt"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_by_what_the_first_one_decides(task, tmp_path):
     words = command(task, tmp_path, "train", *FLAGS, "--budget", "1h", "--processes", "2")
@@ -96,10 +140,12 @@ def test_a_training_without_a_budget_is_not_continued_with_one(task, tmp_path, c
     assert "was not begun with --budget" in capsys.readouterr().err
 
 
-def test_others_learn_what_the_first_process_decides_and_why_it_refuses():
-    def refuse() -> dict:
-        raise UserError("too short")
+def refuse() -> dict:
+    raise UserError("too short")
 
+
+def test_others_learn_what_the_first_process_decides_and_why_it_refuses(monkeypatch):
+    monkeypatch.setattr(budget_exchange, "HEARD_S", 0.0)
     for decide in (lambda: {"options": {"filters": [4, 8]}}, refuse):
         store, learned = dist.HashStore(), []
 
@@ -125,6 +171,70 @@ def test_what_a_recipe_sets_is_kept_and_its_length_is_not():
     assert not kept & {"max_epochs", "batches_per_epoch", "validate_every"}
     assert "validate_every" in _kept(parse_config(["--scheduler", "plateau"]))
     assert "learning_rate" in _kept(parse_config(["--optimizer", "sgd"]))
+
+
+def ask(store: dist.Store, said: list[str]) -> threading.Thread:
+    def follow() -> None:
+        try:
+            decided_in(store, None)
+        except UserError as error:
+            said.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    return thread
+
+
+def test_who_refuses_stays_until_all_have_heard_of_it(monkeypatch):
+    monkeypatch.setattr(budget_exchange, "HEARD_S", 0.0)
+    store, said, threads = dist.HashStore(), [], []
+    late = threading.Timer(0.5, lambda: threads.append(ask(store, said)))
+    late.start()
+    with pytest.raises(UserError, match="too short"):
+        decided_in(store, refuse, others=1)
+    # Its end would be that of the store.
+    assert store.add("heard", 0) == 1
+    threads[0].join(10)
+    assert said == ["UserError: too short"]
+    monkeypatch.setattr(budget_exchange, "FAREWELL_S", 0.1)
+    start_s = time.monotonic()
+    with pytest.raises(UserError, match="too short"):
+        decided_in(dist.HashStore(), refuse, others=1)
+    assert 0.1 <= time.monotonic() - start_s < 5
+
+
+@pytest.mark.parametrize(
+    ("variables", "kind"),
+    [
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, SaidElsewhere),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, SaidElsewhere),
+        ({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}, UserError),
+        ({"NODE_RANK": "1"}, UserError),
+    ],
+)
+def test_of_processes_on_one_screen_one_says_why(variables, kind, monkeypatch, capsys):
+    monkeypatch.setattr(budget_exchange, "HEARD_S", 0.0)
+    monkeypatch.setattr(os, "environ", variables)
+    store = dist.HashStore()
+    with pytest.raises(UserError, match="too short"):
+        decided_in(store, refuse)
+    assert run_cli(lambda: decided_in(store, None)) == 2
+    assert ("error: too short" in capsys.readouterr().err) == (kind is UserError)
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_first_process_that_is_killed_ends_with_a_message():
+    """The store goes with the process that has it, as a kill takes it."""
+    serve = "import sys, torch.distributed as d; s = d.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)"
+    words = [sys.executable, "-c", f"{serve}; print(s.port, flush=True); sys.stdin.read()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        store = dist.TCPStore("127.0.0.1", int(first.stdout.readline()), is_master=False)
+        said: list[str] = []
+        waiting = ask(store, said)
+        time.sleep(0.2)
+        first.kill()
+        waiting.join(10)
+    assert "has ended or cannot be reached" in said[0]
 
 
 @pytest.mark.slow

@@ -66,6 +66,24 @@ def test_who_started_several_processes_is_known(variables, found):
     assert find_launch(variables) == found
 
 
+@pytest.mark.parametrize(
+    ("variables", "ranks"),
+    [
+        (TORCHRUN, (5, 1)),
+        # Of a launcher that says no more than this.
+        ({"RANK": "3", "LOCAL_RANK": "1"}, (3, 1)),
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "NODE_RANK": "1"}, (0, 0)),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "1"}, (3, 1)),
+        ({"LOCAL_RANK": "x"}, (0, 0)),
+        (SRUN | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, (3, 1)),
+    ],
+)
+def test_ranks_are_those_of_the_launch(variables, ranks):
+    assert find_ranks(variables, devices=2) == ranks
+    launch = find_launch(variables)
+    assert launch is None or (launch.rank, launch.local_rank) == ranks
+
+
 def test_torchrun_in_as_many_processes_as_the_run_has_is_fine():
     check_launch(TORCHRUN, devices=4, nodes=2)
     check_launch(TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1"}, devices=1, nodes=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.slurm import SlurmJob, job_script, number_ranges, submit_script, write_job_scripts
+from utils.slurm import SlurmJob, job_script, number_ranges, submit_script, write_array, write_job_scripts
 from utils.slurm_resources import NodeKind, SlurmResources
 
 FIRST = SlurmJob(name="3d_lowres_fold_0", words=("python", "main.py"), gpus=1)
@@ -104,3 +105,13 @@ def test_numbers_of_an_array_are_written_as_ranges():
 )
 def test_gpus_of_a_node_are_counted(extras, number):
     assert NodeKind(partition="p", cpus=1, memory_mb=1, extras=extras).gpus == number
+
+
+def test_an_array_waits_for_what_comes_before_it_and_says_which_parts_it_does(tmp_path, capsys):
+    array = SlurmJob(name="predict", words=("python",), parts=(1, 2, 5), num_parts=6)
+    write_array(tmp_path / "jobs", array, ASKED, before={"a job that inspects": FIRST})
+    assert "a job that inspects and an array of 3 jobs in" in (said := capsys.readouterr().out)
+    assert "for parts 1-2,5 of 6; submit: " in said
+    assert "afterok:$job_0" in (tmp_path / "jobs/submit.sh").read_text()
+    write_array(tmp_path / "none", dataclasses.replace(array, parts=()), ASKED)
+    assert "all 6 parts are finished" in capsys.readouterr().out and not (tmp_path / "none").exists()

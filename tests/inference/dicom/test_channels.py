@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from inference.page_scans import scans_again
 from inference.scans import find_input
+from tests.data_preprocessing.builders import make_plan
 from tests.inference.dicom.made_up import values, write_series
 from utils.errors import UserError
+from utils.files import write_json
 
 
 def write_study(folder, *names: str, study: str = "1.2.3", **options):
@@ -111,3 +114,21 @@ def test_as_many_patterns_as_channels_are_wanted(tmp_path):
     (first, _) = find_input(tmp_path, 2).scans
     with pytest.raises(UserError, match="say by --dicom_channels which series"):
         first.read()
+
+
+@pytest.mark.parametrize("by_table", [False, True])
+def test_a_page_that_is_made_again_puts_the_same_series_together(tmp_path, monkeypatch, by_table):
+    one, two = write_study(tmp_path / "scans" / "anna", "FLAIR", "T1")
+    words = ["*T1*", "*flair*"]
+    if by_table:
+        (tmp_path / "table.csv").write_text(f"case,T1,FLAIR\nanna,{two.uid},{one.uid}\n")
+        words = ["table.csv"]
+    # Without a plan there are as many channels as patterns.
+    plan = make_plan(channels=("zscore", "zscore")) if by_table else None
+    monkeypatch.setattr("inference.page_scans.plan_behind", lambda masks, run: plan)
+    options = {"input": "scans", "dicom_channels": words}
+    (tmp_path / "masks").mkdir()
+    write_json({"options": options, "working_folder": str(tmp_path)}, tmp_path / "masks" / "run.json")
+    with scans_again(tmp_path / "masks") as readers:
+        assert list(readers) == ["anna"]
+        np.testing.assert_array_equal(readers["anna"]().array[0, :, ::-1, ::-1], values(seed=1) - 1024.0)
