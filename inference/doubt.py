@@ -24,8 +24,8 @@ from utils.schema import FORMAT_VERSION, check_version
 from utils.stage_plan import UNSAID
 
 CALIBRATION_FILE = "doubt.json"
-SIGNALS, OLD_SIGNALS = ("overlap", "settled"), ("overlap", "confidence")
-"""Of `Certainty`; an earlier version knew the second ones alone, and compared them with equal weights."""
+SIGNALS, OLD_SIGNALS = ("overlap", "settled", "size"), (("overlap", "settled"), ("overlap", "confidence"))
+"""Of `Certainty`, and those that calibrations of earlier versions have; the last ones count alike."""
 WORST = 0.1
 """The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
@@ -101,7 +101,8 @@ class Calibration:
         lengths |= {len(row) for table in tables for row in table.values()}
         if len(lengths) != 1 or len(self.scores) != len(_SHARES):
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
-        if any(set(table) not in (set(SIGNALS), set(OLD_SIGNALS)) or set(table) != set(tables[0]) for table in tables):
+        known = [set(names) for names in (SIGNALS, *OLD_SIGNALS)]
+        if any(set(table) not in known or set(table) != set(tables[0]) for table in tables):
             raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}, in all tables the same")
         if len(self.weights) not in (0, len(self.signals)) or not all(0 < weight <= 1 for weight in self.weights):
             raise ValueError(f"{CALIBRATION_FILE} must have one weight per signal, above 0 and up to 1")
@@ -182,7 +183,7 @@ def calibrate(
     for each, _ in cases:
         if len(each.names) == 1:
             by_network.setdefault(each.names[0], []).append(each)
-    signals = SIGNALS if all(each.settled for each, _ in cases) else OLD_SIGNALS
+    signals = SIGNALS if all(each.settled for each, _ in cases) else OLD_SIGNALS[-1]
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
         version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.inferer import plane_blocks, to_probabilities
-from utils.certainty import CERTAINTY_ENDING, Certainty, Value
+from utils.certainty import CERTAINTY_ENDING, Certainty, Value, size_of
 from utils.files import write_json
 from utils.schema import LabelScheme, Plan
 
@@ -137,7 +137,7 @@ class CertaintyCounter:
             members=self.members, voxels=tuple(self._voxels.mean(axis=0).tolist()),
             confidence=tuple(_mean(column) for column in confidence.T),
             overlap=means(overlaps), settled=means(settled), agreement=agreement, flips=flips, names=self._names,
-            each=tuple(map(_member, confidence, overlaps, settled)) if self.members > 1 else (),
+            each=tuple(map(_member, self._voxels, confidence, overlaps, settled)) if self.members > 1 else (),
         )  # fmt: skip
 
     def _common(self, first: Tensor, second: Tensor) -> np.ndarray:
@@ -197,13 +197,15 @@ def _unsettled(probabilities: Tensor) -> Tensor:
     return ((probabilities > low) & (probabilities < high)).sum(dim=1)
 
 
-def _member(confidence: np.ndarray, overlap: np.ndarray, settled: np.ndarray) -> dict[str, tuple[Value, ...]]:
-    """What one network says; None for targets that it did not find, whose confidence is NaN."""
-    found = np.isfinite(confidence)
-    return {
-        name: tuple(float(value) if there else None for value, there in zip(values, found))
+def _member(
+    voxels: np.ndarray, confidence: np.ndarray, overlap: np.ndarray, settled: np.ndarray
+) -> dict[str, tuple[Value, ...]]:
+    """What one network says; None for targets that it did not find."""
+    table = {
+        name: tuple(float(value) if number else None for value, number in zip(values, voxels))
         for name, values in (("confidence", confidence), ("overlap", overlap), ("settled", settled))
     }
+    return table | {"size": size_of(voxels.tolist())}
 
 
 def _mean(values: np.ndarray) -> Value:

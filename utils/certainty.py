@@ -6,6 +6,8 @@ T scored targets (regions, or the foreground classes), in the order of the label
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from utils.stage_plan import UNSAID
 
@@ -31,7 +33,7 @@ class Certainty:
         agreement: mean Dice of the masks of any two members, 0..1.
         flips: whether `agreement` is that of one network's flips with what it says of the scan as it is.
         names: of the networks; empty where nothing says.
-        each: of each of several networks `confidence`, `overlap` and `settled` by these names, T entries each.
+        each: of each of several networks `confidence`, `overlap`, `settled` and `size` by these names, T entries each.
         settled: voxels of the mask, as a share of them and of those that are neither in nor out
             (`models.certainty.UNSETTLED`), 0..1: low where the rim is wide for the size of the target. Empty in files
             of an earlier version, and then missing from `each`.
@@ -46,6 +48,17 @@ class Certainty:
     names: tuple[str, ...] = dataclasses.field(default=(), metadata=UNSAID)
     each: tuple[dict[str, tuple[Value, ...]], ...] = dataclasses.field(default=(), metadata=UNSAID)
     settled: tuple[Value, ...] = dataclasses.field(default=(), metadata=UNSAID)
+
+    @property
+    def size(self) -> tuple[Value, ...]:
+        """Of each target, as `size_of` says."""
+        return size_of(self.voxels)
+
+
+def size_of(voxels: Sequence[float]) -> tuple[Value, ...]:
+    """The logarithm of numbers of voxels: low for a target of which something may be missing, and where each voxel of
+    the rim counts much. None where there is no voxel."""
+    return tuple(math.log(max(number, 1.0)) if number else None for number in voxels)
 
 
 DOUBT_ENDING, DOUBT_TABLE = ".doubt.json", "doubt.csv"

@@ -8,15 +8,17 @@ import math
 import numpy as np
 import pytest
 
-from inference.doubt import Calibration, calibrate, judge
+from inference.doubt import OLD_SIGNALS, SIGNALS, Calibration, calibrate, judge
 from utils.certainty import Certainty
 from utils.errors import UserError
 from utils.files import read_json, to_dict, write_json
 
 
 def certainty(overlap=(0.9,), *, agreement=(None,), members=1) -> Certainty:
+    """Certain to the same number in every way; so is the logarithm of the size."""
+    voxels = tuple(0.0 if value is None else math.exp(value) for value in overlap)
     return Certainty(
-        members=members, voxels=(5.0,) * len(overlap), confidence=tuple(overlap), overlap=tuple(overlap),
+        members=members, voxels=voxels, confidence=tuple(overlap), overlap=tuple(overlap),
         settled=tuple(overlap), agreement=tuple(agreement),
     )  # fmt: skip
 
@@ -121,7 +123,7 @@ def test_each_network_is_compared_with_itself():
     assert known.members["fold_1"]["overlap"][0].median == pytest.approx(0.55)
 
     def said(first: float, second: float) -> Certainty:
-        each = tuple({"confidence": (v,), "overlap": (v,), "settled": (v,)} for v in (first, second))
+        each = tuple({"confidence": (v,), "overlap": (v,), "settled": (v,), "size": (v,)} for v in (first, second))
         mean = certainty(((first + second) / 2,), agreement=(0.9,), members=2)
         return dataclasses.replace(mean, names=("fold_0", "fold_1"), each=each)
 
@@ -148,10 +150,10 @@ def test_a_calibration_comes_back_from_its_file(tmp_path):
     with pytest.raises(UserError, match="one entry per target"):
         read_json(Calibration, tmp_path / "doubt.json")
     write_json(to_dict(found) | {"members": {"fold_0": {"luck": [None] * len(found.targets)}}}, tmp_path / "doubt.json")
-    with pytest.raises(UserError, match="must have the signals overlap, settled, in all tables the same"):
+    with pytest.raises(UserError, match="must have the signals overlap, settled, size, in all tables the same"):
         read_json(Calibration, tmp_path / "doubt.json")
     # Of signals that count for nothing there is no mean, be it all of them or the only one that a scan has.
-    for weights in ([0, 0], [0, 1], [1], [-1, 1], ["NaN", 1]):
+    for weights in ([0, 0, 0], [0, 0, 1], [1], [-1, 1, 1], ["NaN", 1, 1]):
         write_json(to_dict(found) | {"weights": weights}, tmp_path / "doubt.json")
         with pytest.raises(UserError, match=r"doubt\.json"):
             read_json(Calibration, tmp_path / "doubt.json")
@@ -162,13 +164,27 @@ def older(said: Certainty) -> Certainty:
     return dataclasses.replace(said, settled=())
 
 
+def test_a_calibration_without_sizes_judges_by_what_it_has():
+    known = calibration()
+    without = {name: known.signals[name] for name in OLD_SIGNALS[0]}
+    known = dataclasses.replace(known, signals=without, weights=(0.25, 0.75))
+    assert judge({"3d_fullres": said_to_be(0.9, 0.81, 0.0)}, {"3d_fullres": known}).score == pytest.approx(0.75 * 9 / 8)
+
+
+def test_a_structure_of_which_half_is_missing_is_doubtful_though_what_is_left_looks_usual():
+    cases = [(said_to_be(0.9 + 0.001 * (i % 5), 0.9, math.log(900 + 10 * i)), (0.8 + 0.005 * i,)) for i in range(21)]
+    known = {"3d_fullres": calibrate("3d_fullres", ["organ"], cases)}
+    assert not judge({"3d_fullres": said_to_be(0.902, 0.9, math.log(1000))}, known).doubtful
+    assert judge({"3d_fullres": said_to_be(0.902, 0.9, math.log(500))}, known).doubtful
+
+
 def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says(tmp_path):
     cases = [(older(certainty((float(v),))), (float(v),)) for v in EVEN]
     old = calibrate("3d_fullres", ["organ"], cases)
     assert set(old.signals) == {"overlap", "confidence"}
     write_json(old, tmp_path / "doubt.json")
     assert read_json(Calibration, tmp_path / "doubt.json") == old
-    assert old.weights == () and calibration().weights == pytest.approx((0.5, 0.5))
+    assert old.weights == () and calibration().weights == pytest.approx((1 / 3,) * 3)
     for known in (old, calibration()):
         for said, doubtful in ((0.85, False), (0.81, True)):
             for scan in (certainty((said,)), older(certainty((said,)))):
@@ -178,28 +194,32 @@ def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says
 
 
 def told_apart(*, follows: str, cases: int) -> Calibration:
-    """Of two signals one follows the Dice, and the other one is noise."""
+    """Of three signals one follows the Dice, and the others are noise."""
     rng, rows = np.random.default_rng(0), []
     for dice in np.linspace(0.7, 0.9, cases).tolist():
-        said = dataclasses.replace(certainty((dice,)), overlap=(0.9 + 0.01 * float(rng.normal()),))
-        rows.append((said if follows == "settled" else dataclasses.replace(
-            said, overlap=said.settled, settled=said.overlap), (dice,)))  # fmt: skip
+        values = {name: dice if name == follows else 0.9 + 0.01 * float(rng.normal()) for name in SIGNALS}
+        rows.append((said_to_be(**values), (dice,)))
     return calibrate("3d_fullres", ["organ"], rows)
 
 
-def test_the_signal_that_follows_the_dice_counts_more_and_none_counts_for_nothing():
-    overlap, settled = told_apart(follows="settled", cases=60).weights
-    assert settled > 0.8 and overlap >= 0.1 and overlap + settled == pytest.approx(1)
-    assert told_apart(follows="overlap", cases=60).weights[0] > 0.8
+def said_to_be(overlap: float, settled: float, size: float) -> Certainty:
+    said = certainty((0.8,))
+    return dataclasses.replace(said, overlap=(overlap,), settled=(settled,), voxels=(math.exp(size),))
+
+
+@pytest.mark.parametrize("follows", SIGNALS)
+def test_the_signal_that_follows_the_dice_counts_more_and_none_counts_for_nothing(follows):
+    weights = told_apart(follows=follows, cases=60).weights
+    assert weights[SIGNALS.index(follows)] > 0.75 and min(weights) > 0.06 and sum(weights) == pytest.approx(1)
     # Few cases say nothing of it.
-    assert told_apart(follows="settled", cases=19).weights == ()
+    assert told_apart(follows=follows, cases=19).weights == ()
 
 
 def test_what_looks_worse_is_never_less_doubtful():
     known = told_apart(follows="settled", cases=60)
     scores = [
-        known.certainty_score(dataclasses.replace(certainty((0.8,)), overlap=(a,), settled=(b,)))
-        for a, b in ((0.9, 0.8), (0.5, 0.8), (0.0, 0.8), (0.0, 0.4), (0.0, 0.0))
+        known.certainty_score(said_to_be(*values))
+        for values in ((0.9, 0.8, 0.9), (0.5, 0.8, 0.9), (0, 0.8, 0.9), (0, 0.4, 0.9), (0, 0, 0.9), (0, 0, 0.4))
     ]
     assert scores == sorted(scores) and len(set(scores)) == len(scores)
 

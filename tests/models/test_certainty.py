@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -108,6 +109,8 @@ def test_a_member_that_misses_a_target_has_no_overlap_there():
     assert counter.result().overlap == (0.5, 0.5) and counter.result().agreement == (0.0, 0.0)
     assert [each["overlap"] for each in counter.result().each] == [(1.0, 1.0), (None, None)]
     assert counter.result().settled == (0.5, 0.5) and counter.result().each[0]["settled"] == (1.0, 1.0)
+    sizes = [each["size"] for each in counter.result().each]
+    assert sizes == [pytest.approx((math.log(1), math.log(2))), (None, None)]
 
 
 def test_regions_overlap_and_are_counted_one_by_one():
