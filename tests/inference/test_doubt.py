@@ -48,7 +48,7 @@ def test_each_case_of_a_cross_validation_is_compared_once(monkeypatch):
     compared, cases = Calibration.compared, []
     monkeypatch.setattr(Calibration, "compared", lambda self, said: cases.append(said) or compared(self, said))
     found = calibration()
-    assert len(cases) == 21 and found.weights == pytest.approx((0.5, 0.5))
+    assert len(cases) == 21 and found.weights == pytest.approx((1 / 3,) * 3)
     # What is found then is what a scan of its own is found to be.
     scores = [found.certainty_score(each) for each in cases[:21]]
     assert found.scores == pytest.approx(np.quantile(scores, np.linspace(0, 1, 21)))
