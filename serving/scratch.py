@@ -5,8 +5,6 @@ and room on its disk that is asked for before it is written to.
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,9 +12,9 @@ from pathlib import Path
 
 from serving.refusals import no_room
 from utils.disk import free_bytes
-from utils.errors import UserError
-from utils.temporary import sweep, temporary_folder
+from utils.temporary import private_folder, private_root, sweep
 
+NAME = "nnunet-serve"
 SPARE_BYTES = 1 << 26
 """What is left free for all others."""
 
@@ -32,12 +30,12 @@ class Scratch:
 
     def __init__(self) -> None:
         self._promised, self._lock = 0, threading.Lock()
-        sweep(self._root())
+        sweep(private_root(NAME))
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Folder]:
         """A new folder, removed at the end with all that is in it."""
-        with temporary_folder(self._root() / "request") as path:
+        with private_folder(NAME) as path:
             made = Folder(path, self)
             try:
                 yield made
@@ -55,16 +53,6 @@ class Scratch:
             if num_bytes > 0 and free is not None and self._promised + num_bytes + SPARE_BYTES > free:
                 raise no_room()
             self._promised += num_bytes
-
-    def _root(self) -> Path:
-        # Nobody else may look into it, or put something in its place.
-        user = getattr(os, "getuid", lambda: 0)()
-        root = Path(tempfile.gettempdir()) / f"nnunet-serve-{user}"
-        root.mkdir(mode=0o700, exist_ok=True)
-        found = root.lstat()
-        if os.name == "posix" and (not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077):
-            raise UserError(f"{root} is not a folder of this user alone; remove it, or name another place by TMPDIR")
-        return root
 
 
 class Folder:

@@ -12,10 +12,14 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from utils.errors import UserError
 
 PREFIX = ".tmp-"
 OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{16}(\..*)?", re.DOTALL)
@@ -69,6 +73,32 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def private_folder(name: str) -> Iterator[Path]:
+    """A new folder in `private_root(name)`, removed at the end; what killed runs left there goes before the first one.
+
+    Raises:
+        UserError: there is no such place.
+    """
+    with temporary_folder(private_root(name) / "folder") as path:
+        yield path
+
+
+def private_root(name: str) -> Path:
+    """A folder of this user in the system's place for temporary files (`TMPDIR`), which nobody else may look into.
+
+    Raises:
+        UserError: something of somebody else has its name.
+    """
+    user = getattr(os, "getuid", lambda: 0)()
+    root = Path(tempfile.gettempdir()) / f"{name}-{user}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if os.name == "posix" and (not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077):
+        raise UserError(f"{root} is not a folder of this user alone; remove it, or name another place by TMPDIR")
+    return root
 
 
 def sweep(folder: Path, *, alone: bool = False) -> None:

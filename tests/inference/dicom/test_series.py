@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -354,6 +356,53 @@ def test_what_pydicom_cannot_unpack_simpleitk_does_slice_by_slice(tmp_path, monk
     expected = (values()[:, ::-1, ::-1] * slopes + intercepts).astype(np.float32)
     np.testing.assert_array_equal(scan.read().array[0], expected)
     assert len(used) == len(made.files)
+
+
+@pytest.mark.parametrize("packing", ["none", "RLE", "JPEG"])
+def test_of_a_file_of_many_volumes_the_frames_of_each_are_unpacked_once(tmp_path, monkeypatch, packing):
+    import pydicom
+    from pydicom.pixels.decoders.base import DecodeRunner
+
+    echoes = np.stack([values(seed=seed) for seed in range(3)])
+    # Echo by echo within each place.
+    (path,) = write_frames(tmp_path / "mr/all.dcm", echoes.transpose(1, 0, 2, 3).reshape(15, 6, 7), range(15)).files
+    data = pydicom.dcmread(path)
+    for index, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2.5 * (index // 3)]
+        group.MREchoSequence = [pydicom.Dataset()]
+        group.MREchoSequence[0].EffectiveEchoTime = index % 3
+    if packing == "RLE":
+        data.compress(pydicom.uid.RLELossless)
+    data.save_as(path)
+    if packing == "JPEG":
+        pack([path], tmp_path)
+    unpacked, one, several = [], DecodeRunner.decode, voxels._by_simpleitk
+    monkeypatch.setattr(DecodeRunner, "decode", lambda self, index: unpacked.append(index) or one(self, index))
+    monkeypatch.setattr(voxels, "_by_simpleitk", lambda *args: unpacked.extend(args[1]) or several(*args))
+    scans_of = found(tmp_path)
+    assert len(scans_of) == 3
+    for stored, scan in zip(echoes, scans_of.values(), strict=True):
+        np.testing.assert_array_equal(scan.read().array[0], stored[:, ::-1, ::-1] - 1024.0)
+    assert packing == "none" or sorted(set(unpacked)) == list(range(15))
+    assert len(unpacked) <= 15 + 3 * (packing == "JPEG")
+
+
+def test_what_is_unpacked_by_way_of_a_file_leaves_nothing(tmp_path, monkeypatch):
+    """Neither at the end nor where the run is killed: the next one removes it. Nobody else may look at it."""
+    place = tmp_path / "tmp"
+    left = place / f"nnunet-dicom-{os.getuid()}/.tmp-0123456789abcdef"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o700)
+    (left / "stored.dcm").write_bytes(b"Doe^Jane")
+    for path in (left / "stored.dcm", left):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    pack(write_series(tmp_path / "ct", values()).files, tmp_path)
+    found(tmp_path / "ct")["ct"].read()
+    assert list(place.rglob("*")) == [left.parent]
+    left.parent.chmod(0o755)
+    with pytest.raises(UserError, match="not a folder of this user alone"):
+        found(tmp_path / "ct")["ct"].read()
 
 
 def test_nothing_of_the_patient_is_in_a_scan(tmp_path):
