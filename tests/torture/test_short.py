@@ -58,8 +58,8 @@ def test_what_hangs_says_where(tmp_path):
         "    wait_for_ever()\n"
     )
     code = (
-        "from pathlib import Path; from tests.torture.commands import Limits, run; "
-        f"outcome = run('hangs', ['{tmp_path}/own.log'], folder=Path('{tmp_path}'), limits=Limits(seconds=2)); "
+        "from pathlib import Path; from tests.torture import activity; from tests.torture.commands import run; "
+        f"activity.IDLE_S = 3.0; outcome = run('hangs', ['{tmp_path}/own.log'], folder=Path('{tmp_path}')); "
         "print(outcome.timed_out, outcome.last_words)"
     )
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
