@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import signal
 import time
@@ -48,6 +49,7 @@ def run_kills(
         if time.monotonic() > until:
             break
         trials.append(_trial(root, stage, rng))
+        print(f"kills: {json.dumps(dataclasses.asdict(trials[-1]))}"[:2000], flush=True)
     return {
         "seed": seed,
         "undisturbed": faults,

@@ -17,9 +17,10 @@ from tests.conftest import PROJECT
 from tests.torture import disk, stages
 from tests.torture.__main__ import _in_words
 from tests.torture.__main__ import main as torture_here
+from tests.torture.changes import make_mutant, mutants_of
 from tests.torture.commands import MARK, Outcome, begin
 from tests.torture.fuzz import judge
-from tests.torture.mutants import CORE, make_mutant, mutants_of
+from tests.torture.mutants import CORE
 from tests.torture.stages import STAGES, Prepared
 from tests.torture.trees import Expected, Tree, expected_of, read_tree
 
