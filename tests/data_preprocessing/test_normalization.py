@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from data_preprocessing import normalization
 from data_preprocessing.normalization import SCHEME_NAMES, filled_mask, intensity_fault, normalize_channel, scheme_of
 from utils.schema import SCHEMES, ChannelPlan
 
@@ -140,6 +141,15 @@ def test_mask_is_that_of_scipy():
     image = (np.random.default_rng(0).random((2, 12, 13, 14)) < 0.35).astype(np.float32)
     filled = ndimage.binary_fill_holes((image != 0).any(axis=0))
     np.testing.assert_array_equal(filled_mask(image), filled)
+
+
+@pytest.mark.parametrize(("held", "slices"), [(36, [3, 3, 1]), (12, [1] * 7), (5, [1] * 7), (1000, [7])])
+def test_slices_are_taken_as_many_at_a_time_as_the_cache_holds(held, slices, monkeypatch):
+    monkeypatch.setattr(normalization, "_CHUNK_VOXELS", held)
+    volume = np.arange(7 * 3 * 4).reshape(7, 3, 4)
+    parts = list(normalization.chunks(volume))
+    assert [len(part) for part in parts] == slices
+    np.testing.assert_array_equal(np.concatenate(parts), volume)
 
 
 @pytest.mark.parametrize(("values", "fits"), [([0, 255], True), ([-1, 3], False), ([0, 255.5], False)])

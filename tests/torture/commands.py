@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.torture.activity import Activity
 from utils.errors import run_cli
 
 MODULES = (
@@ -76,7 +77,12 @@ def warm_up() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a command may take; None: as much as there is; `first` is called in its process before it begins."""
+    """What a command may take; None: as much as there is.
+
+    Attributes:
+        seconds: of processors, all its processes together; see `Activity`.
+        first: is called in its process before it begins.
+    """
 
     seconds: float = 120.0
     memory_bytes: int | None = None
@@ -185,10 +191,18 @@ def run(
 
 
 def wait_for(
-    running: Running, blow: Blow | None = None, meanwhile: Callable[[str], None] | None = None
+    running: Running, blow: Blow | None = None, meanwhile: Callable[[str], None] | None = None, beside: str = "",
 ) -> Outcome:  # fmt: skip
-    """Wait for a command and all that it started; what takes too long is killed, and says where it stood."""
+    """Wait for a command and all that it started; what hangs is killed, and says where it stood.
+
+    Args:
+        running: the command.
+        blow: that hits it.
+        meanwhile: see `run`.
+        beside: mark of another command that it may wait for.
+    """
     pid, mark, log = running.pid, running.mark, running.log
+    activity = Activity(lambda: [pid, *marked(mark), *(marked(beside) if beside else ())], running.limits.seconds)
     hit, timed_out, found, told = False, False, 0, ""
     while not found:
         found, code, used = os.wait4(pid, os.WNOHANG)
@@ -199,7 +213,7 @@ def wait_for(
             hit = True
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if blow.whole_group else os.kill)(pid, blow.signum)
-        if passed > running.limits.seconds:
+        if activity.hangs():
             timed_out = True
             told = _where_they_stand(pid, mark, log)
             _kill_all(pid, mark)

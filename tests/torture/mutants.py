@@ -23,8 +23,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.torture.activity import Activity, of_session
+from tests.torture.changes import Mutant, make_mutant, mutants_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 CORE: dict[str, tuple[str, ...]] = {
@@ -49,112 +52,6 @@ SLOWER = 10.0
 _COPIED = ("tests", "main.py", "preprocess.py", "download.py", "evaluate.py", "pyproject.toml", "scripts", "utils",
            "data_preprocessing", "data_loading", "models", "report", "inference", "training", "cross_validation",
            "benchmarks", "serving")  # fmt: skip
-_COMPARISONS: dict[type, type] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-_ARITHMETIC: dict[type, type] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Add,
-    ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mutant:
-    """A change to a module.
-
-    Attributes:
-        module: its file.
-        line: where.
-        change: in words.
-        text: the whole module with the change.
-    """
-
-    module: str
-    line: int
-    change: str
-    text: str
-
-
-def mutants_of(source: str) -> list[tuple[int, str]]:
-    """All changes that can be made to the functions of a source: line, and the change in words."""
-    return [(line, words) for line, words, _ in _all_changes(ast.parse(source))]
-
-
-def make_mutant(module: str, source: str, number: int) -> Mutant:
-    """The change of this number of `mutants_of`."""
-    tree = ast.parse(source)
-    line, words, put = list(_all_changes(tree))[number]
-    put()
-    return Mutant(module=module, line=line, change=words, text=ast.unparse(tree))
-
-
-def _all_changes(tree: ast.Module):
-    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
-        for node in _code_of(function):
-            for words, put in _changes(node):
-                yield getattr(node, "lineno", function.lineno), words, put
-
-
-def _code_of(function: ast.FunctionDef) -> Iterator[ast.AST]:
-    """What a function does: no types, no decorators, no functions within it, no texts."""
-    waiting: list[ast.AST] = [function]
-    while waiting:
-        node = waiting.pop()
-        if (
-            _is_text(node)
-            or isinstance(node, ast.JoinedStr)
-            or (isinstance(node, ast.FunctionDef) and node is not function)
-        ):
-            continue
-        yield node
-        for name, value in ast.iter_fields(node):
-            if name not in ("annotation", "returns", "decorator_list"):
-                waiting += [
-                    each for each in (value if isinstance(value, list) else [value]) if isinstance(each, ast.AST)
-                ]
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _changes(node: ast.AST):
-    """(words, do it) of each change at a node."""
-
-    def field(name: str, value: object, words: str):
-        return words, lambda: setattr(node, name, value)
-
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
-        other = _COMPARISONS[type(node.ops[0])]()
-        yield field("ops", [other, *node.ops[1:]], f"{ast.unparse(node)}: {type(other).__name__}")
-    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        other = _ARITHMETIC[type(node.op)]()
-        yield field("op", other, f"{ast.unparse(node)}: {type(other).__name__}")
-    elif isinstance(node, ast.BoolOp):
-        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        yield field("op", other, f"{ast.unparse(node)}: {type(other).__name__}")
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield field("op", ast.UAdd(), f"{ast.unparse(node)}: without the sign")
-    elif isinstance(node, ast.IfExp | ast.If | ast.While):
-        opposite = ast.UnaryOp(op=ast.Not(), operand=node.test)
-        yield field("test", opposite, f"if {ast.unparse(node.test)}: the opposite")
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        yield field("value", node.value + 1, f"{node.value}: one more (line {node.lineno})")
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield field("value", not node.value, f"{node.value}: the opposite (line {node.lineno})")
-    # Beside what else may change there: `if` and `while` have a condition and statements.
-    for name in ("body", "orelse", "finalbody"):
-        yield from _left_out(node, name)
-
-
-def _left_out(node: ast.AST, name: str):
-    statements = getattr(node, name, None)
-    # Of `a if b else c` and a lambda they are single expressions.
-    for number, statement in enumerate(statements if isinstance(statements, list) else ()):
-        if isinstance(statement, ast.AugAssign) or (isinstance(statement, ast.Expr) and not _is_text(statement)):
-            after = [*statements[:number], ast.Pass(), *statements[number + 1 :]]
-            yield f"{ast.unparse(statement)[:80]}: left out", lambda after=after: setattr(node, name, after)
 
 
 def choose(modules: Sequence[str], number: int, seed: int) -> list[Mutant]:
@@ -193,18 +90,20 @@ class Bench:
         log: what the last tests wrote.
         times: seconds of tests on sound code, by module and which of its tests; filled when they are needed.
         further: whether what survives the tests beside it meets the further ones, too.
+        slow: whether the slow ones of the tests beside it take part.
     """
 
     folder: Path
     log: Path
     times: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
     further: bool = True
+    slow: bool = True
 
     def notices(self, mutant: Mutant) -> str | None:
         """Which tests notice the change: "beside", "further" or, if none does, None."""
         for which, name in enumerate(("beside", "further")[: 1 + self.further]):
             limit_s = SLOWER * self._seconds(mutant.module, which) + 10
-            if not self._pass_with(mutant.module, mutant.text, which, limit_s):
+            if self._pass_with(mutant.module, mutant.text, which, limit_s) is None:
                 return name
         return None
 
@@ -215,28 +114,32 @@ class Bench:
             RuntimeError: they fail; then they say nothing of changes.
         """
         if (module, which) not in self.times:
-            begin = time.monotonic()
             # As changes are written: without comments.
             plain = ast.unparse(ast.parse((self.folder / module).read_text()))
-            if not self._pass_with(module, plain, which, 1800):
+            if (taken_s := self._pass_with(module, plain, which, 1800)) is None:
                 raise RuntimeError(f"the tests of {module} fail on sound code: {self.log.read_text()[-2000:]}")
-            self.times[module, which] = time.monotonic() - begin
+            self.times[module, which] = taken_s
         return self.times[module, which]
 
-    def _pass_with(self, module: str, text: str, which: int, limit_s: float) -> bool:
+    def _pass_with(self, module: str, text: str, which: int, limit_s: float) -> float | None:
         path = self.folder / module
         # The copy's own, as the project may have changed since.
         sound = path.read_bytes()
         path.write_text(text)
         try:
-            # Those beside it with the slow ones.
-            return _tests_pass(self.folder, test_files(module)[which], self.log, slow=which == 0, limit_s=limit_s)
+            # Further ones are the quick ones.
+            slow = self.slow and which == 0
+            return _tests_pass(self.folder, test_files(module)[which], self.log, slow=slow, limit_s=limit_s)
         finally:
             path.write_bytes(sound)
 
 
-def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, limit_s: float) -> bool:
-    """Run tests in a copy of this process, which has imported what takes long and nothing of ours."""
+def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, limit_s: float) -> float | None:
+    """Run tests in a copy of this process, which has imported what takes long and nothing of ours.
+
+    Returns:
+        seconds of processors that they took; None where one failed, or they hang.
+    """
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
@@ -264,15 +167,15 @@ def _tests_pass(folder: Path, files: Sequence[str], log: Path, *, slow: bool, li
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    until = time.monotonic() + limit_s
-    while time.monotonic() < until:
+    activity = Activity(lambda: of_session(pid), limit_s)
+    while not activity.hangs():
         found, code = os.waitpid(pid, os.WNOHANG)
         if found:
-            return os.waitstatus_to_exitcode(code) == 0
+            return activity.ran_s if os.waitstatus_to_exitcode(code) == 0 else None
         time.sleep(0.01)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return False
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -281,8 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modules", nargs="+", choices=CORE, default=list(CORE))
     parser.add_argument("--number", type=int, default=130)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs=2, type=int, metavar=("FIRST", "LAST"), help="of the changes, by number")
+    parser.add_argument("--only", nargs="+", help="of the changes, these numbers and ranges of them (7 20-29)")
     parser.add_argument("--beside", action="store_true", help="only the tests beside the module, which is much faster")
+    parser.add_argument("--quick", action="store_true", help="without the slow tests")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args(argv)
     assert not any(name.split(".")[0] in ("models", "utils", "data_preprocessing") for name in sys.modules), "imported"
@@ -295,9 +199,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in _COPIED:
             source = PROJECT / name
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
-        bench = Bench(folder=folder, log=Path(temporary) / "log.txt", further=not options.beside)
-        first, last = options.only or (0, options.number)
-        return _try_all(bench, choose(options.modules, options.number, options.seed)[first:last], options)
+        bench = Bench(
+            folder=folder, log=Path(temporary) / "log.txt", further=not options.beside, slow=not options.quick
+        )
+        chosen = choose(options.modules, options.number, options.seed)
+        return _try_all(bench, [chosen[number] for number in _numbers(options.only, len(chosen))], options)
+
+
+def _numbers(ranges: Sequence[str] | None, number: int) -> list[int]:
+    """What `7 20-22` means: 7, 20, 21, 22; all of so many where nothing is said."""
+    ends = [[int(each) for each in words.split("-")] for words in ranges or [f"0-{number - 1}"]]
+    return [each for end in ends for each in range(end[0], min(end[-1] + 1, number))]
 
 
 def _try_all(bench: Bench, mutants: Sequence[Mutant], options: argparse.Namespace) -> int:

@@ -17,9 +17,10 @@ from tests.conftest import PROJECT
 from tests.torture import disk, stages
 from tests.torture.__main__ import _in_words
 from tests.torture.__main__ import main as torture_here
+from tests.torture.changes import make_mutant, mutants_of
 from tests.torture.commands import MARK, Outcome, begin
 from tests.torture.fuzz import judge
-from tests.torture.mutants import CORE, make_mutant, mutants_of
+from tests.torture.mutants import CORE
 from tests.torture.stages import STAGES, Prepared
 from tests.torture.trees import Expected, Tree, expected_of, read_tree
 
@@ -58,8 +59,8 @@ def test_what_hangs_says_where(tmp_path):
         "    wait_for_ever()\n"
     )
     code = (
-        "from pathlib import Path; from tests.torture.commands import Limits, run; "
-        f"outcome = run('hangs', ['{tmp_path}/own.log'], folder=Path('{tmp_path}'), limits=Limits(seconds=2)); "
+        "from pathlib import Path; from tests.torture import activity; from tests.torture.commands import run; "
+        f"activity.IDLE_S = 3.0; outcome = run('hangs', ['{tmp_path}/own.log'], folder=Path('{tmp_path}')); "
         "print(outcome.timed_out, outcome.last_words)"
     )
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}

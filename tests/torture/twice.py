@@ -49,12 +49,12 @@ def at_once(root: Path, prepared: Prepared, apart_s: float) -> tuple[list[Outcom
     """One trial: both commands, and what is wrong about how they end and what they leave."""
     stage, work = prepared.stage, root / "work"
     put_back(prepared.before, work)
-    limits = Limits(seconds=2 * stage.limit_s + apart_s)
+    limits = Limits(seconds=2 * stage.limit_s)
     both = []
     for number in range(2):
         time.sleep(apart_s * number)
         both.append(begin(stage.module, stage.command(work), log=root / f"output_{number}.txt", limits=limits))
-    outcomes = [wait_for(each) for each in both]
+    outcomes = [wait_for(each, beside=other.mark) for each, other in zip(both, reversed(both))]
     faults = [fault for number, each in enumerate(outcomes) for fault in _wrong(number, each)]
     if not any(each.status == 0 for each in outcomes):
         faults.append(f"both refuse: {outcomes[0].last_words} | {outcomes[1].last_words}")

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from data_preprocessing.dataset.description_file import load_dataset
+from data_preprocessing.planning import planner
 from data_preprocessing.planning.fingerprint import combine
 from data_preprocessing.planning.presets import MSD_TASKS
 from data_preprocessing.runner import inspect_cases
@@ -240,6 +241,19 @@ def test_single_slices_along_different_axes_are_refused():
     shapes = ((1, 40, 44), (40, 1, 44), (40, 44, 1))
     with pytest.raises(UserError, match=r"3 of 3 scans are single slices.*1 along S, 1 along A, 1 along R"):
         plan(numbers=fingerprint(*[(1.0, 1.0, 1.0)] * 3, shapes=shapes), dim=2)
+
+
+def test_half_of_the_scans_may_be_single_slices():
+    shapes = ((1, 40, 44), (40, 1, 44), (30, 40, 44), (30, 40, 44))
+    assert plan(numbers=fingerprint(*[(1.0, 1.0, 1.0)] * 4, shapes=shapes)).stage.dim == 3
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_scan_has_one_voxel_at_least_along_each_axis(slices):
+    """Of two slices of 0.2 mm none would be left at 1 mm."""
+    numbers = fingerprint((0.2, 1.0, 1.0), shapes=((slices, 40, 44),))
+    grid = planner._grid(numbers, (1.0, 1.0, 1.0), (0, 1, 2))
+    assert grid.median_shape == (1, 40, 44) and grid.num_voxels == 1 * 40 * 44
 
 
 @pytest.mark.parametrize("planner", ["resenc_m", "resenc_l", "resenc_xl"])
