@@ -127,7 +127,7 @@ def test_folds_that_are_stopped_as_jobs_end_with_the_weights_and_records_of_fold
     assert submit(tmp_path / "scripts", asking).returncode == 0
     waiting = dict(zip(names, ("its time is over", "preempted")))
     numbers = []
-    for _ in range(4000):
+    for _ in range(9000):
         for name in [name for name in waiting if _is_training(tmp_path / "jobs/77_3d_fullres" / name[-6:])]:
             numbers.append(stop(asking, name, waiting.pop(name)))
         if not waiting:
