@@ -156,7 +156,7 @@ def predict(config: Config) -> int:
 
 def benchmark(config: Config) -> None:
     """Measure the throughput and latency of training or prediction; nothing is learned or saved."""
-    from models.callbacks import BenchmarkTimer
+    from models.benchmark_timer import BenchmarkTimer
     from models.measuring import measured
     from models.trainer import build_trainer, profiler_callbacks
     from training.building import build_data, build_module

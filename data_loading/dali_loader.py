@@ -19,6 +19,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from nvidia.dali.types import DALIDataType
 from torch import Tensor
 
+from data_loading.ahead import one_ahead, pinned
 from data_loading.augment.cascade import one_hot
 from data_loading.sampling import BatchSpec, CaseShard, Place, Shape, centre_start
 
@@ -69,8 +70,15 @@ class VolumeLoader:
         return -(-len(self.shards) // self._place().world_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | str]]:
-        """Yield the cases in order; the name comes from the file that was read."""
+        """Yield the cases in order; the name comes from the file that was read.
+
+        For a GPU they are in pinned memory, the next one while this one is worked on.
+        """
         place = self._place()
+        items = self._items(place)
+        yield from items if place.device_id is None else one_ahead(pinned(item) for item in items)
+
+    def _items(self, place: Place) -> Iterator[dict[str, Tensor | str]]:
         share = self.shards[place.rank :: place.world_size]
         if not share:
             return

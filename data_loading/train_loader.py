@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +22,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from nvidia.dali.types import DALIDataType
 from torch import Tensor
 
+from data_loading.ahead import one_ahead
 from data_loading.augment.cascade import degrade, one_hot
 from data_loading.augment.cpu_intensity import change_intensities
 from data_loading.augment.elastic import deform
@@ -120,12 +121,15 @@ class TrainLoader:
         # A generator, so the place is asked for at the first batch: Lightning makes iterators before it counts epochs.
         place, length = self._place(), len(self)
         epoch = self._begun(place) or self._begin(place, length)
+        batches = self._batches_of(epoch, length)
+        # scipy makes the masks of a cascade worse, on the CPU: the training goes on meanwhile.
+        is_slow = epoch.worsen is not None and self.spec.previous_classes > 0
         try:
-            yield from self._batches_of(epoch, length)
+            yield from one_ahead(batches, place.device_id) if is_slow else batches
         finally:
             release(epoch.pipeline)
 
-    def _batches_of(self, epoch: _Epoch, length: int) -> Iterator[dict[str, Tensor]]:
+    def _batches_of(self, epoch: _Epoch, length: int) -> Generator[dict[str, Tensor], None, None]:
         place, remaining = epoch.place, epoch.samples
         for number, (batch,) in enumerate(epoch.batches):
             if number == max(length - BATCHES_AHEAD, 0) and not self._is_last(place.epoch):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_loading.ahead import pinned
 from data_loading.augment.cascade import one_hot
 from data_loading.dali_loader import VolumeLoader
 from data_loading.foreground import ForegroundRows
@@ -46,7 +47,8 @@ class ValidationLoader:
         place, shards = self._place(), self.volumes.shards
         for index in range(place.rank, len(shards), place.world_size):
             start = patch_start(shards[index], self.spec.box, np.random.default_rng([place.seed, index]))
-            yield self._patch(shards[index], start)
+            patch = self._patch(shards[index], start)
+            yield patch if place.device_id is None else pinned(patch)
 
     def _patch(self, shard: CaseShard, start: NDArray[np.integer]) -> dict[str, Tensor | str]:
         assert shard.label is not None, "a validation case has a label"

@@ -24,7 +24,6 @@ from utils.logger import NullLogger, RunLogger
 from utils.pace import Pace
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
-from utils.throughput import LatencyRecorder, synchronize
 from utils.validation_schedule import ValidationSchedule
 
 
@@ -268,50 +267,3 @@ class OwnSignals(Callback):
         # A program that does not end by signals in this way (a notebook) keeps what Lightning does.
         if interrupt_run in getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ()):
             signal.signal(signal.SIGTERM, interrupt_run)
-
-
-class BenchmarkTimer(Callback):
-    """Times each training or prediction batch, the device synchronised before every reading of the clock."""
-
-    def __init__(self, recorder: LatencyRecorder) -> None:
-        self.recorder = recorder
-        self._start_s = self._waited_s = 0.0
-
-    def _begin(self, module: pl.LightningModule) -> None:
-        synchronize(module.device)
-        self._start_s = time.perf_counter()
-
-    def _arrive(self, module: pl.LightningModule) -> None:
-        synchronize(module.device)
-        self._waited_s = time.perf_counter() - self._start_s
-
-    def _end(self, module: pl.LightningModule) -> None:
-        synchronize(module.device)
-        now_s = time.perf_counter()
-        self.recorder.add(now_s - self._start_s, waited_s=self._waited_s)
-        # The next interval begins here, so that time spent waiting for data counts.
-        self._start_s = now_s
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin with the first batch's loading."""
-        self._begin(module)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """The batch is on the device, which has waited for it since the end of the step before."""
-        self._arrive(module)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """One training step, from the end of the step before."""
-        self._end(module)
-
-    def on_predict_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin with the first batch's loading."""
-        self._begin(module)
-
-    def on_predict_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """The batch is on the device."""
-        self._arrive(module)
-
-    def on_predict_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """One prediction batch, from the end of the batch before."""
-        self._end(module)

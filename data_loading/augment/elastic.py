@@ -38,33 +38,38 @@ def deform(
         if coin >= change.probability:
             continue
         size = tuple(patch.shape[2:] if in_plane and patch.ndim == 4 else patch.shape[1:])
-        field = displacement(size, _between(SMOOTHNESS_VOXELS, smoothness), generator).to(image.device)
+        field = displacement(size, _between(SMOOTHNESS_VOXELS, smoothness), generator, image.device)
         grid = _grid(size, field * _between(change.bounds, share))
         images[n] = _sample(patch, grid, "bilinear")
         labels[n] = _sample(label[n].float(), grid, "nearest").to(label.dtype)
     return torch.stack(images), torch.stack(labels)
 
 
-def displacement(size: tuple[int, ...], smoothness_voxels: float, generator: torch.Generator) -> Tensor:
-    """Random displacements (A, *size) with mean 0 and standard deviation 1 at every voxel.
+def displacement(
+    size: tuple[int, ...], smoothness_voxels: float, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Random displacements (A, *size) on `device` with mean 0 and standard deviation 1 at every voxel.
 
     They are Gaussian bumps about points one bump width apart, of random height: as good as smoothed noise of all
     voxels, and made of a few hundred numbers.
     """
-    weights = [_bumps(length, smoothness_voxels) for length in size]
+    weights = [_bumps(length, smoothness_voxels, device) for length in size]
     field = torch.randn(len(size), *(weight.shape[1] for weight in weights), generator=generator)
+    # The few numbers alone are copied, and nobody waits for them.
+    field = field.to(device, non_blocking=True)
     for weight in weights:
         # The next axis of points becomes the last axis, of voxels: after all of them the order is as before.
         field = torch.tensordot(field, weight, dims=([1], [1]))
     return field
 
 
-def _bumps(length: int, width: float) -> Tensor:
+def _bumps(length: int, width: float, device: torch.device | str) -> Tensor:
     """(voxels, points) height of each point's bump at each voxel; the squares of a row sum to 1."""
     # Bumps further than three widths outside add nothing.
     count = math.ceil(length / width) + 7
-    points = (torch.arange(count) - 3) * width
-    heights = torch.exp(-0.5 * ((torch.arange(length)[:, None] + 0.5 - points) / width) ** 2)
+    points = (torch.arange(count, device=device) - 3) * width
+    voxels = torch.arange(length, device=device)[:, None] + 0.5
+    heights = torch.exp(-0.5 * ((voxels - points) / width) ** 2)
     return heights / heights.norm(dim=1, keepdim=True)
 
 
@@ -72,8 +77,9 @@ def _grid(size: tuple[int, ...], displacement_voxels: Tensor) -> Tensor:
     """Positions (1, *size, A) that voxels are taken from, in -1..1 and W, H, D order as `grid_sample` has them."""
     axes = [torch.arange(length, device=displacement_voxels.device) + 0.5 for length in size]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement_voxels
-    lengths = positions.new_tensor(size).reshape(-1, *(1 for _ in size))
-    return (2 * positions / lengths - 1).flip(0).movedim(0, -1)[None]
+    # By numbers and not by a tensor of them, which a GPU would wait for.
+    scaled = torch.stack([2 * position / length - 1 for position, length in zip(positions, size)])
+    return scaled.flip(0).movedim(0, -1)[None]
 
 
 def _sample(patch: Tensor, grid: Tensor, mode: str) -> Tensor:

@@ -57,9 +57,10 @@ def low_resolution(image: DataNode, change: RandomChange, *, shape: tuple[int, .
     Every channel has its own coin and share; nearest voxels are kept, and interpolation is linear.
     """
     if _drawn(change.probability):
-        # DALI's resize has one size for all channels of a sample.
+        # DALI's resize has one size for all channels of a sample. Where a slice begins is said by name: otherwise it
+        # is a constant on the GPU, which has to be waited for to read it.
         coarse = [
-            _coarsen(fn.slice(image, [channel], [1], axes=[0]), change, shape[1:], in_plane)
+            _coarsen(fn.slice(image, start=[channel], shape=[1], axes=[0]), change, shape[1:], in_plane)
             for channel in range(shape[0])
         ]
         image = fn.cat(*coarse, axis=0)

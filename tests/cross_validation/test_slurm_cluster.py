@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.slurm_node import slurm_node, wait_until_idle
 from tests.tiny_task import make_task
 from utils.errors import UserError
 from utils.slurm import SlurmJob, write_job_scripts
 from utils.slurm_resources import SlurmResources, fit_to_cluster
+from utils.training_state import read_training_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
@@ -30,7 +32,7 @@ while count < 30:
     done.write_text(str(count))
 print("done", flush=True)
 """
-TRAINING = ("--max_epochs", "1", "--filters", "2", "4", "4", "--augment", "none", "--val_batch_size", "2")
+TRAINING = ("--max_epochs", "8", "--batches_per_epoch", "1", "--filters", "2", "4", "4", "--val_batch_size", "2")
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +54,14 @@ def submit(folder: Path, environment: dict[str, str], *words: str) -> subprocess
     return subprocess.run([folder / "submit.sh", *words], env=environment, capture_output=True, text=True, timeout=60)
 
 
+def stop(environment: dict[str, str], name: str, how: str) -> str:
+    """Do to a job what Slurm does of itself before the job's time is over, or to one that is preempted; its number."""
+    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
+    words = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
+    subprocess.run([*words, number := asked.stdout.strip()], env=environment, check=True)
+    return number
+
+
 @pytest.mark.parametrize("how", ["its time is over", "preempted"])
 def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, how):
     (tmp_path / "count.py").write_text(COUNTING)
@@ -63,9 +73,7 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, ho
         if (tmp_path / "done").exists() and int((tmp_path / "done").read_text() or 0) >= 3:
             break
         time.sleep(0.1)
-    number = subprocess.run(["squeue", "-h", "-o", "%i"], env=cluster, capture_output=True, text=True).stdout.strip()
-    stop = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
-    subprocess.run([*stop, number], env=cluster, check=True)
+    stop(cluster, "count", how)
     wait_until_idle(cluster, 120)
     lines = (tmp_path / "jobs/count.out").read_text().splitlines()
     begun = [int(line.split()[1]) for line in lines if line.startswith("from ")]
@@ -100,11 +108,11 @@ def test_nothing_is_submitted_where_one_job_could_never_run(cluster, tmp_path):
     assert not subprocess.run(["squeue", "-h"], env=cluster, capture_output=True, text=True).stdout
 
 
-def test_folds_run_as_jobs_have_the_records_of_folds_run_here(asking, tmp_path):
+def test_folds_that_are_stopped_as_jobs_end_with_the_weights_and_records_of_folds_run_here(asking, tmp_path):
     task = make_task(tmp_path, num_cases=4, shape=(14, 18, 16))
     assert task.run("--nfolds", "2") == 0
     program = [sys.executable, str(PROJECT / "scripts/cross_validate.py"), "--task", "77", "--data", str(task.results)]
-    program += ["--gpus", "0"]
+    program += ["--gpus", "0", "--no_report"]
 
     def run(results: str, *words: str) -> subprocess.CompletedProcess:
         words = ("--results", str(tmp_path / results), *words, "--", *TRAINING)
@@ -112,12 +120,38 @@ def test_folds_run_as_jobs_have_the_records_of_folds_run_here(asking, tmp_path):
 
     written = run("jobs", "--slurm", str(tmp_path / "scripts"), "--memory_gb", "1", "--time", "00:30:00")
     assert written.returncode == 0, written.stderr
+    names = sorted(path.stem for path in (tmp_path / "scripts").glob("*_fold_*.sh"))
+    for name in names:
+        script = (tmp_path / f"scripts/{name}.sh").read_text()
+        assert {"#SBATCH --signal=B:USR1@120", "#SBATCH --requeue"} <= set(script.splitlines())
     assert submit(tmp_path / "scripts", asking).returncode == 0
+    waiting = dict(zip(names, ("its time is over", "preempted")))
+    numbers = []
+    for _ in range(9000):
+        for name in [name for name in waiting if _is_training(tmp_path / "jobs/77_3d_fullres" / name[-6:])]:
+            numbers.append(stop(asking, name, waiting.pop(name)))
+        if not waiting:
+            break
+        time.sleep(0.1)
     assert run("here").returncode == 0
     wait_until_idle(asking, 900)
+    for number in numbers:
+        job = subprocess.run(["scontrol", "show", "job", number], env=asking, capture_output=True, text=True).stdout
+        assert "Restarts=1" in job and "JobState=COMPLETED" in job
     printed = "\n".join(path.read_text() for path in (tmp_path / "scripts").glob("*.out"))
     here, jobs = (_results(tmp_path / name) for name in ("here", "jobs"))
     assert here and here == jobs, printed
+    here, jobs = (sorted((tmp_path / name).glob("*/fold_*/checkpoints/last.ckpt")) for name in ("here", "jobs"))
+    assert len(here) == len(jobs) == len(names) == 2
+    for first, second in zip(here, jobs):
+        weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+def _is_training(fold: Path) -> bool:
+    """Whether some epochs are done, and others are not."""
+    state = read_training_state(fold / "checkpoints")
+    return state is not None and not state.finished and state.epochs >= 2
 
 
 def _results(folder: Path) -> dict[str, bytes | dict]:

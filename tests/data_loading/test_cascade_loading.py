@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import torch
 
+from data_loading import train_loader
+from data_loading.augment import cascade
 from data_loading.augment.presets import UNCHANGED, Preset, choose_preset
 from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
 from data_loading.data_module import batch_spec, find_shards
@@ -91,3 +94,31 @@ def test_missing_previous_classes_are_named(shards):
     (module.cases.folder / "case0_p.npy").unlink()
     with pytest.raises(UserError, match="case0_p.npy is missing".replace(".", "[.]")):
         find_shards(module.cases, channels=2, single_slice=False, cascade=True)
+
+
+@pytest.mark.slow
+def test_masks_are_made_worse_in_another_thread_than_the_training(shards, monkeypatch):
+    threads, preset = set(), choose_preset("nnunet", SPEC.patch)
+    real = cascade.ndimage.label
+
+    def label(*args, **kwargs):
+        threads.add(threading.current_thread().name.rpartition("_")[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(cascade.ndimage, "label", label)
+    ahead = load(shards, preset)
+    assert threads == {"next_batch"}
+    monkeypatch.setattr(train_loader, "one_ahead", lambda batches, device_id: batches)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(ahead, load(shards, preset), strict=True))
+
+
+@pytest.mark.parametrize("device_id", [None, 0])
+def test_volumes_for_a_gpu_are_pinned_while_the_one_before_is_worked_on(shards, monkeypatch, device_id):
+    pinning: list[str] = []
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: pinning.append(threading.current_thread().name) or self
+    )
+    loader = VolumeLoader(shards, place=lambda: Place(seed=1, device_id=device_id), num_threads=1)
+    assert [item["case"] for item in loader] == [shard.case for shard in shards]
+    assert len(pinning) == (0 if device_id is None else 2 * len(shards))
+    assert all(name.startswith("next_batch") for name in pinning)

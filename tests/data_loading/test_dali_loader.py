@@ -11,7 +11,7 @@ import torch
 from data_loading.augment.presets import REFERENCE, UNCHANGED, Preset, choose_preset
 from data_loading.dali_loader import CentrePatchLoader, VolumeLoader
 from data_loading.sampling import BatchSpec, CaseShard, Place
-from data_loading.train_loader import TrainLoader
+from data_loading.train_loader import PatchFiles, TrainLoader, training_pipeline
 from tests.data_loading.shards import changes_of, constant_cases, preset_with, write_case
 
 PATCH = (4, 4, 4)
@@ -369,6 +369,37 @@ def test_centre_patches_are_the_middles_over_and_over(numbered, patch, shape) ->
     for batch in batches:
         assert tuple(batch["image"].shape) == shape
         assert all(np.array_equal(patch[0], middle) for patch in batch["image"].numpy())
+
+
+def constants_on_gpu(pipeline) -> list[str]:
+    """Names of the constants that lie on the GPU in the graph of a pipeline, which is not built."""
+    pipeline._build_graph()
+    found, seen, waiting = [], set(), list(pipeline._graph_out)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+            continue
+        if node is None or node.source is None or id(node.source) in seen:
+            continue
+        seen.add(id(node.source))
+        if node.device == "gpu" and "Constant" in getattr(node.source, "name", ""):
+            found.append(node.source.name)
+        waiting += getattr(node.source, "inputs", [])
+    assert len(seen) > 10
+    return found
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("patch", [(6, 6, 8), (2, 8, 8), (8, 8)])
+def test_no_number_of_the_graph_lies_on_the_gpu_where_somebody_waits_for_it(patch, name) -> None:
+    files = PatchFiles(images=["x.npy"], labels=["y.npy"], previous=["p.npy"])
+    spec = BatchSpec(patch=patch, channels=3, cases_per_batch=1, mask_channels=1, previous_classes=3)
+    preset = changing(name, patch, 0.5)
+    pipeline = training_pipeline(
+        files, iter(()), spec=spec, preset=preset, device="gpu", device_id=0, batch_size=1, num_threads=1
+    )
+    assert constants_on_gpu(pipeline) == []
 
 
 @pytest.mark.gpu

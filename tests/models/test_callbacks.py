@@ -18,7 +18,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 from models import callbacks
 from models.callbacks import (
     AtomicCheckpointIO,
-    BenchmarkTimer,
     CheckpointRoom,
     EpochReport,
     ScheduledValidations,
@@ -32,7 +31,6 @@ from models.weight_average import weight_averages
 from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError
 from utils.logger import NullLogger
-from utils.throughput import LatencyRecorder
 from utils.validation_schedule import ValidationSchedule
 
 TARGETS = ("anterior", "posterior")
@@ -152,28 +150,6 @@ def test_validations_follow_a_training_that_ends_after_another_epoch(only_last, 
     assert callback.schedule == trainer.datamodule.schedule == wanted
     # The epoch that is going on already keeps to it.
     assert (trainer.limit_val_batches, module.shown_patches) == ((0.0, False) if only_last else (1.0, True))
-
-
-def test_waiting_for_data_counts_as_latency():
-    recorder = LatencyRecorder(items_per_batch=1, warmup=1)
-    timer = BenchmarkTimer(recorder)
-    module = SimpleNamespace(device=torch.device("cpu"))
-    timer.on_train_epoch_start(None, module)
-    for _ in range(3):
-        time.sleep(0.01)  # Between the end of one batch and the end of the next: loading, then the step.
-        timer.on_train_batch_end(None, module)
-    assert len(recorder.latencies_s) == 2 and min(recorder.latencies_s) >= 0.01
-
-
-@pytest.mark.parametrize("phase", ["train", "predict"])
-def test_the_time_until_a_batch_is_there_is_waiting(monkeypatch, phase):
-    """Clock: an epoch begins at 0 s, its batch arrives after 3 s and is done at 4 s."""
-    monkeypatch.setattr(time, "perf_counter", iter((0.0, 3.0, 4.0)).__next__)
-    recorder = LatencyRecorder(items_per_batch=1, warmup=0)
-    timer, module = BenchmarkTimer(recorder), SimpleNamespace(device=torch.device("cpu"))
-    for event in ("epoch_start", "batch_start", "batch_end"):
-        getattr(timer, f"on_{phase}_{event}")(None, module)
-    assert (recorder.latencies_s, recorder.summary().data_wait_share) == ((4.0,), 0.75)
 
 
 class TestPredictionSink:

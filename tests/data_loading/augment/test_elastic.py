@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_loading.augment.elastic import deform, displacement
 from data_loading.augment.presets import ELASTIC_STD_VOXELS, RandomChange
@@ -104,3 +105,27 @@ def test_inputs_are_left_alone() -> None:
     copies = image.clone(), label.clone()
     deform(image, label, ALWAYS, in_plane=True, generator=seeded())
     assert torch.equal(image, copies[0]) and torch.equal(label, copies[1])
+
+
+class Copies(TorchDispatchMode):
+    """Notes what is copied to the meta device, which stands for a GPU, and how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[bool] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        is_copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        if is_copy and any(isinstance(arg, torch.Tensor) and arg.device.type == "cpu" for arg in args):
+            self.found.append(bool(kwargs.get("non_blocking")))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("in_plane", [False, True])
+def test_of_each_patch_only_its_random_numbers_are_copied_to_the_device_and_nobody_waits(in_plane) -> None:
+    image, label = (torch.zeros(2, 1, 6, 30, 31, device="meta", dtype=kind) for kind in (torch.float32, torch.uint8))
+    with Copies() as copies:
+        moved, labels = deform(image, label, ALWAYS, in_plane=in_plane, generator=torch.Generator().manual_seed(1))
+    assert moved.shape == image.shape and labels.dtype == torch.uint8
+    assert copies.found == [True, True]
