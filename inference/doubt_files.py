@@ -103,7 +103,7 @@ class Doubts:
         self, case: str, certainties: dict[str, Certainty], remarks: Sequence[str], between: tuple[Value, ...] = ()
     ) -> DoubtRecord:
         """What is said of a scan; see `inference.doubt.judge`."""
-        doubt = judge(certainties, self.calibrations, between)
+        doubt = judge(certainties, self.calibrations, between, unseen=len(remarks))
         return DoubtRecord(
             version=FORMAT_VERSION, case=case, remarks=tuple(remarks), targets=self.labels.target_names,
             certainties=certainties, between=between, **dataclasses.asdict(doubt),

@@ -103,6 +103,18 @@ def test_configurations_that_agree_less_than_networks_with_labels_are_doubtful_h
     assert judge(sure, {}, (0.4,)).score == pytest.approx(0.6)
 
 
+def test_what_training_never_saw_adds_to_the_doubt_of_a_scan_however_sure_networks_are():
+    known, sure = {"2d": calibration()}, {"2d": certainty((0.9,))}
+    scores = [judge(sure, known, unseen=number).score for number in (0, 1, 3)]
+    assert scores == pytest.approx([0, 1 / 3, 1])
+    assert not judge(sure, known, unseen=1).doubtful and "never saw" not in judge(sure, known, unseen=1).words
+    found = judge(sure, known, unseen=3)
+    assert found.doubtful and "3 things that training never saw" in found.words
+    # Of a scan that is doubtful anyhow this is not the reason, and without a calibration nothing is counted.
+    assert "never saw" not in judge({"2d": certainty((0.7,))}, known, unseen=1).words
+    assert judge(sure, {}, unseen=5).score == judge(sure, {}).score
+
+
 def test_without_a_cross_validation_there_is_a_score_and_no_verdict():
     found = judge({"2d": certainty((0.9,), agreement=(0.7,), members=2)}, {})
     assert (found.calibrated, found.doubtful) == (False, None) and found.score == pytest.approx(0.2)
