@@ -24,8 +24,11 @@ from utils.schema import FORMAT_VERSION, check_version
 from utils.stage_plan import UNSAID
 
 CALIBRATION_FILE = "doubt.json"
-SIGNALS, OLD_SIGNALS = ("overlap", "settled", "size"), (("overlap", "settled"), ("overlap", "confidence"))
-"""Of `Certainty`, and those that calibrations of earlier versions have; the last ones count alike."""
+SIGNALS = {"overlap": 0.45, "settled": 0.45, "size": 0.1}
+"""Of `Certainty` -> how much each counts before the cases say anything."""
+FEW_SIGNALS, OLD_SIGNALS = ("overlap", "settled"), ("overlap", "confidence")
+"""Those of few cases, and of an earlier version; all alike. Whether small structures are segmented worse differs from
+data set to data set, so that `size` needs cases that say so."""
 WORST = 0.1
 """The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
@@ -104,7 +107,7 @@ class Calibration:
         lengths |= {len(row) for table in tables for row in table.values()}
         if len(lengths) != 1 or len(self.scores) != len(_SHARES):
             raise ValueError(f"{CALIBRATION_FILE} must have one entry per target and {len(_SHARES)} scores")
-        known = [set(names) for names in (SIGNALS, *OLD_SIGNALS)]
+        known = [set(names) for names in (SIGNALS, FEW_SIGNALS, OLD_SIGNALS)]
         if any(set(table) not in known or set(table) != set(tables[0]) for table in tables):
             raise ValueError(f"{CALIBRATION_FILE} must have the signals {', '.join(SIGNALS)}, in all tables the same")
         if len(self.weights) not in (0, len(self.signals)) or not all(0 < weight <= 1 for weight in self.weights):
@@ -186,7 +189,8 @@ def calibrate(
     for each, _ in cases:
         if len(each.names) == 1:
             by_network.setdefault(each.names[0], []).append(each)
-    signals = SIGNALS if all(each.settled for each, _ in cases) else OLD_SIGNALS[-1]
+    signals: Sequence[str] = FEW_SIGNALS if len(cases) < FEW_CASES else tuple(SIGNALS)
+    signals = signals if all(each.settled for each, _ in cases) else OLD_SIGNALS
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
         version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
@@ -199,7 +203,7 @@ def calibrate(
         },
     )  # fmt: skip
     compared = [first.compared(each) for each, _ in cases]
-    if signals == SIGNALS:
+    if signals == tuple(SIGNALS):
         first = dataclasses.replace(first, weights=_own_weights(compared, first.dice, list(zip(*known))))
     scores = np.array([first.weighted(each) for each in compared])
     ladder = np.quantile(scores, _SHARES)
@@ -213,7 +217,7 @@ def calibrate(
 def _own_weights(
     compared: Sequence[Sequence[Sequence[tuple[Value, ...]]]], spreads: Spreads, dice: Sequence[Sequence[Value]]
 ) -> tuple[float, ...]:
-    """The weights that the cases of a cross-validation speak for; empty, all alike, where these are few.
+    """The weights of `SIGNALS` that the cases of a cross-validation speak for.
 
     Args:
         compared: case -> network -> target -> how bad each signal is; one network predicted a case.
@@ -228,9 +232,8 @@ def _own_weights(
             if bad is not None and len(found) == len(signals):
                 rows.append(found)
                 wanted.append(bad)
-    if len(compared) < FEW_CASES or not rows:
-        return ()
-    return fitted_weights(rows, wanted, per_case=len(rows) / len(compared))
+    prior = tuple(SIGNALS.values())
+    return prior if not rows else fitted_weights(rows, wanted, prior=prior, per_case=len(rows) / len(compared))
 
 
 def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:
