@@ -53,6 +53,8 @@ class UseOptions:
     """Overlap of neighbouring windows (default: as decision.json was scored, else 0.5)."""
     dicom_channels: tuple[str, ...] = ()
     """Which series of a DICOM study is which channel, as in inference.py: 't1*' 'flair*', modality:PT or number:4."""
+    segment_codes: Path | None = None
+    """dataset.json whose "segment_codes" say what the classes are in DICOM-SEG, as in inference.py."""
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # After --help.
     from inference.run import NetworkUse
     from serving.server import Place, serve
+    from serving.worker import Dicom
 
     own = options.network
     said_tta = any(word.replace("-", "_") in ("__tta", "__no_tta") for word in words)
@@ -86,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch_size=None, gpus=own.gpus, amp=own.amp, compile=False, tta=own.tta if said_tta else None,
         overlap=own.overlap, blend="gaussian",
     )  # fmt: skip
-    serve(options.model, own.folds, use, Place(**vars(options.place)), options.limits, own.dicom_channels)
+    dicom = Dicom(channels=own.dicom_channels, segment_codes=own.segment_codes)
+    serve(options.model, own.folds, use, Place(**vars(options.place)), options.limits, dicom)
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.dicom.segmentation import segments_of, write_segmentation
+from inference.dicom.segmentation import Segment, segments_of, write_segmentation
 from inference.mask_formats import DICOM_ENDINGS, NIFTI
 from inference.predictor import Predictor
 from inference.scans import Scan
@@ -43,6 +43,11 @@ def structures(predictor: Predictor) -> tuple[Structure, ...]:
     return structures_of(predictor.plan.labels)
 
 
+def segments(predictor: Predictor, codes: Path | None = None) -> tuple[Segment, ...]:
+    """What DICOM-SEG calls the values of a mask; `codes` as in `segments_of`, which raises what is wrong with them."""
+    return segments_of({each.name: each.value for each in structures(predictor)}, codes)
+
+
 def doubt_of(record: DoubtRecord) -> dict[str, Any]:
     """What clients are told of doubt: score and verdict as inference.py writes them."""
     return {name: getattr(record, name) for name in DOUBT}
@@ -71,12 +76,13 @@ def make_record(
     }  # fmt: skip
 
 
-def write_answer_mask(path: Path, mask: np.ndarray, volume: Volume, scan: Scan, predictor: Predictor) -> bytes:
+def write_answer_mask(
+    path: Path, mask: np.ndarray, volume: Volume, scan: Scan, named: tuple[Segment, ...]
+) -> bytes:  # fmt: skip
     """The content of a mask's file, in the format of its name; it is written to `path` as any other mask is."""
     if path.name.endswith(tuple(DICOM_ENDINGS.values())) and scan.series is not None:
-        classes = {each.name: each.value for each in structures(predictor)}
         write_segmentation(
-            path, mask, volume.geometry, series=scan.series, segments=segments_of(classes, None), anonymous=False,
+            path, mask, volume.geometry, series=scan.series, segments=named, anonymous=False,
             labelmap=path.name.endswith(DICOM_ENDINGS["dicom-seg-labelmap"]),
         )  # fmt: skip
     else:

@@ -39,6 +39,8 @@ PROMPT_S = 10.0
 GROWTH_BYTES = 1 << 24
 """Room on the disk is asked for in such steps where nobody says how much comes."""
 DISCONNECT_S = 1.0
+MOST_HEADER_BYTES = 4096
+"""Of the record in a header; answers in JSON hold all of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,18 @@ def _response(result: Answer, wish: Wish) -> Response:
         named = {"mask": result.mask, **{f"view_{name}": content for name, content in result.view.items()}}
         coded = {key: base64.b64encode(content).decode("ascii") for key, content in named.items()}
         return JSONResponse({**result.record, "file": name, **coded})
-    headers = {"X-Result": json.dumps(result.record), "Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"X-Result": _header(result.record), "Content-Disposition": f'attachment; filename="{name}"'}
     return Response(result.mask, media_type=MEDIA_TYPES.get(result.ending, "application/octet-stream"), headers=headers)
+
+
+def _header(record: dict[str, Any]) -> str:
+    """The record, or what of it is never long: proxies and clients take only so much of a header."""
+    text = json.dumps(record)
+    if len(text) <= MOST_HEADER_BYTES:
+        return text
+    short = {name: record[name] for name in ("shape_xyz", "spacing_mm_sar", "seconds")}
+    doubt = {name: record["doubt"][name] for name in ("score", "calibrated", "doubtful")}
+    return json.dumps({**short, "doubt": doubt, "left_out": "too long for a header: ask with answer=both"})
 
 
 class _Body:
@@ -139,10 +151,12 @@ class _Body:
         message = await self._next()
         if self._received > self._most_bytes:
             raise too_large(f"the request has more than {self._most_bytes / 1e6:g} MB")
-        if self._folder is not None and 2 * self._received > self._promised:
-            # A request that does not say how long it is.
-            self._folder.need(GROWTH_BYTES)
-            self._promised += GROWTH_BYTES
+        if self._folder is not None:
+            self._folder.spooled_bytes = self._received
+            if 2 * self._received > self._promised:
+                # A request that does not say how long it is.
+                self._folder.need(GROWTH_BYTES)
+                self._promised += GROWTH_BYTES
         return message
 
     async def drain(self) -> None:

@@ -29,7 +29,7 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self._promised, self._lock = 0, threading.Lock()
+        self._folders, self._lock = set[Folder](), threading.Lock()
         sweep(private_root(NAME))
 
     @contextlib.contextmanager
@@ -37,29 +37,45 @@ class Scratch:
         """A new folder, removed at the end with all that is in it."""
         with private_folder(NAME) as path:
             made = Folder(path, self)
+            self._folders.add(made)
             try:
                 yield made
             finally:
-                self.promise(-made.promised_bytes)
+                self._folders.discard(made)
 
-    def promise(self, num_bytes: int) -> None:
-        """Promise room, or give it back (negative).
+    def promise(self, folder: Folder, num_bytes: int) -> None:
+        """Promise room to a folder.
 
         Raises:
             Refused: there is none.
         """
         with self._lock:
             free = free_bytes(Path(tempfile.gettempdir()))
-            if num_bytes > 0 and free is not None and self._promised + num_bytes + SPARE_BYTES > free:
+            # What has been written of promised room is no longer free.
+            waiting = sum(max(0, each.promised_bytes - each.written_bytes()) for each in tuple(self._folders))
+            if free is not None and waiting + num_bytes + SPARE_BYTES > free:
                 raise no_room()
-            self._promised += num_bytes
+            folder.promised_bytes += num_bytes
 
 
 class Folder:
-    """A folder of a request, `path`, with the room that was promised to it."""
+    """A folder of a request, `path`, with the room that was promised to it.
+
+    `spooled_bytes` are those that were written for it elsewhere on the same disk.
+    """
 
     def __init__(self, path: Path, scratch: Scratch) -> None:
-        self.path, self.promised_bytes, self._scratch = path, 0, scratch
+        self.path, self.promised_bytes, self.spooled_bytes, self._scratch = path, 0, 0, scratch
+
+    def written_bytes(self) -> int:
+        """How much of its room is taken on the disk."""
+        found = self.spooled_bytes
+        for path in self.path.rglob("*"):
+            # Files come and go meanwhile.
+            with contextlib.suppress(OSError):
+                entry = path.lstat()
+                found += getattr(entry, "st_blocks", -(-entry.st_size // 512)) * 512
+        return found
 
     def need(self, num_bytes: int) -> None:
         """Ask for more room before writing so much.
@@ -67,5 +83,4 @@ class Folder:
         Raises:
             Refused: there is none.
         """
-        self._scratch.promise(num_bytes)
-        self.promised_bytes += num_bytes
+        self._scratch.promise(self, num_bytes)

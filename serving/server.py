@@ -20,7 +20,7 @@ from serving.connections import TimedProtocol
 from serving.guard import is_loopback
 from serving.limits import Limits
 from serving.metrics import Metrics
-from serving.worker import Worker
+from serving.worker import Dicom, Worker
 from utils.errors import UserError
 
 TOKEN_VARIABLE = "NNUNET_SERVE_TOKEN"  # noqa: S105 (the name of a variable)
@@ -90,17 +90,16 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Place, limits: Limits,
-    dicom_channels: Sequence[str] = (),
+    model: Path, folds: Sequence[int] | None, use: NetworkUse, place: Place, limits: Limits, dicom: Dicom
 ) -> None:  # fmt: skip
-    """Answer requests until a signal ends it; `dicom_channels` as in `inference.scans.find_input`.
+    """Answer requests until a signal ends it.
 
     Raises:
-        UserError: no such model, a place that cannot be listened at, or a token that is missing.
+        UserError: no such model, a place that cannot be listened at, codes that cannot be used, or no token.
     """
     token, listening = place.read_token(), place.bind()
     predictors = load_predictors(model, folds, use)
-    server = make_server(predictors, limits, token, dicom_channels)
+    server = make_server(predictors, limits, token, dicom)
     facts = model_facts(predictors[0])
     for text in server.worker.warnings:
         print(f"warning: {text}", file=sys.stderr)
@@ -113,11 +112,9 @@ def serve(
         listening.close()
 
 
-def make_server(
-    predictors: Sequence[Predictor], limits: Limits, token: str | None, dicom_channels: Sequence[str] = ()
-) -> Server:
+def make_server(predictors: Sequence[Predictor], limits: Limits, token: str | None, dicom: Dicom) -> Server:
     """What answers on a socket that is given to its `run`; its worker is the caller's to close after that."""
-    worker = Worker(predictors, limits, dicom_channels)
+    worker = Worker(predictors, limits, dicom)
     service = Service(worker=worker, metrics=Metrics(worker), facts=model_facts(predictors[0]))
     config = uvicorn.Config(
         make_app(service, token), http=TimedProtocol, log_level="warning", access_log=False, lifespan="off", ws="none",

@@ -22,7 +22,7 @@ from inference.mask_formats import ENDINGS
 from inference.model_set import load_model_or_set
 from inference.predictor import Predictor
 from inference.run import NetworkUse, network_maker
-from serving.answers import make_record, write_answer_mask
+from serving.answers import make_record, segments, write_answer_mask
 from serving.limits import Limits
 from serving.predicting import ScanPredictor
 from serving.refusals import Refused
@@ -114,7 +114,7 @@ class TritonPythonModel:
                 check_upload(scan, predictor, self.limits)
                 volume = scan.read()
                 one = self._predict(volume, NAME, folder, scan.remarks)
-                return one, write_answer_mask(folder.path / f"mask{ending}", one[0], volume, scan, predictor)
+                return one, write_answer_mask(folder.path / f"mask{ending}", one[0], volume, scan, segments(predictor))
             except UserError as error:
                 raise UserError(in_clients_words(str(error), [file])) from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference.configuration_predictor import Work
 from inference.predictor import Predictor
-from serving.answers import Answer, make_record, make_view, write_answer_mask
+from serving.answers import Answer, make_record, make_view, segments, write_answer_mask
 from serving.limits import Limits
 from serving.predicting import ScanPredictor
 from serving.refusals import Refused, busy, ending, no_room
@@ -24,6 +24,14 @@ from serving.scratch import Folder, Scratch
 from serving.uploads import NAME, Opening, check_upload, in_clients_words, open_upload, wanted_ending
 from utils.disk import FULL
 from utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dicom:
+    """Which series of a study is which channel (see `inference.scans.find_input`), and codes of segments, a file."""
+
+    channels: tuple[str, ...] = ()
+    segment_codes: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,17 +57,18 @@ class Worker:
     Args:
         predictors: one per device, of the same model.
         limits: how many may wait, and how long each may take.
-        dicom_channels: which series of a DICOM study is which channel (see `inference.scans.find_input`).
+        dicom: how series are read and written.
 
     Raises:
-        UserError: there is no private place for files.
+        UserError: there is no private place for files, or the codes cannot be used.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], limits: Limits, dicom_channels: Sequence[str] = ()) -> None:
+    def __init__(self, predictors: Sequence[Predictor], limits: Limits, dicom: Dicom) -> None:
         self.predictors, self.limits, self.scratch = tuple(predictors), limits, Scratch()
         self._opening = Opening(
-            num_channels=len(self.predictors[0].plan.channels), limits=limits, dicom_channels=tuple(dicom_channels)
+            num_channels=len(self.predictors[0].plan.channels), limits=limits, dicom_channels=dicom.channels
         )
+        self._segments = segments(self.predictors[0], dicom.segment_codes)
         each = [ScanPredictor(predictor) for predictor in predictors]
         self.warnings = each[0].warnings
         self._idle: queue.SimpleQueue[ScanPredictor] = queue.SimpleQueue()
@@ -159,7 +168,7 @@ class Worker:
         volume = scan.read()
         predicted = scan_predictor.predict(volume, NAME, folder, job.folder.need, watch)
         watch()
-        mask = write_answer_mask(folder / f"mask{wanted}", predicted.mask, volume, scan, predictor)
+        mask = write_answer_mask(folder / f"mask{wanted}", predicted.mask, volume, scan, self._segments)
         view = make_view(predicted.mask, volume, scan, wanted, folder) if job.view else {}
         seconds = {"waited": start_s - job.asked_s, "predicted": time.monotonic() - start_s}
         record = make_record(predicted, volume, predictor, seconds, scan.remarks)

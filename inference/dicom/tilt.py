@@ -1,6 +1,6 @@
 """Slices of a tilted gantry: each is shifted in its plane against the one before, so they make no rectangular grid.
 
-They are brought onto one by shifting them back, as dcm2niix does, and masks go the other way to the slices.
+They are brought onto one by shifting them back, and masks go the other way to the slices.
 """
 
 from __future__ import annotations

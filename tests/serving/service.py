@@ -95,12 +95,15 @@ class Client:
 
 @contextlib.contextmanager
 def running(
-    predictor: Predictor, token: str | None = None, dicom_channels: Sequence[str] = (), **limits: Any
+    predictor: Predictor, token: str | None = None, dicom_channels: Sequence[str] = (),
+    segment_codes: Path | None = None, **limits: Any,
 ) -> Iterator[Client]:  # fmt: skip
     """A service on a free port of this machine."""
     from serving.server import address, make_server
+    from serving.worker import Dicom
 
-    server = make_server([predictor], Limits(**limits), token, dicom_channels)
+    dicom = Dicom(channels=tuple(dicom_channels), segment_codes=segment_codes)
+    server = make_server([predictor], Limits(**limits), token, dicom)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

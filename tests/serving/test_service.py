@@ -98,6 +98,17 @@ def test_record_counts_what_the_mask_shows(service, scan):
     assert "mask" not in json.loads(service.predict(scan, answer="json")[1])
 
 
+def test_a_record_that_is_too_long_for_a_header_is_cut_there_only(service, scan, monkeypatch):
+    whole = json.loads(service.predict(scan, answer="json")[1])
+    assert json.loads(service.predict(scan)[2]["X-Result"]).keys() == whole.keys()
+    monkeypatch.setattr("serving.receiving.MOST_HEADER_BYTES", 400)
+    text = service.predict(scan)[2]["X-Result"]
+    short = json.loads(text)
+    assert len(text) < 400 < len(json.dumps(whole)) and "answer=both" in short["left_out"]
+    assert short["shape_xyz"] == whole["shape_xyz"] and short["doubt"]["score"] == whole["doubt"]["score"]
+    assert json.loads(service.predict(scan, answer="both")[1])["structures"] == whole["structures"]
+
+
 def test_doubt_is_that_of_inference_py(tmp_path):
     model = save_calibrated(tmp_path / "model")
     scan = save_scan(tmp_path / "scans/a.nii.gz")

@@ -21,11 +21,14 @@ pytest.importorskip("SimpleITK", reason="the extra formats is not installed")
 
 from inference.predictor import Predictor
 from scripts import inference
+from serving import receiving
 from serving.kinds import unpacked_beyond
+from serving.scratch import SPARE_BYTES, Folder, Scratch
 from tests.models.builders import make_plan, make_stage
 from tests.models.checkpoints import save_ours
-from tests.serving.service import running, save_model, save_scan
+from tests.serving.service import form, running, save_model, save_scan
 from utils import extras
+from utils.errors import UserError
 from utils.nifti import read_image, read_label, write_volume
 
 pytestmark = pytest.mark.slow
@@ -272,11 +275,44 @@ def test_a_missing_package_is_said(service, monkeypatch, tmp_path):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(service, monkeypatch, tmp_path):
-    content = save_scan(tmp_path / "a.nii.gz").read_bytes()
-    # Room for the upload, twice, and not for the mask.
-    for free, part in ((0, "no room"), ((1 << 26) + 2 * len(content) + 500, "no room")):
-        monkeypatch.setattr("serving.scratch.free_bytes", lambda path, free=free: free)
-        status, message = service.error(content)
-        assert status == 507 and part in message
-    monkeypatch.undo()
-    assert service.predict(content)[0] == 200
+    content, saved, asked = save_scan(tmp_path / "a.nii.gz").read_bytes(), [], []
+    name, promise = receiving.file_name, Scratch.promise
+    monkeypatch.setattr(receiving, "file_name", lambda *args: saved.append(args) or name(*args))
+    monkeypatch.setattr(Scratch, "promise", lambda *args: asked.append(args[2]) or promise(*args))
+    # Nothing is written here, so that all promised room is still to be taken.
+    monkeypatch.setattr(Folder, "written_bytes", lambda folder: 0)
+
+    def refused(*free: int) -> bool:
+        """Whether a scan is, where there is so much room at each time that it is asked for."""
+        left = list(free)
+        monkeypatch.setattr("serving.scratch.free_bytes", lambda path: left.pop(0) + SPARE_BYTES)
+        saved.clear(), asked.clear()
+        status, body, _ = service.predict(content)
+        assert status == 200 or (status == 507 and "no room" in json.loads(body)["error"])
+        return status == 507
+
+    # The upload, which lies there twice while it comes; then the mask.
+    sent, mask = 2 * len(form([content])[0]), 2 * 12 * 10 * 14
+    assert refused(sent - 1) and asked == [sent] and not saved
+    assert refused(sent, sent + mask - 1) and asked == [sent, mask] and len(saved) == 1
+    assert not refused(sent, sent + mask)
+
+
+def test_codes_of_segments_are_those_that_the_service_was_given(model, tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+    from tests.inference.dicom.made_up import values, write_series
+
+    write_series(tmp_path / "ct", values((9, 10, 11)))
+    codes = tmp_path / "dataset.json"
+    codes.write_text(json.dumps({"segment_codes": {"anterior": ["10200004", "SCT", "Liver"]}}))
+    with running(Predictor.load(model, device="cpu"), segment_codes=codes) as client:
+        (tmp_path / "got.dcm").write_bytes(client.predict(zipped(tmp_path / "ct"), format="dicom-seg")[1])
+    found = pydicom.dcmread(tmp_path / "got.dcm").SegmentSequence
+    assert [each.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for each in found] == ["Liver", "Tissue"]
+    codes.write_text(json.dumps({"segment_codes": {"spleen": ["1", "SCT", "Spleen"]}}))
+    with (
+        pytest.raises(UserError, match="spleen is no class of the model"),
+        running(Predictor.load(model, device="cpu"), segment_codes=codes),
+    ):
+        pass
