@@ -51,6 +51,24 @@ def test_the_lines_are_those_of_the_dockerfile(tmp_path):
     assert set(extras()) == set(PACKAGES)
 
 
+def test_the_lines_install_the_pinned_packages_of_the_extras_and_nothing_for_tests(tmp_path):
+    """The shell runs them with a pip that only writes down what it is asked for."""
+    (tmp_path / "pip").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nfor word in "$@"; do\n'
+        f'case "$word" in */requirements.txt) cp "$word" {tmp_path}/packages;; esac; done\n'
+    )
+    (tmp_path / "pip").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "EXTRAS": " ".join(extras())}
+    for line in commands(tmp_path, own_index=True):
+        subprocess.run(["sh", "-ec", line], cwd=PROJECT, env=environment, check=True)
+    torch, rest, program = (tmp_path / "asked").read_text().splitlines()
+    assert torch.startswith("install torch==") and rest == f"install --requirement {tmp_path}/requirements.txt"
+    assert program == "install --no-deps --editable ."
+    names = {re.split(r"[=\[]", line)[0] for line in (tmp_path / "packages").read_text().splitlines() if line[0] != "#"}
+    assert {"numpy", "torch", "fastapi", "SimpleITK", "highdicom"} <= names
+    assert names.isdisjoint({"pytest", "mypy", "onnx", "wandb", "tritonclient"})
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(WANTED is None, reason=f"downloads 2 GB: {VARIABLE}=as-written or own-index, or make build-test")
 def test_a_fresh_environment_has_all_that_the_image_has(tmp_path):
