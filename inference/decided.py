@@ -11,6 +11,9 @@ from utils.errors import UserError, list_problems
 from utils.files import from_dict, read_json
 from utils.json_text import parse_json
 
+NETWORKS_KIND = "networks of a segmentation model"
+"""What `model.json` beside networks for other programs says that it is."""
+
 
 def scored_settings(model: Path, *, tta: bool | None, overlap: float | None) -> tuple[bool, float]:
     """Flips and overlap for new scans: the user's own, else those that the decision was scored with, else the usual.
@@ -62,6 +65,11 @@ def refuse_folder_of_models(path: Path, flag: str = "--model") -> None:
     """
     if is_set_file(path):
         raise UserError(f"{flag} {path}: a set of models is only predicted with, by itself; give one of its models")
+    if path.suffix in (".onnx", ".pt2") or _holds_networks(path):
+        raise UserError(
+            f"{flag} {path}: networks that export-model wrote for other programs; give what they were made of (a "
+            "checkpoint, a folder of folds, or an exported zip), with --engine for another runtime"
+        )
     if not path.is_dir() or _is_model(path):
         return
     below = [entry for entry in sorted(path.iterdir()) if _is_model(entry)]
@@ -70,6 +78,15 @@ def refuse_folder_of_models(path: Path, flag: str = "--model") -> None:
             f"{flag} {path} is a folder of models, not one of them; it holds:", [str(entry) for entry in below],
             advice=f"Give one of these as {flag}.",
         )  # fmt: skip
+
+
+def _holds_networks(path: Path) -> bool:
+    """Whether a folder is one of export-model --format onnx, torch-export or aot-inductor."""
+    try:
+        content = parse_json((path / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == NETWORKS_KIND and not _is_model(path)
 
 
 def _is_model(path: Path) -> bool:

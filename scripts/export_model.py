@@ -8,6 +8,7 @@ python scripts/export_model.py --model results --output folder --format onnx
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from inference.model import Model
 
 Format = Literal["zip", "nnunet-v2", "onnx", "torch-export", "aot-inductor", "triton", "monai-bundle"]
+NETWORK_FORMATS = ("onnx", "torch-export", "aot-inductor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,9 @@ class ExportOptions:
     """Text on what the weights may be used for (default: a general note)."""
     note: str | None = None
     """A sentence for the card of the zip: on what data it was trained, by whom (nnunet info shows it)."""
+    check_scan: tuple[Path, ...] = ()
+    """With onnx, torch-export and aot-inductor: a scan (one file, or one per channel) of which the written networks
+    must make torch's mask; without it they are compared on random windows only."""
     overwrite: bool = False
     """Replace an existing file."""
     allow_unfinished: bool = False
@@ -58,6 +63,10 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.format == "zip" and self.output.suffix != ".zip":
             raise UserError(f"--output must end in .zip, got {self.output}")
+        if self.format != "zip" and self.output.suffix == ".zip":
+            raise UserError(f"--output {self.output} is called a zip, and --format {self.format} writes a folder")
+        if self.check_scan and self.format not in NETWORK_FORMATS:
+            raise UserError(f"--check_scan is for --format {', '.join(NETWORK_FORMATS)}, got --format {self.format}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _require_new_folder(options)
     model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
+    if options.note is not None and options.format != "zip":
+        print(f"warning: --note has no effect with --format {options.format}", file=sys.stderr)
     FORMATS[options.format](options, model, note)
     return 0
 
@@ -112,7 +123,7 @@ def _triton(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
     for line in lines:
         print(line)
     print(f"wrote {options.output}: {model.describe()}, as the model {name}")
-    print(f"serve with: tritonserver --model-repository={options.output / SCANS}")
+    print(f"serve with: tritonserver {shlex.quote(f'--model-repository={options.output / SCANS}')}")
 
 
 def _onnx(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
@@ -127,8 +138,11 @@ def _onnx(options: ExportOptions, model: Model, note: dict[str, str]) -> None:
 def _networks(form: NetworkForm, options: ExportOptions, model: Model, note: dict[str, str]) -> None:
     from inference.archive import LICENSE_NOTE
     from inference.engines.export import export_networks
+    from inference.preparing import read_scan
 
-    lines = export_networks(options.output, model, form, license_note=note.get("license_note", LICENSE_NOTE))
+    scan = read_scan(options.check_scan) if options.check_scan else None
+    terms = note.get("license_note", LICENSE_NOTE)
+    lines = export_networks(options.output, model, form, license_note=terms, scan=scan)
     for line in lines:
         print(line)
     print(f"wrote {options.output}: {model.describe()}; model.json says what is done around the networks")

@@ -12,12 +12,14 @@ They are two repositories, as a server without one of the backends refuses to st
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from inference.archive import LICENSE_NOTE, write_archive
-from inference.engines.export import MOST_WINDOWS, export_networks
+from inference.engines.export import DESCRIPTION, MOST_WINDOWS, export_networks
 from inference.model import Model
 from utils.errors import UserError
 from utils.extras import optional_import
@@ -61,18 +63,34 @@ def write_repository(folder: Path, model: Model, *, license_note: str = LICENSE_
 
 
 def _write_networks(repository: Path, name: str, model: Model, license_note: str) -> list[str]:
-    """Rearrange what `--format onnx` writes as Triton wants it; the server finds out inputs and outputs itself."""
+    """Rearrange what `--format onnx` writes as Triton wants it."""
     with tempfile.TemporaryDirectory(dir=repository.parent) as made:
         exported = Path(made) / "onnx"
         lines = export_networks(exported, model, "onnx", license_note=license_note)
-        for path in sorted(exported.rglob("*.onnx")):
-            network = f"{name}_{'_'.join(path.relative_to(exported).with_suffix('').parts)}"
-            version = repository / network / "1"
-            version.mkdir(parents=True)
-            path.rename(version / "model.onnx")
-            config = f'name: "{network}"\nbackend: "onnxruntime"\nmax_batch_size: {MOST_WINDOWS}\n'
-            (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+        description = json.loads((exported / DESCRIPTION).read_text(encoding="utf-8"))
+        for configuration in description["configurations"]:
+            for stage in (configuration, configuration["previous"]):
+                for network in [] if stage is None else stage["networks"]:
+                    _write_network(repository, name, exported, network, stage)
     return lines
+
+
+def _write_network(repository: Path, name: str, exported: Path, written: dict[str, Any], stage: dict[str, Any]) -> None:
+    """Move one ONNX file, and the weights beside it where they are large, to where the server looks for it."""
+    # A checkpoint may be called epoch=8-dice=0.8669.
+    network = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{name}_{written['file'].removesuffix('.onnx')}")
+    version = repository / network / "1"
+    version.mkdir(parents=True)
+    (exported / written["file"]).rename(version / "model.onnx")
+    for weights in written["weights"]:
+        # The ONNX file knows them by their name.
+        (exported / weights["file"]).rename(version / Path(weights["file"]).name)
+    sides = [
+        f'{side} [ {{ name: "{stage[side]["name"]}" data_type: TYPE_FP32 dims: {stage[side]["shape"][1:]} }} ]'
+        for side in ("input", "output")
+    ]
+    lines = (f'name: "{network}"', 'backend: "onnxruntime"', f"max_batch_size: {MOST_WINDOWS}", *sides, "")
+    (version.parent / "config.pbtxt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def triton_name(model: Model) -> str:

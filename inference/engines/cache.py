@@ -26,7 +26,7 @@ from inference.configuration import ConfigurationModel, FoldWeights, add_weights
 from inference.engines.agreement import Agreement
 from inference.engines.conversion import OPSET, write_onnx
 from utils.cache import cache_folder, drop_oldest
-from utils.errors import UserError
+from utils.errors import UserError, describe_fault
 from utils.files import new_folder, read_json, to_dict, write_json
 
 FORM = 1
@@ -81,25 +81,41 @@ def network_key(configuration: ConfigurationModel, fold: FoldWeights) -> tuple[s
 def converted_network(configuration: ConfigurationModel, fold: FoldWeights) -> Iterator[Converted]:
     """The network of a fold, from the cache or made now; its file is there while the block runs.
 
-    Where there is no cache folder that is this user's alone, the file is made for this run, with a warning.
+    Where there is no cache folder that is this user's alone and can be written, the file is made for this run, with a
+    warning.
     """
     key, made_from = network_key(configuration, fold)
     try:
         entry = cache_folder("networks") / key
-    except UserError as error:
-        print(f"warning: {error}; {fold.name} is converted for this run only", file=sys.stderr)
+        _keep(entry, configuration, fold, made_from)
+    except (UserError, OSError) as error:
+        reason = describe_fault(error) if isinstance(error, OSError) else error
+        print(f"warning: {reason}; {fold.name} is converted for this run only", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="nnunet-network-") as folder:
             _make(Path(folder), configuration, fold, made_from)
             yield Converted(path=Path(folder) / NETWORK)
         return
+    yield Converted(path=entry / NETWORK)
+
+
+def _keep(entry: Path, configuration: ConfigurationModel, fold: FoldWeights, made_from: dict[str, str]) -> None:
+    """Make an entry where it is missing or damaged, and note that it is used.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
     if not _is_whole(entry):
         shutil.rmtree(entry, ignore_errors=True)
-        # Of two processes that convert the same network one is first; the other takes what is there.
-        with contextlib.suppress(FileExistsError), new_folder(entry) as folder:
-            _make(folder, configuration, fold, made_from)
+        try:
+            with new_folder(entry) as folder:
+                _make(folder, configuration, fold, made_from)
+        except OSError:
+            # Of two processes that convert the same network one is first; the other takes what is there.
+            if not _is_whole(entry):
+                raise
         drop_oldest(entry.parent, most_bytes=MOST_BYTES, keep=entry)
-    os.utime(entry)
-    yield Converted(path=entry / NETWORK)
+    with contextlib.suppress(OSError):
+        os.utime(entry)
 
 
 def plain_network(configuration: ConfigurationModel, fold: FoldWeights) -> nn.Module:

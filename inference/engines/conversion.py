@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from utils.errors import UserError
 from utils.extras import optional_import
 from utils.schema import Plan
 
@@ -84,10 +85,25 @@ def write_program(path: Path, network: nn.Module, plan: Plan) -> None:
 
 
 def write_compiled(path: Path, network: nn.Module, plan: Plan) -> None:
-    """Write a package of native code for this kind of CPU and this version of torch; it takes a C++ compiler."""
+    """Write a package of native code for this kind of CPU and this version of torch; it takes a C++ compiler.
+
+    Raises:
+        UserError: the compiler fails.
+    """
+    # A second's work that nothing else needs.
+    from torch._inductor import exc
+
     program = trace_network(network, plan)
-    with torch.no_grad(), _quiet():
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    try:
+        with torch.no_grad(), _quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except (exc.InductorError, exc.CppCompileError, exc.InvalidCxxCompiler) as error:
+        cause = error.inner_exception if isinstance(error, exc.InductorError) else error
+        if not isinstance(cause, (exc.CppCompileError, exc.InvalidCxxCompiler)):
+            raise
+        lines = [line.strip() for line in getattr(cause, "output", str(cause)).splitlines() if line.strip()]
+        said = next((line for line in lines if "error" in line), lines[-1] if lines else "it says nothing")
+        raise UserError(f"the C++ compiler fails: {said}; set CXX to a g++ or clang++ that has OpenMP") from None
 
 
 @contextlib.contextmanager

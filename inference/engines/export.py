@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -17,21 +18,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from inference.configuration import ConfigurationModel
+from inference.configuration import ConfigurationModel, FoldWeights
+from inference.decided import NETWORKS_KIND
 from inference.engines.agreement import Run, check_runtime
 from inference.engines.cache import plain_network
 from inference.engines.conversion import INPUT, OPSET, OUTPUT, input_shape, write_compiled, write_onnx, write_program
 from inference.engines.formulas import describe_formulas
 from inference.engines.runtimes import OnnxRuntimeNetwork
+from inference.engines.scan_check import ScanCheck
 from inference.model import Model, configuration_name
 from models.windows import LEAST_WEIGHT, SIGMA_SHARE
 from utils.errors import UserError
 from utils.extras import optional_import
 from utils.files import new_folder, to_dict, write_json
+from utils.nifti import Volume
 from utils.schema import FORMAT_VERSION, Plan
 
 DESCRIPTION = "model.json"
-KIND = "networks of a segmentation model"
 MOST_WINDOWS = 4
 """What an engine of TensorRT is built for; more at a time are not faster by much."""
 NetworkForm = Literal["onnx", "torch-export", "aot-inductor"]
@@ -71,8 +74,25 @@ STEPS = (
 """From a scan to its mask, for people; this program's own code is the reference."""
 
 
-def export_networks(target: Path, model: Model, form: NetworkForm, *, license_note: str) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A line for each network and, if a scan is to be computed, what does it; second stages come before first ones."""
+
+    lines: list[str]
+    runs: list[Run] | None
+
+
+def export_networks(
+    target: Path, model: Model, form: NetworkForm, *, license_note: str, scan: tuple[Volume, str] | None = None
+) -> list[str]:
     """Write the networks of all configurations and folds, and `model.json`, whole or not at all.
+
+    Args:
+        target: the new folder.
+        model: what is exported.
+        form: of the networks.
+        license_note: on what the weights may be used for.
+        scan: a scan and its name, of which the networks must make the mask that torch makes.
 
     Returns:
         A line for each network: its file in the folder, and how it agrees with torch.
@@ -84,15 +104,21 @@ def export_networks(target: Path, model: Model, form: NetworkForm, *, license_no
         optional_import(package, extra="onnx", purpose=f"--format {form}")
     if form == "aot-inductor" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("--format aot-inductor compiles, and finds no C++ compiler: install g++, or set CXX to one")
-    lines: list[str] = []
+    check = None if scan is None else ScanCheck(model, *scan)
+    written = _Written([], None if check is None else [])
     with new_folder(target) as folder:
         several = len(model.configurations) > 1
         described = [
-            _write_configuration(folder, name if several else "", configuration, form, lines)
+            _write_configuration(folder, name if several else "", configuration, form, written)
             for name, configuration in zip(model.names, model.configurations)
         ]
-        write_json(_describe(model, form, described, license_note), folder / DESCRIPTION)
-    return lines
+        description = _describe(model, form, described, license_note)
+        if check is not None and written.runs is not None:
+            agreement = check.compare(written.runs)
+            description["agreement_on_a_scan"] = to_dict(agreement)
+            written.lines.append(f"{check.name}: {agreement.describe()}")
+        write_json(description, folder / DESCRIPTION)
+    return written.lines
 
 
 def trtexec_commands(target: Path, model: Model) -> list[str]:
@@ -107,7 +133,8 @@ def trtexec_commands(target: Path, model: Model) -> list[str]:
             )  # fmt: skip
             for fold in each.folds:
                 path = target / prefix / f"{fold.name}.onnx"
-                commands.append(f"trtexec --onnx={path} --saveEngine={path.with_suffix('.engine')} {shapes}")
+                files = (f"--onnx={path}", f"--saveEngine={path.with_suffix('.engine')}")
+                commands.append(f"trtexec {shlex.join(files)} {shapes}")
     return commands
 
 
@@ -118,31 +145,23 @@ def _stages(prefix: str, configuration: ConfigurationModel) -> list[tuple[str, C
 
 
 def _write_configuration(
-    root: Path, prefix: str, configuration: ConfigurationModel, form: NetworkForm, lines: list[str]
+    root: Path, prefix: str, configuration: ConfigurationModel, form: NetworkForm, written: _Written
 ) -> dict[str, Any]:
     """Write the networks of a configuration and of its first stage; returns what `model.json` says of them."""
     first, *others = [
-        _write_networks(root, folder, each, form, lines) for folder, each in _stages(prefix, configuration)
+        _write_networks(root, folder, each, form, written) for folder, each in _stages(prefix, configuration)
     ]
     return {**first, "previous": others[0] if others else None}
 
 
 def _write_networks(
-    root: Path, prefix: str, configuration: ConfigurationModel, form: NetworkForm, lines: list[str]
+    root: Path, prefix: str, configuration: ConfigurationModel, form: NetworkForm, written: _Written
 ) -> dict[str, Any]:
-    plan, written = configuration.plan, []
+    plan = configuration.plan
     (root / prefix).mkdir(parents=True, exist_ok=True)
-    for fold in configuration.folds:
-        path = root / prefix / f"{fold.name}{FORMS[form].suffix}"
-        network = plain_network(configuration, fold)
-        FORMS[form].write(path, network, plan)
-        name = str(path.relative_to(root))
-        agreement = check_runtime(network, FORMS[form].load(path), plan, name=name)
-        lines.append(f"{name}: {path.stat().st_size / 1e6:.1f} MB; {agreement.describe()}")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        written.append({"file": name, "fold": fold.fold, "sha256": digest, "agreement_with_torch": to_dict(agreement)})
+    described = [_write_network(root, prefix, configuration, fold, form, written) for fold in configuration.folds]
     return {
-        "configuration": configuration_name(plan), "networks": written,
+        "configuration": configuration_name(plan), "networks": described,
         "input": {"name": INPUT, "type": "float32", "shape": ["windows", *input_shape(plan)]},
         "output": {
             "name": OUTPUT, "type": "float32", "shape": ["windows", plan.labels.num_outputs, *plan.stage.patch_size]
@@ -155,12 +174,37 @@ def _write_networks(
     }  # fmt: skip
 
 
+def _write_network(
+    root: Path, prefix: str, configuration: ConfigurationModel, fold: FoldWeights, form: NetworkForm, written: _Written
+) -> dict[str, Any]:
+    path, plan = root / prefix / f"{fold.name}{FORMS[form].suffix}", configuration.plan
+    network = plain_network(configuration, fold)
+    FORMS[form].write(path, network, plan)
+    name, run = str(path.relative_to(root)), FORMS[form].load(path)
+    agreement = check_runtime(network, run, plan, name=name)
+    if written.runs is not None:
+        written.runs.append(run)
+    # Large weights lie beside their network.
+    weights = [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}.")]
+    size = sum(file.stat().st_size for file in (path, *weights)) / 1e6
+    written.lines.append(f"{name}: {size:.1f} MB; {agreement.describe()}")
+    return {
+        "file": name, "fold": fold.fold, "sha256": _digest(path), "agreement_with_torch": to_dict(agreement),
+        "weights": [{"file": str(each.relative_to(root)), "sha256": _digest(each)} for each in weights],
+    }  # fmt: skip
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _describe(model: Model, form: NetworkForm, described: list[dict[str, Any]], license_note: str) -> dict[str, Any]:
     decision = model.decision
     tta = None if decision is None else decision.tta
     overlap = None if decision is None else decision.overlap
     return {
-        "version": FORMAT_VERSION, "kind": KIND, "format": form, "opset": OPSET if form == "onnx" else None,
+        "version": FORMAT_VERSION, "kind": NETWORKS_KIND, "format": form, "opset": OPSET if form == "onnx" else None,
         "made_with": {name: version(name) for name in FORMS[form].packages},
         "dataset": model.plan.dataset, "model": model.describe(), "steps": list(STEPS),
         "formulas": describe_formulas(model),
@@ -170,4 +214,5 @@ def _describe(model: Model, form: NetworkForm, described: list[dict[str, Any]], 
             "test_time_flips": bool(tta),
         },
         "configurations": described, "post_processing": to_dict(model.post_processing), "license_note": license_note,
+        "agreement_on_a_scan": None,
     }  # fmt: skip

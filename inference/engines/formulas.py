@@ -50,8 +50,9 @@ RESAMPLING = (
     "images as by scipy.ndimage.zoom(order=3, mode='nearest', grid_mode=True), cut to the range of the volume (of the "
     "slice, where an axis is coarse); masks (class by class, then the largest) and probabilities linearly between "
     "centres of voxels. An axis is coarse if its spacing is the only largest one, and above 3 times the smallest, in "
-    "the scan or else in the plan: across it each voxel takes the one that its centre lies in. 2D: in plane only. A "
-    "zscore channel is 0 where its nearest voxel in the scan is. What has the plan's number of voxels stays as it is"
+    "the scan or else (no spacing of the scan is 3 times another) in the plan: across it each voxel takes the one that "
+    "its centre lies in (on a face between two, the one behind). 2D: in plane only. A zscore channel, if normalised "
+    "first, is 0 where its nearest voxel in the scan is. What has the plan's number of voxels stays as it is"
 )
 
 
@@ -76,7 +77,11 @@ def _formulas(plan: Plan) -> Iterator[tuple[str, str]]:
     for channel in plan.channels:
         yield f"normalization {channel.scheme}", NORMALIZATIONS[channel.scheme]
     if plan.mask_channel:
-        yield "mask channel", "appended to the image: 1 where any channel is not 0 (before it was normalised), else 0"
+        yield (
+            "mask channel",
+            "appended to the image: 1 where any channel of the scan (its nearest voxel) is not 0 before it is "
+            "normalised, else 0",
+        )
     yield "resampling", RESAMPLING
     yield "padding", "zeros up to the window on both sides, the odd voxel behind; in 2D within slices only"
     for (name, choice), text in RULES.items():

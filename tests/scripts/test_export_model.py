@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 
 import pytest
 
 from inference.archive import read_archive
-from scripts import export_model
+from inference.decided import NETWORKS_KIND
+from scripts import export_model, info
 from tests.models.builders import make_plan
 from tests.models.checkpoints import save_ours
 from utils.errors import run_cli
@@ -50,6 +52,7 @@ def test_existing_file_is_kept_unless_overwritten(folds, tmp_path):
     [
         (("--output", "model.pt"), "must end in .zip"),
         (("--output", "m.zip", "--folds", "5"), "fold_5"),
+        (("--output", "m.zip", "--format", "onnx"), "m.zip is called a zip, and --format onnx writes a folder"),
         (("--output", "m.zip", "--license_note", "nothing.txt"), "--license_note nothing.txt cannot be read"),
     ],
 )
@@ -58,3 +61,21 @@ def test_wrong_usage_ends_in_status_2(folds, tmp_path, monkeypatch, capsys, word
     assert export("--model", folds, *words) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "m.zip").exists()
+
+
+@pytest.mark.parametrize("form", ["onnx", "nnunet-v2", "triton"])
+def test_a_note_that_no_card_shows_is_said(folds, tmp_path, monkeypatch, capsys, form):
+    monkeypatch.setattr(export_model, "FORMATS", {form: lambda *_: None})
+    assert export("--model", folds, "--output", tmp_path / "out", "--format", form, "--note", "mine") == 0
+    assert f"--note has no effect with --format {form}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["exported", "exported/fold_0.onnx"])
+def test_networks_for_other_programs_are_no_model(tmp_path, capsys, name):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/fold_0.onnx").write_bytes(b"network")
+    (tmp_path / "exported/model.json").write_text(json.dumps({"version": 1, "kind": NETWORKS_KIND}))
+    for command, words in ((export_model, ("--output", tmp_path / "m.zip")), (info, ())):
+        flag = ("--model",) if command is export_model else ()
+        assert run_cli(lambda c=command, w=(*flag, tmp_path / name, *words): c.main([*map(str, w)])) == 2
+        assert f"{name}: networks that export-model wrote for other programs" in capsys.readouterr().err

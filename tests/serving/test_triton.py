@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib.util
 import json
 import re
 import resource
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from inference.engines import conversion
 from inference.predictor import Predictor
 from scripts import export_model, inference
 from serving import triton_repository
@@ -46,20 +49,78 @@ def test_repository_holds_the_model_and_its_configuration(tmp_path, capsys, with
     assert files == {f"scans/{NAME}/config.pbtxt", f"scans/{NAME}/1/model.py", f"scans/{NAME}/1/model.zip"}
     config = (tmp_path / f"repository/scans/{NAME}/config.pbtxt").read_text(encoding="utf-8")
     assert "dims: [ 2, -1, -1, -1 ]" in config and "KIND_AUTO" in config and f'name: "{NAME}"' in config
+    read = parsed(tmp_path / f"repository/scans/{NAME}/config.pbtxt")
+    assert (read.name, read.backend, read.max_batch_size) == (NAME, "python", triton_repository.MOST_SCANS)
+    assert types_and_shapes(read.input)["SCAN"] == ("TYPE_UINT8", [-1])
+    assert types_and_shapes(read.output).keys() == {"MASK", "DOUBT", "RECORD", "MASK_FILE"}
     assert Predictor.load(tmp_path / f"repository/scans/{NAME}/1/model.zip", device="cpu").plan.dataset == "Task04_Test"
     assert export(model, tmp_path / "repository") == 2
     assert "exists" in capsys.readouterr().err
 
 
+def parsed(path: Path):
+    """A config.pbtxt as Triton's own description of such files reads it; no name may be unknown to it."""
+    package = pytest.importorskip("tritonclient", reason="the extra triton is not installed").__path__[0]
+    text_format = pytest.importorskip("google.protobuf.text_format", reason="protobuf is not installed")
+    # Its package would import gRPC, which the extra does without.
+    spec = importlib.util.spec_from_file_location("model_config_pb2", Path(package) / "grpc/model_config_pb2.py")
+    module = importlib.util.module_from_spec(spec)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Protobuf gencode version", UserWarning)
+        spec.loader.exec_module(module)
+    return text_format.Parse(path.read_text(encoding="utf-8"), module.ModelConfig())
+
+
+def types_and_shapes(tensors) -> dict[str, tuple[str, list[int]]]:
+    """Name -> type as Triton calls it, and shape without the batch."""
+    return {
+        each.name: (type(each).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[each.data_type].name,
+                    list(each.dims))
+        for each in tensors
+    }  # fmt: skip
+
+
 @pytest.mark.slow
-def test_networks_alone_are_a_repository_of_their_own(tmp_path):
+@pytest.mark.parametrize("large", [False, True], ids=["", "weights beside"])
+def test_networks_alone_are_a_repository_of_their_own(large, tmp_path, monkeypatch):
+    """There is no ONNX Runtime backend in nvidia-pytriton: the file is held to the network that it describes."""
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
     for package in triton_repository.ONNX_PACKAGES:
         pytest.importorskip(package, reason="the extra onnx is not installed")
-    assert export(save_model(tmp_path / "model"), tmp_path / "repository") == 0
-    networks = tmp_path / f"repository/networks/{NAME}_last"
-    assert (networks / "1/model.onnx").stat().st_size > 1000
-    assert 'backend: "onnxruntime"' in (networks / "config.pbtxt").read_text(encoding="utf-8")
+    if large:
+        monkeypatch.setattr(conversion, "MOST_INLINE_BYTES", 1000)
+    assert export(save_model(tmp_path / "model", num_channels=2), tmp_path / "repository") == 0
     assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["networks", "scans"]
+    [folder] = (tmp_path / "repository/networks").iterdir()
+    assert folder.name == f"{NAME}_last"
+    config, path = parsed(folder / "config.pbtxt"), folder / "1/model.onnx"
+    assert (config.name, config.backend, config.max_batch_size) == (folder.name, "onnxruntime", 4)
+    onnx.checker.check_model(path, full_check=True)
+    network = onnx.load(path).graph
+    for ours, theirs in ((config.input, network.input), (config.output, network.output)):
+        found = {}
+        for each in theirs:
+            batch, *dims = each.type.tensor_type.shape.dim
+            # Any number of windows: a name and no number.
+            assert batch.dim_param and not batch.dim_value
+            kind = {onnx.TensorProto.FLOAT: "TYPE_FP32"}[each.type.tensor_type.elem_type]
+            found[each.name] = kind, [dim.dim_value for dim in dims]
+        assert types_and_shapes(ours) == found
+    assert types_and_shapes(config.input)["image"][1][0] == 2 and len(types_and_shapes(config.output)["logits"][1]) == 4
+    assert large == any(path.suffix == ".data" for path in folder.rglob("*"))
+
+
+def test_names_of_checkpoints_become_names_that_servers_take(tmp_path):
+    (tmp_path / "made/2d").mkdir(parents=True)
+    for ending in ("onnx", "onnx.data"):
+        (tmp_path / f"made/2d/epoch=8-dice=0.8669.{ending}").write_bytes(b"x")
+    written = {"file": "2d/epoch=8-dice=0.8669.onnx", "weights": [{"file": "2d/epoch=8-dice=0.8669.onnx.data"}]}
+    side = {"name": "image", "shape": ["windows", 1, 8, 8]}
+    stage = {"input": side, "output": side | {"name": "logits"}}
+    triton_repository._write_network(tmp_path, NAME, tmp_path / "made", written, stage)
+    folder = tmp_path / f"{NAME}_2d_epoch_8-dice_0_8669"
+    assert {path.name for path in (folder / "1").iterdir()} == {"model.onnx", "epoch=8-dice=0.8669.onnx.data"}
+    assert f'name: "{folder.name}"' in (folder / "config.pbtxt").read_text(encoding="utf-8")
 
 
 def client_of_the_docs(address: str, scan: Path, target: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from inference.configuration_predictor import ConfigurationPredictor
-from inference.engines import agreement, cache, engine
+from inference.engines import agreement, engine
+from inference.engines import cache as engine_cache
 from inference.engines.conversion import random_windows
 from inference.engines.engine import Engine, choose_engine, without_gpu
 from inference.predictor import Predictor
@@ -100,12 +103,47 @@ def test_a_network_is_converted_and_checked_once_and_a_damaged_file_anew(cache, 
     assert json.loads((entry / "made.json").read_text())["made_from"]["opset"] == "20"
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Conversions are a file of a few bytes; returns how many there were."""
+    made = []
+    monkeypatch.setattr(engine_cache, "write_onnx", lambda path, *_: made.append(path) or path.write_bytes(b"network"))
+    return made
+
+
+def test_of_two_processes_that_convert_at_once_both_go_on(cache, quick, monkeypatch):
+    one, original = configuration(seed=78), engine_cache._make
+
+    def beaten(folder, *rest):
+        original(folder, *rest)
+        shutil.copytree(folder, cache / "networks" / key)
+
+    key, _ = engine_cache.network_key(one, one.folds[0])
+    monkeypatch.setattr(engine_cache, "_make", beaten)
+    with engine_cache.converted_network(one, one.folds[0]) as found:
+        assert found.path == cache / "networks" / key / "network.onnx" and found.path.read_bytes() == b"network"
+    assert {path.name[:5] for path in (cache / "networks").iterdir()}.isdisjoint({".tmp-"})
+
+
+def test_a_cache_that_takes_nothing_is_a_warning(quick, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(engine_cache, "new_folder", refuse)
+    one = configuration(seed=79)
+    with engine_cache.converted_network(one, one.folds[0]) as found:
+        assert found.path.read_bytes() == b"network"
+    assert not found.path.exists() and len(quick) == 1
+    said = capsys.readouterr().err
+    assert "warning: Read-only file system" in said and "fold_0 is converted for this run only" in said
+
+
 def test_other_weights_or_another_network_are_another_entry():
-    keys = {cache.network_key(each, each.folds[0])[0] for each in (
+    keys = {engine_cache.network_key(each, each.folds[0])[0] for each in (
         configuration(), configuration(seed=1), configuration("residual blocks"), configuration("2d")
     )}  # fmt: skip
     assert len(keys) == 4
-    assert cache.network_key(configuration(), configuration().folds[0])[0] in keys
+    assert engine_cache.network_key(configuration(), configuration().folds[0])[0] in keys
 
 
 def test_a_cache_that_others_may_write_into_is_refused(tmp_path, monkeypatch):
