@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
+import lzma
 import os
 import posixpath
 import re
@@ -54,12 +56,16 @@ def unpack(archive: Path, target: Path) -> None:
                 raise list_problems(
                     f"{archive} is not safe to unpack, nothing was unpacked:", faults, advice="Do not use this file."
                 )
+            require_room(target.parent, sum(member.size for member in members), f"the files in {archive}")
             tar.extractall(temporary, members=members, filter="data")
+            # Packers write their sum behind the last member, where tarfile does not look.
+            while tar.fileobj is not None and tar.fileobj.read(CHUNK_BYTES):
+                pass
             folder = temporary / target.name
             if not folder.is_dir():
                 raise UserError(f"{archive} has no folder {target.name}; it is another archive")
             folder.rename(target)
-    except (tarfile.TarError, EOFError, KeyError) as error:
+    except (tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{archive} is damaged: {error}; remove it and run again") from None
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror or error}; {archive} is kept") from None

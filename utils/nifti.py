@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import gzip
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,12 @@ from utils.nifti_header import (
     data_offset,
     header_affine,
     header_geometry,
+    most_offset,
     parse_header,
-    read_content,
     scan_shape,
     set_geometry,
 )
+from utils.nifti_streams import read_start, read_whole
 from utils.nifti_values import Stored, contiguous, read_scaling, scaled, unscaled_label, whole_numbers
 from utils.scan_formats import needs_itk, read_grid, read_voxels, write_voxels
 from utils.scan_names import is_picture
@@ -72,7 +74,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     if needs_itk(Path(path)):
         shape, geometry = read_grid(Path(path))
         return shape, np.array(geometry.affine)
-    header = parse_header(read_content(Path(path), limit=HEADER_BYTES), path)
+    header = parse_header(read_start(Path(path), HEADER_BYTES), path)
     return scan_shape(header, path), header_affine(header, path)
 
 
@@ -241,17 +243,17 @@ def _read_voxels(path: Path) -> tuple[np.ndarray, Geometry, float, float]:
     """Channels (C, x, y, z) in the stored type, the grid, slope and intercept."""
     if needs_itk(path):
         return *read_voxels(path), 1.0, 0.0
-    content = read_content(path)
-    header = parse_header(content, path)
+    header = parse_header(read_start(path, HEADER_BYTES), path)
     geometry, dtype = header_geometry(header, path), header.get_data_dtype()
     shape = scan_shape(header, path)
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {dtype} voxels; convert it to integers or floating-point numbers")
-    voxel_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    offset = data_offset(header, len(content), voxel_bytes, path)
-    if len(content) < offset + voxel_bytes:
+    voxel_bytes = math.prod(shape) * dtype.itemsize
+    content, total = read_whole(path, most_offset(header) + voxel_bytes)
+    offset = data_offset(header, total, voxel_bytes, path)
+    if total < offset + voxel_bytes:
         needed = offset + voxel_bytes
-        raise UserError(f"{path} is truncated: {len(content)} of {needed} bytes; copy or download it again")
+        raise UserError(f"{path} is truncated: {total} of {needed} bytes; copy or download it again")
     stored = np.ndarray(shape, dtype, buffer=content, offset=offset, order="F")
     channels = stored[None] if stored.ndim == 3 else np.moveaxis(stored, -1, 0)
     return channels, geometry, *read_scaling(header, path)

@@ -9,11 +9,7 @@ import functools
 import io
 import logging
 import math
-import os
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -26,67 +22,9 @@ from utils.geometry import Geometry, HeaderForms
 HEADER_BYTES = 540
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of `xyzt_units` for metre, millimetre and micrometre; 0, which many programs write, means mm."""
-_GZIP_MAGIC = b"\x1f\x8b"
-_HEAD_CHUNK_BYTES = 4096
-_NEXT_CHUNK_BYTES = 1 << 14
 # nibabel repairs a damaged header and logs a line that does not name the file; what matters is refused here.
 _SILENT = logging.Logger("nifti_header")
 _SILENT.addHandler(logging.NullHandler())
-
-
-def read_content(path: Path, limit: int = -1) -> bytes:
-    """The (unpacked) content of a file, or its first `limit` bytes. Whether it is packed its first bytes tell.
-
-    Reading to the end checks gzip's own checksum, so damage inside a file is found as well as a missing end. What
-    follows the last gzip stream is passed over, as `gzip -d` does.
-
-    Raises:
-        UserError: the file is missing, cut short, damaged or cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(_GZIP_MAGIC))
-            file.seek(0)
-            if start == _GZIP_MAGIC:
-                # A whole file is unpacked in one go: joining parts would hold it in memory twice.
-                return b"".join(_unpacked(file, -1)) if limit < 0 else _first(_unpacked(file, _HEAD_CHUNK_BYTES), limit)
-            return file.read(limit)
-    except FileNotFoundError:
-        gone = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise UserError(f"{path} does not exist{gone}") from None
-    except (EOFError, zlib.error):
-        raise UserError(f"{path} is truncated or damaged; copy or download it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _unpacked(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """The gzip streams of a file, one after the other, in parts."""
-    stream, rest = zlib.decompressobj(wbits=31), b""
-    while part := rest or file.read(chunk_bytes):
-        yield stream.decompress(part)
-        rest = b""
-        if stream.eof:
-            rest = stream.unused_data
-            if len(rest) > _NEXT_CHUNK_BYTES:
-                # Each stream copies what follows it: with many small ones, all of a large file again and again.
-                file.seek(-len(rest), os.SEEK_CUR)
-                rest, chunk_bytes = b"", _NEXT_CHUNK_BYTES
-            # Zeros pad tapes and blocks; anything else that is no further stream was put there by a transfer.
-            while len(rest := rest.lstrip(b"\0")) < len(_GZIP_MAGIC) and (more := file.read(chunk_bytes)):
-                rest += more
-            if not rest.startswith(_GZIP_MAGIC):
-                return
-            stream = zlib.decompressobj(wbits=31)
-    if not stream.eof:
-        raise EOFError
-
-
-def _first(parts: Iterator[bytes], limit: int) -> bytes:
-    content = b""
-    while len(content) < limit and (part := next(parts, None)) is not None:
-        content += part
-    return content[:limit]
 
 
 def parse_header(content: bytes, path: Path) -> nib.Nifti1Header:
@@ -130,6 +68,12 @@ def scan_shape(header: nib.Nifti1Header, path: Path) -> tuple[int, ...]:
     if len(stated) < 2 or len(shape) > 4 or min(shape) < 1:
         raise UserError(f"{path} has shape {stated}; a scan must be 3D, or 4D with the channels last")
     return shape
+
+
+def most_offset(header: nib.Nifti1Header) -> int:
+    """Where the voxels begin at the latest."""
+    stated = float(header["vox_offset"])
+    return max(int(header.single_vox_offset), int(stated) if math.isfinite(stated) else 0)
 
 
 def data_offset(header: nib.Nifti1Header, content_bytes: int, data_bytes: int, path: Path) -> int:

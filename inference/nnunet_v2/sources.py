@@ -21,6 +21,8 @@ CHECKPOINTS = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 CHECKPOINT_SUFFIX = ".pth"
 MAX_TEXT_BYTES = 64 << 20
 MAX_CHECKPOINT_BYTES = 32 << 30
+MAX_GAIN = 20
+"""Weights hardly shrink; a member beyond some megabytes that unpacks to more times its size is made to fill memory."""
 _FOLD = re.compile(r"fold_(\d+|all)")
 
 
@@ -158,7 +160,7 @@ def _check_size(archive: zipfile.ZipFile, member: str, limit: int, path: Path) -
         info = archive.getinfo(member)
     except KeyError:
         raise UserError(f"{path} holds no {member}") from None
-    if info.file_size > limit:
+    if info.file_size > min(limit, MAX_GAIN * info.compress_size + MAX_TEXT_BYTES):
         raise UserError(f"{path}: {member} claims {info.file_size} bytes, more than any model has; nothing was read")
 
 

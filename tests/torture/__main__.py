@@ -18,13 +18,14 @@ from typing import Any
 from tests.torture.clocks import run_clocks
 from tests.torture.commands import warm_up
 from tests.torture.disk import run_disk
+from tests.torture.endure import run_endure
 from tests.torture.fuzz import run_fuzz
 from tests.torture.fuzz_targets import TARGETS
 from tests.torture.kills import run_kills
 from tests.torture.stages import STAGES
 from tests.torture.twice import run_twice
 
-SHARES = {"kills": 0.4, "disk": 0.15, "fuzz": 0.3, "twice": 0.1, "clocks": 0.05}
+SHARES = {"kills": 0.35, "disk": 0.15, "fuzz": 0.3, "twice": 0.1, "clocks": 0.05, "endure": 0.05}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +70,14 @@ def _part(name: str, options: argparse.Namespace) -> Callable[[Path, float], dic
         how: dict[str, Any] = {"number": options.fuzz, "names": options.targets}
     else:
         how = {"names": options.stages} | ({"number": options.kills} if name == "kills" else {})
-    run = {"kills": run_kills, "disk": run_disk, "fuzz": run_fuzz, "twice": run_twice, "clocks": run_clocks}[name]
+    run = {
+        "kills": run_kills,
+        "disk": run_disk,
+        "fuzz": run_fuzz,
+        "twice": run_twice,
+        "clocks": run_clocks,
+        "endure": run_endure,
+    }[name]
     return lambda folder, seconds: run(folder, seed=options.seed, seconds=seconds, reuse=options.reuse, **how)
 
 
@@ -79,7 +87,17 @@ def _faults(result: dict[str, Any]) -> int:
 
 def _in_words(name: str, result: dict[str, Any]) -> str:
     lines = [f"{name}: {_faults(result)} faults, seed {result['seed']}, {result['seconds']} s"]
-    for key in ("kills", "targets", "trials", "left_out", "no_worker_hit", "disks", "twice", "without_package"):
+    for key in (
+        "kills",
+        "targets",
+        "trials",
+        "left_out",
+        "no_worker_hit",
+        "disks",
+        "twice",
+        "without_package",
+        "epochs",
+    ):
         if isinstance(result.get(key), dict):
             lines += [
                 f"  {which}: {', '.join(f'{k} {v}' for k, v in counts.items())}"

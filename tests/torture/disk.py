@@ -23,6 +23,13 @@ NOT_FOR_DISK = ("cross-validate",)
 """Its jobs are the commands `train` and `predict`."""
 WITH_POOL, WORKERS_KILLED = "preprocess-lowres", 4
 """The stage whose processes of a pool are killed, and how often."""
+CHANGING = {
+    "preprocess": "raw/*/*Tr/*.nii.gz", "preprocess-lowres": "raw/*/*Tr/*.nii.gz",
+    "find-best": "raw/*/labelsTr/*.nii.gz", "predict": "scans/*.nii.gz", "report": "masks/*.*",
+}  # fmt: skip
+"""What a stage reads while others change it. (A shard that shrinks under a memory map ends any program by SIGBUS.)"""
+CHANGES = 4
+"""How often for each of these stages."""
 
 
 def can_mount(root: Path) -> bool:
@@ -94,6 +101,10 @@ def _trials(
         trials.append((name, _bind(full_disk, root, prepared, share, mountable)))
     for prepared in stages:
         name = prepared.stage.name
+        trials += [
+            (f"file changes {number + 1}, {name}", _bind(file_changes, root, prepared, rng.random(), rng.random()))
+            for number in range(CHANGES if name in CHANGING else 0)
+        ]
         if mountable:
             trials.append((f"read-only, {name}", _bind(read_only, root, prepared)))
             trials.append((f"no temporary room, {name}", _bind(no_temporary_room, root, prepared)))
@@ -210,4 +221,23 @@ def worker_killed(root: Path, prepared: Prepared, moment: float, missed: list[st
     outcome = run(stage.module, stage.command(root / "work"), folder=root, limits=limits, meanwhile=strike)
     if not hit:
         missed.append(stage.name)
+    return _refused(outcome, may_finish=True) + _goes_on(root, prepared)
+
+
+def file_changes(root: Path, prepared: Prepared, moment: float, which: float) -> list[str]:
+    """A file that somebody cuts in half while the command reads, and puts right after it has ended."""
+    work, stage = root / "work", prepared.stage
+    put_back(prepared.before, work)
+    found = sorted(path for path in work.glob(CHANGING[stage.name]) if path.is_file())
+    path = found[int(which * len(found))]
+    sound, begin, changed = path.read_bytes(), time.monotonic(), []
+
+    def change(mark: str) -> None:
+        if not changed and time.monotonic() - begin > moment * prepared.seconds:
+            os.truncate(path, len(sound) // 2)
+            changed.append(mark)
+
+    limits = Limits(seconds=stage.limit_s)
+    outcome = run(stage.module, stage.command(work), folder=root, limits=limits, meanwhile=change)
+    path.write_bytes(sound)
     return _refused(outcome, may_finish=True) + _goes_on(root, prepared)

@@ -19,6 +19,7 @@ from tests.torture.__main__ import _in_words
 from tests.torture.__main__ import main as torture_here
 from tests.torture.changes import make_mutant, mutants_of
 from tests.torture.commands import MARK, Outcome, begin
+from tests.torture.endure import what_grew
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE
 from tests.torture.stages import STAGES, Prepared
@@ -131,10 +132,11 @@ def test_each_trial_of_a_disk_keeps_its_faults(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(disk, "can_mount", lambda _: False)
     monkeypatch.setattr(disk, "full_disk", lambda *_: [])
+    monkeypatch.setattr(disk, "file_changes", lambda *_: [])
     monkeypatch.setattr(disk, "worker_killed", lambda *values: [f"wrong at {values[2]}"])
     result = disk.run_disk(tmp_path, seed=1, seconds=60, names=["preprocess-lowres", "cross-validate"])
     assert len({entry["trial"] for entry in result["faults"]}) == disk.WORKERS_KILLED == len(result["faults"])
-    assert result["trials"] == disk.SIZES + disk.WORKERS_KILLED
+    assert result["trials"] == disk.SIZES + disk.WORKERS_KILLED + disk.CHANGES
     assert all(entry["trial"] in _in_words("disk", result | {"seconds": 1}) for entry in result["faults"])
     # Where no stage is left there is nothing to divide by.
     result = disk.run_disk(tmp_path, seed=1, seconds=60, names=["cross-validate"])
@@ -168,6 +170,40 @@ def test_a_worker_is_killed_that_the_command_started_and_no_other(tmp_path, monk
         for worker in workers.values():
             worker.kill()
             worker.wait()
+
+
+def test_a_file_is_cut_while_the_command_reads_and_whole_before_it_runs_again(tmp_path, monkeypatch):
+    prepared = Prepared(stage=STAGES[0], before=tmp_path / "before_0", seconds=0.0, expected=NOTHING)
+    scan = tmp_path / "work/raw/Task77/imagesTr/a.nii.gz"
+    (prepared.before / "raw/Task77/imagesTr").mkdir(parents=True)
+    (prepared.before / "raw/Task77/imagesTr/a.nii.gz").write_bytes(b"12345678")
+    seen = []
+
+    def run_and_read(*_, meanwhile, **__) -> Outcome:
+        seen.append(scan.read_bytes())
+        meanwhile("own")
+        seen.append(scan.read_bytes())
+        return Outcome(status=2, text="error: a.nii.gz is cut", seconds=1.0)
+
+    monkeypatch.setattr(disk, "run", run_and_read)
+    monkeypatch.setattr(disk, "_goes_on", lambda *_: seen.append(scan.read_bytes()) or [])
+    assert disk.file_changes(tmp_path, prepared, 0.0, 0.5) == []
+    assert seen == [b"12345678", b"1234", b"12345678"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "files", "ran_s", "found"),
+    [
+        (lambda t: 500, lambda t: 9, lambda t: t, []),
+        (lambda t: 500 + t, lambda t: 9, lambda t: t, ["MB of memory: 559 in the second quarter"]),
+        (lambda t: 500, lambda t: t, lambda t: t, ["open files: 59 in the second quarter"]),
+        (lambda t: 500, lambda t: 9, lambda t: t**4, ["seconds of an epoch"]),
+    ],
+)  # fmt: skip
+def test_what_grows_in_a_long_training_is_found(memory, files, ran_s, found):
+    looks = [(t, t, memory(t), files(t), 3, ran_s(t)) for t in range(160)]
+    assert [words[: len(wanted)] for words, wanted in zip(what_grew(looks), found, strict=True)] == found
+    assert what_grew(looks[:10])[0].startswith("too short")
 
 
 def test_the_largest_new_file_bounds_a_disk(tmp_path):

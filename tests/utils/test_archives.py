@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import stat
+import tarfile
 import zipfile
 
 import pytest
 
-from utils.archives import unpack_zip
+from utils.archives import unpack, unpack_zip
 from utils.errors import UserError
 
 
@@ -76,3 +78,35 @@ def test_a_member_that_begins_before_its_archive_is_damage(tmp_path):
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack_zip(tmp_path / "x.zip", tmp_path / "one")
+
+
+def make_tar(path, size: int, how: str):
+    (path.parent / "data").mkdir()
+    (path.parent / "data/a").write_bytes(random.Random(0).randbytes(size))
+    with tarfile.open(path, how) as archive:
+        archive.add(path.parent / "data", "data")
+    return path
+
+
+@pytest.mark.parametrize("place", [0.5, -5], ids=["within", "checksum"])
+@pytest.mark.parametrize("how", ["w:gz", "w:xz"])
+def test_damage_in_a_packed_tar_is_said(tmp_path, how, place):
+    """Of whatever kind the exception of its packer is; nothing is left."""
+    path = make_tar(tmp_path / "x.tar", 100_000, how)
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content)) if place == 0.5 else place
+    content[at : at + 4] = b"\xff\0\xff\0"
+    path.write_bytes(content)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"x\.tar is damaged"):
+        unpack(path, tmp_path / "out/data")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_tar_that_does_not_fit_is_refused_before_a_byte_is_written(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "x.tar", 5000, "w")
+    monkeypatch.setattr("utils.room.free_bytes", lambda _: 4999)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"the files in .*x\.tar need"):
+        unpack(path, tmp_path / "out/data")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -266,3 +266,18 @@ def test_real_scans_read_as_nibabel_reads_them(real_data):
         expected = np.asarray(canonical.dataobj, np.float32).transpose(2, 1, 0)
         np.testing.assert_array_equal(read_image([path]).array[0], expected)
         np.testing.assert_allclose(read_image([path]).spacing_mm, canonical.header.get_zooms()[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_more_voxels_than_64_bits_count_are_refused(tmp_path, packed):
+    """2^32 times 2^32 is 0 in 64 bits, which any file holds."""
+    header = nib.Nifti2Header()
+    header["dim"] = [3, 2**32, 2**32, 1, 1, 1, 1, 1]
+    header["pixdim"][1:4], header["vox_offset"], header["sform_code"] = 1, 544, 1
+    header["srow_x"], header["srow_y"], header["srow_z"] = np.eye(4)[:3]
+    header.set_data_dtype(np.uint8)
+    content = header.binaryblock + bytes(1000)
+    path = tmp_path / "scan.nii"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UserError, match="is truncated"):
+        read_image([path])

@@ -30,6 +30,11 @@ def test_both_empty_scores_nan():
     assert math.isnan(dice_from_counts(np.array([[0, 0, 0]]))[0])
 
 
+@pytest.mark.parametrize("counts", [[0, 1, 0], [0, 0, 1]])
+def test_a_single_wrong_voxel_scores_zero(counts):
+    assert dice_from_counts(np.array(counts)) == 0
+
+
 def test_finite_mean_leaves_undefined_and_infinite_values_out():
     assert finite_mean([1.0, math.nan, 3.0, math.inf]) == 2
     assert math.isnan(finite_mean([math.nan]))

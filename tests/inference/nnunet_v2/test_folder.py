@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from inference.archive import load_model, read_archive, write_archive
+from inference.nnunet_v2 import sources
 from inference.nnunet_v2.folder import is_nnunet_v2, nnunet_model
 from inference.start import read_start
 from tests.inference.nnunet_v2.made_up_models import MODELS, make_weight, model_folder, write_model
@@ -49,6 +50,15 @@ def test_a_folder_above_and_a_zip_are_the_same_model(tmp_path: Path):
         assert other.plan == first.plan
         for a, b in zip(first.configurations[0].folds, other.configurations[0].folds):
             assert all(torch.equal(value, b.state_dict[name]) for name, value in a.state_dict.items())
+
+
+def test_a_checkpoint_in_a_zip_that_is_made_to_fill_memory_is_not_read(tmp_path: Path, monkeypatch):
+    """Zeros shrink by a thousand, weights do not."""
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 10_000)
+    folder = write_model(tmp_path / "m", SMALL)
+    (folder / "fold_0/checkpoint_final.pth").write_bytes(bytes(1 << 20))
+    with pytest.raises(UserError, match=r"checkpoint_final\.pth claims 1048576 bytes.*nothing was read"):
+        load_model(zipped(folder, tmp_path / "m.zip"))
 
 
 def test_conversion_into_our_zip_keeps_plan_and_weights(tmp_path: Path):
