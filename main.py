@@ -60,8 +60,7 @@ def train(config: Config, started_s: float) -> None:
     notes, warnings = take_notes(
         config, setup.plan, cases, processes=setup.runtime.world_size, start=start, resume=stored
     )
-    # Its file is replaced by the next checkpoint and would take room on the disk until the end.
-    del stored
+    del stored  # The next checkpoint replaces its file, which would take room on the disk until the end.
     warn(setup, [*warnings, *differences])
     data = build_data(config, setup)
     module = build_module(config, setup)

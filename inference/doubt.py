@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from inference.doubt_weights import equal_weights, fitted_weights
+from inference.doubt_weights import equal_weights, own_weights
 from inference.input_check import InputReference
 from utils.certainty import Certainty, Value
 from utils.schema import FORMAT_VERSION, check_version
@@ -204,7 +204,17 @@ def calibrate(
     )  # fmt: skip
     compared = [first.compared(each) for each, _ in cases]
     if signals == tuple(SIGNALS):
-        first = dataclasses.replace(first, weights=_own_weights(compared, first.dice, list(zip(*known))))
+        wanted = [
+            [
+                None if spread is None or value is None else spread.badness(value)
+                for spread, value in zip(first.dice, row)
+            ]
+            for row in zip(*known)
+        ]
+        # One network predicted each case.
+        first = dataclasses.replace(
+            first, weights=own_weights([t for (t,) in compared], wanted, tuple(SIGNALS.values()))
+        )
     scores = np.array([first.weighted(each) for each in compared])
     ladder = np.quantile(scores, _SHARES)
     means = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in dice])
@@ -212,28 +222,6 @@ def calibrate(
     return dataclasses.replace(
         first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
     )
-
-
-def _own_weights(
-    compared: Sequence[Sequence[Sequence[tuple[Value, ...]]]], spreads: Spreads, dice: Sequence[Sequence[Value]]
-) -> tuple[float, ...]:
-    """The weights of `SIGNALS` that the cases of a cross-validation speak for.
-
-    Args:
-        compared: case -> network -> target -> how bad each signal is; one network predicted a case.
-        spreads: of the Dice of each target.
-        dice: case -> target; None where neither mask has it.
-    """
-    rows, wanted = [], []
-    for (targets,), values in zip(compared, dice):
-        for signals, spread, value in zip(targets, spreads, values):
-            found = [bad for bad in signals if bad is not None]
-            bad = None if spread is None or value is None else spread.badness(value)
-            if bad is not None and len(found) == len(signals):
-                rows.append(found)
-                wanted.append(bad)
-    prior = tuple(SIGNALS.values())
-    return prior if not rows else fitted_weights(rows, wanted, prior=prior, per_case=len(rows) / len(compared))
 
 
 def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:

@@ -29,6 +29,28 @@ def equal_weights(signals: int) -> tuple[float, ...]:
     return (1 / signals,) * signals
 
 
+def own_weights(
+    signals: Sequence[Sequence[Sequence[float | None]]],
+    dice: Sequence[Sequence[float | None]],
+    prior: Sequence[float],
+) -> tuple[float, ...]:  # fmt: skip
+    """The weights that cases speak for, by their targets of which all is known; those given without such.
+
+    Args:
+        signals: case -> target -> signals, larger is worse.
+        dice: case -> target, on the same scale.
+        prior: of `fitted_weights`.
+    """
+    rows, wanted = [], []
+    for targets, values in zip(signals, dice):
+        for each, bad in zip(targets, values):
+            known = [value for value in each if value is not None]
+            if bad is not None and len(known) == len(each):
+                rows.append(known)
+                wanted.append(bad)
+    return fitted_weights(rows, wanted, prior=prior, per_case=len(rows) / len(signals)) if rows else tuple(prior)
+
+
 def fitted_weights(
     signals: Sequence[Sequence[float]], dice: Sequence[float], *, prior: Sequence[float], per_case: float
 ) -> tuple[float, ...]:

@@ -25,10 +25,8 @@ class BenchmarkTimer(Callback):
     def __init__(self, recorder: LatencyRecorder) -> None:
         self.recorder = recorder
         self._start_s = self._asked_s = self._waited_s = 0.0
-
-    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Learn when batches are asked for."""
-        trainer.profiler = FetchProfiler(self)
+        self.profiler = FetchProfiler(self)
+        """Of the trainer, which says by it when batches are asked for."""
 
     def ask(self) -> None:
         """A batch is asked for now."""

@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.environments import (
     TorchElasticEnvironment,
 )
 
+from models.benchmark_timer import BenchmarkTimer
 from models.callbacks import AtomicCheckpointIO, OwnSignals, ScheduledValidations
 from models.finite import EndWhereNotFinite
 from models.launcher import OwnDDP
@@ -80,6 +81,7 @@ def build_trainer(
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    timers = [callback for callback in callbacks if isinstance(callback, BenchmarkTimer)]
     return pl.Trainer(
         accelerator=runtime.accelerator,
         devices=runtime.devices,
@@ -94,6 +96,7 @@ def build_trainer(
         default_root_dir=os.devnull,
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_model_summary=False,
+        profiler=timers[0].profiler if timers else None,
         sync_batchnorm=sync_batchnorm,
         # The loaders hand the cases to the processes themselves.
         use_distributed_sampler=False,

@@ -40,10 +40,11 @@ def test_the_next_batch_is_made_while_one_is_worked_on():
 
 def test_who_stops_early_leaves_nothing_open():
     seen: list[str] = []
-    batches = one_ahead(counting(5, seen))
+    source = counting(5, seen)
+    batches = one_ahead(source)
     assert next(batches)["number"] == 0
     batches.close()
-    assert seen[-1] == "closed" and len(seen) <= 3
+    assert seen[-1] == "closed" and len(seen) <= 3 and next(source, None) is None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("next_batch")]
 
 

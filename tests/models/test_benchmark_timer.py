@@ -12,7 +12,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel, RandomDataset
 
-from models.benchmark_timer import BenchmarkTimer, FetchProfiler
+from models.benchmark_timer import BenchmarkTimer
+from models.trainer import build_trainer
+from utils.config import HardwareConfig
+from utils.runtime import resolve_hardware
 from utils.throughput import LatencyRecorder
 
 
@@ -45,8 +48,8 @@ def test_what_lies_between_two_batches_is_no_waiting_for_data(monkeypatch, phase
     recorder = LatencyRecorder(items_per_batch=1, warmup=0)
     timer, module = BenchmarkTimer(recorder), SimpleNamespace(device=torch.device("cpu"))
     getattr(timer, f"on_{phase}_epoch_start")(None, module)
-    FetchProfiler(timer).start("[_Loop].train_dataloader_next" if phase == "train" else "[_Loop].predict_next")
-    FetchProfiler(timer).start("run_training_batch")
+    timer.profiler.start("[_Loop].train_dataloader_next" if phase == "train" else "[_Loop].predict_next")
+    timer.profiler.start("run_training_batch")
     for event in ("batch_start", "batch_end"):
         getattr(timer, f"on_{phase}_{event}")(None, module)
     assert (recorder.latencies_s, recorder.summary().data_wait_share) == ((5.0,), 0.4)
@@ -66,10 +69,15 @@ class Slow(Callback):
 @pytest.mark.parametrize("phase", ["fit", "predict"])
 def test_lightning_says_when_it_asks_for_a_batch(phase):
     recorder = LatencyRecorder(items_per_batch=1, warmup=1)
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, callbacks=[BenchmarkTimer(recorder), Slow()], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    timer = BenchmarkTimer(recorder)
+    if phase == "predict":
+        trainer = build_trainer(resolve_hardware(HardwareConfig(gpus=0)), callbacks=[timer, Slow()])
+    else:
+        # Callbacks of ours want a network of ours.
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=1, callbacks=[timer, Slow()], profiler=timer.profiler, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
     data = torch.utils.data.DataLoader(RandomDataset(32, 6))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
