@@ -19,6 +19,7 @@ import numpy as np
 
 from inference.doubt_weights import equal_weights, own_weights
 from inference.input_check import InputReference
+from inference.spread import WORST, Spreads, spread_of, spreads_of
 from utils.certainty import Certainty, Value
 from utils.schema import FORMAT_VERSION, check_version
 from utils.stage_plan import UNSAID
@@ -29,8 +30,6 @@ SIGNALS = {"overlap": 0.45, "settled": 0.45, "size": 0.1}
 FEW_SIGNALS, OLD_SIGNALS = ("overlap", "settled"), ("overlap", "confidence")
 """Those of few cases, and of an earlier version; all alike. Whether small structures are segmented worse differs from
 data set to data set, so that `size` needs cases that say so."""
-WORST = 0.1
-"""The share of a cross-validation's cases that count as its worst."""
 DOUBTFUL_FROM = 1.0
 LEAST_OWN_CASES = 8
 """From so many cases on a network is compared with itself."""
@@ -39,32 +38,7 @@ FEW_CASES = 20
 UNSEEN = 1 / 3
 """What each thing about a scan that training never saw adds to its score: networks may be sure, and agree, where they
 know nothing. Chosen by scans of three data sets that were disturbed."""
-_NARROWEST = 0.005
-"""Signals of one data set that are closer than this are not told apart."""
 _SHARES = tuple(share / 20 for share in range(21))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Of a signal over the cases of a cross-validation: its median, the value that the worst decile falls below, and
-    the share of cases in which there was none, as no network found the target."""
-
-    median: float
-    worst: float
-    absent: float
-
-    def badness(self, value: Value) -> float | None:
-        """0 for the median, 1 for where the worst decile begins, and on from there; None where nothing is odd.
-
-        A target that is not found where it nearly always was counts as a certainty of 0.
-        """
-        if value is None and self.absent >= WORST:
-            return None
-        return (self.median - (value or 0.0)) / max(self.median - self.worst, _NARROWEST)
-
-
-Spreads = tuple[Spread | None, ...]
-"""Of each target; None for one that no case has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,11 +168,11 @@ def calibrate(
     known = [[None if np.isnan(value) else float(value) for value in column] for column in dice.T]
     first = Calibration(
         version=FORMAT_VERSION, configuration=configuration, cases=len(cases), targets=tuple(targets),
-        signals=_spreads([each for each, _ in cases], signals, len(targets)),
-        dice=tuple(_spread(column) for column in known), scores=(0.0,) * len(_SHARES), tta=tta, overlap=overlap,
+        signals=spreads_of([each for each, _ in cases], signals, len(targets)),
+        dice=tuple(spread_of(column) for column in known), scores=(0.0,) * len(_SHARES), tta=tta, overlap=overlap,
         inputs=inputs,
         members={
-            name: _spreads(own, signals, len(targets))
+            name: spreads_of(own, signals, len(targets))
             for name, own in by_network.items() if len(own) >= LEAST_OWN_CASES
         },
     )  # fmt: skip
@@ -222,21 +196,6 @@ def calibrate(
     return dataclasses.replace(
         first, scores=tuple(ladder.tolist()), doubtful_dice=_mean(means[doubtful]), other_dice=_mean(means[~doubtful])
     )
-
-
-def _spreads(cases: Sequence[Certainty], signals: Sequence[str], number: int) -> dict[str, Spreads]:
-    return {
-        name: tuple(_spread([getattr(each, name)[t] for each in cases]) for t in range(number)) for name in signals
-    }  # fmt: skip
-
-
-def _spread(values: Sequence[Value]) -> Spread | None:
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    # Not between two cases: of ten the worst one.
-    worst = float(np.quantile(there, WORST, method="higher")) if len(there) > 1 else there[0]
-    return Spread(median=float(np.median(there)), worst=worst, absent=1 - len(there) / len(values))
 
 
 def _mean(values: np.ndarray) -> float | None:
