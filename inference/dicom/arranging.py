@@ -24,6 +24,8 @@ MOST_TILT_DEGREES = 45.0
 PLACE_TOLERANCE = 0.1
 """How far a slice may lie from its place on the regular grid, as a share of the slice distance: positions are rounded,
 too."""
+MOST_MM = 1e6
+"""No scan is so large, nor so far away; nor are voxels smaller than one divided by it."""
 _SHOWN = 5
 
 
@@ -87,12 +89,23 @@ def arrange(slices: Sequence[Slice], remarks: Sequence[str] = ()) -> Stack:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([turn[0] * between_columns, turn[1] * between_rows, step], axis=1)
     affine[:3, 3] = origin
+    _refuse_odd_grid(affine)
     affine = LPS_TO_RAS @ affine + 0.0
     geometry = Geometry(
         shape_xyz=(shape[1], shape[0], len(kept)), affine=tuple(map(tuple, affine.tolist())), qform_code=1,
         sform_code=1, xyzt_units=2,
     )  # fmt: skip
     return Stack(slices=tuple(kept), geometry=geometry, remarks=tuple(remarks), tilt=tilt)
+
+
+def _refuse_odd_grid(affine: np.ndarray) -> None:
+    """Refuse voxels and places of such sizes that nothing can be computed with them, and axes that are no three."""
+    if np.abs(affine).max() < MOST_MM:
+        sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        if sizes_mm.min() > 1 / MOST_MM and abs(np.linalg.det(affine[:3, :3] / sizes_mm)) > 1e-6:
+            return
+    told = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in affine[:3])
+    raise UserError(f"its headers make voxels that lie in no grid (voxels to mm: {told}); repair them")
 
 
 def _without_copies(slices: Sequence[Slice], remarks: list[str]) -> list[Slice]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import mmap
 import warnings
 from collections.abc import Iterable
@@ -97,6 +98,9 @@ def load_pydicom() -> Any:
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its first bytes, or by its name where those bytes were left out."""
     try:
+        if not path.is_file():
+            # Opening a pipe would wait for whoever writes to it.
+            return False
         with open(path, "rb") as file:
             file.seek(MAGIC_OFFSET)
             return file.read(len(MAGIC)) == MAGIC or path.suffix.lower() in ENDINGS
@@ -221,6 +225,8 @@ def _place(position: Any, orientation: Any, spacing: Any) -> tuple[tuple[float, 
     if not position or not orientation or not spacing:
         return None
     place = tuple(tuple(float(value) for value in values) for values in (position, orientation, spacing))
+    if not all(math.isfinite(value) for values in place for value in values):
+        return None
     return place if tuple(map(len, place)) == (3, 6, 2) and min(place[2]) > 0 else None
 
 

@@ -40,8 +40,10 @@ def read_frames(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
             if frame.shape != (each.rows, each.columns):
                 shapes = f"{frame.shape} voxels, its header says {(each.rows, each.columns)}"
                 raise UserError(f"instance number {each.number} has {shapes}")
-            # In double precision, as the header's numbers are.
-            yield number, (frame * each.slope + each.intercept).astype(np.float32)
+            # In double precision, as the header's numbers are; what they make infinite is named with the scan.
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = (frame * each.slope + each.intercept).astype(np.float32)
+            yield number, values
 
 
 def _frames(path: Path, wanted: Sequence[int], instance: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 
@@ -301,6 +302,57 @@ def test_whatever_damage_does_to_a_file_is_a_message(tmp_path):
         with contextlib.suppress(UserError):
             for scan in find_input(tmp_path, 1).scans:
                 scan.read()
+
+
+ODD = {
+    "no size": ({"PixelSpacing": ["nan", "1"]}, "slices without a position"),
+    "no place": ({"ImagePositionPatient": ["inf", "0", "0"]}, "slices without a position"),
+    "kilometres": ({"PixelSpacing": ["1e300", "1"]}, "that lie in no grid"),
+    "one axis": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "lie at 1 places"),
+    "far away": ({"ImagePositionPatient": ["1e300", "0", "0"]}, "lie at 1 places"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_numbers_that_make_no_grid_are_a_fault_of_their_series_alone(tmp_path, name):
+    import pydicom
+
+    changes, message = ODD[name]
+    write_series(tmp_path / "good", values())
+    for path in write_series(tmp_path / "odd", values(seed=1)).files:
+        data = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            for key, value in changes.items():
+                setattr(data, key, value)
+            data.save_as(path)
+    there = find_input(tmp_path, 1)
+    faults = []
+    for scan in there.scans:
+        with contextlib.suppress(UserError):
+            scan.header()
+            scan.read()
+            continue
+        faults.append(scan.problem)
+    assert re.search(message, " ".join([*map(str, faults), *there.left_out]))
+    assert "good" in {scan.case for scan in there.scans if scan.problem is None}
+
+
+def test_a_slope_that_makes_nothing_finite_warns_nobody_here(tmp_path):
+    import pydicom
+
+    for path in write_series(tmp_path / "ct", values()).files:
+        data = pydicom.dcmread(path)
+        data.RescaleSlope = "1e300"
+        data.save_as(path)
+    assert not np.isfinite(found(tmp_path)["ct"].read().array).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_among_the_slices_is_not_waited_for(tmp_path):
+    write_series(tmp_path / "ct", values())
+    os.mkfifo(tmp_path / "ct/pipe.dcm")
+    there = find_input(tmp_path, 1)
+    assert [scan.case for scan in there.scans] == ["ct"] and there.left_out == ("1 files that are no DICOM",)
 
 
 def test_packed_slices_are_unpacked(tmp_path):
