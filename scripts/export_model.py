@@ -72,15 +72,15 @@ class ExportOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one archive or folder."""
     options = parse(ExportOptions, argv, prog="export_model.py")
-    if options.output.exists() and not options.overwrite:
+    if options.format != "zip":
+        _require_new_folder(options)
+    elif options.output.exists() and not options.overwrite:
         raise UserError(f"--output {options.output} exists; choose another name or give --overwrite")
     note = {} if options.license_note is None else {"license_note": _read_text(options.license_note, "--license_note")}
 
     from inference.archive import load_model
     from utils.runs import prepare_folder
 
-    if options.format != "zip":
-        _require_new_folder(options)
     model = load_model(options.model, options.folds, allow_unfinished=options.allow_unfinished)
     prepare_folder(options.output.parent, "--output")
     if options.note is not None and options.format != "zip":

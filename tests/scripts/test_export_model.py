@@ -63,6 +63,14 @@ def test_wrong_usage_ends_in_status_2(folds, tmp_path, monkeypatch, capsys, word
     assert not (tmp_path / "m.zip").exists()
 
 
+def test_a_folder_that_exists_is_not_said_to_be_overwritten(folds, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    for words in ((), ("--overwrite",)):
+        assert export("--model", folds, "--output", tmp_path / "out", "--format", "onnx", *words) == 2
+        said = capsys.readouterr().err
+        assert "out exists, and folders are not replaced; choose another name" in said and "--overwrite" not in said
+
+
 @pytest.mark.parametrize("form", ["onnx", "nnunet-v2", "triton"])
 def test_a_note_that_no_card_shows_is_said(folds, tmp_path, monkeypatch, capsys, form):
     monkeypatch.setattr(export_model, "FORMATS", {form: lambda *_: None})

@@ -109,9 +109,9 @@ def _check_files(folder: Path, model: Model) -> None:
 
 
 def an_image(channels: int) -> np.ndarray:
-    """(C, 15, 11, 13) of noise, with zeros at two sides and, in the first channel, in a corner."""
+    """(C, 15, 11, 13) of noise, with zeros at two sides and, in the last channel, in a corner."""
     image = np.random.default_rng(0).normal(size=(channels, 15, 11, 13)).astype(np.float32)
-    image[:, :2], image[:, :, -1], image[0, 2:7, :4, :5] = 0, 0, 0
+    image[:, :2], image[:, :, -1], image[-1, 2:7, :4, :5] = 0, 0, 0
     return image
 
 
