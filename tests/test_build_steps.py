@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT
-from tests.test_containers import steps
+from tests.dockerfiles import steps
 
 VARIABLE = "NNUNET_BUILD"
 WANTED = os.environ.get(VARIABLE)

@@ -13,17 +13,11 @@ import yaml
 
 from scripts import nnunet, serve
 from tests.conftest import PROJECT
+from tests.dockerfiles import steps
 from utils.args import parse
 from utils.program import PROJECT as PROGRAM
 
 FILES = sorted(path.name for path in PROJECT.glob("Dockerfile*"))
-
-
-def steps(name: str) -> list[tuple[str, str]]:
-    """(instruction, its words) with continued lines joined and comments left out."""
-    lines = [line for line in (PROJECT / name).read_text().splitlines() if not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
 def requirements() -> dict[str, set[str]]:
