@@ -1,4 +1,4 @@
-"""Dockerfiles as tests read them."""
+"""Dockerfiles as lists of steps."""
 
 from __future__ import annotations
 
