@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from inference.model import Model
+from utils.archives import read_member
 from utils.errors import UserError
 from utils.files import from_dict
 from utils.json_text import parse_json
@@ -73,7 +74,7 @@ def read_card(path: Path) -> Card | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            content = parse_json(archive.read(CARD))
+            content = parse_json(read_member(archive, CARD))
     except (OSError, zipfile.BadZipFile, KeyError):
         return None
     except (ValueError, RuntimeError) as error:
@@ -85,7 +86,7 @@ def license_note(path: Path) -> str:
     """What the weights of a model may be used for, as its zip says."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(NOTE).decode("utf-8", "replace")
+            return read_member(archive, NOTE).decode("utf-8", "replace")
     except (OSError, zipfile.BadZipFile, KeyError, RuntimeError):
         return LICENSE_NOTE
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inference.decision import DECISION_FILE, Decision
 from inference.fold_folders import fold_folders, holds_checkpoint
+from utils.archives import read_member
 from utils.errors import UserError, list_problems
 from utils.files import from_dict, read_json
 from utils.json_text import parse_json
@@ -45,7 +46,7 @@ def stored_decision(model: Path) -> Decision | None:
         return read_json(Decision, file)
     try:
         with zipfile.ZipFile(model) as archive:
-            content = parse_json(archive.read(DECISION_FILE))
+            content = parse_json(read_member(archive, DECISION_FILE))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError, NotImplementedError):
         # Something else, or damaged: whoever loads the model says so.
         return None

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from report.notices import note_damage
 from report.records import RunFacts, fold_folders, read_mapping, read_run
+from utils.archives import read_member
 from utils.errors import UserError
 from utils.files import from_dict, read_json
 from utils.json_text import parse_json
@@ -155,7 +156,7 @@ def _archived_plan(path: Path) -> Plan | None:
             names = sorted((name for name in archive.namelist() if name.endswith("plan.json")), key=len)
             if not names or archive.getinfo(names[0]).file_size > MAX_PLAN_BYTES:
                 return None
-            content = parse_json(archive.read(names[0]))
+            content = parse_json(read_member(archive, names[0]))
         return from_dict(Plan, content, source=str(path))
     except zipfile.BadZipFile:
         # A checkpoint of another program.

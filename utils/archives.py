@@ -130,6 +130,18 @@ def unpack_zip(
         raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
 
 
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member of a zip; one that unpacks to more than it says takes no more memory than that.
+
+    Raises:
+        KeyError: there is none of this name.
+        zipfile.BadZipFile: it is damaged.
+    """
+    # Without a number zipfile unpacks up to 2 GB before it cuts them to the size that the member states.
+    with archive.open(name) as file:
+        return file.read(archive.getinfo(name).file_size)
+
+
 def _zip_fault(member: zipfile.ZipInfo) -> str | None:
     name = member.filename.replace("\\", "/")
     if _escapes(name) or re.match(r"[A-Za-z]:", name):

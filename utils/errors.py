@@ -105,11 +105,15 @@ def signals_interrupt() -> Iterator[None]:
         before = {number: signal.SIG_DFL for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             before[signal.SIGINT] = signal.default_int_handler
+    unraisable = sys.unraisablehook
     try:
         for number in before:
             signal.signal(number, interrupt_run)
+        # Python tells of what it drops, with a traceback; an interrupt is raised again (`raise_lost_interrupt`).
+        sys.unraisablehook = lambda told: None if told.exc_value in _noted else unraisable(told)
         yield
     finally:
+        sys.unraisablehook = unraisable
         _noted.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

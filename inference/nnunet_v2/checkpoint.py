@@ -57,7 +57,7 @@ def load_tensors(file: Path | BinaryIO, name: str) -> Any:
     Raises:
         UserError: it is damaged, or names anything that could run; the message says what. Nothing is run.
     """
-    source = file if isinstance(file, Path) else io.BytesIO(file.read())
+    source = file if isinstance(file, Path | io.BytesIO) else io.BytesIO(file.read())
     try:
         check_sums(source)
         with torch.serialization.safe_globals(allowed_globals()):

@@ -6,13 +6,15 @@ Of a zip, members are read where they lie, and nothing is unpacked to disk.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
+from utils.archives import read_member
 from utils.errors import UserError
 from utils.json_text import parse_json
 
@@ -105,8 +107,7 @@ class ZipFiles:
         with _open(self.path) as archive:
             member = f"{self.folder}{fold}/{name}"
             _check_size(archive, member, MAX_CHECKPOINT_BYTES, self.path)
-            with archive.open(member) as file:
-                yield cast(BinaryIO, file)
+            yield io.BytesIO(read_member(archive, member))
 
     def sibling(self, configuration: str) -> ModelFiles | None:
         """See `ModelFiles`."""
@@ -166,7 +167,7 @@ def _check_size(archive: zipfile.ZipFile, member: str, limit: int, path: Path) -
 
 def _read(archive: zipfile.ZipFile, member: str, limit: int, path: Path) -> bytes:
     _check_size(archive, member, limit, path)
-    return archive.read(member)
+    return read_member(archive, member)
 
 
 def _parse(content: bytes, name: str) -> Any:

@@ -15,9 +15,10 @@ from models.sliding_window import (
     activation_bytes,
     buffer_bytes,
     predict_volume,
+    slab_planes,
     stream_probabilities,
 )
-from models.windows import window_layout
+from models.windows import WindowLayout, window_layout
 from tests.models.builders import BRATS, TWO_CLASSES, make_network, make_plan, make_stage
 
 STAGES = {"3d": make_stage((8, 8, 8)), "2d": make_stage((8, 8)), "flat": make_stage((4, 8, 8))}
@@ -146,6 +147,16 @@ def test_large_planes_come_one_at_a_time(monkeypatch):
     slabs = list(stream_probabilities(image, ensemble_of(plan), stage=plan.stage, settings=InferenceSettings()))
     assert [slab.shape[1] for slab in slabs] == [1] * 19
     torch.testing.assert_close(torch.cat(slabs, dim=1), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("values", "planes"), [(700, 10), (769, 10), (69, 1), (10**6, 60)])
+def test_slabs_have_as_many_planes_as_their_values_allow(values, planes, monkeypatch):
+    """Of 2 outputs a plane of 5 x 7 has 70 values; the windows of 60 planes finish that many at most."""
+    monkeypatch.setattr(sliding_window, "SLAB_VALUES", values)
+    layout = WindowLayout(
+        window=(4, 4, 4), padded=(100, 5, 7), low=(0, 0, 0), batches=(((0, 0, 0),), ((40, 0, 0),)), blended=True
+    )
+    assert slab_planes(layout, num_outputs=2) == planes
 
 
 def test_image_is_left_alone():

@@ -6,7 +6,16 @@ import pytest
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from models.windows import even_starts, importance_map, sampled_importance, window_starts
+from models.inferer import InferenceSettings
+from models.windows import (
+    WindowLayout,
+    even_starts,
+    importance_map,
+    sampled_importance,
+    window_starts,
+    window_weights,
+)
+from utils.rules import Rules
 
 CPU = torch.device("cpu")
 
@@ -58,3 +67,34 @@ def test_sampled_weights_that_half_precision_has_no_number_for_are_the_smallest_
     weight = sampled_importance([64, 64, 64], device=CPU)
     assert weight[0, 0, 0] == weight[weight > 0].min() > 0
     assert weight[32, 32, 32] == 10
+
+
+def layout_of(*first_planes, window=(4, 4, 4), depth=10):
+    """Batches of one window each, that begin at these planes."""
+    batches = tuple(((first, 0, 0),) for first in first_planes)
+    return WindowLayout(window=window, padded=(depth, 4, 4), low=(0, 0, 0), batches=batches, blended=True)
+
+
+@pytest.mark.parametrize(
+    ("importance", "blend"), list(itertools.product(("floor", "sampled"), ("gaussian", "constant")))
+)
+def test_windows_are_weighted_as_the_rules_and_the_blend_say(importance, blend):
+    weight = window_weights(
+        layout_of(0), InferenceSettings(blend=blend), Rules(importance=importance), device=CPU
+    )  # fmt: skip
+    expected = importance_map([4, 4, 4], blend=blend, device=CPU)
+    if (importance, blend) == ("sampled", "gaussian"):
+        expected = sampled_importance([4, 4, 4], device=CPU)
+    assert torch.equal(weight, expected)
+
+
+def test_a_single_window_needs_no_weights():
+    whole = WindowLayout(window=(4,) * 3, padded=(4,) * 3, low=(0,) * 3, batches=(((0, 0, 0),),), blended=False)
+    weight = window_weights(whole, InferenceSettings(), Rules(), device=CPU)
+    assert torch.equal(weight, torch.ones(4, 4, 4))
+
+
+def test_a_step_ends_where_the_next_windows_begin():
+    # 0..2, 3..5, 6..9: the last windows finish what is left of the volume.
+    assert layout_of(0, 3, 6).largest_step == 4
+    assert layout_of(0, 5, 6, depth=8).largest_step == 5

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tests.torture.activity import Activity, of_session
 from tests.torture.changes import Mutant, make_mutant, mutants_of
+from tests.torture.equivalents import reason
 
 PROJECT = Path(__file__).resolve().parents[2]
 CORE: dict[str, tuple[str, ...]] = {
@@ -216,16 +217,22 @@ def _try_all(bench: Bench, mutants: Sequence[Mutant], options: argparse.Namespac
     """Exit status 1 where more than one change in twenty survives."""
     killed: dict[str, int] = {"beside": 0, "further": 0}
     survivors: list[dict[str, str | int]] = []
+    equivalent: list[dict[str, str | int]] = []
     for mutant in mutants:
+        told = {"module": mutant.module, "line": mutant.line, "change": mutant.change}
+        line = (PROJECT / mutant.module).read_text().splitlines()[mutant.line - 1]
+        if why := reason(mutant.module, line, mutant.change):
+            equivalent.append(told | {"reason": why})
+            continue
         by = bench.notices(mutant)
         if by is None:
-            survivors.append({"module": mutant.module, "line": mutant.line, "change": mutant.change})
+            survivors.append(told)
         else:
             killed[by] += 1
         print(f"{by or 'survives'}: {mutant.module}:{mutant.line}: {mutant.change}", flush=True)
         if options.json:
-            found = {"seed": options.seed, "tried": sum(killed.values()) + len(survivors)}
-            options.json.write_text(json.dumps(found | {"killed": killed, "survivors": survivors}, indent=1))
+            found = {"seed": options.seed, "tried": sum(killed.values()) + len(survivors), "killed": killed}
+            options.json.write_text(json.dumps(found | {"survivors": survivors, "equivalent": equivalent}, indent=1))
     number = sum(killed.values()) + len(survivors)
     print(f"{number - len(survivors)} of {number} changes are noticed ({killed['beside']} by the tests beside them)")
     return int(len(survivors) > number / 20)

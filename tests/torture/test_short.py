@@ -20,6 +20,7 @@ from tests.torture.__main__ import main as torture_here
 from tests.torture.changes import make_mutant, mutants_of
 from tests.torture.commands import MARK, Outcome, begin
 from tests.torture.endure import what_grew
+from tests.torture.equivalents import EQUIVALENTS, reason
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE
 from tests.torture.stages import STAGES, Prepared
@@ -252,6 +253,13 @@ def test_every_module_of_the_core_can_be_changed():
         assert number > 5, module
         texts = {make_mutant(module, source, each).text for each in (0, number // 2, number - 1)}
         assert len(texts) == 3 and ast.unparse(ast.parse(source)) not in texts
+
+
+def test_each_equivalent_change_is_one_of_a_line_that_is_there():
+    for module, line, change in EQUIVALENTS:
+        lines = (PROJECT / module).read_text().splitlines()
+        made = [words for at, words in mutants_of("\n".join(lines)) if lines[at - 1].strip() == line]
+        assert any(reason(module, line, words) == EQUIVALENTS[module, line, change] for words in made), (line, made)
 
 
 def test_statements_are_left_out_wherever_they_stand():

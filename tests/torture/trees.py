@@ -21,9 +21,13 @@ Leaves = dict[str, str]
 
 OF_THE_RUN = (
     "/outcome/cases/", "/outcome/written", "/outcome/kept", "/environment/", "/options/run/resume_training",
-    "/options/given", "/command",
+    "/options/given", "/command", "/working_folder",
 )  # fmt: skip
 """In run.json: what the run that ended did itself, as continuing what another had begun, and where."""
+
+
+OF_DATES = ("/source_stamp",)
+"""What follows the dates of files that others have written."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,23 +107,25 @@ class Expected:
             "varying_files": sorted(self.varying_files), "once": self.once,
         }  # fmt: skip
 
-    def faults(self, found: Tree) -> list[str]:
-        """In what a state differs that should not."""
+    def faults(self, found: Tree, *, but: tuple[str, ...] = ()) -> list[str]:
+        """In what a state differs that should not; values whose names begin with one of `but` may."""
         return [
             *(f"{name} is missing" for name in sorted(self.tree.files.keys() - found.files.keys())),
             *(f"{name} is left over" for name in sorted(found.files.keys() - self.tree.files.keys())),
             *(f"{name}/ is missing" for name in sorted(self.tree.folders - found.folders)),
             *(f"{name}/ is left over" for name in sorted(found.folders - self.tree.folders)),
-            *self._changed(found),
+            *self._changed(found, but),
         ]
 
-    def _changed(self, found: Tree) -> Iterator[str]:
+    def _changed(self, found: Tree, but: tuple[str, ...]) -> Iterator[str]:
         for name in sorted(self.tree.files.keys() & found.files.keys()):
             if name in self.varying_files:
                 continue
             ours, theirs = self.tree.files[name], found.files[name]
             for key in sorted(ours.keys() | theirs.keys()):
                 if name.endswith("run.json") and key.startswith(OF_THE_RUN):
+                    continue
+                if key.startswith(but):
                     continue
                 if (name, key) not in self.varying and ours.get(key) != theirs.get(key):
                     yield f"{name} differs in {key or 'its bytes'}: {ours.get(key)} -> {theirs.get(key)}"[:300]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
 
-from utils.archives import unpack, unpack_zip
+from utils.archives import read_member, unpack, unpack_zip
 from utils.errors import UserError
 
 
@@ -110,3 +112,20 @@ def test_a_tar_that_does_not_fit_is_refused_before_a_byte_is_written(tmp_path, m
     with pytest.raises(UserError, match=r"the files in .*x\.tar need"):
         unpack(path, tmp_path / "out/data")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
+    path = make(tmp_path / "x.zip", {"a": bytes(1 << 26)})
+    content = path.read_bytes()
+    # In its own header and in the directory.
+    path.write_bytes(content.replace(struct.pack("<I", 1 << 26), struct.pack("<I", 10)))
+    tracemalloc.start()
+    try:
+        with zipfile.ZipFile(path) as archive, pytest.raises(zipfile.BadZipFile):
+            read_member(archive, "a")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    make(tmp_path / "y.zip", {"a": b"sound"})
+    with zipfile.ZipFile(tmp_path / "y.zip") as archive:
+        assert read_member(archive, "a") == b"sound"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,33 @@ def test_an_interrupt_that_python_dropped_ends_the_run_at_the_next_look(number, 
         assert run_cli(raise_lost_interrupt) == 0
     finally:
         signal.signal(number, before)
+
+
+def test_an_interrupt_while_an_object_is_freed_is_no_traceback(capfd):
+    """Python writes one of whatever is raised there, and goes on; other faults it still tells."""
+
+    class Freed:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            if self.error is not None:
+                raise self.error
+            signal.raise_signal(signal.SIGTERM)
+
+    def command() -> None:
+        del_me = Freed(ValueError("told"))
+        del del_me
+        del_me = Freed()
+        del del_me
+        raise_lost_interrupt()
+
+    told = []
+    before, hook = signal.signal(signal.SIGTERM, signal.SIG_DFL), sys.unraisablehook
+    sys.unraisablehook = lambda each: told.append(str(each.exc_value))
+    try:
+        assert run_cli(command) == 143
+        assert told == ["told"] and capfd.readouterr().err == "interrupted by SIGTERM\n"
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGTERM, before)
