@@ -108,11 +108,11 @@ def test_nothing_is_submitted_where_one_job_could_never_run(cluster, tmp_path):
     assert not subprocess.run(["squeue", "-h"], env=cluster, capture_output=True, text=True).stdout
 
 
-def test_folds_that_are_stopped_as_jobs_end_with_the_weights_and_records_of_folds_run_here(asking, tmp_path):
+def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_one_that_runs_here(asking, tmp_path):
     task = make_task(tmp_path, num_cases=4, shape=(14, 18, 16))
     assert task.run("--nfolds", "2") == 0
     program = [sys.executable, str(PROJECT / "scripts/cross_validate.py"), "--task", "77", "--data", str(task.results)]
-    program += ["--gpus", "0", "--no_report"]
+    program += ["--gpus", "0", "--folds", "0", "--no_report"]
 
     def run(results: str, *words: str) -> subprocess.CompletedProcess:
         words = ("--results", str(tmp_path / results), *words, "--", *TRAINING)
@@ -120,29 +120,23 @@ def test_folds_that_are_stopped_as_jobs_end_with_the_weights_and_records_of_fold
 
     written = run("jobs", "--slurm", str(tmp_path / "scripts"), "--memory_gb", "1", "--time", "00:30:00")
     assert written.returncode == 0, written.stderr
-    names = sorted(path.stem for path in (tmp_path / "scripts").glob("*_fold_*.sh"))
-    for name in names:
-        script = (tmp_path / f"scripts/{name}.sh").read_text()
-        assert {"#SBATCH --signal=B:USR1@120", "#SBATCH --requeue"} <= set(script.splitlines())
+    (script,) = (tmp_path / "scripts").glob("*_fold_*.sh")
+    assert {"#SBATCH --signal=B:USR1@120", "#SBATCH --requeue"} <= set(script.read_text().splitlines())
     assert submit(tmp_path / "scripts", asking).returncode == 0
-    waiting = dict(zip(names, ("its time is over", "preempted")))
-    numbers = []
-    for _ in range(9000):
-        for name in [name for name in waiting if _is_training(tmp_path / "jobs/77_3d_fullres" / name[-6:])]:
-            numbers.append(stop(asking, name, waiting.pop(name)))
-        if not waiting:
+    for _ in range(3000):
+        if _is_training(tmp_path / "jobs/77_3d_fullres/fold_0"):
             break
         time.sleep(0.1)
+    number = stop(asking, script.stem, "its time is over")
     assert run("here").returncode == 0
-    wait_until_idle(asking, 900)
-    for number in numbers:
-        job = subprocess.run(["scontrol", "show", "job", number], env=asking, capture_output=True, text=True).stdout
-        assert "Restarts=1" in job and "JobState=COMPLETED" in job
+    wait_until_idle(asking, 600)
+    job = subprocess.run(["scontrol", "show", "job", number], env=asking, capture_output=True, text=True).stdout
+    assert "Restarts=1" in job and "JobState=COMPLETED" in job
     printed = "\n".join(path.read_text() for path in (tmp_path / "scripts").glob("*.out"))
     here, jobs = (_results(tmp_path / name) for name in ("here", "jobs"))
     assert here and here == jobs, printed
     here, jobs = (sorted((tmp_path / name).glob("*/fold_*/checkpoints/last.ckpt")) for name in ("here", "jobs"))
-    assert len(here) == len(jobs) == len(names) == 2
+    assert len(here) == len(jobs) == 1
     for first, second in zip(here, jobs):
         weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
         assert all(torch.equal(value, others[name]) for name, value in weights.items())
