@@ -5,7 +5,7 @@ python -m benchmarks.quality --prepared data/04_3d --results results/quality --t
 
 A trial is SETTING@STEPS:SEEDS. Its Dice does not depend on what else the machine does; the time that it stands for is
 steps times the seconds of a step on an idle machine. What has been tried is not tried again, a failure neither
-(remove its folder); the table is written after each trial.
+(remove its folder); the table is written after each trial, and keeps what it had from other folders.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 from utils.args import parse
 from utils.errors import UserError, run_cli
 from utils.files import write_atomically, write_json
+from utils.json_text import parse_json
 from utils.throughput import environment
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(Options, argv, prog="benchmarks.quality")
     trials = [trial for text in options.trials for trial in parse_trials(text)]
     table = options.table or options.results / "quality.json"
-    write_table(table, found(options.results), options)
+    write_table(table, known(table, options), options)
     for trial in trials:
         record = options.results / trial.folder / "trial.json"
         if not record.is_file():
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A command line that main.py refuses leaves no folder.
             record.parent.mkdir(parents=True, exist_ok=True)
             write_json(tried, record)
-            write_table(table, found(options.results), options)
+            write_table(table, known(table, options), options)
         print(summary_line(json.loads(record.read_text(encoding="utf-8"))), flush=True)
     return 0
 
@@ -180,13 +181,36 @@ def found(results: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/trial.json"))]
 
 
+def known(table: Path, options: Options) -> list[dict[str, Any]]:
+    """The records of all trials: of the folder, and those of other folders that the table has already.
+
+    Raises:
+        UserError: the table is of other settings.
+    """
+    here = found(options.results)
+    if not table.is_file():
+        return here
+    stored = parse_json(table.read_bytes())
+    for name, value in _facts(options).items():
+        if stored[name] != value:
+            raise UserError(
+                f"{table} is of trials with {name} {stored[name]!r}, not {value!r}; give --table another file"
+            )
+    there = {(each["name"], each["steps"], each["seed"]) for each in here}
+    return [*here, *(each for each in stored["trials"] if (each["name"], each["steps"], each["seed"]) not in there)]
+
+
+def _facts(options: Options) -> dict[str, Any]:
+    """What all trials of a table have in common."""
+    return {"base": options.base, "fold": options.fold, "prepared": options.prepared.name}
+
+
 def write_table(path: Path, records: Sequence[Mapping[str, Any]], options: Options) -> None:
     """Write all records as JSON, and beside it the table of their means as Markdown."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"base": options.base, "fold": options.fold, "prepared": options.prepared.name}
     machine = {key: value for key, value in environment().items() if key != "commit"}
     idle = {} if options.idle_step_s is None else {"idle_step_s": options.idle_step_s}
-    write_json({"version": 1, **facts, **idle, "environment": machine, "trials": list(records)}, path)
+    write_json({"version": 1, **_facts(options), **idle, "environment": machine, "trials": list(records)}, path)
     text = as_markdown(records, options).encode()
     write_atomically(path.with_suffix(".md"), lambda file: file.write(text))
 

@@ -69,3 +69,16 @@ def test_a_failure_is_kept_and_not_tried_again(tmp_path, monkeypatch, capsys):
     assert quality.main(words) == quality.main(words) == 0
     assert len(calls) == 1 and "failed: it broke" in capsys.readouterr().out
     assert json.loads((tmp_path / "r/quality.json").read_text())["trials"][0]["error"] == "it broke"
+
+
+def test_a_table_keeps_trials_of_other_folders_and_is_not_mixed_with_other_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "environment", lambda: {})
+    given, trial = options(tmp_path, base="--amp"), {"flags": "--amp", "steps": 250, "cpu_s_per_step": 0.5}
+    table = tmp_path / "table.json"
+    quality.write_table(table, [trial | {"name": "base", "seed": seed, "dice": 0.5} for seed in (1, 2)], given)
+    (given.results / "base_250_2").mkdir(parents=True)
+    (given.results / "base_250_2/trial.json").write_text(json.dumps(trial | {"name": "base", "seed": 2, "dice": 0.7}))
+    records = quality.known(table, given)
+    assert [(each["seed"], each["dice"]) for each in records] == [(2, 0.7), (1, 0.5)]
+    with pytest.raises(UserError, match="is of trials with base '--amp', not '--focal'; give --table another file"):
+        quality.known(table, options(tmp_path, base="--focal"))
