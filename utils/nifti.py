@@ -39,7 +39,7 @@ from utils.nifti_header import (
     scan_shape,
     set_geometry,
 )
-from utils.nifti_streams import read_start, read_whole
+from utils.nifti_streams import read_start, read_whole, require_content
 from utils.nifti_values import Stored, contiguous, read_scaling, scaled, unscaled_label, whole_numbers
 from utils.scan_formats import needs_itk, read_grid, read_voxels, write_voxels
 from utils.scan_names import is_picture
@@ -69,13 +69,17 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape (x, y, z[, c]) and voxel-to-world matrix (4, 4) in mm; the voxels are not read.
 
     Raises:
-        UserError: the file is missing, not a NIfTI, or its matrix cannot be inverted.
+        UserError: the file is missing, not a NIfTI, too small for the voxels that it states, or its matrix cannot be
+            inverted.
     """
     if needs_itk(Path(path)):
         shape, geometry = read_grid(Path(path))
         return shape, np.array(geometry.affine)
     header = parse_header(read_start(Path(path), HEADER_BYTES), path)
-    return scan_shape(header, path), header_affine(header, path)
+    shape, affine = scan_shape(header, path), header_affine(header, path)
+    # Plans are made by the header alone, and must not be made for voxels that are not there.
+    require_content(Path(path), most_offset(header) + math.prod(shape) * header.get_data_dtype().itemsize)
+    return shape, affine
 
 
 def read_image(paths: Sequence[Path], *, tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume:

@@ -45,8 +45,7 @@ def read_whole(path: Path, needed: int) -> tuple[bytes, int]:
         size = os.fstat(file.fileno()).st_size
         if not is_packed:
             return file.read(min(needed, size)), size
-        if needed > _MOST_GZIP_GAIN * size:
-            raise UserError(f"{path} is truncated: {size} packed bytes never hold {needed}; {_AGAIN}")
+        _require(path, size, needed, packed=True)
         kept, total = [], 0
         # A whole file is unpacked in one go: joining parts would hold it in memory twice.
         for part in filter(None, _unpacked(file, -1, max(needed, _SURPLUS_BYTES))):
@@ -56,6 +55,23 @@ def read_whole(path: Path, needed: int) -> tuple[bytes, int]:
             if total > 2 * needed + _SURPLUS_BYTES:
                 raise UserError(f"{path} unpacks to far more than the {needed} bytes that its header states; {_AGAIN}")
         return b"".join(kept), total
+
+
+def require_content(path: Path, needed: int) -> None:
+    """Refuse a file that cannot hold so many (unpacked) bytes; nothing is unpacked.
+
+    Raises:
+        UserError: it is too small, missing, or cannot be read.
+    """
+    with _opened(path) as (file, is_packed):
+        _require(path, os.fstat(file.fileno()).st_size, needed, packed=is_packed)
+
+
+def _require(path: Path, size: int, needed: int, *, packed: bool) -> None:
+    if packed and needed > _MOST_GZIP_GAIN * size:
+        raise UserError(f"{path} is truncated: {size} packed bytes never hold {needed}; {_AGAIN}")
+    if not packed and needed > size:
+        raise UserError(f"{path} is truncated: {size} of {needed} bytes; {_AGAIN}")
 
 
 @contextlib.contextmanager
