@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from data_preprocessing.grid_limit import require_sensible
 from data_preprocessing.normalization import chunks, filled_mask, intensity_fault, normalize_channel
 from data_preprocessing.resampling import (
     Maps,
@@ -70,8 +71,8 @@ def preprocess_case(files: CaseInput, plan: Plan, *, also_inside: np.ndarray | N
 
     Raises:
         UserError: an image without any non-zero voxel, with another number of channels than planned, with intensities
-            that cannot be normalised so, or a single slice that lies across those of a 2D plan; a label of another
-            shape or of values that the plan does not know.
+            that cannot be normalised so, or a single slice that lies across those of a 2D plan; a voxel size that
+            cannot be; a label of another shape or of values that the plan does not know.
     """
     axes = working_axes(plan, files.image.geometry.affine)
     _check_arrays(files, plan, axes)
@@ -84,6 +85,7 @@ def preprocess_case(files: CaseInput, plan: Plan, *, also_inside: np.ndarray | N
     spacing_mm = working_spacing(plan, files.image.spacing_mm, axes, files.image.geometry)
     target_mm = target_grid_mm(plan.stage, spacing_mm)
     shape = resampled_shape(image.shape[1:], spacing_mm, target_mm, rule=plan.rules.grid_shape)
+    require_sensible(image.shape[1:], spacing_mm, shape, target_mm)
     coarse = coarse_axis(spacing_mm, target_mm)
     maps = make_maps(image.shape[1:], shape, cubic=True, coarse=coarse)
     padded, pad_low = padding(shape, plan.stage.patch_size)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data_preprocessing.grid_limit import require_sensible
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.restoration import restoring_bytes
@@ -112,10 +113,17 @@ def forecast_memory(
 def planned_grid(
     shape: Sequence[int], spacing_mm: Sequence[float], *, plan: Plan, affine: Affine | None = None
 ) -> tuple[list[int], tuple[int, int, int]]:
-    """Voxels of a scan along the plan's axes, as it is and on the plan's grid; see `forecast_memory`."""
+    """Voxels of a scan along the plan's axes, as it is and on the plan's grid; see `forecast_memory`.
+
+    Raises:
+        UserError: no scan is as large as this one would be on the plan's grid.
+    """
     axes = plan.axes if affine is None else working_axes(plan, affine).order
     spacing, sizes = tuple(spacing_mm[axis] for axis in axes), [shape[axis] for axis in axes]
-    return sizes, resampled_shape(sizes, spacing, target_grid_mm(plan.stage, spacing), rule=plan.rules.grid_shape)
+    target_mm = target_grid_mm(plan.stage, spacing)
+    grid = resampled_shape(sizes, spacing, target_mm, rule=plan.rules.grid_shape)
+    require_sensible(sizes, spacing, grid, target_mm)
+    return sizes, grid
 
 
 def forecast_predictor(

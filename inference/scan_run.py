@@ -161,15 +161,15 @@ class ScanRun:
         return EXIT_PARTIAL if failed else EXIT_OK, summary
 
     def _forecast(self, scan: Scan) -> Forecast | None:
-        """None for a file whose header cannot be read, which fails when its turn comes."""
+        """None for a file whose header cannot be read or cannot be, which fails when its turn comes."""
         try:
             shape, affine = scan.header()
+            if len(shape) not in (3, 4) or min(shape) < 1:
+                return None
+            grid, spacing_mm = working_grid(shape, affine)
+            return forecast_predictor(self.predictors[0], grid, spacing_mm, affine)
         except UserError:
             return None
-        if len(shape) not in (3, 4) or min(shape) < 1:
-            return None
-        grid, spacing_mm = working_grid(shape, affine)
-        return forecast_predictor(self.predictors[0], grid, spacing_mm, affine)
 
     def _case_bytes(self, case: str) -> int:
         forecast = self.forecasts[case]

@@ -103,7 +103,7 @@ def unpack_zip(
     """
     try:
         with zipfile.ZipFile(archive) as found:
-            members = [member for member in found.infolist() if not member.is_dir()]
+            members = [member for member in found.infolist() if not member.filename.endswith("/")]
             faults = [fault for member in members if (fault := _zip_fault(member))]
             if faults:
                 raise list_problems(f"{archive} is not safe to unpack:", faults, advice="Do not use this file.")
@@ -144,6 +144,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _zip_fault(member: zipfile.ZipInfo) -> str | None:
     name = member.filename.replace("\\", "/")
+    if not name:
+        return "a file without a name"
     if _escapes(name) or re.match(r"[A-Za-z]:", name):
         return f"{member.filename} lies outside the folder"
     return f"{member.filename} is a link" if stat.S_ISLNK(member.external_attr >> 16) else None

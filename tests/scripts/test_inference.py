@@ -159,15 +159,22 @@ def test_broken_scans_are_listed_and_the_others_written(model, scans, tmp_path, 
     (scans / "no_scan.nii.gz").write_bytes(b"text")
     write_scan(scans / "nan.nii.gz", np.full((12, 10, 14), np.nan, np.float32))
     write_scan(scans / "four.nii.gz", np.ones((12, 10, 14, 2), np.float32))
+    write_scan(scans / "metres.nii.gz", np.ones((12, 10, 14), np.float32), np.diag([1000.0, 1000.0, 1000.0, 1.0]))
     words = ["--input", scans, "--output", tmp_path / "out", "--model", model, "--save_probabilities"]
     assert predict(*words) == 1
     captured = capsys.readouterr()
     assert set(masks(tmp_path / "out")) == {"a.nii.gz", "c.nii.gz"}
-    for name, reason in (("b", "truncated"), ("no_scan", ""), ("nan", "NaN"), ("four", "2 channels")):
+    for name, reason in (
+        ("b", "truncated"),
+        ("no_scan", ""),
+        ("nan", "NaN"),
+        ("four", "2 channels"),
+        ("metres", "wrong voxel size"),
+    ):
         line = next(line for line in captured.err.splitlines() if line.startswith(f"  - {name}:"))
         assert reason in line
     outcome = json.loads((tmp_path / "out/run.json").read_text())["outcome"]
-    assert outcome["written"] == 2 and set(outcome["failed"]) == {"b", "no_scan", "nan", "four"}
+    assert outcome["written"] == 2 and set(outcome["failed"]) == {"b", "no_scan", "nan", "four", "metres"}
     assert not list((tmp_path / "out").glob(".tmp-*"))
 
 

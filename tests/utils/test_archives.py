@@ -129,3 +129,13 @@ def test_a_member_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
     make(tmp_path / "y.zip", {"a": b"sound"})
     with zipfile.ZipFile(tmp_path / "y.zip") as archive:
         assert read_member(archive, "a") == b"sound"
+
+
+def test_a_zip_with_a_file_without_a_name_is_refused(tmp_path):
+    archive, member = tmp_path / "a.zip", zipfile.ZipInfo("x")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(member, "1")
+        member.filename = ""
+    with pytest.raises(UserError, match="a file without a name"):
+        unpack_zip(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,16 @@
+"""Scans that a wrong voxel size would make endless."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_preprocessing.grid_limit import MOST_VOXELS, require_sensible
+from utils.errors import UserError
+
+
+def test_a_scan_that_its_voxel_size_makes_endless_is_refused():
+    side = round(MOST_VOXELS ** (1 / 3)) - 1
+    require_sensible((9, 9, 9), (1, 1, 1), (side, side, side), (0.5, 0.5, 0.5))
+    message = "9 x 9 x 9 voxels of 2e[+]03 x 1 x 1 mm would become 1.1e[+]12 voxels of 1 x 1 x 1 mm"
+    with pytest.raises(UserError, match=message):
+        require_sensible((9, 9, 9), (2e3, 1, 1), (2**10, 2**10, 2**20), (1, 1, 1))
