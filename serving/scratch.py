@@ -70,11 +70,12 @@ class Folder:
     def written_bytes(self) -> int:
         """How much of its room is taken on the disk."""
         found = self.spooled_bytes
-        for path in self.path.rglob("*"):
-            # Files come and go meanwhile.
-            with contextlib.suppress(OSError):
-                entry = path.lstat()
-                found += getattr(entry, "st_blocks", -(-entry.st_size // 512)) * 512
+        # Files come and go meanwhile, and so does the folder of a request that was answered.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.path.rglob("*"):
+                with contextlib.suppress(OSError):
+                    entry = path.lstat()
+                    found += getattr(entry, "st_blocks", -(-entry.st_size // 512)) * 512
         return found
 
     def need(self, num_bytes: int) -> None:

@@ -12,7 +12,6 @@ They are two repositories, as a server without one of the backends refuses to st
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from inference.model import Model
 from utils.errors import UserError
 from utils.extras import optional_import
 from utils.files import new_folder
+from utils.json_text import parse_json
 
 MODEL_ZIP = "model.zip"
 SCANS, NETWORKS = "scans", "networks"
@@ -67,7 +67,7 @@ def _write_networks(repository: Path, name: str, model: Model, license_note: str
     with tempfile.TemporaryDirectory(dir=repository.parent) as made:
         exported = Path(made) / "onnx"
         lines = export_networks(exported, model, "onnx", license_note=license_note)
-        description = json.loads((exported / DESCRIPTION).read_text(encoding="utf-8"))
+        description = parse_json((exported / DESCRIPTION).read_bytes())
         for configuration in description["configurations"]:
             for stage in (configuration, configuration["previous"]):
                 for network in [] if stage is None else stage["networks"]:

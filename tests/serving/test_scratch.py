@@ -48,3 +48,12 @@ def test_what_is_written_elsewhere_for_a_request_counts_as_well(place, tmp_path)
             two.need(200_000)
         one.spooled_bytes = 400_000
         two.need(200_000)
+
+
+def test_a_folder_that_goes_while_it_is_counted_takes_no_room(place, monkeypatch):
+    def gone(self, pattern):
+        raise FileNotFoundError(self)
+
+    with place.folder() as one, monkeypatch.context() as patch:
+        patch.setattr(scratch.Path, "rglob", gone)
+        assert one.written_bytes() == 0

@@ -157,9 +157,11 @@ BROKEN = {
     "fewer voxels than stated": (claims((12, 12, 12)), 422, "file 1 is truncated"),
     "no voxels": (claims((0, 2, 2)), 422, "file 1 has shape"),
     "nothing but zeros": (claims((9, 9, 9)), 422, "voxel"),
-    "more voxels than allowed": (claims((1000, 1000, 1000)), 413, "1000000000 voxels"),
+    "voxels that are not there": (claims((1000, 1000, 1000)), 422, "file 1 is truncated: 1352 of 1000000352 bytes"),
+    "more voxels than allowed": (claims((50, 50, 50)) + bytes(125_000), 413, "125000 voxels"),
     "gzip of far more than stated": (bomb(), 413, "unpacks to far more"),
-    "small until it is resampled": (claims((40, 40, 40), 500.0), 413, "voxels on the model's grid"),
+    "voxels of half a metre": (claims((40, 40, 40), 500.0) + bytes(64_000), 422, "states a wrong voxel size"),
+    "small until it is resampled": (claims((40, 40, 40), 20.0) + bytes(64_000), 413, "voxels on the model's grid"),
     "longer than allowed": (bytes(1_500_000), 413, "more than 1 MB"),
 }
 

@@ -21,9 +21,9 @@ Leaves = dict[str, str]
 
 OF_THE_RUN = (
     "/outcome/cases/", "/outcome/written", "/outcome/kept", "/environment/", "/options/run/resume_training",
-    "/options/given", "/command", "/working_folder",
+    "/options/given", "/command", "/working_folder", "/time",
 )  # fmt: skip
-"""In run.json: what the run that ended did itself, as continuing what another had begun, and where."""
+"""In run.json: what the run that ended did itself, as continuing what another had begun, where, and when."""
 
 
 OF_DATES = ("/source_stamp",)
