@@ -4,7 +4,7 @@ In a cross-validation each case is predicted by one network that has not seen it
 has seen it. So what is compared is each network's own certainty, averaged over those that predict. How far networks
 agree has no counterpart there (one network for each case): their Dice with each other is held against the Dice with
 the labels that single networks reached. Two networks that agree less with each other than these did with the truth
-cannot both be right. A score promises no Dice.
+cannot both be right. What of the scan training never saw is added to both. A score promises no Dice.
 
 Source: the Dice that a mask may expect of calibrated probabilities, as in Li et al., Estimating the Dice of a
 segmentation without labels; agreement of ensembles as in Roy et al., Bayesian QuickNAT (2019).
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from inference.doubt_weights import equal_weights, own_weights
+from inference.doubt_weights import LOWEST, equal_weights, own_weights
 from inference.input_check import InputReference
 from inference.spread import WORST, Spreads, spread_of, spreads_of
 from utils.certainty import Certainty, Value
@@ -27,6 +27,8 @@ from utils.stage_plan import UNSAID
 CALIBRATION_FILE = "doubt.json"
 SIGNALS = {"overlap": 0.45, "settled": 0.45, "size": 0.1}
 """Of `Certainty` -> how much each counts before the cases say anything."""
+BEST = {"size": 0.0}
+"""How well a signal may speak for a scan at most, where that is not `LOWEST`: a mask that leaks is large."""
 FEW_SIGNALS, OLD_SIGNALS = ("overlap", "settled"), ("overlap", "confidence")
 """Those of few cases, and of an earlier version; all alike. Whether small structures are segmented worse differs from
 data set to data set, so that `size` needs cases that say so."""
@@ -123,10 +125,9 @@ class Calibration:
         columns = []
         for name in self.signals:
             values, nothing = said.get(name, ()), [None] * len(self.targets)
-            compared = [
-                None if spread is None else spread.badness(value) for spread, value in zip(spreads[name], values)
-            ]
-            columns.append(compared if values else nothing)
+            least = BEST.get(name, LOWEST)
+            found = [None if spread is None else spread.badness(value) for spread, value in zip(spreads[name], values)]
+            columns.append([None if bad is None else max(bad, least) for bad in found] if values else nothing)
         return list(zip(*columns))
 
     def agreement_score(self, agreement: Sequence[Value]) -> float | None:
@@ -208,10 +209,10 @@ class Doubt:
     """Of a scan: a score, and what it means in words.
 
     Attributes:
-        score: with a calibration 1 is where the worst decile of the cross-validation begins and 0 its median; without,
-            from 0 (all sure, all agree) to 1.
+        score: with a calibration 0 is the median of the cross-validation and 1 is where its worst decile begins, and
+            `UNSEEN` is added for each thing that training never saw; without, from 0 (all sure, all agree) to 1.
         calibrated: which of the two.
-        doubtful: worse than the worst decile; None without a calibration.
+        doubtful: from 1 on; None without a calibration.
         words: for people.
     """
 
@@ -259,7 +260,8 @@ def judge(
         reasons += ["configurations disagree"]
     if unseen:
         score, before = score + UNSEEN * unseen, score
-        reasons += [f"{unseen} things that training never saw"] if before < DOUBTFUL_FROM <= score else []
+        what = "something" if unseen == 1 else f"{unseen} things"
+        reasons += [f"{what} that training never saw"] if before < DOUBTFUL_FROM <= score else []
     doubtful = score >= DOUBTFUL_FROM
     words = f"less sure than {np.mean(shares):.0%} of {few} cases of the cross-validation"
     words = f"doubtful: {', '.join([words, *dict.fromkeys(reasons)])}" if doubtful else words

@@ -70,10 +70,10 @@ class DoubtRecord:
     """What is said of a predicted scan. Written to `<case>.doubt.json`.
 
     Attributes:
-        score: 1 is where the worst decile of the cross-validation begins and 0 its median; without a cross-validation
-            from 0 (all sure, all agree) to 1.
+        score: 0 is the median of the cross-validation, 1 is where its worst decile begins, and each thing of the scan
+            that training never saw adds to it; without a cross-validation from 0 (all sure, all agree) to 1.
         calibrated: which of the two.
-        doubtful: worse than the worst decile; None without a cross-validation.
+        doubtful: from 1 on; None without a cross-validation.
         words: what the score means.
         remarks: what of the scan training never saw, a sentence each.
         targets: T names.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from inference.doubt import FEW_SIGNALS, SIGNALS, Calibration, calibrate, judge
+from inference.doubt_weights import LOWEST
 from utils.certainty import Certainty
 from utils.errors import UserError
 from utils.files import read_json, to_dict, write_json
@@ -48,7 +49,7 @@ def test_each_case_of_a_cross_validation_is_compared_once(monkeypatch):
     compared, cases = Calibration.compared, []
     monkeypatch.setattr(Calibration, "compared", lambda self, said: cases.append(said) or compared(self, said))
     found = calibration()
-    assert len(cases) == 21 and found.weights == pytest.approx(tuple(SIGNALS.values()))
+    assert len(cases) == 21 and found.weights == pytest.approx(tuple(SIGNALS.values()), abs=0.02)
     # What is found then is what a scan of its own is found to be.
     scores = [found.certainty_score(each) for each in cases[:21]]
     assert found.scores == pytest.approx(np.quantile(scores, np.linspace(0, 1, 21)))
@@ -108,6 +109,7 @@ def test_what_training_never_saw_adds_to_the_doubt_of_a_scan_however_sure_networ
     scores = [judge(sure, known, unseen=number).score for number in (0, 1, 3)]
     assert scores == pytest.approx([0, 1 / 3, 1])
     assert not judge(sure, known, unseen=1).doubtful and "never saw" not in judge(sure, known, unseen=1).words
+    assert "something that training never saw" in judge({"2d": certainty((0.83,))}, known, unseen=1).words
     found = judge(sure, known, unseen=3)
     assert found.doubtful and "3 things that training never saw" in found.words
     # Of a scan that is doubtful anyhow this is not the reason, and without a calibration nothing is counted.
@@ -183,6 +185,19 @@ def test_a_calibration_without_sizes_judges_by_what_it_has():
     assert judge({"3d_fullres": said_to_be(0.9, 0.81, 0.0)}, {"3d_fullres": known}).score == pytest.approx(0.75 * 9 / 8)
 
 
+@pytest.mark.parametrize("times", [4, 100])
+def test_a_mask_that_leaks_is_no_less_doubtful_for_its_size(times):
+    known = {"3d_fullres": told_apart(follows="size", cases=60)}
+    usual = known["3d_fullres"].signals["size"][0].median
+    scores = [judge({"3d_fullres": said_to_be(0.9, 0.3, size)}, known) for size in (usual, usual + math.log(times))]
+    assert scores[0].doubtful and scores[1].score == scores[0].score
+
+
+def test_what_is_surer_than_usual_speaks_for_a_scan_no_further_than_for_the_fit():
+    known = calibration()
+    assert known.certainty_score(certainty((99.0,))) == pytest.approx(LOWEST * sum(known.weights[:2]))
+
+
 def test_a_structure_of_which_half_is_missing_is_doubtful_though_what_is_left_looks_usual():
     cases = [(said_to_be(0.9 + 0.001 * (i % 5), 0.9, math.log(900 + 10 * i)), (0.8 + 0.005 * i,)) for i in range(21)]
     known = {"3d_fullres": calibrate("3d_fullres", ["organ"], cases)}
@@ -196,7 +211,7 @@ def test_a_scan_or_a_calibration_of_an_earlier_version_is_judged_by_what_it_says
     assert set(old.signals) == {"overlap", "confidence"}
     write_json(old, tmp_path / "doubt.json")
     assert read_json(Calibration, tmp_path / "doubt.json") == old
-    assert old.weights == () and calibration().weights == pytest.approx(tuple(SIGNALS.values()))
+    assert old.weights == () and calibration().weights == pytest.approx(tuple(SIGNALS.values()), abs=0.02)
     for known in (old, calibration()):
         for said, doubtful in ((0.85, False), (0.81, True)):
             for scan in (certainty((said,)), older(certainty((said,)))):
