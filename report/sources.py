@@ -161,7 +161,7 @@ def _archived_plan(path: Path) -> Plan | None:
     except zipfile.BadZipFile:
         # A checkpoint of another program.
         return None
-    except (OSError, ValueError, UserError) as error:
+    except (OSError, ValueError, RuntimeError, UserError) as error:
         note_damage(path, error)
         return None
 

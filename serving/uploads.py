@@ -235,9 +235,9 @@ def in_clients_words(message: str, files: Sequence[Path]) -> str:
 
 def _check_unpacked(path: Path, most_bytes: int) -> None:
     with path.open("rb") as file:
-        offset = 0 if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else None
-    if offset is None and path.suffix in (".nrrd", ".mha"):
-        found = find_packed(path)
-        offset = None if found is None else found[1]
-    if offset is not None and unpacked_beyond(path, most_bytes, offset):
+        places = [(path, 0)] if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else []
+    if not places and path.suffix in (".nrrd", ".mha"):
+        packed = find_packed(path)
+        places = [] if packed is None else [(packed.path, packed.offset)]
+    if any(unpacked_beyond(place, most_bytes, offset) for place, offset in places):
         raise too_large("the file unpacks to far more than its header states")

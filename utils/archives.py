@@ -136,10 +136,18 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     Raises:
         KeyError: there is none of this name.
         zipfile.BadZipFile: it is damaged.
+        RuntimeError: it has a password.
+        NotImplementedError: it is packed in a way that Python has no unpacker for.
     """
-    # Without a number zipfile unpacks up to 2 GB before it cuts them to the size that the member states.
-    with archive.open(name) as file:
-        return file.read(archive.getinfo(name).file_size)
+    try:
+        # Without a number zipfile unpacks up to 2 GB before it cuts them to the size that the member states.
+        with archive.open(name) as file:
+            return file.read(archive.getinfo(name).file_size)
+    except (zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        # What unpacks bzip2 says so of damage, without a number; a place before the archive is an invalid one.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise zipfile.BadZipFile(f"{name} is damaged ({str(error) or 'it ends early'})") from None
 
 
 def _zip_fault(member: zipfile.ZipInfo) -> str | None:

@@ -6,6 +6,7 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,17 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], Geometry]:
     Raises:
         UserError: no SimpleITK, or no readable file.
     """
+    return _grid_of(path, _opened(path))
+
+
+def _opened(path: Path) -> Any:
+    """A reader that has read the header."""
     reader = _reader(path)
     _attempt(path, reader.ReadImageInformation)
+    return reader
+
+
+def _grid_of(path: Path, reader: Any) -> tuple[tuple[int, ...], Geometry]:
     size, components = tuple(int(n) for n in reader.GetSize()), int(reader.GetNumberOfComponents())
     shape = _shape(path, size, components)
     affine = _ras_affine(path, len(size), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
@@ -66,11 +76,13 @@ def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         UserError: no SimpleITK, or the file is missing, cut short, damaged or of another kind than its name says.
     """
-    _, geometry = read_grid(path)
-    if not is_picture(path):
-        require_undamaged(path)
-    image = _attempt(path, _reader(path).Execute)
+    reader = _opened(path)
+    shape, geometry = _grid_of(path, reader)
     itk = _simpleitk(path)
+    if not is_picture(path):
+        voxel = _attempt(path, lambda: itk.Image([1, 1, 1], reader.GetPixelID()))
+        require_undamaged(path, math.prod(shape) * voxel.GetSizeOfPixelComponent())
+    image = _attempt(path, reader.Execute)
     components = image.GetNumberOfComponentsPerPixel()
     array = itk.GetArrayFromImage(image)
     if array.dtype.kind not in "iuf":

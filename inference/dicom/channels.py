@@ -51,7 +51,8 @@ def as_channels(found: Sequence[Series], words: Sequence[str], num_channels: int
     Args:
         found: all series of the input.
         words: a pattern for each channel, or a table (.csv): a line for each case, its name and the UID, or the name
-            that this program gives it, of the series of each channel; titles may come first.
+            that this program gives it, of the series of each channel; titles may come first, none of which is called
+            as a series is.
         num_channels: what the model takes.
         root: folder of the input.
         name: of a study whose series lie directly in it.
@@ -182,9 +183,5 @@ def _by_table(found: Sequence[Series], table: Path, num_channels: int) -> Channe
 
 
 def _has_titles(rows: Sequence[Sequence[str]], known: Container[str]) -> bool:
-    """Whether the first line names no series. Titles may be called as series are: later lines tell."""
-    first, *others = [row[1:] for row in rows]
-    if any(map(UID.fullmatch, first)):
-        return False
-    are_names = all(cell in known for cell in first)
-    return not are_names or any(row == first or any(map(UID.fullmatch, row)) for row in others)
+    """Whether no cell of the first line is a series: with one that is, a mistyped cell beside it is said, not lost."""
+    return not any(cell in known or UID.fullmatch(cell) for cell in rows[0][1:])

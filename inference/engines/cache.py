@@ -85,17 +85,34 @@ def converted_network(configuration: ConfigurationModel, fold: FoldWeights) -> I
     warning.
     """
     key, made_from = network_key(configuration, fold)
-    try:
-        entry = cache_folder("networks") / key
-        _keep(entry, configuration, fold, made_from)
-    except (UserError, OSError) as error:
-        reason = describe_fault(error) if isinstance(error, OSError) else error
-        print(f"warning: {reason}; {fold.name} is converted for this run only", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="nnunet-network-") as folder:
-            _make(Path(folder), configuration, fold, made_from)
-            yield Converted(path=Path(folder) / NETWORK)
+    entry = _kept(key, configuration, fold, made_from)
+    if entry is not None:
+        yield Converted(path=entry / NETWORK)
         return
-    yield Converted(path=entry / NETWORK)
+    with tempfile.TemporaryDirectory(prefix="nnunet-network-") as folder:
+        _make(Path(folder), configuration, fold, made_from)
+        yield Converted(path=Path(folder) / NETWORK)
+
+
+def _kept(key: str, configuration: ConfigurationModel, fold: FoldWeights, made_from: dict[str, str]) -> Path | None:
+    """The entry of a network in the cache; None, with a warning, where there is no place for it.
+
+    Raises:
+        UserError: the network cannot be converted.
+    """
+    reason, folder = "", None
+    try:
+        folder = cache_folder("networks")
+    except UserError as error:
+        reason = str(error)
+    if folder is not None:
+        try:
+            _keep(folder / key, configuration, fold, made_from)
+            return folder / key
+        except OSError as error:
+            reason = describe_fault(error)
+    print(f"warning: {reason}; {fold.name} is converted for this run only", file=sys.stderr)
+    return None
 
 
 def _keep(entry: Path, configuration: ConfigurationModel, fold: FoldWeights, made_from: dict[str, str]) -> None:
@@ -113,7 +130,9 @@ def _keep(entry: Path, configuration: ConfigurationModel, fold: FoldWeights, mad
             # Of two processes that convert the same network one is first; the other takes what is there.
             if not _is_whole(entry):
                 raise
-        drop_oldest(entry.parent, most_bytes=MOST_BYTES, keep=entry)
+        # This one is good, whatever becomes of others.
+        with contextlib.suppress(OSError):
+            drop_oldest(entry.parent, most_bytes=MOST_BYTES, keep=entry)
     with contextlib.suppress(OSError):
         os.utime(entry)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 
 import pytest
 
+from inference.card import CARD, LICENSE_NOTE, NOTE, license_note, read_card
 from inference.decided import refuse_folder_of_models, scored_settings, stored_decision
 from inference.decision import Decision, DecisionMember, PostProcessing
+from report.sources import plan_of_model
 from utils.errors import UserError
 from utils.files import to_dict, write_json
 
@@ -49,6 +52,33 @@ def test_an_exported_zip_has_its_decision(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
         archive.writestr("decision.json", json.dumps(to_dict(DECISION)))
     assert stored_decision(tmp_path / "m.zip") == DECISION
+
+
+@pytest.mark.parametrize("fault", ["damaged", "password"])
+def test_a_member_that_cannot_be_unpacked_is_left_to_who_loads_the_model(tmp_path, fault):
+    path, names = tmp_path / "m.zip", ("decision.json", CARD, NOTE, "plan.json")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, "abcdefgh" * 1000)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            begin = info.header_offset + 30 + len(info.filename)
+            if fault == "damaged":
+                content[begin : begin + info.compress_size] = b"\xff" * info.compress_size
+    if fault == "password":
+        for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            for found in re.finditer(re.escape(mark), bytes(content)):
+                content[found.start() + place] |= 1
+    path.write_bytes(content)
+    assert stored_decision(path) is None
+    assert license_note(path) == LICENSE_NOTE
+    assert plan_of_model(path) is None
+    if fault == "damaged":
+        assert read_card(path) is None
+    else:
+        with pytest.raises(UserError, match=r"cannot be read: .*password"):
+            read_card(path)
 
 
 def test_a_folder_of_models_names_them(best):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import shutil
@@ -21,8 +22,9 @@ pytest.importorskip("SimpleITK", reason="the extra formats is not installed")
 
 from inference.predictor import Predictor
 from scripts import inference
-from serving import receiving
+from serving import receiving, uploads
 from serving.kinds import unpacked_beyond
+from serving.refusals import Refused
 from serving.scratch import SPARE_BYTES, Folder, Scratch
 from tests.models.builders import make_plan, make_stage
 from tests.models.checkpoints import save_ours
@@ -230,6 +232,23 @@ def test_packed_voxels_are_counted(service, tmp_path, words):
     (tmp_path / "x").write_bytes(b"head" + zlib.compress(bytes(1000)))
     assert unpacked_beyond(tmp_path / "x", 999, 4) and not unpacked_beyond(tmp_path / "x", 1000, 4)
     assert service.error(NRRD.replace(b"2 2 2", b"2000 2000 2000") + b"\n" + VOXELS)[0] == 413
+
+
+def test_voxels_that_a_packed_stream_lacks_are_no_memory_of_the_service(service):
+    few = zlib.compress(VOXELS[:1])
+    size = b"CompressedDataSize = %d\n" % len(few)
+    packed = MHA.replace(b"CompressedData = False\n", b"CompressedData = True\n" + size) + LOCAL + few
+    status, message = service.error(packed)
+    assert status == 422 and "file 1 is truncated: it unpacks to 1 bytes" in message
+
+
+def test_packed_voxels_are_counted_in_the_file_that_holds_them(tmp_path):
+    """Uploads with a second file are refused before; this counts nothing wrong should they be taken one day."""
+    (tmp_path / "a.raw.gz").write_bytes(gzip.compress(bytes(1_000_000)))
+    (tmp_path / "a.nrrd").write_bytes(NRRD.replace(b"raw", b"gzip") + b"data file: a.raw.gz\n\n")
+    uploads._check_unpacked(tmp_path / "a.nrrd", 1_000_000)
+    with pytest.raises(Refused):
+        uploads._check_unpacked(tmp_path / "a.nrrd", 999_999)
 
 
 def zip_of(name: str, content: bytes) -> bytes:

@@ -131,6 +131,28 @@ def test_a_member_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
         assert read_member(archive, "a") == b"sound"
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("cut", [False, True], ids=["damaged", "cut"])
+def test_whatever_an_unpacker_says_of_damage_is_one_kind_of_error(tmp_path, packing, cut):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("a", bytes(range(256)) * 40)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("a")
+    content = bytearray(path.read_bytes())
+    begin = 30 + len("a")
+    if cut:
+        # Its directory says that it ends after some bytes.
+        directory = content.rindex(b"PK\1\2")
+        for place in (18, directory + 20):
+            content[place : place + 4] = struct.pack("<I", 10)
+    else:
+        content[begin + 5 : begin + info.compress_size] = b"\xff" * (info.compress_size - 5)
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive, pytest.raises(zipfile.BadZipFile):
+        read_member(archive, "a")
+
+
 def test_a_zip_with_a_file_without_a_name_is_refused(tmp_path):
     archive, member = tmp_path / "a.zip", zipfile.ZipInfo("x")
     with zipfile.ZipFile(archive, "w") as file:

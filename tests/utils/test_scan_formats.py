@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import re
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -205,7 +207,8 @@ def test_damage_of_voxels_in_a_file_of_their_own_is_found(tmp_path, ending, voxe
 @pytest.mark.parametrize(
     ("change", "message"),
     [(lambda data: re.sub(rb"CompressedDataSize.*\n", b"", data), "how many bytes they are"),
-     (lambda data: data + b"x", r"is damaged: .* its header says \d+ \(CompressedDataSize\)"),
+     (lambda data: data.replace(b"CompressedDataSize = ", b"CompressedDataSize = 9"), "is truncated"),
+     (lambda data: data.replace(b"Data = True", b"Data = True\nCompressedData = False"), "does not say as it should"),
      (lambda data: data.replace(b"NDims", b"HeaderSize = 12\nNDims"), "where they begin"),
      (lambda data: data.replace(b"Data = True", b"Data = Yes"), "does not say as it should"),
      (lambda data: data.replace(b"CompressedData = T", b"Compresseddata = T"), "does not say as it should")],
@@ -215,6 +218,75 @@ def test_a_packed_metaimage_says_how_many_bytes_it_has(tmp_path, change, message
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=message):
         read_image([path])
+
+
+def packed_as(path: Path, packed: bytes) -> Path:
+    """A MetaImage or NRRD file of `NOISE` with other packed voxels, which its header fits."""
+    whole = save(path, NOISE, np.eye(4)).read_bytes()
+    end = whole.index(b"LOCAL\n") + 6 if path.suffix == ".mha" else whole.index(b"\n\n") + 2
+    head = re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = %d" % len(packed), whole[:end])
+    path.write_bytes(head + packed)
+    return path
+
+
+def test_fewer_voxels_than_the_header_says_are_refused_though_their_stream_is_whole(tmp_path):
+    stored = NOISE.transpose(2, 1, 0).tobytes()
+    for packed in (zlib.compress(stored[:600]), zlib.compress(stored[:600]) + zlib.compress(stored[600:])):
+        # What is missing would be what lay in this process's memory.
+        with pytest.raises(UserError, match=r"a\.mha is truncated: it unpacks to 600 bytes, and its header says 1458"):
+            read_image([packed_as(tmp_path / "a.mha", packed)])
+    np.testing.assert_array_equal(
+        read_image([packed_as(tmp_path / "a.mha", zlib.compress(stored))]).array,
+        read_image([save(tmp_path / "b.mha", NOISE, np.eye(4))]).array,
+    )
+
+
+def test_all_streams_of_an_nrrd_are_checked_and_are_gzip(tmp_path):
+    stored = NOISE.transpose(2, 1, 0).tobytes()
+    expected = read_image([save(tmp_path / "b.nrrd", NOISE, np.eye(4))]).array
+    streams = gzip.compress(stored[:600]) + gzip.compress(stored[600:])
+    path = packed_as(tmp_path / "a.nrrd", streams)
+    np.testing.assert_array_equal(read_image([path]).array, expected)
+    damaged = bytearray(streams)
+    damaged[-300] ^= 0xFF
+    for packed in (bytes(damaged), zlib.compress(stored)):
+        with pytest.raises(UserError, match=r"a\.nrrd is damaged"):
+            read_image([packed_as(path, packed)])
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_what_follows_packed_voxels_is_left_alone(tmp_path, ending):
+    path = save(tmp_path / f"a{ending}", NOISE, np.eye(4))
+    expected = read_image([path]).array
+    path.write_bytes(path.read_bytes() + b"\n")
+    np.testing.assert_array_equal(read_image([path]).array, expected)
+
+
+def test_the_size_of_packed_voxels_says_nothing_of_plain_ones(tmp_path):
+    path = save(tmp_path / "a.mha", NOISE, np.eye(4))
+    expected, whole = read_image([path]).array, path.read_bytes()
+    end = whole.index(b"LOCAL\n") + 6
+    head = whole[:end].replace(b"CompressedData = True", b"CompressedData = False")
+    path.write_bytes(head + zlib.decompress(whole[end:]))
+    np.testing.assert_array_equal(read_image([path]).array, expected)
+    path.write_bytes(head.replace(b"CompressedData = False\n", b"") + whole[end:])
+    with pytest.raises(UserError, match="does not say as it should"):
+        read_image([path])
+
+
+@pytest.mark.parametrize("name", ["b 50%.nhdr", "list of t1.mhd", "list of t1.nhdr", "List.mhd"])
+def test_names_like_those_of_several_files_are_read(tmp_path, name):
+    expected = read_image([save(tmp_path / "a.nrrd", NOISE, np.eye(4))]).array
+    np.testing.assert_array_equal(read_image([save(tmp_path / name, NOISE, np.eye(4))]).array, expected)
+
+
+@pytest.mark.parametrize("name", ["LIST of t1.mhd", "LIST.nhdr", "50%.mhd", "b %03d 1 3 1.nhdr"])
+def test_names_that_a_reader_takes_for_several_files_are_refused(tmp_path, name):
+    """SimpleITK writes them, and gives other voxels in silence or fails when it reads them."""
+    with pytest.raises(
+        UserError, match=r"in one whose name is read as several|is no readable|does not say as it should"
+    ):
+        read_image([save(tmp_path / name, NOISE, np.eye(4))])
 
 
 def test_a_header_with_its_voxels_elsewhere_is_copied_as_one_file(tmp_path):

@@ -88,16 +88,26 @@ def test_a_table_names_the_series(tmp_path):
         find_input(tmp_path, 2, (str(table),))
 
 
-@pytest.mark.parametrize("first", ["", "case,T1,T2\n", "case,a_0,a_1\n"], ids=["none", "titles", "names of series"])
+@pytest.mark.parametrize("first", ["", "case,T1,T2\n"], ids=["none", "titles"])
 def test_a_table_has_all_of_its_cases_with_and_without_titles(tmp_path, first):
     one, two = write_study(tmp_path / "a", "x", "x")
     table = tmp_path / "channels.csv"
     for left, right in ((one.uid, two.uid), ("a_0", "a_1")):
         table.write_text(f"{first}p,{left},{right}\nq,{right},{left}\n")
         assert set(scans(tmp_path, (str(table),))) == {"p", "q"}
-    table.write_text(f"p,1.2.3,{two.uid}\n")
-    with pytest.raises(UserError, match=r"p: 1\.2\.3 is no series of the input"):
-        find_input(tmp_path, 2, (str(table),))
+    for left, right in (("1.2.3", two.uid), ("a_O", "a_1"), (one.uid, "a_l")):
+        table.write_text(f"{first}p,{left},{right}\nq,{one.uid},{two.uid}\n")
+        wrong = right if left == one.uid else left
+        with pytest.raises(UserError, match=rf"p: {wrong} is no series of the input"):
+            find_input(tmp_path, 2, (str(table),))
+
+
+def test_the_first_case_of_a_table_is_none_of_titles_whatever_later_lines_say(tmp_path):
+    one, two = write_study(tmp_path / "a", "x", "x")
+    table = tmp_path / "channels.csv"
+    for later in (f"{one.uid},{two.uid}", "a_0,a_1", "a_1,a_0"):
+        table.write_text(f"p,a_0,a_1\nq,{later}\n")
+        assert set(scans(tmp_path, (str(table),))) == {"p", "q"}
 
 
 def test_brackets_of_a_description_mean_themselves(tmp_path):

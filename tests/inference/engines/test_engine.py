@@ -138,6 +138,42 @@ def test_a_cache_that_takes_nothing_is_a_warning(quick, monkeypatch, capsys):
     assert "warning: Read-only file system" in said and "fold_0 is converted for this run only" in said
 
 
+def test_a_network_that_cannot_be_converted_is_an_error_and_tried_once(cache, monkeypatch, capsys):
+    tries = []
+
+    def fail(*_):
+        tries.append(1)
+        raise UserError("torch cannot convert it")
+
+    monkeypatch.setattr(engine_cache, "write_onnx", fail)
+    one = configuration(seed=80)
+    with pytest.raises(UserError, match="torch cannot convert it"), engine_cache.converted_network(one, one.folds[0]):
+        pass
+    assert len(tries) == 1 and "warning" not in capsys.readouterr().err
+
+
+def test_a_cache_of_somebody_else_is_a_warning(quick, monkeypatch, capsys):
+    def refuse(_):
+        raise UserError("others may write into it")
+
+    monkeypatch.setattr(engine_cache, "cache_folder", refuse)
+    one = configuration(seed=81)
+    with engine_cache.converted_network(one, one.folds[0]) as found:
+        assert found.path.read_bytes() == b"network"
+    assert len(quick) == 1 and "warning: others may write into it; fold_0 is converted" in capsys.readouterr().err
+
+
+def test_old_entries_that_cannot_be_looked_at_discard_no_new_one(cache, quick, monkeypatch, capsys):
+    def refuse(folder, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(engine_cache, "drop_oldest", refuse)
+    one = configuration(seed=82)
+    with engine_cache.converted_network(one, one.folds[0]) as found:
+        assert found.path.is_relative_to(cache / "networks")
+    assert len(quick) == 1 and capsys.readouterr().err == ""
+
+
 def test_other_weights_or_another_network_are_another_entry():
     keys = {engine_cache.network_key(each, each.folds[0])[0] for each in (
         configuration(), configuration(seed=1), configuration("residual blocks"), configuration("2d")
