@@ -5,7 +5,8 @@ python -m benchmarks.quality --prepared data/04_3d --results results/quality --t
 
 A trial is SETTING@STEPS:SEEDS. Its Dice does not depend on what else the machine does; the time that it stands for is
 steps times the seconds of a step on an idle machine. What has been tried is not tried again, a failure neither
-(remove its folder); the table is written after each trial, and keeps what it had from other folders.
+(remove its folder); the table is written after each new trial, and keeps what it had from other folders. Each trial
+says on which machine it ran; those of older tables, which do not, ran on the one that the table names.
 """
 
 from __future__ import annotations
@@ -168,6 +169,7 @@ def _run(trial: Trial, options: Options) -> dict[str, Any]:
         "wall_s": round(time.monotonic() - start_s, 1),
         "cpu_s": round(cpu_s, 1),
         "cpu_s_per_step": round(cpu_s / trial.steps, 3),
+        "environment": {key: value for key, value in environment().items() if key != "commit"},
     }
     if answer.returncode:
         return record | {"error": answer.stderr.strip()[-300:]}
@@ -187,17 +189,27 @@ def known(table: Path, options: Options) -> list[dict[str, Any]]:
     Raises:
         UserError: the table is of other settings.
     """
-    here = found(options.results)
-    if not table.is_file():
-        return here
-    stored = parse_json(table.read_bytes())
+    here = {_key(each): each for each in found(options.results)}
+    stored = _stored(table)
+    if stored is None:
+        return list(here.values())
     for name, value in _facts(options).items():
         if stored[name] != value:
             raise UserError(
                 f"{table} is of trials with {name} {stored[name]!r}, not {value!r}; give --table another file"
             )
-    there = {(each["name"], each["steps"], each["seed"]) for each in here}
-    return [*here, *(each for each in stored["trials"] if (each["name"], each["steps"], each["seed"]) not in there)]
+    # In the order of the table, so that it is another one only where something is new.
+    return list(({_key(each): each for each in stored["trials"]} | here).values())
+
+
+def _key(record: Mapping[str, Any]) -> tuple[str, int, int]:
+    """What no two trials of a table have in common."""
+    return record["name"], record["steps"], record["seed"]
+
+
+def _stored(table: Path) -> dict[str, Any] | None:
+    """What a table says; None where there is none."""
+    return parse_json(table.read_bytes()) if table.is_file() else None
 
 
 def _facts(options: Options) -> dict[str, Any]:
@@ -206,13 +218,21 @@ def _facts(options: Options) -> dict[str, Any]:
 
 
 def write_table(path: Path, records: Sequence[Mapping[str, Any]], options: Options) -> None:
-    """Write all records as JSON, and beside it the table of their means as Markdown."""
+    """Write all records as JSON, and beside it the table of their means as Markdown, where they say something new.
+
+    What the table says of the idle machine, and of the one on which trials without a machine of their own ran, stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = {key: value for key, value in environment().items() if key != "commit"}
-    idle = {} if options.idle_step_s is None else {"idle_step_s": options.idle_step_s}
-    write_json({"version": 1, **_facts(options), **idle, "environment": machine, "trials": list(records)}, path)
-    text = as_markdown(records, options).encode()
-    write_atomically(path.with_suffix(".md"), lambda file: file.write(text))
+    stored = _stored(path)
+    kept = {key: value for key, value in (stored or {}).items() if key in ("idle_step_s", "environment")}
+    if options.idle_step_s is not None:
+        kept["idle_step_s"] = options.idle_step_s
+    content = {"version": 1, **_facts(options), **kept, "trials": list(records)}
+    if content != stored:
+        write_json(content, path)
+    text, beside = as_markdown(records, options).encode(), path.with_suffix(".md")
+    if not beside.is_file() or beside.read_bytes() != text:
+        write_atomically(beside, lambda file: file.write(text))
 
 
 def as_markdown(records: Sequence[Mapping[str, Any]], options: Options) -> str:

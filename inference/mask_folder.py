@@ -21,6 +21,7 @@ from inference.scans import Scan
 from inference.stamp_files import (
     RECORDS,
     read_record,
+    read_sound_stamps,
     read_stamps,
     record_path,
     stage_record,
@@ -71,14 +72,12 @@ class MaskFolder:
             write_table(self.folder, self._stamps)
 
     def _refresh(self) -> None:
-        """Read what the folder says; with `overwrite` what is damaged says nothing."""
+        """Read what the folder says; with `overwrite` files that are damaged say nothing, and all others count."""
         self._table = table_state(self.folder)
-        try:
+        if self._overwrite:
+            self._stamps, self._is_damaged = read_sound_stamps(self.folder)
+        else:
             self._stamps, self._is_damaged = read_stamps(self.folder), False
-        except UserError:
-            if not self._overwrite:
-                raise
-            self._is_damaged = True
 
     def _look_again(self, case: str) -> None:
         """Know what another part has written of a case; for all cases it would be too much after each of thousands."""

@@ -41,13 +41,25 @@ def read_stamps(folder: Path) -> dict[str, MaskStamp]:
     Raises:
         UserError: a file is damaged.
     """
+    return _read_all(folder, None)
+
+
+def read_sound_stamps(folder: Path) -> tuple[dict[str, MaskStamp], bool]:
+    """What `read_stamps` gives, without what damaged files say; and whether there are such files."""
+    damaged: list[Path] = []
+    return _read_all(folder, damaged), bool(damaged)
+
+
+def _read_all(folder: Path, damaged: list[Path] | None) -> dict[str, MaskStamp]:
+    """Read the table and then the records; damaged files are put into `damaged`, or (None) are an error."""
     while True:
         before = table_state(folder)
+        if damaged is not None:
+            damaged.clear()
         try:
-            stamps = _read_table(folder)
+            stamps = _read_table(folder, damaged)
             for path in sorted((folder / RECORDS).glob("[!.]*.json")):
-                record = _read(StampRecord, path)
-                stamps[record.case] = record.stamp
+                _add_record(path, stamps, damaged)
         except FileNotFoundError:
             # Records were gathered after they had been listed.
             continue
@@ -105,11 +117,30 @@ def write_table(folder: Path, stamps: Mapping[str, MaskStamp]) -> None:
         (folder / RECORDS).rmdir()
 
 
-def _read_table(folder: Path) -> dict[str, MaskStamp]:
+def _read_table(folder: Path, damaged: list[Path] | None) -> dict[str, MaskStamp]:
     try:
         return dict(_read(StampFile, folder / STAMPS).masks)
     except FileNotFoundError:
         return {}
+    except UserError:
+        if damaged is None:
+            raise
+        damaged.append(folder / STAMPS)
+        return {}
+
+
+def _add_record(path: Path, stamps: dict[str, MaskStamp], damaged: list[Path] | None) -> None:
+    """Raises FileNotFoundError where it is not there."""
+    try:
+        record = _read(StampRecord, path)
+    except UserError:
+        if damaged is None:
+            raise
+        damaged.append(path)
+        # What the table says is of the mask before, and would make this one an edited one.
+        stamps.pop(path.name.removesuffix(".json"), None)
+    else:
+        stamps[record.case] = record.stamp
 
 
 def _read(kind: type[Any], path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -27,6 +28,8 @@ FAREWELL_S = 10.0
 HEARD_S = 2.0
 """So long others stay after that: torchrun ends the first process as soon as another one ends, be it before it could
 say why."""
+INTERRUPTED = "--budget: the first process of this run, which decides, was interrupted"
+"""What the others say where Ctrl-C or a signal ended the first one."""
 _POLL_S = 0.05
 _served: list[dist.TCPStore] = []
 """Stores that other processes may still ask."""
@@ -79,9 +82,7 @@ def decided_in(
         found = decide()
     except BaseException as error:
         if store is not None:
-            store.set("decision", json.dumps({"refused": str(error) or type(error).__name__}))
-            if isinstance(error, Exception):
-                _wait_for(store, others)
+            _refuse(store, error, others)
         raise
     if store is not None:
         store.set("decision", json.dumps(found))
@@ -101,6 +102,17 @@ def _heard(store: dist.Store) -> Mapping[str, Any]:
     # Who was started by hand on another machine has a screen of its own.
     is_beside = launch is not None and (launch.by_srun or launch.local_rank > 0)
     raise (SaidElsewhere if is_beside else UserError)(found["refused"])
+
+
+def _refuse(store: dist.Store, error: BaseException, others: int) -> None:
+    """Let the others know why; where none can be told, the error is still what this process says."""
+    interrupted = not isinstance(error, Exception)
+    # Its text, such as the name of a signal, says nothing on the screen of another machine.
+    why = INTERRUPTED if interrupted else str(error) or type(error).__name__
+    with contextlib.suppress(dist.DistError):
+        store.set("decision", json.dumps({"refused": why}))
+        if not interrupted:
+            _wait_for(store, others)
 
 
 def _wait_for(store: dist.Store, others: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.quality import SETTINGS, Options, Trial, as_markdown, command, parse_trials
+from tests.conftest import PROJECT
 from utils.args import parse_config
 from utils.errors import UserError
 
@@ -65,20 +66,56 @@ def test_a_failure_is_kept_and_not_tried_again(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(quality.subprocess, "run", run)
     words = ["--prepared", str(tmp_path / "04_3d"), "--results", str(tmp_path / "r"), "--trials", "base@250:1"]
-    monkeypatch.setattr(quality, "environment", lambda: {})
+    monkeypatch.setattr(quality, "environment", lambda: {"cpu": "here", "commit": "1"})
     assert quality.main(words) == quality.main(words) == 0
     assert len(calls) == 1 and "failed: it broke" in capsys.readouterr().out
-    assert json.loads((tmp_path / "r/quality.json").read_text())["trials"][0]["error"] == "it broke"
+    [kept] = json.loads((tmp_path / "r/quality.json").read_text())["trials"]
+    assert kept["error"] == "it broke" and kept["environment"] == {"cpu": "here"}
 
 
-def test_a_table_keeps_trials_of_other_folders_and_is_not_mixed_with_other_settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "environment", lambda: {})
+def test_a_table_keeps_trials_of_other_folders_and_is_not_mixed_with_other_settings(tmp_path):
     given, trial = options(tmp_path, base="--amp"), {"flags": "--amp", "steps": 250, "cpu_s_per_step": 0.5}
     table = tmp_path / "table.json"
     quality.write_table(table, [trial | {"name": "base", "seed": seed, "dice": 0.5} for seed in (1, 2)], given)
     (given.results / "base_250_2").mkdir(parents=True)
     (given.results / "base_250_2/trial.json").write_text(json.dumps(trial | {"name": "base", "seed": 2, "dice": 0.7}))
     records = quality.known(table, given)
-    assert [(each["seed"], each["dice"]) for each in records] == [(2, 0.7), (1, 0.5)]
+    assert [(each["seed"], each["dice"]) for each in records] == [(1, 0.5), (2, 0.7)]
     with pytest.raises(UserError, match="is of trials with base '--amp', not '--focal'; give --table another file"):
         quality.known(table, options(tmp_path, base="--focal"))
+
+
+def test_what_a_table_says_of_machines_stays_and_without_news_it_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "environment", lambda: {"cpu": "here"})
+    trial = {"flags": "--amp", "steps": 250, "cpu_s": 125.0, "cpu_s_per_step": 0.5, "dice": 0.5, "name": "base"}
+    facts = {"base": "--amp", "fold": 0, "prepared": "04_3d", "idle_step_s": 0.25, "environment": {"cpu": "there"}}
+    table, given = tmp_path / "table.json", options(tmp_path, base="--amp", table=tmp_path / "table.json")
+    table.write_text(json.dumps({"version": 1, **facts, "trials": [trial | {"seed": 2}]}))
+    words = ["--prepared", str(given.prepared), "--results", str(given.results), "--base=--amp", "--table", str(table)]
+    assert quality.main(words) == 0
+    # As it was, byte by byte; only the text beside it was missing.
+    before = table.stat(), table.with_suffix(".md").stat()
+    assert json.loads(table.read_text())["trials"] == [trial | {"seed": 2}]
+    new = trial | {"seed": 1, "environment": {"cpu": "here"}}
+    monkeypatch.setattr(quality, "_run", lambda *_: new)
+    for folder in ("r", "other"):
+        words[3] = str(tmp_path / folder)
+        assert quality.main([*words, "--trials", "base@250:1"]) == 0
+        content = json.loads(table.read_text())
+        assert content == {"version": 1, **facts, "trials": [trial | {"seed": 2}, new]}
+    changed = table.stat(), table.with_suffix(".md").stat()
+    assert all(one.st_ino != two.st_ino for one, two in zip(before, changed, strict=True))
+    assert quality.main(words) == 0 and table.stat() == changed[0] and table.with_suffix(".md").stat() == changed[1]
+    assert quality.main([*words, "--idle_step_s", "0.5"]) == 0
+    assert json.loads(table.read_text())["idle_step_s"] == 0.5
+
+
+def test_the_published_table_is_read_and_left_as_it_is(tmp_path):
+    table = tmp_path / "quality.json"
+    published = PROJECT / "benchmarks/results/quality_hippocampus.json"
+    table.write_bytes(published.read_bytes())
+    base = json.loads(table.read_text())["base"]
+    words = ["--prepared", str(tmp_path / "04_3d"), "--results", str(tmp_path / "r"), f"--base={base}"]
+    assert quality.main([*words, "--table", str(table)]) == 0
+    assert table.read_bytes() == published.read_bytes()
+    assert table.with_suffix(".md").read_bytes() == published.with_suffix(".md").read_bytes()

@@ -9,7 +9,7 @@ import pytest
 
 from inference import mask_folder, stamp_files
 from inference.mask_folder import MaskFolder
-from inference.mask_stamps import FileStamp, MadeBy, MaskStamp
+from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp
 from inference.preparing import as_volume
 from inference.scans import Scan
 from inference.stamp_files import RECORDS, read_record, read_stamps, record_path, stage_record, write_table
@@ -129,3 +129,36 @@ def test_a_damaged_record_is_named_and_replaced_where_all_is_predicted_again(tmp
     predict(masks, "a")
     masks.gather()
     assert set(read_stamps(tmp_path)) == {"a"} and not (tmp_path / RECORDS).exists()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "left"),
+    [
+        (["c"], {"a": STAMP, "b": OTHER}),
+        (["b", "c"], {"a": STAMP}),
+        # What the table says of d is of an earlier mask than the one whose record is damaged.
+        (["d"], {"a": STAMP, "b": OTHER, "c": STAMP}),
+        ([STAMPS], {"b": OTHER, "c": STAMP}),
+        ([STAMPS, "c"], {"b": OTHER}),
+    ],
+)
+@pytest.mark.parametrize("part", [None, Part(index=1, count=2)])
+def test_what_is_replaced_forgets_of_the_others_only_what_damaged_files_say(tmp_path, damaged, left, part):
+    write_table(tmp_path, {"a": STAMP, **({"d": STAMP} if "d" in damaged else {})})
+    put(tmp_path, "b", OTHER)
+    put(tmp_path, "c")
+    for name in damaged:
+        (tmp_path / STAMPS if name == STAMPS else record_path(tmp_path, name)).write_text("{")
+    begun(tmp_path, part, overwrite=True)
+    assert read_stamps(tmp_path) == left and not (tmp_path / RECORDS).exists()
+
+
+def test_a_part_that_replaces_leaves_known_what_others_finished_beside_a_damaged_record(tmp_path):
+    running = begun(tmp_path, Part(index=1, count=2), "abc")
+    for case in "abc":
+        predict(running, case)
+    record_path(tmp_path, "c").write_text("{")
+    replacing = begun(tmp_path, Part(index=2, count=2), "d", overwrite=True)
+    assert replacing.others() == {"c": "unknown"}
+    predict(running, "c")
+    assert replacing.others() == running.others() == {}

@@ -179,19 +179,20 @@ def begin(module: str, words: Sequence[str], *, log: Path, limits: Limits | None
 
 def run(
     module: str, words: Sequence[str], *, folder: Path, limits: Limits | None = None, blow: Blow | None = None,
-    meanwhile: Callable[[str], None] | None = None,
+    meanwhile: Callable[[int, str], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a command, perhaps hit by a signal, and wait for it and all that it started.
 
     Args:
         folder: for its log.
-        meanwhile: called while it runs, again and again, with the mark of its processes.
+        meanwhile: called while it runs, again and again, with the number of its process, which is a fork and does
+            not carry the mark, and with the mark of those that it started.
     """
     return wait_for(begin(module, words, log=folder / "output.txt", limits=limits), blow, meanwhile)
 
 
 def wait_for(
-    running: Running, blow: Blow | None = None, meanwhile: Callable[[str], None] | None = None, beside: str = "",
+    running: Running, blow: Blow | None = None, meanwhile: Callable[[int, str], None] | None = None, beside: str = "",
 ) -> Outcome:  # fmt: skip
     """Wait for a command and all that it started; what hangs is killed, and says where it stood.
 
@@ -220,7 +221,7 @@ def wait_for(
             _, code, used = os.wait4(pid, 0)
             break
         if meanwhile is not None:
-            meanwhile(mark)
+            meanwhile(pid, mark)
         time.sleep(0.002)
     orphans = () if timed_out else _wait_for_others(mark)
     _kill_all(pid, mark)
@@ -232,7 +233,7 @@ def wait_for(
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Processes that carry the mark."""
+    """Processes that a command started, by the mark they began with; not its own one, a fork."""
     wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

@@ -206,7 +206,7 @@ def worker_killed(root: Path, prepared: Prepared, moment: float, missed: list[st
     put_back(prepared.before, root / "work")
     begin, hit = time.monotonic(), []
 
-    def strike(mark: str) -> None:
+    def strike(_: int, mark: str) -> None:
         if hit or time.monotonic() - begin < (0.3 + 0.6 * moment) * prepared.seconds:
             return
         for pid in marked(mark):
@@ -232,7 +232,7 @@ def file_changes(root: Path, prepared: Prepared, moment: float, which: float) ->
     path = found[int(which * len(found))]
     sound, begin, changed = path.read_bytes(), time.monotonic(), []
 
-    def change(mark: str) -> None:
+    def change(_: int, mark: str) -> None:
         if not changed and time.monotonic() - begin > moment * prepared.seconds:
             os.truncate(path, len(sound) // 2)
             changed.append(mark)

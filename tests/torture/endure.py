@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.torture.commands import Limits, marked, run
+from tests.torture.commands import Limits, run
 from tests.torture.stages import STAGES, TASK, prepare
 
 EPOCHS = 10_000
@@ -35,22 +35,22 @@ def run_endure(
     Returns:
         what was seen (`looks`: second, epoch, MB, open files, threads), and what grew.
     """
-    until, looks = time.monotonic() + seconds, []
+    until, looks, told = time.monotonic() + seconds, [], []
     undisturbed = prepare(root, [STAGES[0].name], once=True, reuse=reuse)[1]
     if undisturbed:
         return {"seed": seed, "undisturbed": undisturbed, "epochs": 0, "looks": [], "faults": []}
     results, begin = root / "work/endure", time.monotonic()
     shutil.rmtree(results, ignore_errors=True)
 
-    def look(mark: str) -> None:
+    def look(pid: int, _: str) -> None:
         now = time.monotonic()
         if looks and now - begin < looks[-1][0] + _LOOK_S:
             return
-        pid = min(marked(mark), default=None)
-        if pid is not None:
-            looks.append([round(now - begin, 1), _epochs(results), *_of_process(pid)])
-            if now > until:
-                os.kill(pid, signal.SIGTERM)
+        if (seen := _of_process(pid)) is not None:
+            looks.append([round(now - begin, 1), _epochs(results), *seen])
+        if now > until and not told:
+            told.append(pid)
+            os.kill(pid, signal.SIGTERM)
 
     words = [*_COMMAND, "--prepared", str(root / "work/prepared"), "--results", str(results), "--seed", str(seed)]
     outcome = run("main", words, folder=root, limits=Limits(seconds=10 * seconds + 600), meanwhile=look)
@@ -87,12 +87,12 @@ def _epochs(results: Path) -> int:
     return log.read_bytes().count(b'"epoch_s":') if log.exists() else 0
 
 
-def _of_process(pid: int) -> tuple[float, int, int, float]:
-    """MB in memory, open files, threads, seconds of processors."""
+def _of_process(pid: int) -> tuple[float, int, int, float] | None:
+    """MB in memory, open files, threads, seconds of processors; None where it has ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         counts = (len(os.listdir(f"/proc/{pid}/{what}")) for what in ("fd", "task"))
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         return round(pages * 4096 / 2**20, 1), *counts, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     except OSError:
-        return 0.0, 0, 0, 0.0
+        return None

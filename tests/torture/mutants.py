@@ -55,9 +55,9 @@ _COPIED = ("tests", "main.py", "preprocess.py", "download.py", "evaluate.py", "p
            "benchmarks", "serving")  # fmt: skip
 
 
-def choose(modules: Sequence[str], number: int, seed: int) -> list[Mutant]:
-    """`number` changes to the modules, from each about as many as its size lets expect; the same for the same code."""
-    sources = {module: (PROJECT / module).read_text() for module in modules}
+def choose(folder: Path, modules: Sequence[str], number: int, seed: int) -> list[Mutant]:
+    """`number` changes to modules of a folder, from each as many as its size lets expect; the same for equal code."""
+    sources = {module: (folder / module).read_text() for module in modules}
     sizes = {module: len(mutants_of(source)) for module, source in sources.items()}
     chosen = []
     for module, size in sizes.items():
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench = Bench(
             folder=folder, log=Path(temporary) / "log.txt", further=not options.beside, slow=not options.quick
         )
-        chosen = choose(options.modules, options.number, options.seed)
+        chosen = choose(folder, options.modules, options.number, options.seed)
         return _try_all(bench, [chosen[number] for number in _numbers(options.only, len(chosen))], options)
 
 
@@ -220,7 +220,7 @@ def _try_all(bench: Bench, mutants: Sequence[Mutant], options: argparse.Namespac
     equivalent: list[dict[str, str | int]] = []
     for mutant in mutants:
         told = {"module": mutant.module, "line": mutant.line, "change": mutant.change}
-        line = (PROJECT / mutant.module).read_text().splitlines()[mutant.line - 1]
+        line = (bench.folder / mutant.module).read_text().splitlines()[mutant.line - 1]
         if why := reason(mutant.module, line, mutant.change):
             equivalent.append(told | {"reason": why})
             continue

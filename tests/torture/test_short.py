@@ -157,7 +157,7 @@ def test_a_worker_is_killed_that_the_command_started_and_no_other(tmp_path, monk
     def run_for_a_moment(*_, meanwhile, **__) -> Outcome:
         until = time.monotonic() + 10
         while workers["own"].poll() is None and time.monotonic() < until:
-            meanwhile("own")
+            meanwhile(os.getpid(), "own")
         return Outcome(status=1, text="a worker died", seconds=1.0)
 
     missed: list[str] = []
@@ -182,7 +182,7 @@ def test_a_file_is_cut_while_the_command_reads_and_whole_before_it_runs_again(tm
 
     def run_and_read(*_, meanwhile, **__) -> Outcome:
         seen.append(scan.read_bytes())
-        meanwhile("own")
+        meanwhile(os.getpid(), "own")
         seen.append(scan.read_bytes())
         return Outcome(status=2, text="error: a.nii.gz is cut", seconds=1.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from training.budget_keeper import BudgetPlan, Course, Pace
 from training.budget_rules import Facts, Speed
 from training.run_setup import prepare, with_network
 from utils.args import parse_config, with_options
-from utils.errors import SaidElsewhere, UserError, run_cli
+from utils.errors import Interrupted, SaidElsewhere, UserError, run_cli
 from utils.program import command_start_s
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -201,6 +202,26 @@ def test_who_refuses_stays_until_all_have_heard_of_it(monkeypatch):
     with pytest.raises(UserError, match="too short"):
         decided_in(dist.HashStore(), refuse, others=1)
     assert 0.1 <= time.monotonic() - start_s < 5
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), Interrupted(signal.SIGTERM), SystemExit(143)])
+def test_others_learn_that_the_first_process_was_interrupted_and_not_by_which_signal(ending, monkeypatch):
+    monkeypatch.setattr(budget_exchange, "HEARD_S", 0.0)
+    store = dist.HashStore()
+    with pytest.raises(type(ending)):
+        decided_in(store, lambda: (_ for _ in ()).throw(ending), others=1)
+    with pytest.raises(UserError, match=r"^--budget: the first process of this run, .* was interrupted$"):
+        decided_in(store, None)
+
+
+@pytest.mark.parametrize("call", ["set", "add"])
+def test_a_store_that_is_gone_does_not_hide_why_the_first_process_refuses(call):
+    def fail(*_):
+        raise dist.DistNetworkError("connection reset")
+
+    store = type("Gone", (dist.HashStore,), {call: fail})()
+    with pytest.raises(UserError, match="too short"):
+        decided_in(store, refuse, others=1)
 
 
 @pytest.mark.parametrize(
