@@ -246,6 +246,6 @@ def _check_faults(http, client, scan: bytes) -> None:
     assert "send IMAGE and SPACING_MM, or SCAN" in error(IMAGE=image)
     for size in (0, -1, np.nan, np.inf):
         assert "positive voxel sizes" in error(IMAGE=image, SPACING_MM=np.full((1, 3), size, np.float32))
-    assert "voxels on the model's grid" in error(IMAGE=image, SPACING_MM=np.full((1, 3), 1e4, np.float32))
+    assert "the header states a wrong voxel size" in error(IMAGE=image, SPACING_MM=np.full((1, 3), 1e4, np.float32))
     assert "NaN" in error(IMAGE=image * np.float32("nan"), SPACING_MM=np.ones((1, 3), np.float32))
     assert client.is_server_ready() and client.is_model_ready(NAME)
