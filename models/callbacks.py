@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -25,6 +26,9 @@ from utils.pace import Pace
 from utils.room import require_room
 from utils.runs import LAST_CHECKPOINT
 from utils.validation_schedule import ValidationSchedule
+
+DRAWING_SHARE = 0.02
+"""Of the time of a training, at most so much for the picture of its curves."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -119,9 +123,11 @@ def _can_be_judged(module: pl.LightningModule) -> bool:
 
 
 class EpochReport(Callback):
-    """One line, one logger record and one `progress.png` per epoch; the history survives a resume.
+    """One line and one logger record per epoch, and `progress.png`; the history survives a resume.
 
     Line and picture count epochs from 1, records and checkpoints' names from 0; the line says how long the rest takes.
+    A picture takes about a second of a slow machine, which epochs of a few seconds do not have: it is drawn after an
+    epoch where it takes no more than `DRAWING_SHARE` of the time, and when the training ends.
     """
 
     def __init__(
@@ -133,6 +139,8 @@ class EpochReport(Callback):
         self._learning_rate = 0.0
         # Of this process: an earlier one may have run on another machine.
         self._pace = Pace()
+        self._drawn = 0
+        self._draw_again_s = -math.inf
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the epoch's clock and note its learning rate, which schedules change before the epoch's end."""
@@ -169,9 +177,29 @@ class EpochReport(Callback):
         if found:
             data |= found.summary(self.target_names)
         self.logger.log(record.epoch, data)
-        write_progress(self.figure, self.history, self.target_names)
+        if time.monotonic() >= self._draw_again_s:
+            self._draw()
         if best:
             write_case_scores(self.figure.with_name(CASE_SCORES), record, self.target_names, counts)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Draw what was not drawn."""
+        self._draw_the_rest(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """The same where a training is stopped; what stopped it is what is said, a full disk perhaps."""
+        with contextlib.suppress(OSError):
+            self._draw_the_rest(trainer)
+
+    def _draw_the_rest(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and len(self.history) > self._drawn:
+            self._draw()
+
+    def _draw(self) -> None:
+        begin_s = time.monotonic()
+        write_progress(self.figure, self.history, self.target_names)
+        end_s = time.monotonic()
+        self._drawn, self._draw_again_s = len(self.history), end_s + (end_s - begin_s) / DRAWING_SHARE
 
     def summary(self) -> dict[str, Any]:
         """Epochs, seconds of all of them (those before a resume included), and the best validation."""

@@ -1,4 +1,7 @@
-"""Checksums of checkpoints: torch maps tensors from a file into memory and does not look at them."""
+"""Checksums of checkpoints: torch maps tensors from a file into memory and does not look at them.
+
+Nor does it mind how large a packed member becomes: one of a megabyte that says which version the file has took 2 GB.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ def check_sums(file: Path | BinaryIO) -> None:
     """Compare every member of a checkpoint with its checksum; a file that is no zip (torch before 1.6) has none.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or a member is packed, as none is that torch has written.
     """
     try:
         if not zipfile.is_zipfile(file):
             return
         with zipfile.ZipFile(file) as archive:
+            for each in archive.infolist():
+                if each.compress_type != zipfile.ZIP_STORED or each.file_size > each.compress_size:
+                    raise ValueError(f"{each.filename} is packed, and torch packs nothing")
             member = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ValueError(str(error)) from None

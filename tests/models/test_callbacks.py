@@ -97,6 +97,48 @@ def test_lines_say_which_epoch_of_how_many_and_how_long_the_rest_takes(tmp_path,
     assert [line.split("  ")[-1] for line in lines] == ["3 min left", "3 min left", "60 s left", "60.0 s"]
 
 
+def test_curves_are_drawn_no_more_often_than_they_may_cost_and_all_of_them_at_the_end(tmp_path, monkeypatch):
+    now_s, drawn = [100.0], []
+
+    def draw(_, history, __):
+        # The first time takes a second, for what is imported.
+        now_s[0] += 0.1 if drawn else 1.0
+        drawn.append(len(history))
+
+    monkeypatch.setattr(callbacks, "write_progress", draw)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now_s[0])
+    report, module = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS), fake_module(1.0, None)
+
+    def epochs(number: int, seconds: float) -> None:
+        for _ in range(number):
+            now_s[0] += seconds
+            report.on_train_epoch_end(fake_trainer(len(report.history)), module)
+
+    epochs(5, 9.0)
+    assert drawn == [1]
+    epochs(5, 9.0)
+    assert drawn == [1, 7, 8, 9, 10]
+    report.on_fit_end(fake_trainer(9), module)
+    assert drawn == [1, 7, 8, 9, 10]
+    epochs(2, 1.0)
+    for end in (report.on_fit_end, lambda *given: report.on_exception(*given, KeyboardInterrupt())):
+        end(fake_trainer(11), module)
+        assert drawn == [1, 7, 8, 9, 10, 12]
+    # A training that is found to be finished, or that goes on and is stopped at once.
+    again = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
+    again.load_state_dict(report.state_dict())
+    again.on_exception(fake_trainer(11), module, KeyboardInterrupt())
+    assert drawn[-2:] == [12, 12]
+
+
+def test_a_picture_that_cannot_be_written_does_not_hide_what_stopped_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "write_progress", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+    report = EpochReport(NullLogger(), tmp_path / "progress.png", TARGETS)
+    with pytest.raises(OSError, match="no space"):
+        report.on_train_epoch_end(fake_trainer(0), fake_module(1.0, None))
+    report.on_exception(fake_trainer(0), fake_module(1.0, None), OSError(28, "no space"))
+
+
 def test_the_bar_says_the_same(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", iter((0.0, 0.0, 120.0, 120.0)).__next__)
     monkeypatch.setattr(RichProgressBar, "on_train_epoch_start", lambda *_: None)

@@ -101,7 +101,11 @@ def text_json(content: bytes, rng: random.Random) -> bytes:
             b'{"a":' * 5000,
         )
         return rng.choice((*odd, content.decode().encode("utf-16"), content.replace(b":", b":NaN,", 1)))
-    value = json.loads(content)
+    try:
+        value = json.loads(content)
+    except ValueError:
+        # Lines of a log, say.
+        return blind(content, rng)
     for _ in range(rng.choice((1, 1, 1, 3))):
         found = list(_places(value))
         path = rng.choice(found)

@@ -78,7 +78,7 @@ STAGES = (
     ),
     Stage(
         name="export-model", module="scripts.export_model", kills=110,
-        words=_words(f"--model {{work}}/results/{TASK}_best --output {{work}}/model.zip"),
+        words=_words(f"--model {{work}}/results/{TASK}_best --output {{work}}/model.zip --overwrite"),
     ),
     Stage(
         name="predict", module="scripts.inference", kills=140, chain=2,
