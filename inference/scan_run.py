@@ -29,7 +29,7 @@ from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, describe_error
 from utils.files import write_json
 from utils.nifti import working_grid, write_mask
 from utils.parts import Part, Place
-from utils.pipeline import MemoryGate, Outcome, Stages, run_pipeline
+from utils.pipeline import MemoryGate, Outcome, Stages, StoppedCaseError, run_pipeline
 from utils.reserved import array_bytes
 from utils.room import require_room
 from utils.runs import prepare_folder
@@ -232,12 +232,11 @@ class ScanRun:
 
     def _write(self, scan: Scan, item: ReadScan, slabs: Iterator[Slab]) -> Path:
         geometry, predictor = item.prepared[0].geometry, self.predictors[0]
-        kept = self.job.save_probabilities
         stored_shape = (self.plan.labels.num_outputs, *reversed(geometry.shape_xyz)) if self._needs_array else None
         # Maps of other targets that the same prediction made stay.
         maps = [] if self.masks.holds(scan) else soft_files(self.job.output, scan.case)
         old = [self.doubts.path(scan.case), *maps]
-        with self.masks.writing(scan, stored_shape, keep=kept, old=old) as files:
+        with self.masks.writing(scan, stored_shape, keep=self.job.save_probabilities, old=old) as files:
             # The probabilities lie in their file and not in memory.
             mask = predictor.finish(predictor.collect(slabs, files.probabilities, item.watch.agreement))
             if files.probabilities is not None:
@@ -267,6 +266,7 @@ class ScanRun:
         where = f"{part}[{self._reported}/{len(self.waiting)}] {outcome.case.case}"
         error = outcome.error
         done = f"{outcome.seconds:.1f} s" if error is None else f"failed: {self._describe(outcome.case, error)}"
+        done = "interrupted" if isinstance(error, StoppedCaseError) else done
         self._progress.say(f"{where}: {done}")
 
 

@@ -25,6 +25,10 @@ AHEAD = 2
 _POLL_S = 0.05
 
 
+class StoppedCaseError(RuntimeError):
+    """A case that is not finished because the run is interrupted; nothing is wrong with it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[Case, Result]):
     """What became of a case: its result, or the error that ended it."""
@@ -182,7 +186,7 @@ class SlabQueue(Generic[Slab]):
 
         An error of theirs goes to the reader; an interruption ends both sides.
         """
-        error: Exception | None = RuntimeError("interrupted")
+        error: Exception | None = StoppedCaseError("interrupted")
         try:
             for slab in compute():
                 if not self.put(slab):

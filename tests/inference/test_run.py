@@ -46,7 +46,9 @@ def test_scans_are_predicted_by_an_ensemble_with_a_cascade_and_go_on_after_a_kil
         assert predict(*words) == 130
     # What is finished is finished, with the probabilities; of the rest nothing is left.
     assert sorted(masks(tmp_path / "masks")) == ["a.nii.gz"] and (tmp_path / "masks/a.npy").is_file()
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    # Nothing is wrong with the scan.
+    assert "[2/2] b: interrupted" in said and "failed" not in said
     assert predict(*words) == 0
     assert "1 written, 1 kept" in capsys.readouterr().out
     assert not list((tmp_path / "masks").glob(".*"))
