@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.training_state import read_training_state
+
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 START_S = 60
 CONFIGURATION = """ClusterName=one
@@ -104,6 +106,20 @@ def begin_now(environment: dict[str, str]) -> None:
 def _begin_now(rows: list[list[str]], environment: dict[str, str]) -> None:
     for number in (row[0] for row in rows if row[1] == "BeginTime"):
         subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
+
+
+def stop(environment: dict[str, str], name: str, how: str) -> str:
+    """Do to a job what Slurm does of itself before the job's time is over, or to one that is preempted; its number."""
+    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
+    words = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
+    subprocess.run([*words, number := asked.stdout.strip()], env=environment, check=True)
+    return number
+
+
+def is_training(fold: Path, epochs: int) -> bool:
+    """Whether some epochs are done, and others are not."""
+    state = read_training_state(fold / "checkpoints")
+    return state is not None and not state.finished and state.epochs >= epochs
 
 
 def _free_ports(count: int) -> list[int]:

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.slurm_node import begin_now, slurm_node, wait_until_idle
+from tests.slurm_node import begin_now, is_training, slurm_node, stop, wait_until_idle
 from tests.tiny_task import make_task
 from utils.errors import UserError
 from utils.slurm import SlurmJob, write_job_scripts
 from utils.slurm_resources import SlurmResources, fit_to_cluster
-from utils.training_state import read_training_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
@@ -52,14 +51,6 @@ def asking(cluster, monkeypatch):
 
 def submit(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([folder / "submit.sh", *words], env=environment, capture_output=True, text=True, timeout=60)
-
-
-def stop(environment: dict[str, str], name: str, how: str) -> str:
-    """Do to a job what Slurm does of itself before the job's time is over, or to one that is preempted; its number."""
-    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
-    words = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
-    subprocess.run([*words, number := asked.stdout.strip()], env=environment, check=True)
-    return number
 
 
 @pytest.mark.parametrize("how", ["its time is over", "preempted"])
@@ -130,7 +121,7 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
     assert submit(tmp_path / "scripts", asking).returncode == 0
     for how, epochs in (("preempted", 2), ("its time is over", 4)):
         for _ in range(3000):
-            if _is_training(tmp_path / "jobs/77_3d_fullres/fold_0", epochs):
+            if is_training(tmp_path / "jobs/77_3d_fullres/fold_0", epochs):
                 break
             begin_now(asking)
             time.sleep(0.1)
@@ -147,12 +138,6 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
     for first, second in zip(here, jobs):
         weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
         assert all(torch.equal(value, others[name]) for name, value in weights.items())
-
-
-def _is_training(fold: Path, epochs: int) -> bool:
-    """Whether some epochs are done, and others are not."""
-    state = read_training_state(fold / "checkpoints")
-    return state is not None and not state.finished and state.epochs >= epochs
 
 
 def _results(folder: Path) -> dict[str, bytes | str]:
