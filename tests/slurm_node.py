@@ -1,4 +1,4 @@
-"""A Slurm of one node on loopback, in a scratch folder; no service manager is needed."""
+"""A Slurm on loopback, of one node or several pretended ones, in a scratch folder; no service manager is needed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.training_state import read_training_state
+
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 START_S = 60
 CONFIGURATION = """ClusterName=one
@@ -23,11 +25,11 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool_%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd_%n.pid
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -37,39 +39,44 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
 SwitchType=switch/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
-PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP
+PartitionName=short Nodes=ALL MaxTime=2:00:00 MaxNodes=1 State=UP
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=2000 State=UNKNOWN\n"
 
 
 @contextlib.contextmanager
-def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
+def slurm_node(folder: Path, *, count: int = 1) -> Iterator[dict[str, str]]:
     """Environment for commands of a Slurm that runs until the block ends; skips the test where none can be started."""
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"no Slurm on this machine ({', '.join(missing)}); Debian: slurmctld slurmd slurm-client munge")
     if os.geteuid() != 0:
         pytest.skip("a Slurm of one's own is started by root only")
-    host, ports = socket.gethostname().split(".")[0], _free_ports(2)
-    for name in ("state", "spool", "munge"):
+    host, ports = socket.gethostname().split(".")[0], _free_ports(1 + count)
+    names = [f"node{number}" for number in range(count)]
+    for name in ("state", "munge"):
         (folder / name).mkdir(parents=True)
     munge = folder / "munge"
     munge.chmod(0o700)
     (munge / "key").write_bytes(os.urandom(1024))
     (munge / "key").chmod(0o600)
-    text = CONFIGURATION.format(host=host, folder=folder, ports=ports, cpus=os.cpu_count())
+    nodes = [NODE.format(name=name, host=host, port=port, cpus=os.cpu_count()) for name, port in zip(names, ports[1:])]
+    text = "".join(nodes) + CONFIGURATION.format(host=host, folder=folder, ports=ports)
     (folder / "slurm.conf").write_text(text)
     environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     words = [f"--{name}={munge / file}" for name, file in files.items()]
-    commands = (["munged", "--force", "--foreground", *words], ["slurmctld", "-D"], ["slurmd", "-D"])
+    commands = [["munged", "--force", "--foreground", *words], ["slurmctld", "-D"]]
+    commands += [["slurmd", "-D", "-N", name] for name in names]
     with contextlib.ExitStack() as stack:
         for command in commands:
-            log = stack.enter_context((folder / f"{command[0]}.out").open("wb"))
+            log = stack.enter_context((folder / f"{command[0]}.out").open("ab"))
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             stack.callback(_end, process)
         for _ in range(START_S * 2):
-            answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
-            if "idle" in answer.stdout:
+            words = ["sinfo", "-h", "-p", "cpu", "-t", "idle", "-o", "%D"]
+            answer = subprocess.run(words, env=environment, capture_output=True, text=True)
+            if answer.stdout.strip() == str(count):
                 break
             time.sleep(0.5)
         else:
@@ -85,10 +92,34 @@ def wait_until_idle(environment: dict[str, str], limit_s: float) -> None:
         rows = [line.split() for line in answer.stdout.splitlines()]
         if not rows:
             return
-        for number in (row[0] for row in rows if row[1] == "BeginTime"):
-            subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
+        _begin_now(rows, environment)
         time.sleep(0.3)
     raise AssertionError(f"jobs are left after {limit_s} s: {answer.stdout}")
+
+
+def begin_now(environment: dict[str, str]) -> None:
+    """Let jobs that were queued again, and wait for their time, begin at once."""
+    answer = subprocess.run(["squeue", "-h", "-o", "%i %r"], env=environment, capture_output=True, text=True)
+    _begin_now([line.split() for line in answer.stdout.splitlines()], environment)
+
+
+def _begin_now(rows: list[list[str]], environment: dict[str, str]) -> None:
+    for number in (row[0] for row in rows if row[1] == "BeginTime"):
+        subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
+
+
+def stop(environment: dict[str, str], name: str, how: str) -> str:
+    """Do to a job what Slurm does of itself before the job's time is over, or to one that is preempted; its number."""
+    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
+    words = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
+    subprocess.run([*words, number := asked.stdout.strip()], env=environment, check=True)
+    return number
+
+
+def is_training(fold: Path, epochs: int) -> bool:
+    """Whether some epochs are done, and others are not."""
+    state = read_training_state(fold / "checkpoints")
+    return state is not None and not state.finished and state.epochs >= epochs
 
 
 def _free_ports(count: int) -> list[int]:

@@ -22,8 +22,11 @@ FLAGS = (
     "step", "--ema", "0.9", "--no_report",
 )  # fmt: skip
 LEARNED = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step")
-SIGNALLED = {"in a step": ("training_step", 4), "in a validation": ("validation_step", 5)}
-"""Of the module: what is called for the so many-th time when the signal comes, in the second of two epochs."""
+SIGNALLED = {
+    "in a step": ("training_step", 4, signal.SIGTERM),
+    "in a validation": ("validation_step", 5, signal.SIGUSR1),
+}
+"""Of the module: what is called for the so many-th time when which signal comes, in the second of two epochs."""
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +41,14 @@ def whole(task, tmp_path_factory) -> Path:
     return results
 
 
-def signal_at(monkeypatch, name: str, number: int) -> None:
-    """Let this process get SIGTERM, as a job's script passes it on, in the so many-th call of a method."""
+def signal_at(monkeypatch, name: str, number: int, sent: signal.Signals) -> None:
+    """Let this process get a signal, as a job's script passes SIGTERM on, in the so many-th call of a method."""
     real, calls = getattr(NNUnet, name), []
 
     def call(self, *args, **kwargs):
         calls.append(name)
         if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sent)
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(NNUnet, name, call)
@@ -70,7 +73,7 @@ def same(first, second) -> bool:
 def test_a_training_that_is_stopped_by_its_cluster_ends_as_one_that_is_not(task, whole, tmp_path, monkeypatch, when):
     with monkeypatch.context() as patched:
         signal_at(patched, *SIGNALLED[when])
-        assert run(task, tmp_path, "train", *FLAGS) == 128 + signal.SIGTERM
+        assert run(task, tmp_path, "train", *FLAGS) == 128 + SIGNALLED[when][2]
     state = read_training_state(tmp_path / "checkpoints")
     assert not state.finished and state.epochs == 1
     assert run(task, tmp_path, "train", *FLAGS, "--resume_training") == 0

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.slurm_node import slurm_node, wait_until_idle
+from tests.slurm_node import begin_now, is_training, slurm_node, stop, wait_until_idle
 from tests.tiny_task import make_task
 from utils.errors import UserError
 from utils.slurm import SlurmJob, write_job_scripts
 from utils.slurm_resources import SlurmResources, fit_to_cluster
-from utils.training_state import read_training_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
@@ -54,14 +53,6 @@ def submit(folder: Path, environment: dict[str, str], *words: str) -> subprocess
     return subprocess.run([folder / "submit.sh", *words], env=environment, capture_output=True, text=True, timeout=60)
 
 
-def stop(environment: dict[str, str], name: str, how: str) -> str:
-    """Do to a job what Slurm does of itself before the job's time is over, or to one that is preempted; its number."""
-    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
-    words = ["scancel", "--batch", "--signal=USR1"] if how == "its time is over" else ["scontrol", "requeue"]
-    subprocess.run([*words, number := asked.stdout.strip()], env=environment, check=True)
-    return number
-
-
 @pytest.mark.parametrize("how", ["its time is over", "preempted"])
 def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, how):
     (tmp_path / "count.py").write_text(COUNTING)
@@ -85,7 +76,12 @@ def test_what_no_node_has_is_found_when_the_jobs_are_written(asking):
     for resources, message in (
         (SlurmResources(cpus=4096), "no node of this cluster has 4096 CPUs; there are cpu: "),
         (SlurmResources(memory_gb=900), "no node of this cluster has 900 GB"),
-        (SlurmResources(partition="large"), "there is no partition large on this cluster; it has cpu"),
+        (SlurmResources(partition="large"), "there is no partition large on this cluster; it has cpu, short"),
+        (
+            SlurmResources(time="30:00:00"),
+            "no job may take so long here: cpu at most 1-00:00:00, short at most 2:00:00",
+        ),
+        (SlurmResources(time="3:00:00", partition="short"), "no job may take so long here: short at most 2:00:00"),
     ):
         with pytest.raises(UserError, match=message):
             fit_to_cluster(resources, gpus=0)
@@ -123,18 +119,20 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
     (script,) = (tmp_path / "scripts").glob("*_fold_*.sh")
     assert {"#SBATCH --signal=B:USR1@120", "#SBATCH --requeue"} <= set(script.read_text().splitlines())
     assert submit(tmp_path / "scripts", asking).returncode == 0
-    for _ in range(3000):
-        if _is_training(tmp_path / "jobs/77_3d_fullres/fold_0"):
-            break
-        time.sleep(0.1)
-    number = stop(asking, script.stem, "its time is over")
+    for how, epochs in (("preempted", 2), ("its time is over", 4)):
+        for _ in range(3000):
+            if is_training(tmp_path / "jobs/77_3d_fullres/fold_0", epochs):
+                break
+            begin_now(asking)
+            time.sleep(0.1)
+        number = stop(asking, script.stem, how)
     assert run("here").returncode == 0
     wait_until_idle(asking, 600)
     job = subprocess.run(["scontrol", "show", "job", number], env=asking, capture_output=True, text=True).stdout
-    assert "Restarts=1" in job and "JobState=COMPLETED" in job
+    assert "Restarts=2" in job and "JobState=COMPLETED" in job
     printed = "\n".join(path.read_text() for path in (tmp_path / "scripts").glob("*.out"))
     here, jobs = (_results(tmp_path / name) for name in ("here", "jobs"))
-    assert here and here == jobs, printed
+    assert here == jobs, printed
     here, jobs = (sorted((tmp_path / name).glob("*/fold_*/checkpoints/last.ckpt")) for name in ("here", "jobs"))
     assert len(here) == len(jobs) == 1
     for first, second in zip(here, jobs):
@@ -142,19 +140,14 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
         assert all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
-def _is_training(fold: Path) -> bool:
-    """Whether some epochs are done, and others are not."""
-    state = read_training_state(fold / "checkpoints")
-    return state is not None and not state.finished and state.epochs >= 2
-
-
-def _results(folder: Path) -> dict[str, bytes | dict]:
-    """Out-of-fold predictions as bytes, and the scores of the records."""
-    arrays = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.npy")}
-    assert all(np.load(path).size for path in folder.rglob("*.npy"))
-    (summary,) = folder.glob("*_cross_validation.json") if arrays else [None]
-    scores = {} if summary is None else json.loads(summary.read_text())
-    return arrays | {"summary": json.dumps(_without_times(scores))}
+def _results(folder: Path) -> dict[str, bytes | str]:
+    """Out-of-fold masks and probabilities as bytes, and the records without their times."""
+    paths = [path for path in folder.glob("*/out_of_fold/*") if path.suffix in (".npy", ".gz")]
+    found: dict[str, bytes | str] = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    assert len(found) == 4 and all(np.load(path).size for path in paths if path.suffix == ".npy")
+    records = [*folder.glob("*_cross_validation.json"), *folder.glob("*/fold_0/done.json")]
+    assert len(records) == 2
+    return found | {path.name: json.dumps(_without_times(json.loads(path.read_text()))) for path in records}
 
 
 def _without_times(value):

@@ -21,3 +21,8 @@ def test_changes_are_chosen_and_told_apart_by_the_copy_and_not_by_the_project(tm
     assert _try_all(bench, [mutant], options) == 0 and not bench.times
     chosen = choose(tmp_path, [module], 3, 1)
     assert chosen and all(each.line <= 3 for each in chosen)
+
+
+def test_the_reasons_are_about_lines_that_there_are():
+    for module, line, _ in EQUIVALENTS:
+        assert line in map(str.strip, (PROJECT / module).read_text().splitlines()), f"{module}: {line}"

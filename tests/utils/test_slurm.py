@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils import slurm_resources
 from utils.errors import UserError
 from utils.slurm import SlurmJob, job_script, number_ranges, submit_script, write_array, write_job_scripts
-from utils.slurm_resources import NodeKind, SlurmResources
+from utils.slurm_resources import NodeKind, SlurmResources, fit_to_cluster
 
 FIRST = SlurmJob(name="3d_lowres_fold_0", words=("python", "main.py"), gpus=1)
 SECOND = SlurmJob(name="cascade", words=("python", "a b.py", "$HOME"), gpus=0, after=(FIRST.name,))
@@ -36,17 +37,21 @@ def test_every_word_and_folder_reaches_the_command_as_it_is():
 
 def test_a_script_asks_for_what_it_was_told_to():
     asked = SlurmResources(
-        cpus=3, memory_gb=9, partition="big", time="2:00", account="us", further=("--qos=long --constraint=a100",)
+        cpus=3, memory_gb=9, partition="big", time="2:00:00", account="us", further=("--qos=long --constraint=a100",)
     )
     script = job_script(FIRST, asked, folder=Path("/jobs"), working_folder=Path("/work"))
     words = {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
-    assert words >= {"--cpus-per-task=3", "--mem=9G", "--partition=big", "--time=2:00", "--account=us"}
+    assert words >= {"--cpus-per-task=3", "--mem=9G", "--partition=big", "--time=2:00:00", "--account=us"}
     assert "--qos=long --constraint=a100" in words
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"cpus": 0}, {"memory_gb": 0}, {"time": " "}, {"further": ("qos=long",)}, {"partition": "a\n#SBATCH -x"}]
-)
+    "wrong",
+    [
+        {"cpus": 0}, {"memory_gb": 0}, {"time": " "}, {"time": "2"}, {"time": "1:59"}, {"further": ("qos=long",)},
+        {"partition": "a\n#SBATCH -x"},
+    ],
+)  # fmt: skip
 def test_what_sbatch_would_not_understand_is_refused(wrong):
     with pytest.raises(UserError):
         SlurmResources(**wrong)
@@ -105,6 +110,59 @@ def test_numbers_of_an_array_are_written_as_ranges():
 )
 def test_gpus_of_a_node_are_counted(extras, number):
     assert NodeKind(partition="p", cpus=1, memory_mb=1, extras=extras).gpus == number
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400), ("10:30", 630), ("2:00:01", 7201), ("1-2", 93600), ("1-2:30", 95400), ("1-02:30:15", 95415),
+        ("UNLIMITED", None), ("soon", None),
+    ],
+)  # fmt: skip
+def test_times_are_those_of_sbatch(text, seconds):
+    assert SlurmResources(time=text).time_s == seconds
+
+
+SINFO = """cpu*|8|16000|(null)|4|1:00:00|1-infinite|UNLIMITED
+gpu|64+|512000+|gpu:a100:4|3|2-00:00:00|1-2|16
+"""
+
+
+def sinfo(monkeypatch, text: str = SINFO) -> None:
+    """A cluster that answers so."""
+    answer = subprocess.CompletedProcess([], 0, stdout=text, stderr="")
+    monkeypatch.setattr(slurm_resources.shutil, "which", lambda name: name)
+    monkeypatch.setattr(slurm_resources.subprocess, "run", lambda *words, **named: answer)
+
+
+def test_a_time_that_no_partition_gives_is_refused_and_one_of_another_partition_is_said(monkeypatch, capsys):
+    """sbatch takes such jobs, and they wait for ever."""
+    sinfo(monkeypatch)
+    with pytest.raises(UserError, match="cpu at most 1:00:00, gpu at most 2-00:00:00"):
+        fit_to_cluster(SlurmResources(time="49:00:00"), gpus=0)
+    with pytest.raises(UserError, match="so long here: cpu at most 1:00:00"):
+        fit_to_cluster(SlurmResources(time="2:00:00", partition="cpu"), gpus=0)
+    assert fit_to_cluster(SlurmResources(time="1:00:00"), gpus=0).cpus == 8 and not capsys.readouterr().err
+    fit_to_cluster(SlurmResources(time="2:00:00"), gpus=0)
+    assert "cpu at most 1:00:00; submit with --partition=gpu" in capsys.readouterr().err
+    fit_to_cluster(SlurmResources(time="2:00:00", partition="gpu"), gpus=0)
+    assert not capsys.readouterr().err
+
+
+def test_a_partition_s_own_limits_of_nodes_and_cpus_count(monkeypatch):
+    sinfo(monkeypatch)
+    # Three nodes, of which a job may have two, with sixteen of their CPUs.
+    assert fit_to_cluster(SlurmResources(), gpus=4, nodes=2, tasks=4).cpus == 4
+    with pytest.raises(UserError, match="--nodes 3: this cluster has 2 such nodes"):
+        fit_to_cluster(SlurmResources(), gpus=4, nodes=3)
+    with pytest.raises(UserError, match="no node of this cluster has 17 CPUs"):
+        fit_to_cluster(SlurmResources(cpus=17), gpus=1)
+    assert fit_to_cluster(SlurmResources(), gpus=0, nodes=4).cpus == 8
+
+
+def test_an_answer_of_another_kind_says_nothing(monkeypatch):
+    sinfo(monkeypatch, "cpu|8\n")
+    assert fit_to_cluster(SlurmResources(cpus=4096), gpus=0).cpus == 4096
 
 
 def test_an_array_waits_for_what_comes_before_it_and_says_which_parts_it_does(tmp_path, capsys):
