@@ -82,14 +82,9 @@ def resolve_acceleration(hardware: HardwareConfig, runtime: Runtime, *, norm: st
 
 def default_acceleration(device: torch.device, amp: torch.dtype | None, *, norm: str) -> Acceleration:
     """What suits a device without any flags; `amp` is the type under autocast, None for float32."""
-    hardware = HardwareConfig()
-    place: dict[str, Any] = {"on_gpu": device.type == "cuda", "half_precision": amp is not None, "norm": norm}
-    chosen = choose_acceleration(hardware, **place)
-    if place["on_gpu"]:
-        chosen, messages = check_fused_norm(chosen, hardware, place, device=device, dtype=amp or torch.float32)
-        for message in messages:
-            print(f"warning: {message}", file=sys.stderr)
-    return chosen
+    return choose_acceleration(
+        HardwareConfig(), on_gpu=device.type == "cuda", half_precision=amp is not None, norm=norm
+    )
 
 
 def check_fused_norm(
@@ -114,18 +109,18 @@ def runtime_type(runtime: Runtime) -> torch.dtype:
 
 
 def choose_acceleration(hardware: HardwareConfig, *, on_gpu: bool, half_precision: bool, norm: str) -> Acceleration:
-    """The flags' choice; `auto` means what this device is believed to be fastest with.
+    """The flags' choice; `auto` means what was measured to be fastest on this device, else torch's usual path.
 
-    Tensor cores want channels-last order in half precision, and convolutions on a CPU read it faster, but torch's
-    instance and group norm copy such feature maps to the other order and back. So `--layout auto` is channels-last
-    where no layer does that: with batch norm or with the fused instance norm, on a GPU in half precision or on a CPU.
+    Convolutions on a CPU read channels-last order faster, but torch's instance and group norm copy such feature maps to
+    the other order and back. So `--layout auto` is channels-last on a CPU where no layer does that: with batch norm or
+    with the fused instance norm. Tensor cores want that order, too, in half precision; but nobody has measured that
+    here, so on a GPU it is there for who asks for it.
     """
     fusable = norm == "instance" and hardware.fused_norm == "auto" and (has_triton() or not on_gpu)
     channels_last = hardware.layout == "NDHWC"
     if hardware.layout == "auto":
         # What torch.compile makes of either order on a CPU is not known; it gets torch's usual one.
-        suits = half_precision if on_gpu else not hardware.compile
-        channels_last = suits and (norm == "batch" or fusable)
+        channels_last = not (on_gpu or hardware.compile) and (norm == "batch" or fusable)
     wanted = hardware.winograd == "on" or (hardware.winograd == "auto" and saves_by_winograd())
     return Acceleration(
         channels_last=channels_last,

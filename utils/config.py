@@ -116,8 +116,8 @@ class HardwareConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numeric precision; auto follows --amp."""
     layout: Layout = "auto"
-    """Memory layout of activations and weights (NDHWC is channels-last). auto: NDHWC on a CPU and on a GPU in half
-    precision, where no layer copies it back (instance norm that is fused, or batch norm), else NCDHW."""
+    """Memory layout of activations and weights (NDHWC is channels-last). auto: NDHWC on a CPU where no layer copies it
+    back (instance norm that is fused, or batch norm), else NCDHW; on a GPU nobody has measured it yet."""
     fused_norm: Literal["auto", "off"] = "auto"
     """Instance norm and LeakyReLU as one operator that keeps NDHWC. auto: with NDHWC; off: torch's own."""
     winograd: Literal["auto", "on", "off"] = "auto"

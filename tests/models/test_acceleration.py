@@ -178,7 +178,10 @@ def test_prediction_is_that_of_the_plain_path():
 @pytest.mark.parametrize(
     ("flags", "place", "expected"),
     [
-        ({}, {}, FUSED),
+        # Nothing that no GPU has been measured with is a GPU's default.
+        ({}, {}, Acceleration()),
+        ({"layout": "NDHWC"}, {}, FUSED),
+        ({}, {"on_gpu": False}, FUSED),
         ({}, {"on_gpu": False, "half_precision": False}, dataclasses.replace(FUSED, winograd=True)),
         ({"winograd": "off"}, {"on_gpu": False, "half_precision": False}, FUSED),
         ({"winograd": "on"}, {"on_gpu": False}, FUSED),
@@ -186,7 +189,8 @@ def test_prediction_is_that_of_the_plain_path():
         ({"winograd": "on", "layout": "NCDHW"}, {"on_gpu": False, "half_precision": False}, Acceleration()),
         ({}, {"on_gpu": False, "norm": "group"}, Acceleration()),
         ({}, {"half_precision": False}, Acceleration()),
-        ({}, {"norm": "batch"}, LAST),
+        ({}, {"norm": "batch"}, Acceleration()),
+        ({}, {"on_gpu": False, "norm": "batch"}, LAST),
         ({}, {"norm": "group"}, Acceleration()),
         ({"fused_norm": "off"}, {}, Acceleration()),
         ({"layout": "NDHWC"}, {"half_precision": False}, FUSED),
@@ -195,7 +199,7 @@ def test_prediction_is_that_of_the_plain_path():
         ({"layout": "NDHWC", "fused_norm": "off"}, {}, LAST),
         ({"layout": "NCDHW"}, {}, Acceleration()),
         ({"compile": True}, {"on_gpu": False}, Acceleration(compile_mode="default")),
-        ({"compile": True, "compile_mode": "reduce-overhead"}, {},
+        ({"layout": "NDHWC", "compile": True, "compile_mode": "reduce-overhead"}, {},
          dataclasses.replace(FUSED, compile_mode="reduce-overhead")),
     ],
 )  # fmt: skip
