@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inference.dicom.channels import TABLE
-from inference.naming import HIDDEN, without_paths
+from inference.naming import HIDDEN, describe_anonymously
 from inference.scans import Scan, find_input
 from report.records import read_run
 from report.scored import plan_behind
@@ -75,4 +75,4 @@ def _read(scan: Scan, *, anonymous: bool) -> Volume:
     try:
         return scan.read()
     except UserError as error:
-        raise UserError(without_paths(str(error), scan) if anonymous else str(error)) from None
+        raise UserError(describe_anonymously(error, scan) if anonymous else str(error)) from None

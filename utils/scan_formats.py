@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from utils.axes import triple
-from utils.errors import UserError
+from utils.errors import UserError, missing_file
 from utils.extras import optional_import
 from utils.geometry import LPS_TO_RAS, Geometry
 from utils.nifti_header import require_grid
@@ -148,8 +148,7 @@ def _simpleitk(path: Path) -> Any:
 
 def _reader(path: Path) -> Any:
     if not path.is_file():
-        gone = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise UserError(f"{path} does not exist{gone}")
+        raise missing_file(path)
     reader = _simpleitk(path).ImageFileReader()
     reader.SetImageIO(READERS[scan_ending(path).lower()])
     reader.SetFileName(str(path))
