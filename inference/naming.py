@@ -18,6 +18,8 @@ from utils.files import write_json
 from utils.json_text import parse_json
 
 HIDDEN = "(hidden by --anonymous)"
+QUOTED = re.compile(r"b?(['\"])[^\n]*\1")
+"""Other programs quote names of files, and what stands in them."""
 ONE_WORD, MANY_WORDS = ("__input", "__anonymous_map"), ("__dicom_channels",)
 """Flags whose values say something of the input, by how many of them there are."""
 
@@ -95,8 +97,7 @@ def _hide(text: str, places: Sequence[Path | None], *, lists: bool) -> str:
     for place in sorted(given, key=lambda form: len(str(form)), reverse=True):
         text = _replaced(text, place, HIDDEN)
     if lists:
-        # Other programs quote names of files.
-        text = re.sub(r"b?(['\"])[^\n]*\1", HIDDEN, text)
+        text = QUOTED.sub(HIDDEN, text)
     lines = text.split("\n")
     kept = [line for line in lines if not (lists and line.lstrip().startswith(("- ", "... and ")))]
     if len(kept) < len(lines):
