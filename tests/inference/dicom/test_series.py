@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,6 +354,14 @@ def test_a_pipe_among_the_slices_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "ct/pipe.dcm")
     there = find_input(tmp_path, 1)
     assert [scan.case for scan in there.scans] == ["ct"] and there.left_out == ("1 files that are no DICOM",)
+
+
+@pytest.mark.parametrize("place", [".", "IM001", "../anna", "sub/.."])
+def test_a_series_in_the_folder_of_one_dot_is_called_after_that_folder(tmp_path, monkeypatch, place):
+    write_series(tmp_path / "anna", values())
+    (tmp_path / "anna/sub").mkdir()
+    monkeypatch.chdir(tmp_path / "anna")
+    assert [scan.case for scan in find_input(Path(place), 1).scans] == ["anna"]
 
 
 def test_packed_slices_are_unpacked(tmp_path):
