@@ -18,6 +18,8 @@ from utils.files import write_json
 from utils.json_text import parse_json
 
 HIDDEN = "(hidden by --anonymous)"
+QUOTED = re.compile(r"b?(['\"])[^\n]*\1")
+"""Other programs quote names of files, and what stands in them."""
 ONE_WORD, MANY_WORDS = ("__input", "__anonymous_map"), ("__dicom_channels",)
 """Flags whose values say something of the input, by how many of them there are."""
 
@@ -58,14 +60,11 @@ def describe_anonymously(error: Exception, scan: Scan) -> str:
     """What a scan says of its fault: of errors that are none of ours nothing but their kind, as they quote values."""
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__}: {error.strerror}"
-    if isinstance(error, (UserError, MemoryError)):
-        return without_paths(describe_error(error), scan)
+    if isinstance(error, UserError):
+        return _without(str(error), scan, scan.case, error.files)
+    if isinstance(error, MemoryError):
+        return _without(describe_error(error), scan, scan.case)
     return f"{type(error).__name__} (what it says is hidden by --anonymous)"
-
-
-def without_paths(text: str, scan: Scan) -> str:
-    """A message about a scan with its anonymous name in place of its files' names."""
-    return _without(text, scan, scan.case)
 
 
 @contextlib.contextmanager
@@ -86,7 +85,7 @@ def naming_nobody(anonymous: bool, places: Sequence[Path | None], *, lists: bool
     try:
         yield
     except UserError as error:
-        raise UserError(_hide(str(error), places, lists=lists)) from None
+        raise UserError(_hide(str(error), [*places, *error.files], lists=lists)) from None
     except OSError as error:
         if not (error.errno and error.filename):
             raise
@@ -94,18 +93,24 @@ def naming_nobody(anonymous: bool, places: Sequence[Path | None], *, lists: bool
 
 
 def _hide(text: str, places: Sequence[Path | None], *, lists: bool) -> str:
-    given = {form for place in places if place is not None for form in (str(place), *map(str, _absolute(place)))}
-    for place in sorted(given, key=len, reverse=True):
-        # What comes after the name of a folder is the name of a file in it, with blanks perhaps.
-        text = re.sub(rf"(?<![\w.]){re.escape(place)}(?:{re.escape(os.sep)}[^\n]*|(?!\w))", HIDDEN, text)
+    given = {form for place in places if place is not None for form in (place, *_absolute(place))}
+    for place in sorted(given, key=lambda form: len(str(form)), reverse=True):
+        text = _replaced(text, place, HIDDEN)
     if lists:
-        # Other programs quote names of files.
-        text = re.sub(r"b?(['\"])[^\n]*\1", HIDDEN, text)
+        text = QUOTED.sub(HIDDEN, text)
     lines = text.split("\n")
     kept = [line for line in lines if not (lists and line.lstrip().startswith(("- ", "... and ")))]
     if len(kept) < len(lines):
         kept.insert(1, f"  ({len(lines) - len(kept)} lines hidden by --anonymous; without it they are shown)")
     return "\n".join(kept)
+
+
+def _replaced(text: str, place: Path, by: str) -> str:
+    """A text without a file or folder, and without what is in it, to the end of the line: names may hold blanks."""
+    inside = rf"{re.escape(os.sep)}[^\n]*"
+    # Alone, `.`, `..` and `/` name nothing.
+    alone = r"|(?!\w)" if place.name not in ("", "..") else ""
+    return re.sub(rf"(?<![\w.]){re.escape(str(place).rstrip(os.sep))}(?:{inside}{alone})", by, text)
 
 
 def _absolute(place: Path) -> tuple[Path, Path]:
@@ -147,13 +152,16 @@ def _hidden(words: Sequence[str]) -> Iterator[str]:
         left = 2 if name in MANY_WORDS else int(name in ONE_WORD and not separator)
 
 
-def _without(text: str, scan: Scan, name: str) -> str:
-    for image in scan.images:
-        for shown in (str(image), image.name):
-            text = text.replace(shown, name) if len(shown) > 2 else text
-        # What is left behind the folder's name is another file there, such as that of the voxels.
-        folder = re.escape(str(image.parent))
-        text = re.sub(rf"(?<![\w.]){folder}(?:{re.escape(os.sep)}[^\n]*|(?!\w))", name, text)
+def _without(text: str, scan: Scan, name: str, files: Sequence[Path] = ()) -> str:
+    """A message about a scan with its anonymous name in place of the names of its files, and of others."""
+    named = {shown for file in (*scan.images, *files) for shown in (str(file), file.name) if len(shown) > 2}
+    for shown in sorted(named, key=len, reverse=True):
+        text = text.replace(shown, name)
+    # Other programs quote what they find in a file.
+    text = re.sub(r'"[^\n]*"', HIDDEN, text)
+    # What is left behind the folder's name is another file there.
+    for folder in {image.parent for image in scan.images}:
+        text = _replaced(text, folder, name)
     # As a word: it may be part of one by chance.
     return re.sub(rf"(?<!\w){re.escape(scan.case)}(?!\w)", name, text) if len(scan.case) > 2 else text
 

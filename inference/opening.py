@@ -24,6 +24,9 @@ def opened(job: ScanJob) -> Iterator[ScanJob]:
     Raises:
         UserError: the zip is damaged, not safe, or too large.
     """
+    if job.anonymous:
+        # A file in the folder `.` would be named without it, as any other word.
+        job = dataclasses.replace(job, input=job.input.absolute())
     tables = [Path(word) for word in job.dicom_channels if word.lower().endswith(TABLE)]
     places = [job.input, job.anonymous_map, *tables]
     with contextlib.ExitStack() as stack:

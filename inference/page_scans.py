@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inference.dicom.channels import TABLE
-from inference.naming import HIDDEN, without_paths
+from inference.naming import HIDDEN, describe_anonymously
 from inference.scans import Scan, find_input
 from report.records import read_run
 from report.scored import plan_behind
@@ -21,6 +20,7 @@ from utils.archives import unpack_zip
 from utils.errors import UserError
 from utils.json_text import parse_json
 from utils.nifti import Volume
+from utils.temporary import private_folder
 
 
 def scan_readers(scans: Sequence[Scan], *, anonymous: bool) -> Readers:
@@ -43,7 +43,7 @@ def scans_again(masks: Path) -> Iterator[Readers]:
             archive = place is not None and place.is_file() and place.suffix.lower() == ".zip"
             if place is not None and archive:
                 # As in `opened`: series directly in an archive are called after it.
-                unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scans-"))) / place.stem
+                unpacked = stack.enter_context(private_folder("nnunet-page")) / place.stem
                 unpack_zip(place, unpacked)
                 place = unpacked
             if place is not None and place.exists():
@@ -75,4 +75,4 @@ def _read(scan: Scan, *, anonymous: bool) -> Volume:
     try:
         return scan.read()
     except UserError as error:
-        raise UserError(without_paths(str(error), scan) if anonymous else str(error)) from None
+        raise UserError(describe_anonymously(error, scan) if anonymous else str(error)) from None

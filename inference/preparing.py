@@ -95,7 +95,7 @@ def finite_scan(volume: Volume, name: str) -> Volume:
         return volume
     if odd == volume.array.size:
         raise UserError(f"{name} has NaN or infinite intensities only; replace the file")
-    print(f"warning: {name}: {odd} NaN or infinite intensities are taken as 0", file=sys.stderr)
+    print(f"warning: {name}: {odd_remark(odd)}", file=sys.stderr)
     finite = np.isfinite(volume.array)
     return dataclasses.replace(volume, array=np.where(finite, volume.array, np.float32(0)))
 
@@ -105,6 +105,11 @@ def odd_voxels(volume: Volume) -> int:
     if all(math.isfinite(bound) for bound in (volume.array.min(), volume.array.max())):
         return 0
     return int(np.count_nonzero(~np.isfinite(volume.array)))
+
+
+def odd_remark(odd: int) -> str:
+    """What is said of a scan with so many of them; empty where there are none."""
+    return f"{odd} NaN or infinite intensities are taken as 0" if odd else ""
 
 
 def looks_again(plan: Plan) -> bool:

@@ -7,6 +7,7 @@ A case is one file (a 4D file holds the channels in its last axis), or one 3D fi
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,9 +141,11 @@ def find_scans(path: Path, num_channels: int) -> tuple[Scan, ...]:
 def _series_scans(place: Path, num_channels: int, dicom_channels: Sequence[str]) -> Found:
     """The DICOM series of a folder and of those below it, or the one that a file belongs to."""
     root = place if place.is_dir() else place.parent
-    found, left_out = find_series(place, plain_name(root.name))
+    # `.` and `..` have a name elsewhere.
+    name = plain_name(Path(os.path.abspath(root)).name) or "scan"
+    found, left_out = find_series(place, name)
     if dicom_channels and found:
-        channels = as_channels(found, dicom_channels, num_channels, root, plain_name(root.name))
+        channels = as_channels(found, dicom_channels, num_channels, root, name)
         found, left_out = list(channels.cases), [*left_out, *channels.left_out]
     if not found:
         lines = "".join(f"\n  - left out: {line}" for line in left_out)

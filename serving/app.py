@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from inference.naming import QUOTED
 from serving.guard import Guard
 from serving.limits import Limits
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -64,7 +65,9 @@ def make_app(service: Service, token: str | None) -> Guard:
             response = await predict_upload(request, service.worker, wish, service.metrics.time)
         except Refused as refused:
             service.metrics.count(refused.status)
-            print(f"predict: {refused.status} {refused.message}", flush=True)
+            # In a list, or quoted, are names that came in a zip, or what stands in a header.
+            said = QUOTED.sub("...", refused.message.partition("\n")[0])
+            print(f"predict: {refused.status} {said}", flush=True)
             raise
         except Exception:
             service.metrics.count(500)

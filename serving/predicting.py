@@ -11,7 +11,7 @@ import numpy as np
 from inference.configuration_predictor import Counter
 from inference.doubt_files import Doubts
 from inference.predictor import Predictor
-from inference.preparing import odd_voxels
+from inference.preparing import odd_remark, odd_voxels
 from utils.certainty import DoubtRecord
 from utils.nifti import Volume
 from utils.reserved import array_bytes, create_array
@@ -66,6 +66,5 @@ class ScanPredictor:
         prepared = predictor.prepare(volume, name)
         watch = self._doubts.begin(prepared)
         mask = predictor.finish(predictor.collect(predictor.stream(prepared, count, watch.counters), stored))
-        odd = odd_voxels(volume)
-        remarks = (f"{odd} NaN or infinite intensities are taken as 0",) if odd else ()
+        remarks = tuple(filter(None, [odd_remark(odd_voxels(volume))]))
         return Predicted(mask=mask, doubt=self._doubts.say(name, watch, mask, prepared), remarks=remarks)

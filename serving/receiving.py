@@ -76,11 +76,12 @@ async def predict_upload(
         stated = request.headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > limits.upload_bytes:
             raise too_large(f"the request has more than {limits.upload_mb:g} MB")
-        with worker.place(), worker.scratch.folder() as folder:
-            body.store(folder, int(stated))
-            files = await _receive_files(body.request, folder.path, worker)
-            job = Job(folder=folder, files=files, format=wish.format, view=wish.answer == "view")
-            result = await _predict(body.request, worker, job)
+        with worker.place():
+            async with worker.scratch.lent() as folder:
+                await body.store(folder, int(stated))
+                files = await _receive_files(body.request, folder.path, worker)
+                job = Job(folder=folder, files=files, format=wish.format, view=wish.answer == "view")
+                result = await _predict(body.request, worker, job)
     except Refused:
         await body.drain()
         raise
@@ -137,13 +138,13 @@ class _Body:
         # Such a client sends nothing before it has heard that it may.
         self._asks_first = "100-continue" in request.headers.get("expect", "").lower()
 
-    def store(self, folder: Folder, stated_bytes: int) -> None:
+    async def store(self, folder: Folder, stated_bytes: int) -> None:
         """From now on what comes is written to the disk: as it comes, and once more as files.
 
         Raises:
             Refused: there is no room for so much.
         """
-        folder.need(2 * stated_bytes)
+        await folder.ask(2 * stated_bytes)
         self._folder, self._promised = folder, 2 * stated_bytes
 
     async def receive(self) -> Any:
@@ -155,7 +156,7 @@ class _Body:
             self._folder.spooled_bytes = self._received
             if 2 * self._received > self._promised:
                 # A request that does not say how long it is.
-                self._folder.need(GROWTH_BYTES)
+                await self._folder.ask(GROWTH_BYTES)
                 self._promised += GROWTH_BYTES
         return message
 

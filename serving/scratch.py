@@ -4,10 +4,11 @@ and room on its disk that is asked for before it is written to.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from serving.refusals import no_room
@@ -42,6 +43,17 @@ class Scratch:
                 yield made
             finally:
                 self._folders.discard(made)
+
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncIterator[Folder]:
+        """A new folder for an event loop, which goes on while it is removed."""
+        stack = contextlib.ExitStack()
+        made = stack.enter_context(self.folder())
+        try:
+            yield made
+        finally:
+            # A call that waits for a thread would be cancelled together with this one.
+            await asyncio.shield(asyncio.create_task(asyncio.to_thread(stack.close)))
 
     def promise(self, folder: Folder, num_bytes: int) -> None:
         """Promise room to a folder.
@@ -85,3 +97,13 @@ class Folder:
             Refused: there is none.
         """
         self._scratch.promise(self, num_bytes)
+
+    async def ask(self, num_bytes: int) -> None:
+        """`need` for an event loop, which goes on meanwhile: to look at a disk takes time.
+
+        Where it is cancelled the room may be promised all the same, until the folder is removed.
+
+        Raises:
+            Refused: there is none.
+        """
+        await asyncio.to_thread(self.need, num_bytes)

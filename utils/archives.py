@@ -107,6 +107,8 @@ def unpack_zip(
             faults = [fault for member in members if (fault := _zip_fault(member))]
             if faults:
                 raise list_problems(f"{archive} is not safe to unpack:", faults, advice="Do not use this file.")
+            if any(member.flag_bits & 1 for member in members):
+                raise UserError(f"{archive} has a password; unpack it yourself")
             needed = sum(member.file_size for member in members)
             if needed > most_bytes:
                 raise UserError(f"{archive} holds {size_text(needed)}, allowed are {size_text(most_bytes)}; unpack it")

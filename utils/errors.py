@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -32,7 +33,22 @@ class UserError(Exception):
 
     Raised for anything that the person at the keyboard can fix (a missing folder, a malformed file, flags that
     contradict each other). Programming mistakes are `assert`s and stay tracebacks.
+
+    Args:
+        message: for that person.
+        files: what it names besides the file that it is about, such as the file of a header's voxels.
     """
+
+    def __init__(self, message: str = "", *, files: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(files)
+
+
+def missing_file(path: Path) -> UserError:
+    """The error of a file that is not there, or of a link that leads nowhere."""
+    if not path.is_symlink():
+        return UserError(f"{path} does not exist")
+    return UserError(f"{path} does not exist (a link to {path.readlink()})", files=[path.readlink()])
 
 
 class SaidElsewhere(UserError):

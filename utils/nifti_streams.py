@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.errors import UserError
+from utils.errors import UserError, missing_file
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEAD_CHUNK_BYTES = 4096
@@ -83,8 +83,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             file.seek(0)
             yield file, is_packed
     except FileNotFoundError:
-        gone = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise UserError(f"{path} does not exist{gone}") from None
+        raise missing_file(path) from None
     except (EOFError, zlib.error):
         raise UserError(f"{path} is truncated or damaged; {_AGAIN}") from None
     except OSError as error:

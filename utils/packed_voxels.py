@@ -69,14 +69,12 @@ def require_undamaged(path: Path, least_bytes: int) -> None:
     try:
         found = _unpacked_bytes(packed)
     except EOFError:
-        raise UserError(f"{packed.path} is truncated; copy or download it again") from None
+        raise _broken(packed.path, "is truncated") from None
     except zlib.error:
-        raise UserError(f"{packed.path} is damaged; copy or download it again") from None
+        raise _broken(packed.path, "is damaged") from None
     if found < least_bytes:
-        raise UserError(
-            f"{packed.path} is truncated: it unpacks to {found} bytes, and its header says {least_bytes}; copy or "
-            "download it again"
-        )
+        said = f"it unpacks to {found} bytes, and its header says {least_bytes}"
+        raise _broken(packed.path, f"is truncated: {said}")
 
 
 def _unpacked_bytes(packed: Packed) -> int:
@@ -136,7 +134,7 @@ def _find_meta(path: Path, start: bytes) -> Packed | None:
     packed, offset = (path, last.end()) if is_local else (_beside(path, last[1], _META_SEVERAL), 0)
     stated = int(size[1])
     if packed.stat().st_size - offset < stated:
-        raise UserError(f"{packed} is truncated; copy or download it again")
+        raise _broken(packed, "is truncated")
     return Packed(path=packed, offset=offset, num_bytes=stated, wbits=_GZIP_OR_ZLIB)
 
 
@@ -159,8 +157,12 @@ def _beside(path: Path, named: bytes, several: re.Pattern[str]) -> Path:
         )
     found = path.parent / name
     if not found.is_file():
-        raise UserError(f"{path} names a file of voxels, {found}, that does not exist")
+        raise UserError(f"{path} names a file of voxels, {found}, that does not exist", files=[found])
     return found
+
+
+def _broken(voxels: Path, what: str) -> UserError:
+    return UserError(f"{voxels} {what}; copy or download it again", files=[voxels])
 
 
 def _unchecked(path: Path) -> UserError:

@@ -7,6 +7,7 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils.axes import triple
-from utils.errors import UserError
+from utils.errors import UserError, missing_file
 from utils.extras import optional_import
 from utils.geometry import LPS_TO_RAS, Geometry
 from utils.nifti_header import require_grid
@@ -29,6 +30,9 @@ READERS = {
 """SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
 ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 """Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
+_OTHER_UNIT = re.compile(r"[cdunµμ]?m|in|inch|inches|microns?|(centi|deci|micro|nano)?met(er|re)s?", re.IGNORECASE)
+_SPACE_UNITS = re.compile(rb"^[ \t]*space[ \t]*units[ \t]*:(?!=)[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_HEADER_BYTES = 1 << 16
 
 
 def needs_itk(path: Path) -> bool:
@@ -64,10 +68,25 @@ def _opened(path: Path) -> Any:
 
 
 def _grid_of(path: Path, reader: Any) -> tuple[tuple[int, ...], Geometry]:
+    _require_millimetres(path, reader)
     size, components = tuple(int(n) for n in reader.GetSize()), int(reader.GetNumberOfComponents())
     shape = _shape(path, size, components)
     affine = _ras_affine(path, len(size), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     return shape, _geometry(shape, affine)
+
+
+def _require_millimetres(path: Path, reader: Any) -> None:
+    """SimpleITK takes all numbers for mm, whatever the header says."""
+    named = [key for key in reader.GetMetaDataKeys() if key == "ITK_VoxelUnits" or key.startswith("NRRD_units[")]
+    units = [reader.GetMetaData(key) for key in named]
+    if not is_picture(path):
+        with open(path, "rb") as file:
+            head = re.split(rb"\r?\n\r?\n", file.read(_HEADER_BYTES), maxsplit=1)[0]
+        for words in _SPACE_UNITS.findall(head) if head.startswith(b"NRRD") else ():
+            units += words.decode("utf-8", "replace").replace('"', " ").split()
+    other = next(filter(_OTHER_UNIT.fullmatch, units), None)
+    if other is not None:
+        raise UserError(f"{path} has its voxel size in {other}, which would be taken for mm; store it in mm")
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -148,8 +167,7 @@ def _simpleitk(path: Path) -> Any:
 
 def _reader(path: Path) -> Any:
     if not path.is_file():
-        gone = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise UserError(f"{path} does not exist{gone}")
+        raise missing_file(path)
     reader = _simpleitk(path).ImageFileReader()
     reader.SetImageIO(READERS[scan_ending(path).lower()])
     reader.SetFileName(str(path))

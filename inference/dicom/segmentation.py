@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,25 +108,31 @@ def write_segmentation(
     planes = numbers[from_working(mask, geometry).T]
     if stack.tilt is not None:
         planes = stack.tilt.lean(planes)
-    sources = read_sources(series, anonymous=anonymous)
+    with _naming_no_value(series.name):
+        sources = read_sources(series, anonymous=anonymous)
     if slices[0].frame is not None:
         planes = _by_frame(planes, [each.frame or 0 for each in slices], int(sources[0].NumberOfFrames))
     with temporary_file(path) as (file, temporary):
-        try:
-            # Its warnings would quote the patient's name.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                _segmentation(highdicom, sources, planes, segments, labelmap=labelmap).save_as(file)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            # It raises whatever it comes across in a header, and quotes it.
-            raise UserError(
-                f"headers of {series.name} lack something that DICOM-SEG takes over, or contradict each other "
-                f"({type(error).__name__}); choose another format"
-            ) from None
+        # Its warnings would quote the patient's name.
+        with _naming_no_value(series.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _segmentation(highdicom, sources, planes, segments, labelmap=labelmap).save_as(file)
         file.flush()
         temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _naming_no_value(name: str) -> Iterator[None]:
+    """Of headers of a series with this name pydicom and highdicom raise whatever they come across, and quote it."""
+    try:
+        yield
+    except (OSError, MemoryError, UserError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"headers of {name} lack something that DICOM-SEG takes over, or contradict each other "
+            f"({type(error).__name__}); choose another format"
+        ) from None
 
 
 def _segmentation(

@@ -70,10 +70,25 @@ def reference_fault(series: Series) -> str | None:
 
 
 def _read(path: Path, name: str) -> Any:
+    pydicom = load_pydicom()
     try:
-        return load_pydicom().dcmread(path, stop_before_pixels=True, force=True)
+        source = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     except OSError as error:
         raise UserError(f"a slice of {name} cannot be read again: {error.strerror or error}") from None
+    given = source.original_character_set
+    if not all(map(_is_text_codec, [given] if isinstance(given, str) else given)):
+        del source.SpecificCharacterSet
+        source.set_original_encoding(*source.original_encoding, pydicom.charset.default_encoding)
+    return source
+
+
+def _is_text_codec(name: str) -> bool:
+    """Whether Python can write text by a codec; what is called as another one of its own pydicom lets pass."""
+    try:
+        "a".encode(name)
+    except (LookupError, UnicodeError):
+        return False
+    return True
 
 
 def _forget_patient(source: Any) -> None:

@@ -68,8 +68,12 @@ def _frames(path: Path, wanted: Sequence[int], instance: int) -> Iterator[np.nda
         # pydicom has no decoder for this way of packing; GDCM, which SimpleITK holds, has one for most.
         yield from _by_simpleitk(data, wanted, title)[done:]
     except Exception as error:
-        # Of a damaged file pydicom raises whatever it comes across.
-        raise UserError(f"{title} is damaged or cut short ({type(error).__name__})") from None
+        raise _damaged(title, error) from None
+
+
+def _damaged(title: str, error: Exception) -> UserError:
+    """Of a damaged file pydicom raises whatever it comes across."""
+    return UserError(f"{title} is damaged or cut short ({type(error).__name__})")
 
 
 @contextlib.contextmanager
@@ -91,12 +95,17 @@ def _by_simpleitk(data: Any, wanted: Sequence[int], title: str) -> np.ndarray:
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(stored))
         try:
-            _keep_frames(data, wanted)
-            data.save_as(stored)
+            with _silence():
+                _keep_frames(data, wanted)
+                data.save_as(stored)
             return itk.GetArrayFromImage(reader.Execute()).reshape(len(wanted), int(data.Rows), int(data.Columns))
         except (RuntimeError, ValueError, AttributeError):
             packing = getattr(syntax, "name", syntax)
             raise UserError(f"{title} is packed as {packing}, which cannot be read; unpack it first") from None
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise _damaged(title, error) from None
 
 
 def _keep_frames(data: Any, wanted: Sequence[int]) -> None:

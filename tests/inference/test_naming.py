@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from inference.naming import HIDDEN, name_anonymously, recorded_command, recorded_options, without_paths
+from inference.naming import (
+    HIDDEN,
+    describe_anonymously,
+    name_anonymously,
+    naming_nobody,
+    recorded_command,
+    recorded_options,
+)
+from inference.opening import opened
+from inference.scan_run import ScanJob, list_scans
 from inference.scans import Scan
 from utils.errors import UserError
 from utils.runs import write_run_record
@@ -22,7 +31,63 @@ def test_names_follow_the_order_and_messages_use_them():
     assert (first.case, first.title, second.case) == ("scan_0001", "scan_0001", "scan_0002")
     assert second.problem == "scan_0002 has the channels _0001 of scan_0002"
     text = "/in/anna.nii.gz is truncated; see /in/anna.nii.gz, or anna.nii.gz in /in"
-    assert without_paths(text, first) == "scan_0001 is truncated; see scan_0001, or scan_0001 in scan_0001"
+    said = "scan_0001 is truncated; see scan_0001, or scan_0001 in scan_0001"
+    assert describe_anonymously(UserError(text), first) == said
+
+
+@pytest.mark.parametrize("folder", ["/in", "in", "..", "."])
+def test_what_is_wrong_with_a_file_that_a_header_names_is_said_without_its_name(folder):
+    header, voxels = Path(folder, "anna.nhdr"), Path(folder, "anna.nhdr Doe 2.raw.gz")
+    scan = Scan(case="scan_0001", images=(header,), shown="scan_0001")
+    short = "is truncated: it unpacks to 5 bytes, and its header says 10; copy or download it again"
+    gone = f"{header} names a file of voxels, {voxels}, that does not exist"
+    for text, said in (
+        (f"{voxels} {short}", f"scan_0001 {short}"),
+        (gone, "scan_0001 names a file of voxels, scan_0001, that does not exist"),
+        (f'{header} is no .nhdr file (cannot open "./Jane" or "Doe" now); see ...',
+         f"scan_0001 is no .nhdr file (cannot open {HIDDEN} now); see ..."),
+    ):  # fmt: skip
+        assert describe_anonymously(UserError(text, files=[voxels]), scan) == said
+
+
+def test_a_file_in_the_folder_of_one_dot_is_named_nowhere(tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.extras.importlib.import_module", missing)
+    Path("Doe Jane.nrrd").write_bytes(b"x")
+    job = ScanJob(
+        input=Path(), output=tmp_path / "out", model=Path("m"), folds=None, save_probabilities=False, overwrite=False,
+        memory_gb=None, anonymous=True,
+    )  # fmt: skip
+    with pytest.raises(UserError) as error, opened(job) as there:
+        list_scans(there, 1)
+    assert HIDDEN in str(error.value) and "Doe" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "said"),
+    [(".", "--input . holds no scan (.nii, .nrrd) ...", "--input . holds no scan (.nii, .nrrd) ..."),
+     ("..", "--input .. holds ../Doe Jane.nii", f"--input .. holds {HIDDEN}"),
+     ("/", "one / two and/or /Doe Jane.nii", f"one {HIDDEN}"),
+     ("in", "--input in holds in/Doe Jane.nii", f"--input {HIDDEN} holds {HIDDEN}"),
+     ("/a.b", "/a.b and /a.b.c hold /a.b/Doe Jane", f"{HIDDEN} and {HIDDEN}.c hold {HIDDEN}")],
+)  # fmt: skip
+def test_of_a_place_only_what_names_somebody_is_hidden(place, text, said):
+    with pytest.raises(UserError) as error, naming_nobody(True, [Path(place)]):
+        raise UserError(text)
+    assert str(error.value) == said
+
+
+def test_the_folder_that_a_name_of_one_dot_means_is_hidden(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error, naming_nobody(True, [Path()]):
+        raise UserError(f"{tmp_path}/Doe is wrong, and so is its link", files=[Path("its link")])
+    assert str(error.value) == HIDDEN
+    with pytest.raises(UserError) as error, naming_nobody(True, [Path()]):
+        raise UserError("what Doe 2.nii leads to is wrong", files=[Path("Doe 2.nii")])
+    assert str(error.value) == f"what {HIDDEN} leads to is wrong"
 
 
 def test_a_map_keeps_the_names_and_its_numbers(tmp_path):

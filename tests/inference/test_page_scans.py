@@ -48,6 +48,20 @@ def test_plain_files_are_left_to_the_page_and_archives_are_unpacked_for_it(tmp_p
         assert not readers
 
 
+def test_what_is_unpacked_lies_where_nobody_else_looks_and_goes_at_the_end(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    write(tmp_path / "a.nii.gz")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.write(tmp_path / "a.nii.gz", "a.nii.gz")
+    with scans_again(record(tmp_path / "masks", "in.zip")):
+        (private,) = scratch.iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700 and private.name.startswith("nnunet-page-")
+        assert [path.name for path in private.rglob("*.nii.gz")] == ["a.nii.gz"]
+    assert not list(private.iterdir())
+
+
 @pytest.mark.parametrize("name", ["gone.zip", "(hidden by --anonymous)", "broken.zip", "gone"])
 def test_a_page_is_written_whatever_became_of_the_scans(tmp_path, name):
     (tmp_path / "broken.zip").write_bytes(b"x")

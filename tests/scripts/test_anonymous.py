@@ -103,7 +103,8 @@ def torn_table(place: Path) -> list[str]:
 
 
 def files(place: Path) -> list[str]:
-    """A good file, an empty one, one with channels, and headers whose voxels are gone or lie in a file elsewhere."""
+    """A good file, an empty one, one with channels, a link to nothing, and headers that quote a patient or whose voxels
+    are gone, cut short or lie in a file elsewhere."""
     place.mkdir()
     image = np.random.default_rng(0).uniform(1, 9, (12, 10, 14)).astype(np.float32)
     write_scan(place / f"{MARK}.nii.gz", image)
@@ -116,7 +117,17 @@ def files(place: Path) -> list[str]:
     nrrd = "NRRD0004\ntype: uchar\ndimension: 3\nspace: LPS\nsizes: 2 2 2\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
     (place / f"{MARK}5.nhdr").write_text(f"{nrrd}encoding: raw\ndata file: {MARK}/{MARK} 5.raw\n")
     (place / f"{MARK}6.png").write_bytes(b"x")
+    (place / f"{MARK}7.nhdr").write_text(f"{nrrd}encoding: gzip\ndata file: {MARK} 7.gz\n")
+    (place / f"{MARK} 7.gz").write_bytes(gzip.compress(b"xxxx"))
+    (place / f"{MARK}8.nrrd").write_text(f"{nrrd.replace('uchar', MARK)}encoding: raw\n\n12345678")
+    (place / f"{MARK}9.mhd").write_text(f"Patient{MARK} = {MARK}\n{meta}{MARK} 9.raw\n")
+    (place / f"{MARK}10.nii.gz").symlink_to(place / f"gone {MARK}.nii.gz")
     return []
+
+
+def files_here(place: Path) -> list[str]:
+    """The same, by a name that they are called without."""
+    return ["--input", ".", *files(place)]
 
 
 def one_case_twice(place: Path) -> list[str]:
@@ -183,7 +194,8 @@ def damaged_archive(place: Path) -> list[str]:
 
 CASES = {
     single_series: (1, 1, 1), channels: (2, 1, 1), table: (2, 0, 2), wrong_table: (2, 2, 0), torn_table: (2, 2, 0),
-    files: (1, 1, 1), one_case_twice: (1, 2, 0), nothing: (1, 2, 0), no_scan: (1, 2, 0), broken_map: (1, 2, 0),
+    files: (1, 1, 1), files_here: (1, 1, 1), one_case_twice: (1, 2, 0), nothing: (1, 2, 0), no_scan: (1, 2, 0),
+    broken_map: (1, 2, 0),
     dicom_seg: (1, 1, 2), archive: (1, 0, 1), unsafe_archive: (1, 2, 0), damaged_archive: (1, 2, 0),
 }  # fmt: skip
 """What makes the input -> channels of the model, exit status, masks."""
@@ -199,6 +211,8 @@ def test_nothing_of_a_patient_is_left(models, tmp_path, capfd, monkeypatch, make
     # One page is enough: it takes its time.
     words += [] if make is single_series else ["--no_report"]
     monkeypatch.setattr("sys.argv", ["inference.py", *map(str, words)])
+    if place.is_dir():
+        monkeypatch.chdir(place)
     found = predict(*words)
     captured = capfd.readouterr()
     assert found == status, captured.err

@@ -6,11 +6,13 @@ import base64
 import contextlib
 import gzip
 import http.client
+import io
 import json
 import socket
 import tempfile
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -384,3 +386,16 @@ def test_requests_of_many_clients_are_all_answered_and_leave_no_memory_behind(pr
         answers = list(pool.map(lambda _: client.predict(scan), range(16)))
         assert [(status, body) for status, body, _ in answers] == [(200, first)] * 16
         assert resident() - before < 20e6
+
+
+def test_the_log_names_nobody_though_the_client_hears_all(service, capfd):
+    outside, damaged = io.BytesIO(), io.BytesIO()
+    for place, name in ((outside, "../Doe_1.dcm"), (damaged, "Doe_2.dcm")):
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr(name, b"12345678")
+    odd = b"NRRD0004\ntype: Doe_3\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n12345678"
+    for number, content in enumerate((outside.getvalue(), damaged.getvalue().replace(b"123456", b"12345x"), odd), 1):
+        status, message = service.error(content)
+        assert status == 422 and f"Doe_{number}" in message
+    said = capfd.readouterr().out
+    assert "Doe" not in said and said.count("predict: 422 file 1 ") == 3 and "couldn't parse type ..." in said

@@ -161,3 +161,13 @@ def test_a_zip_with_a_file_without_a_name_is_refused(tmp_path):
     with pytest.raises(UserError, match="a file without a name"):
         unpack_zip(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_with_a_password_is_refused_without_naming_what_is_in_it(tmp_path):
+    content = bytearray(make(tmp_path / "x.zip", {"Doe": b"1"}).read_bytes())
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(mark) + place] |= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.zip has a password; unpack it yourself$"):
+        unpack_zip(tmp_path / "x.zip", tmp_path / "one")
+    assert not (tmp_path / "one").exists()

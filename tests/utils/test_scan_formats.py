@@ -306,3 +306,29 @@ def test_a_missing_package_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(extras.importlib, "import_module", absent)
     with pytest.raises(UserError, match=r"needs the package SimpleITK.*pip install -e '\.\[formats\]'"):
         read_image([path])
+
+
+META = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n{}ElementDataFile = LOCAL\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n{}\n"
+SPACE = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "unit"),
+    [("a.mha", META.format("DistanceUnits = um\n"), "um"), ("a.mha", META.format("DistanceUnits = mm\n"), ""),
+     ("a.mha", META.format(""), ""), ("a.nrrd", NRRD.format(SPACE), ""),
+     ("a.nrrd", NRRD.format(SPACE + 'space units: "mm" "mm" "mm"\n'), ""),
+     ("a.nrrd", NRRD.format(SPACE + 'Space Units: "mm" "Meters" "mm"\n'), "Meters"),
+     ("a.nrrd", NRRD.format(SPACE + 'space units: "µm" "µm" "µm"\n'), "µm"),
+     ("a.nrrd", NRRD.format('spacings: 1 1 1\nunits: "cm" "cm" "cm"\n'), "cm"),
+     ("a.nrrd", NRRD.format(SPACE + '# space units: "m" "m" "m"\nspace units:="m"\n'), ""),
+     ("a.nrrd", NRRD.format(SPACE) + '\nspace units: "m"\n', "")],
+)  # fmt: skip
+def test_other_lengths_than_millimetres_are_not_taken_for_them(tmp_path, name, text, unit):
+    (tmp_path / name).write_bytes(text.encode() + bytes(8))
+    if not unit:
+        assert read_image([tmp_path / name]).spacing_mm == (1.0, 1.0, 1.0)
+        return
+    for read in (read_header, lambda path: read_image([path])):
+        with pytest.raises(UserError, match=f"voxel size in {unit}, .*store it in mm"):
+            read(tmp_path / name)

@@ -145,6 +145,32 @@ def test_headers_that_archives_emptied_or_scanners_spoiled_are_no_hindrance(tmp_
     assert measures.SliceThickness == 2.5
 
 
+@pytest.mark.parametrize("codec", [b"rot13     ", b"undefined "])
+def test_a_character_set_that_python_knows_and_that_is_none_of_text_is_no_hindrance(tmp_path, codec):
+    made = write_series(tmp_path / "ct", values(), SpecificCharacterSet="ISO_IR 100")
+    replace_bytes(made.files, b"ISO_IR 100", codec)
+    data = pydicom.dcmread(write(tmp_path, tmp_path / "ct"))
+    assert data.PatientName == PATIENT and "SpecificCharacterSet" not in data
+
+
+def replace_bytes(files, old: bytes, new: bytes) -> None:
+    """Put other bytes into files, once in each."""
+    for path in files:
+        content = path.read_bytes()
+        assert content.count(old) == 1 and len(old) == len(new)
+        path.write_bytes(content.replace(old, new))
+
+
+def test_whatever_a_header_does_to_a_segmentation_is_a_message_that_quotes_nothing(tmp_path, monkeypatch):
+    def spoiled(source):
+        raise LookupError("Doe")
+
+    write_series(tmp_path / "ct", values())
+    monkeypatch.setattr("inference.dicom.sources._complete", spoiled)
+    with pytest.raises(UserError, match=r"headers of ct lack something .* \(LookupError\)"):
+        write(tmp_path, tmp_path / "ct")
+
+
 def test_names_are_not_quoted_in_warnings(tmp_path, recwarn):
     rewrite(write_series(tmp_path / "ct", values()).files, PatientName="Jane")
     write(tmp_path, tmp_path / "ct")

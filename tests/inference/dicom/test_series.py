@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,6 +356,14 @@ def test_a_pipe_among_the_slices_is_not_waited_for(tmp_path):
     assert [scan.case for scan in there.scans] == ["ct"] and there.left_out == ("1 files that are no DICOM",)
 
 
+@pytest.mark.parametrize("place", [".", "IM001", "../anna", "sub/.."])
+def test_a_series_in_the_folder_of_one_dot_is_called_after_that_folder(tmp_path, monkeypatch, place):
+    write_series(tmp_path / "anna", values())
+    (tmp_path / "anna/sub").mkdir()
+    monkeypatch.chdir(tmp_path / "anna")
+    assert [scan.case for scan in find_input(Path(place), 1).scans] == ["anna"]
+
+
 def test_packed_slices_are_unpacked(tmp_path):
     import pydicom
     from pydicom.uid import RLELossless
@@ -410,22 +419,66 @@ def test_what_pydicom_cannot_unpack_simpleitk_does_slice_by_slice(tmp_path, monk
     assert len(used) == len(made.files)
 
 
+def write_echoes(path, echoes):
+    """One file of several volumes, echo by echo within each place."""
+    import pydicom
+
+    write_frames(path, echoes.transpose(1, 0, 2, 3).reshape(-1, *echoes.shape[2:]), range(echoes[:, :, 0, 0].size))
+    data = pydicom.dcmread(path)
+    for index, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2.5 * (index // len(echoes))]
+        group.MREchoSequence = [pydicom.Dataset()]
+        group.MREchoSequence[0].EffectiveEchoTime = index % len(echoes)
+    data.save_as(path)
+    return path
+
+
+def test_a_packed_file_that_lacks_frames_is_cut_short_and_no_other_series_with_it(tmp_path):
+    import pydicom
+    from pydicom.encaps import encapsulate, generate_frames
+
+    path = write_echoes(tmp_path / "cut/all.dcm", np.stack([values((3, 6, 7), seed) for seed in range(2)]))
+    pack([path], tmp_path)
+    data = pydicom.dcmread(path)
+    data.PixelData = encapsulate(list(generate_frames(data.PixelData, number_of_frames=6))[:3])
+    data.save_as(path)
+    write_series(tmp_path / "whole", values())
+    scans_of = found(tmp_path)
+    assert scans_of.pop("whole").read().array.shape == (1, 5, 6, 7)
+    for scan in scans_of.values():
+        with pytest.raises(UserError, match=r"instance number \d+ is damaged or cut short"):
+            scan.read()
+    assert len(scans_of) == 2
+
+
+def test_an_unknown_character_set_is_neither_in_the_way_nor_quoted(tmp_path):
+    """Warnings are errors here."""
+    import pydicom
+
+    made = write_series(tmp_path / "ct", values())
+    for path in made.files:
+        data = pydicom.dcmread(path)
+        data.SpecificCharacterSet = "ISO_IR 100"
+        data.save_as(path)
+    pack(made.files, tmp_path)
+    for path in made.files:
+        content = path.read_bytes()
+        assert content.count(b"ISO_IR 100") == 1
+        path.write_bytes(content.replace(b"ISO_IR 100", b"Doe^Jane  "))
+    np.testing.assert_array_equal(found(tmp_path)["ct"].read().array[0], values()[:, ::-1, ::-1] - 1024.0)
+
+
 @pytest.mark.parametrize("packing", ["none", "RLE", "JPEG"])
 def test_of_a_file_of_many_volumes_the_frames_of_each_are_unpacked_once(tmp_path, monkeypatch, packing):
     import pydicom
     from pydicom.pixels.decoders.base import DecodeRunner
 
     echoes = np.stack([values(seed=seed) for seed in range(3)])
-    # Echo by echo within each place.
-    (path,) = write_frames(tmp_path / "mr/all.dcm", echoes.transpose(1, 0, 2, 3).reshape(15, 6, 7), range(15)).files
-    data = pydicom.dcmread(path)
-    for index, group in enumerate(data.PerFrameFunctionalGroupsSequence):
-        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2.5 * (index // 3)]
-        group.MREchoSequence = [pydicom.Dataset()]
-        group.MREchoSequence[0].EffectiveEchoTime = index % 3
+    path = write_echoes(tmp_path / "mr/all.dcm", echoes)
     if packing == "RLE":
+        data = pydicom.dcmread(path)
         data.compress(pydicom.uid.RLELossless)
-    data.save_as(path)
+        data.save_as(path)
     if packing == "JPEG":
         pack([path], tmp_path)
     unpacked, one, several = [], DecodeRunner.decode, voxels._by_simpleitk
