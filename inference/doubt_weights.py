@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 PRIOR_CASES = 3.0
 """Given weights count as much as so many cases of the usual spread."""
@@ -62,6 +61,9 @@ def fitted_weights(
         prior: (F,) weights that are taken without anything known, above 0, together 1.
         per_case: rows of a case.
     """
+    # A third of the start of a prediction, and only a cross-validation fits weights.
+    from scipy.optimize import nnls
+
     rows, wanted = np.clip(np.array(signals, float), LOWEST, HIGHEST), np.clip(np.array(dice, float), LOWEST, HIGHEST)
     given = np.array(prior, float)
     together = rows @ given

@@ -115,10 +115,11 @@ def _channel_look(channel: np.ndarray) -> dict[str, float]:
     if not np.ptp(planes):
         return {}
     content = planes != 0
-    low, middle, high = np.quantile(planes[content], (0.01, 0.5, 0.99)).tolist()
+    values = planes[content]
+    low, middle, high = np.quantile(values, (0.01, 0.5, 0.99)).tolist()
     both = content[..., 1:] & content[..., :-1]
     steps = np.abs(np.diff(planes, axis=-1))[both]
-    spread = max(float(planes[content].std()), 1e-6)
+    spread = max(float(values.std()), 1e-6)
     texture = float(steps.mean()) / spread if steps.size else 0.0
     return {"low": low, "middle": middle, "high": high, "texture": texture}
 
