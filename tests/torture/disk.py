@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -135,7 +136,7 @@ def _refused(outcome: Outcome, *, may_finish: bool) -> list[str]:
     return faults
 
 
-def _goes_on(root: Path, prepared: Prepared, but: tuple[str, ...] = ()) -> list[str]:
+def _goes_on(root: Path, prepared: Prepared, but: re.Pattern[str] | None = None) -> list[str]:
     """Whether the command succeeds once nothing is in its way, and leaves what it should."""
     last = run_stage(prepared.stage, root / "work", root)
     faults = [] if last.status == 0 else [f"run again it ends with {last.status}: {last.last_words}"]

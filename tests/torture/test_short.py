@@ -24,7 +24,7 @@ from tests.torture.equivalents import EQUIVALENTS, reason
 from tests.torture.fuzz import judge
 from tests.torture.mutants import CORE
 from tests.torture.stages import STAGES, Prepared
-from tests.torture.trees import Expected, Tree, expected_of, read_tree
+from tests.torture.trees import OF_DATES, Expected, Tree, expected_of, read_tree
 
 NOTHING = Expected(tree=Tree(files={}, folders=frozenset()), varying=frozenset(), varying_files=frozenset())
 
@@ -232,6 +232,21 @@ def test_what_differs_is_found(tmp_path):
     assert all(words in found for words in ("run.json differs in /value", "mask.bin differs", ".tmp-1 is left over"))
     (first / "mask.bin").unlink()
     assert "mask.bin is missing" in expected.faults(read_tree(first))
+
+
+def test_dates_of_files_may_differ_and_logs_say_what_happened(tmp_path):
+    stamps = tmp_path / "masks.json"
+    stamps.write_text('{"masks": {"a": {"scan": "1", "mask": "2"}}}')
+    (tmp_path / "output.log").write_text("epoch 1\n")
+    one = read_tree(tmp_path)
+    expected = expected_of(one, one)
+    stamps.write_text('{"masks": {"a": {"scan": "9", "mask": "2"}}}')
+    (tmp_path / "output.log").write_text("interrupted\nepoch 1\n")
+    assert expected.faults(read_tree(tmp_path), but=OF_DATES) == [] != expected.faults(read_tree(tmp_path))
+    stamps.write_text('{"masks": {"a": {"scan": "9", "mask": "8"}}}')
+    (tmp_path / "output.log").unlink()
+    found = expected.faults(read_tree(tmp_path), but=OF_DATES)
+    assert found[0] == "output.log is missing" and "/masks/a/mask" in found[1] and len(found) == 2
 
 
 @pytest.mark.parametrize(
