@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From the world of DICOM and ITK (left, back, up) to this program's (right, front, up), and back: both in mm."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeaderForms:

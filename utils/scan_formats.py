@@ -17,12 +17,14 @@ import numpy as np
 from utils.axes import triple
 from utils.errors import UserError, missing_file
 from utils.extras import optional_import
-from utils.geometry import LPS_TO_RAS, Geometry
+from utils.geometry import Geometry
 from utils.nifti_header import require_grid
 from utils.packed_voxels import require_undamaged
 from utils.scan_names import is_picture, scan_ending
 from utils.temporary import temporary_file
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From the world of DICOM and ITK (left, back, up) to this program's (right, front, up), and back: both in mm."""
 READERS = {
     ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
     ".png": "PNGImageIO", ".tif": "TIFFImageIO", ".tiff": "TIFFImageIO",

@@ -13,7 +13,7 @@ import numpy as np
 from inference.dicom.headers import Slice
 from inference.dicom.tilt import Tilt
 from utils.errors import UserError
-from utils.geometry import LPS_TO_RAS
+from utils.scan_formats import LPS_TO_RAS
 from utils.schema import Geometry
 
 SAME_DIRECTION = 1e-3

@@ -51,6 +51,14 @@ def test_voxels_that_are_neither_in_nor_out_are_unsettled():
     assert regions.result().settled == (pytest.approx(0.5), None, pytest.approx(0.5))
 
 
+@pytest.mark.parametrize("sure", [0, 9, 90], ids=["all unsure", "some unsure", "few unsure"])
+def test_unsettled_voxels_are_counted_alike_however_many_there_are(sure):
+    """Four voxels in doubt and any number of certain ones, which are not looked at where they are many."""
+    counter, nothing = CertaintyCounter(TWO_CLASSES, 1), torch.tensor([[1.0], [0.0], [0.0]]).expand(3, sure)
+    counter.add(torch.cat([UNSURE[:, 0, 0], nothing], dim=1)[:, None, None])
+    assert counter.result().settled == pytest.approx((2 / (2 + 4), 1 / (1 + 4)))
+
+
 def test_members_are_averaged_each_by_itself_and_compared_in_pairs():
     counter = CertaintyCounter(TWO_CLASSES, 2)
     counter.add(UNSURE)
