@@ -22,6 +22,9 @@ from utils.geometry import Geometry, HeaderForms
 HEADER_BYTES = 540
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of `xyzt_units` for metre, millimetre and micrometre; 0, which many programs write, means mm."""
+LEAST_UPRIGHT = 0.1
+"""Share of its volume that a voxel may be squeezed to by axes that are not perpendicular: a gantry that is tilted by 30
+degrees leaves 0.87. One damaged number of the matrix makes voxels of metres in a direction of another axis."""
 # nibabel repairs a damaged header and logs a line that does not name the file; what matters is refused here.
 _SILENT = logging.Logger("nifti_header")
 _SILENT.addHandler(logging.NullHandler())
@@ -124,13 +127,18 @@ def require_grid(affine: np.ndarray, path: Path) -> None:
     """Refuse a voxel-to-world matrix (4, 4) that is none.
 
     Raises:
-        UserError: it has no inverse.
+        UserError: it has no inverse, or its axes are almost parallel.
     """
     linear = affine[:3, :3]
     volume = np.prod(np.linalg.norm(linear, axis=0))
     # Written so that NaN fails, too. A box squeezed to a millionth of its volume is no grid.
     if not (np.isfinite(affine).all() and volume > 0 and abs(np.linalg.det(linear)) > 1e-6 * volume):
         raise UserError(f"{path}: voxel-to-world matrix {linear.tolist()} has no inverse; repair the header")
+    if abs(np.linalg.det(linear)) < LEAST_UPRIGHT * volume:
+        raise UserError(
+            f"{path}: voxel-to-world matrix {linear.tolist()} has axes that are almost parallel, as those of no scan "
+            "are; repair the header"
+        )
 
 
 def header_geometry(header: nib.Nifti1Header, path: Path) -> Geometry:

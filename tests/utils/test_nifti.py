@@ -250,6 +250,19 @@ def test_a_matrix_without_inverse_is_refused(tmp_path, row):
         read_header(path)
 
 
+def test_axes_that_are_almost_parallel_are_refused_and_a_tilted_gantry_is_not(tmp_path):
+    for shear, is_grid in ((np.tan(np.radians(30)), True), (-1.0, True), (3.0, True), (352.0, False), (-20.0, False)):
+        affine = np.diag([1.0, 1.1, 1.2, 1.0])
+        affine[1, 0] = shear
+        path = save(tmp_path / "scan.nii", RAS, affine)
+        if is_grid:
+            read_image([path])
+            continue
+        for read in (read_header, lambda path: read_image([path])):
+            with pytest.raises(UserError, match=r"scan\.nii: .* has axes that are almost parallel"):
+                read(path)
+
+
 def test_grids_are_compared_at_their_farthest_corner():
     longer = RAS_AFFINE.copy()
     longer[2, 2] += 0.01
