@@ -94,7 +94,10 @@ def test_verdicts_and_remarks_stand_beside_the_masks(tmp_path, capsys):
     before = masks(tmp_path / "masks")
     assert predict(*words) == 0
     assert "2 kept" in capsys.readouterr().out
-    assert not read_json(DoubtRecord, tmp_path / "masks/a.doubt.json").doubtful
+    again = read_json(DoubtRecord, tmp_path / "masks/a.doubt.json")
+    assert "less sure than 0% of 5 cases" in again.words and again.score < record.score - 1
+    # What is strange about the scan itself still counts.
+    assert again.remarks == record.remarks and "7 things that training never saw" in again.words
     assert list(before) == list(masks(tmp_path / "masks"))
     # Of a mask that a person has changed there is no verdict, and none of a mask that was taken away.
     kept = (tmp_path / "masks/b.nii.gz").read_bytes()
