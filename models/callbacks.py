@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import signal
@@ -183,15 +182,7 @@ class EpochReport(Callback):
             write_case_scores(self.figure.with_name(CASE_SCORES), record, self.target_names, counts)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Draw what was not drawn."""
-        self._draw_the_rest(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """The same where a training is stopped; what stopped it is what is said, a full disk perhaps."""
-        with contextlib.suppress(OSError):
-            self._draw_the_rest(trainer)
-
-    def _draw_the_rest(self, trainer: pl.Trainer) -> None:
+        """Draw what was not drawn; a training that is stopped has no time for that."""
         if trainer.is_global_zero and len(self.history) > self._drawn:
             self._draw()
 

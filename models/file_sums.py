@@ -24,8 +24,8 @@ def check_sums(file: Path | BinaryIO) -> None:
                 if each.compress_type != zipfile.ZIP_STORED or each.file_size > each.compress_size:
                     raise ValueError(f"{each.filename} is packed, and torch packs nothing")
             member = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ValueError(str(error)) from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(str(error) or "it ends early") from None
     finally:
         if not isinstance(file, Path):
             file.seek(0)

@@ -93,6 +93,9 @@ def _of_process(pid: int) -> tuple[float, int, int, float] | None:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         counts = (len(os.listdir(f"/proc/{pid}/{what}")) for what in ("fd", "task"))
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        if not pages:
+            # It ends, and its memory is gone before it is.
+            return None
         return round(pages * 4096 / 2**20, 1), *counts, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     except OSError:
         return None

@@ -30,7 +30,7 @@ def test_a_long_training_is_looked_at_itself_and_ended(tmp_path):
         "import json; from pathlib import Path; from tests.torture import commands, endure; "
         "endure._LOOK_S = 0.1; endure.what_grew = lambda looks: []; endure.prepare = lambda *_, **__: ([], []); "
         "endure.run = lambda _, words, **given: commands.run('trains', words, **given); "
-        f"print(json.dumps(endure.run_endure(Path('{tmp_path}'), seed=1, seconds=1.5)))"
+        f"print(json.dumps(endure.run_endure(Path('{tmp_path}'), seed=1, seconds=4.0)))"
     )
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
