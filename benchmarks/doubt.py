@@ -7,8 +7,8 @@ Two questions, as the first is easy and the second is not: which of scans that w
 flip, bias field, half missing; one in seven is left as it is) have a mean Dice below 0.7, and which of the clean scans
 make the tenth with the lowest Dice. The second is asked of all clean scans. What is predicted already is kept.
 
-How far the second can be answered by what networks say at all is told by the best mix of their signals for these very
-scans: no score that is chosen without them can be expected to do better.
+What a weighted mean of what networks say could reach is told by the best mix of the signals for these very scans. It is
+chosen by the answers, so that weights that are chosen without them are not expected to do as well.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def worst_clean(results: Sequence[Result]) -> tuple[list[Result], list[bool]]:
 def best_mix(results: Sequence[Result]) -> dict[str, Any] | None:
     """The weights, of signals brought to one scale, that find the worst clean scans best, and their AUROC.
 
-    They are chosen by the answers, so that this is a bound and no result; None where no clean scan is better than the
+    They are chosen by the answers, so that this is a mark and no result; None where no clean scan is better than the
     worst ones.
     """
     clean, bad = worst_clean(results)

@@ -145,6 +145,8 @@ def _add_record(path: Path, stamps: dict[str, MaskStamp], damaged: list[Path] | 
 
 def _read(kind: type[Any], path: Path) -> Any:
     """Raises FileNotFoundError where it is not there."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link that leads nowhere; remove it, or give --overwrite")
     try:
         return read_json(kind, path)
     except UserError as error:

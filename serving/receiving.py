@@ -72,7 +72,7 @@ async def predict_upload(
     body = _Body(request, limits.upload_bytes)
     try:
         if wish.format not in (None, *ENDINGS):
-            raise Refused(422, f"there is no format {wish.format!r:.50}; there are {', '.join(ENDINGS)}")
+            raise Refused(422, f"there is no format {str(wish.format)[:50]!r}; there are {', '.join(ENDINGS)}")
         stated = request.headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > limits.upload_bytes:
             raise too_large(f"the request has more than {limits.upload_mb:g} MB")

@@ -125,9 +125,11 @@ def unpack_zip(
                     os.utime(path, (seconds, seconds))
     except FileExistsError:
         raise UserError(f"{archive} holds two files of one name; unpack it yourself") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        # A member that begins before its archive.
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, OSError
+    ) as error:  # fmt: skip
+        # What unpacks bzip2 says so of damage, without a number; a place before the archive is an invalid one.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
 

@@ -25,6 +25,7 @@ _META_SAID = re.compile(rb"^[ \t]*compresseddata[ \t]*[=:]", re.IGNORECASE | re.
 _META_MEANT = re.compile(rb"^[ \t]*compresseddata[=: \t]*[ty1-9]", re.IGNORECASE | re.MULTILINE)
 _META_MEANT_BY_SIZE = re.compile(rb"^[ \t]*compresseddatasize[=: \t]*[1-9]", re.IGNORECASE | re.MULTILINE)
 """What says that voxels are packed, also in words that MetaImage's reader takes for plain voxels."""
+_META_SIZE_SAID = re.compile(rb"^[ \t]*compresseddatasize[ \t]*[=:]", re.IGNORECASE | re.MULTILINE)
 _META_SIZE = re.compile(rb"^[ \t]*CompressedDataSize[ \t]*[=:][=: \t]*(\d{1,18})[ \t]*\r?$", re.MULTILINE)
 _NRRD_SEVERAL, _META_SEVERAL = re.compile(r"LIST|.*%\d*d"), re.compile(r"LIST|.*%")
 """Names of voxels that SimpleITK's readers take for several files, in these letters."""
@@ -128,11 +129,16 @@ def _find_meta(path: Path, start: bytes) -> Packed | None:
         return None
     is_known = said == 1 and _META_PACKED.search(head) is not None
     size = _META_SIZE.search(head)
-    if not is_known or last is None or size is None or _META_SKIP.search(head):
+    if not is_known or last is None or _META_SKIP.search(head):
         raise _unchecked(path)
     is_local = last[1].strip().lower() == b"local"
+    if size is None and (is_local or _META_SIZE_SAID.search(head)):
+        raise _unchecked(path)
     packed, offset = (path, last.end()) if is_local else (_beside(path, last[1], _META_SEVERAL), 0)
-    stated = int(size[1])
+    stated = 0 if size is None else int(size[1])
+    if not stated and not is_local:
+        # As older programs wrote it: all of the file.
+        stated = packed.stat().st_size
     if packed.stat().st_size - offset < stated:
         raise _broken(packed, "is truncated")
     return Packed(path=packed, offset=offset, num_bytes=stated, wbits=_GZIP_OR_ZLIB)

@@ -6,9 +6,10 @@ mm both. A picture (PNG, TIFF) is a slice (x, y, 1) of voxels of 1 mm; what it s
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from utils.geometry import Geometry
 from utils.nifti_header import require_grid
 from utils.packed_voxels import require_undamaged
 from utils.scan_names import is_picture, scan_ending
-from utils.temporary import temporary_file
+from utils.temporary import private_folder, temporary_file
+from utils.text_headers import require_harmless, require_text_name
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From the world of DICOM and ITK (left, back, up) to this program's (right, front, up), and back: both in mm."""
@@ -32,7 +34,9 @@ READERS = {
 """SimpleITK's reader for each ending: by itself it does not know the endings in upper case."""
 ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 """Headers with their voxels in a file of their own -> the same format in one file, as it is written."""
-_OTHER_UNIT = re.compile(r"[cdunµμ]?m|in|inch|inches|microns?|(centi|deci|micro|nano)?met(er|re)s?", re.IGNORECASE)
+_OTHER_UNIT = re.compile(
+    r"[cdunµμ\ufffd]?m|in|inch|inches|microns?|(centi|deci|micro|nano)?met(er|re)s?", re.IGNORECASE
+)
 _SPACE_UNITS = re.compile(rb"^[ \t]*space[ \t]*units[ \t]*:(?!=)[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _HEADER_BYTES = 1 << 16
 
@@ -59,14 +63,33 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], Geometry]:
     Raises:
         UserError: no SimpleITK, or no readable file.
     """
-    return _grid_of(path, _opened(path))
+    with _opened(path) as reader:
+        return _grid_of(path, reader)
 
 
-def _opened(path: Path) -> Any:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     """A reader that has read the header."""
     reader = _reader(path)
-    _attempt(path, reader.ReadImageInformation)
-    return reader
+    with _place_of(path) as place:
+        reader.SetFileName(str(place))
+        _attempt(path, reader.ReadImageInformation)
+        yield reader
+
+
+@contextlib.contextmanager
+def _place_of(path: Path) -> Iterator[Path]:
+    """Where a file is read: a TIFF, whose library prints warnings with the file's name, by a link that says nothing."""
+    if READERS[scan_ending(path).lower()] != "TIFFImageIO":
+        require_text_name(path)
+        if not is_picture(path):
+            require_harmless(path)
+        yield path
+        return
+    with private_folder("nnunet-picture") as folder:
+        link = folder / "picture.tif"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def _grid_of(path: Path, reader: Any) -> tuple[tuple[int, ...], Geometry]:
@@ -97,17 +120,19 @@ def read_voxels(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         UserError: no SimpleITK, or the file is missing, cut short, damaged or of another kind than its name says.
     """
-    reader = _opened(path)
-    shape, geometry = _grid_of(path, reader)
     itk = _simpleitk(path)
-    if not is_picture(path):
-        voxel = _attempt(path, lambda: itk.Image([1, 1, 1], reader.GetPixelID()))
-        require_undamaged(path, math.prod(shape) * voxel.GetSizeOfPixelComponent())
-    image = _attempt(path, reader.Execute)
+    with _opened(path) as reader:
+        shape, geometry = _grid_of(path, reader)
+        if not is_picture(path):
+            voxel = _attempt(path, lambda: itk.Image([1, 1, 1], reader.GetPixelID()))
+            if "complex" in voxel.GetPixelIDTypeAsString():
+                raise _no_numbers(path, "complex")
+            require_undamaged(path, math.prod(shape) * voxel.GetSizeOfPixelComponent())
+        image = _attempt(path, reader.Execute)
     components = image.GetNumberOfComponentsPerPixel()
     array = itk.GetArrayFromImage(image)
     if array.dtype.kind not in "iuf":
-        raise UserError(f"{path} holds {array.dtype} voxels; convert it to integers or floating-point numbers")
+        raise _no_numbers(path, str(array.dtype))
     # SimpleITK's arrays are (..., y, x[, component]).
     array = np.moveaxis(array, -1, 0) if components > 1 else array[None]
     array = array[:, None] if array.ndim == 3 else array
@@ -150,6 +175,7 @@ def write_voxels(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
 
 
 def _write(writer: Any, image: Any, place: Path, path: Path) -> None:
+    require_text_name(place)
     writer.SetFileName(str(place))
     try:
         writer.Execute(image)
@@ -172,8 +198,11 @@ def _reader(path: Path) -> Any:
         raise missing_file(path)
     reader = _simpleitk(path).ImageFileReader()
     reader.SetImageIO(READERS[scan_ending(path).lower()])
-    reader.SetFileName(str(path))
     return reader
+
+
+def _no_numbers(path: Path, kind: str) -> UserError:
+    return UserError(f"{path} holds {kind} voxels; convert it to integers or floating-point numbers")
 
 
 def _attempt(path: Path, read: Any) -> Any:

@@ -30,7 +30,7 @@ def test_questions_are_asked_of_the_right_scans():
     assert table["Dice < 0.7 of 4 disturbed"]["doubt"] == pytest.approx(0.5)
 
 
-def test_the_best_mix_is_a_bound_on_what_each_signal_and_any_mean_of_them_finds():
+def test_the_best_mix_finds_more_than_each_signal_and_leaves_out_what_is_wrong():
     rng = np.random.default_rng(0)
     dice = rng.uniform(0.6, 0.9, 200)
     # Two signals on different scales, each with noise of its own; one that says nothing; one that is wrong.

@@ -12,7 +12,15 @@ from inference.mask_folder import MaskFolder
 from inference.mask_stamps import STAMPS, FileStamp, MadeBy, MaskStamp
 from inference.preparing import as_volume
 from inference.scans import Scan
-from inference.stamp_files import RECORDS, read_record, read_stamps, record_path, stage_record, write_table
+from inference.stamp_files import (
+    RECORDS,
+    read_record,
+    read_sound_stamps,
+    read_stamps,
+    record_path,
+    stage_record,
+    write_table,
+)
 from utils.errors import UserError
 from utils.parts import Part, Place
 
@@ -162,3 +170,15 @@ def test_a_part_that_replaces_leaves_known_what_others_finished_beside_a_damaged
     assert replacing.others() == {"c": "unknown"}
     predict(running, "c")
     assert replacing.others() == running.others() == {}
+
+
+@pytest.mark.parametrize("name", ["a", ""])
+def test_a_link_that_leads_nowhere_is_damage_and_not_waited_for(tmp_path, name):
+    write_table(tmp_path, {"b": OTHER})
+    path = record_path(tmp_path, name) if name else tmp_path / STAMPS
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a link that leads nowhere"):
+        read_stamps(tmp_path)
+    assert read_sound_stamps(tmp_path) == ({"b": OTHER} if name else {}, True)

@@ -242,6 +242,11 @@ def test_voxels_that_a_packed_stream_lacks_are_no_memory_of_the_service(service)
     assert status == 422 and "file 1 is truncated: it unpacks to 1 bytes" in message
 
 
+def test_a_line_that_ends_its_reader_does_not_end_the_service(service):
+    status, message = service.error(NRRD.replace(b"type: ", b"type: " + b"x" * 2000) + b"\n" + VOXELS)
+    assert status == 422 and "file 1 has a line of 20" in message
+
+
 def test_packed_voxels_are_counted_in_the_file_that_holds_them(tmp_path):
     """Uploads with a second file are refused before; this counts nothing wrong should they be taken one day."""
     (tmp_path / "a.raw.gz").write_bytes(gzip.compress(bytes(1_000_000)))

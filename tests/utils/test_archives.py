@@ -151,6 +151,8 @@ def test_whatever_an_unpacker_says_of_damage_is_one_kind_of_error(tmp_path, pack
     path.write_bytes(content)
     with zipfile.ZipFile(path) as archive, pytest.raises(zipfile.BadZipFile):
         read_member(archive, "a")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack_zip(path, tmp_path / "out")
 
 
 def test_a_zip_with_a_file_without_a_name_is_refused(tmp_path):
