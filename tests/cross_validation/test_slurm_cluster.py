@@ -16,7 +16,8 @@ from tests.slurm_node import begin_now, is_training, slurm_node, stop, wait_unti
 from tests.tiny_task import make_task
 from utils.errors import UserError
 from utils.slurm import SlurmJob, write_job_scripts
-from utils.slurm_resources import SlurmResources, fit_to_cluster
+from utils.slurm_cluster import fit_to_cluster
+from utils.slurm_resources import SlurmResources
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
