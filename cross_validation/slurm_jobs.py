@@ -11,7 +11,8 @@ from cross_validation.jobs import JobPlan, RunSelection
 from cross_validation.nodes import Nodes
 from utils.configurations import CASCADE
 from utils.slurm import SlurmJob, write_job_scripts
-from utils.slurm_resources import SlurmResources, fit_to_cluster
+from utils.slurm_cluster import fit_to_cluster
+from utils.slurm_resources import SlurmResources
 
 CROSS_VALIDATE = Path(__file__).resolve().parents[1] / "scripts/cross_validate.py"
 

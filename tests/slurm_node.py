@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,10 +97,24 @@ def wait_until_idle(environment: dict[str, str], limit_s: float) -> None:
     raise AssertionError(f"jobs are left after {limit_s} s: {answer.stdout}")
 
 
-def begin_now(environment: dict[str, str]) -> None:
-    """Let jobs that were queued again, and wait for their time, begin at once."""
-    answer = subprocess.run(["squeue", "-h", "-o", "%i %r"], env=environment, capture_output=True, text=True)
-    _begin_now([line.split() for line in answer.stdout.splitlines()], environment)
+def wait_for(what: str, is_so: Callable[[], bool], environment: dict[str, str], limit_s: float = 300) -> None:
+    """Wait until something is so of jobs that run; those that wait for their time begin at once."""
+    end_s = time.monotonic() + limit_s
+    while not is_so():
+        answer = subprocess.run(["squeue", "-h", "-o", "%i %r"], env=environment, capture_output=True, text=True)
+        rows = [line.split() for line in answer.stdout.splitlines()]
+        assert rows or is_so(), f"no job is left, and this was not seen: {what}"
+        assert time.monotonic() < end_s, f"not so after {limit_s} s: {what}; jobs: {answer.stdout}"
+        _begin_now(rows, environment)
+        time.sleep(0.1)
+
+
+def is_running(environment: dict[str, str], name: str, restarts: int) -> bool:
+    """Whether the job of a name runs after it was queued again so often."""
+    asked = subprocess.run(["squeue", "-h", "-n", name, "-o", "%i"], env=environment, capture_output=True, text=True)
+    words = ["scontrol", "show", "job", asked.stdout.strip()]
+    shown = subprocess.run(words, env=environment, capture_output=True, text=True).stdout.split()
+    return {"JobState=RUNNING", f"Restarts={restarts}"} <= set(shown)
 
 
 def _begin_now(rows: list[list[str]], environment: dict[str, str]) -> None:
@@ -117,9 +131,16 @@ def stop(environment: dict[str, str], name: str, how: str) -> str:
 
 
 def is_training(fold: Path, epochs: int) -> bool:
-    """Whether some epochs are done, and others are not."""
+    """Whether some epochs are done; no later than that others are not."""
     state = read_training_state(fold / "checkpoints")
-    return state is not None and not state.finished and state.epochs >= epochs
+    assert state is None or not state.finished, f"the training ended before it was stopped, after {state.epochs} epochs"
+    return state is not None and state.epochs >= epochs
+
+
+def epochs_done(fold: Path) -> int:
+    """How many epochs of a training are done."""
+    state = read_training_state(fold / "checkpoints")
+    return 0 if state is None else state.epochs
 
 
 def _free_ports(count: int) -> list[int]:

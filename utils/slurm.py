@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from utils.files import write_atomically
 from utils.runs import prepare_folder
-from utils.slurm_resources import NOTICE_S, SlurmResources, fit_to_cluster
+from utils.slurm_cluster import fit_to_cluster
+from utils.slurm_resources import NOTICE_S, SlurmResources
 
 MOST_RESTARTS = 100
 """A job that has been queued again so often does not get on."""

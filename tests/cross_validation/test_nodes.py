@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cross_validation.nodes import ONE_NODE, Nodes
-from utils import slurm_resources
+from utils import slurm_cluster
 from utils.errors import UserError
 from utils.slurm import SlurmJob, job_script
-from utils.slurm_resources import NodeKind, SlurmResources, fit_to_cluster
+from utils.slurm_cluster import NodeKind, fit_to_cluster
+from utils.slurm_resources import SlurmResources
 
 
 def test_a_training_on_one_machine_is_started_as_it_is():
@@ -50,7 +51,7 @@ def test_a_job_asks_for_its_machines_and_their_gpus():
 def test_more_machines_than_there_are_and_too_many_cpus_for_their_processes_are_refused(monkeypatch):
     kinds = [NodeKind(partition="gpu", cpus=16, memory_mb=8000, extras="gpu:4", count=2)]
     kinds += [NodeKind(partition="all", cpus=16, memory_mb=8000, extras="gpu:4", count=2)]
-    monkeypatch.setattr(slurm_resources, "_nodes", lambda: kinds)
+    monkeypatch.setattr(slurm_cluster, "_nodes", lambda: kinds)
     # Sixteen CPUs for four processes.
     assert fit_to_cluster(SlurmResources(), gpus=4, nodes=2, tasks=4).cpus == 4
     with pytest.raises(UserError, match="--nodes 3: this cluster has 2 such nodes"):

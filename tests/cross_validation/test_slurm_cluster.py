@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.slurm_node import begin_now, is_training, slurm_node, stop, wait_until_idle
+from tests.slurm_node import epochs_done, is_running, is_training, slurm_node, stop, wait_for, wait_until_idle
 from tests.tiny_task import make_task
 from utils.errors import UserError
 from utils.slurm import SlurmJob, write_job_scripts
-from utils.slurm_resources import SlurmResources, fit_to_cluster
+from utils.slurm_cluster import fit_to_cluster
+from utils.slurm_resources import SlurmResources
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTING = """
@@ -31,7 +32,7 @@ while count < 30:
     done.write_text(str(count))
 print("done", flush=True)
 """
-TRAINING = ("--max_epochs", "8", "--batches_per_epoch", "1", "--filters", "2", "4", "4", "--val_batch_size", "2")
+TRAINING = ("--max_epochs", "32", "--batches_per_epoch", "1", "--filters", "2", "4", "4", "--val_batch_size", "2")
 
 pytestmark = pytest.mark.slow
 
@@ -60,10 +61,8 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on(cluster, tmp_path, ho
     job = SlurmJob(name="count", words=words, gpus=0)
     write_job_scripts(tmp_path / "jobs", [job], SlurmResources(cpus=1, time="00:10:00"))
     assert submit(tmp_path / "jobs", cluster).returncode == 0
-    for _ in range(300):
-        if (tmp_path / "done").exists() and int((tmp_path / "done").read_text() or 0) >= 3:
-            break
-        time.sleep(0.1)
+    done = tmp_path / "done"
+    wait_for("counted to 3", lambda: done.exists() and int(done.read_text() or 0) >= 3, cluster, 30)
     stop(cluster, "count", how)
     wait_until_idle(cluster, 120)
     lines = (tmp_path / "jobs/count.out").read_text().splitlines()
@@ -119,12 +118,12 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
     (script,) = (tmp_path / "scripts").glob("*_fold_*.sh")
     assert {"#SBATCH --signal=B:USR1@120", "#SBATCH --requeue"} <= set(script.read_text().splitlines())
     assert submit(tmp_path / "scripts", asking).returncode == 0
-    for how, epochs in (("preempted", 2), ("its time is over", 4)):
-        for _ in range(3000):
-            if is_training(tmp_path / "jobs/77_3d_fullres/fold_0", epochs):
-                break
-            begin_now(asking)
-            time.sleep(0.1)
+    fold = tmp_path / "jobs/77_3d_fullres/fold_0"
+    for restarts, how in enumerate(("preempted", "its time is over")):
+        wait_for(f"it runs, queued again {restarts} times", partial(is_running, asking, script.stem, restarts), asking)
+        # Those of the run before it are there at once, when the script may not yet listen to signals.
+        epochs = epochs_done(fold) + 2
+        wait_for(f"{epochs} epochs are done", partial(is_training, fold, epochs), asking)
         number = stop(asking, script.stem, how)
     assert run("here").returncode == 0
     wait_until_idle(asking, 600)
@@ -135,7 +134,7 @@ def test_a_fold_that_is_stopped_as_a_job_ends_with_the_weights_and_records_of_on
     assert here == jobs, printed
     here, jobs = (sorted((tmp_path / name).glob("*/fold_*/checkpoints/last.ckpt")) for name in ("here", "jobs"))
     assert len(here) == len(jobs) == 1
-    for first, second in zip(here, jobs):
+    for first, second in zip(here, jobs, strict=True):
         weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
         assert all(torch.equal(value, others[name]) for name, value in weights.items())
 

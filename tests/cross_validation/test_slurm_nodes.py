@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.main_runs import TINY_NETWORK, history, train, weights
-from tests.slurm_node import is_training, slurm_node, stop, wait_until_idle
+from tests.slurm_node import is_training, slurm_node, stop, wait_for, wait_until_idle
 from tests.tiny_task import make_task
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,10 +34,7 @@ def test_a_fold_that_is_stopped_on_two_nodes_is_the_one_of_a_process_with_their_
             done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
         (script,) = jobs.glob("*_fold_*.sh")
-        for _ in range(3000):
-            if is_training(fold, 1):
-                break
-            time.sleep(0.1)
+        wait_for("an epoch is done", lambda: is_training(fold, 1), environment)
         number = stop(environment, script.stem, "its time is over")
         assert train(task, tmp_path / "one", *FLAGS, "--batch_size", "4", "--no_report") == 0
         wait_until_idle(environment, 500)
@@ -50,7 +46,7 @@ def test_a_fold_that_is_stopped_on_two_nodes_is_the_one_of_a_process_with_their_
     assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6, msg=name)
-    for alone, shared in zip(history(tmp_path / "one"), history(fold)):
+    for alone, shared in zip(history(tmp_path / "one"), history(fold), strict=True):
         assert shared["mean_dice"] == pytest.approx(alone["mean_dice"], abs=1e-6)
     # Predicted by one process, of the first node.
     assert (fold / "done.json").is_file(), said
