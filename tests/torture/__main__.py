@@ -97,6 +97,7 @@ def _in_words(name: str, result: dict[str, Any]) -> str:
         "twice",
         "without_package",
         "epochs",
+        "books",
     ):
         if isinstance(result.get(key), dict):
             lines += [

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.torture.bookkeeping import keep_books
 from tests.torture.commands import Limits, run
 from tests.torture.stages import STAGES, TASK, prepare
 
@@ -59,7 +60,11 @@ def run_endure(
         faults.append(f"ends with {outcome.status}: {outcome.last_words}")
     epochs = _epochs(results)
     thinned = looks[:: max(1, len(looks) // 40)]
-    return {"seed": seed, "undisturbed": [], "epochs": epochs, "looks": thinned, "faults": faults + what_grew(looks)}
+    books, grew = keep_books(root)
+    faults += what_grew(looks) + grew
+    return {
+        "seed": seed, "undisturbed": [], "epochs": epochs, "looks": thinned, "books": {"all": books}, "faults": faults
+    }  # fmt: skip
 
 
 def what_grew(looks: Sequence[Sequence[float]]) -> list[str]:

@@ -10,6 +10,16 @@ import sys
 import pytest
 
 from tests.conftest import PROJECT
+from tests.torture import bookkeeping
+from tests.torture.bookkeeping import keep_books
+
+
+@pytest.mark.slow
+def test_ten_thousand_epochs_are_written_down_as_the_first_ones_are(tmp_path, monkeypatch):
+    found, grew = keep_books(tmp_path)
+    assert not grew and found["epochs"] == 10_000, found
+    monkeypatch.setattr(bookkeeping, "MOST_BYTES", 10)
+    assert "the history" in keep_books(tmp_path, 1000)[1][0]
 
 
 @pytest.mark.slow
@@ -23,12 +33,14 @@ def test_a_long_training_is_looked_at_itself_and_ended(tmp_path):
         "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(2)'])\n"
         "    held = b'1' * (200 << 20)\n"
         "    for epoch in range(1, 500):\n"
-        "        (results / 'logs.json').write_text('\"epoch_s\":' * epoch)\n"
+        "        with open(results / 'logs.json', 'a') as log:\n"
+        "            log.write('\"epoch_s\":')\n"
         "        time.sleep(0.02)\n"
     )
     code = (
         "import json; from pathlib import Path; from tests.torture import commands, endure; "
         "endure._LOOK_S = 0.1; endure.what_grew = lambda looks: []; endure.prepare = lambda *_, **__: ([], []); "
+        "endure.keep_books = lambda _: ({}, []); "
         "endure.run = lambda _, words, **given: commands.run('trains', words, **given); "
         f"print(json.dumps(endure.run_endure(Path('{tmp_path}'), seed=1, seconds=4.0)))"
     )
