@@ -39,7 +39,7 @@ DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --
   --augment none
 
 # Two files of tests beside each other, each on one core: tiny networks gain nothing from threads.
-BESIDE := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+BESIDE := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(BESIDE)

@@ -120,6 +120,9 @@ def is_running(environment: dict[str, str], name: str, restarts: int) -> bool:
 def _begin_now(rows: list[list[str]], environment: dict[str, str]) -> None:
     for number in (row[0] for row in rows if row[1] == "BeginTime"):
         subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
+    # Where slurmd could not start a job, on a busy machine, it is held ("launch failed requeued held").
+    for number in (row[0] for row in rows if row[1] == "launch"):
+        subprocess.run(["scontrol", "release", number], env=environment, check=False)
 
 
 def stop(environment: dict[str, str], name: str, how: str) -> str:

@@ -28,6 +28,8 @@ from utils.errors import run_cli
 from utils.runtime import resolve_hardware
 
 NUMBER, TARGET = int(sys.argv[2]), sys.argv[3]
+# A shell lets what it starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Tiny(pl.LightningModule):
     def __init__(self):
