@@ -27,8 +27,9 @@ _META_MEANT_BY_SIZE = re.compile(rb"^[ \t]*compresseddatasize[=: \t]*[1-9]", re.
 """What says that voxels are packed, also in words that MetaImage's reader takes for plain voxels."""
 _META_SIZE_SAID = re.compile(rb"^[ \t]*compresseddatasize[ \t]*[=:]", re.IGNORECASE | re.MULTILINE)
 _META_SIZE = re.compile(rb"^[ \t]*CompressedDataSize[ \t]*[=:][=: \t]*(\d{1,18})[ \t]*\r?$", re.MULTILINE)
-_NRRD_SEVERAL, _META_SEVERAL = re.compile(r"LIST|.*%\d*d"), re.compile(r"LIST|.*%")
-"""Names of voxels that SimpleITK's readers take for several files, in these letters."""
+_NRRD_SEVERAL = re.compile(r"LIST|.*%\d*d")
+"""Names of voxels that SimpleITK's reader takes for several files, in these letters; `utils.text_headers` has those of
+MetaImage, which are refused packed or not."""
 _META_SKIP = re.compile(rb"^[ \t]*headersize[ \t]*[=:][=: \t]*-?0*[1-9]", re.IGNORECASE | re.MULTILINE)
 _META_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][=: \t]*([^\r\n]*)\r?\n?", re.MULTILINE)
 
@@ -115,7 +116,12 @@ def _find_nrrd(path: Path, start: bytes) -> Packed | None:
         raise _unchecked(path)
     named = _NRRD_FILE.search(head)
     if named is not None:
-        return Packed(path=_beside(path, named[1], _NRRD_SEVERAL), offset=0, num_bytes=None, wbits=_GZIP)
+        if _NRRD_SEVERAL.match(named[1].strip().decode("latin-1")):
+            raise UserError(
+                f"{path} has packed voxels in several files, or in one whose name is read as several (LIST, %), which "
+                "cannot be checked; store it as one file"
+            )
+        return Packed(path=_beside(path, named[1]), offset=0, num_bytes=None, wbits=_GZIP)
     if end is None:
         raise _unchecked(path)
     return Packed(path=path, offset=end.end(), num_bytes=None, wbits=_GZIP)
@@ -134,7 +140,7 @@ def _find_meta(path: Path, start: bytes) -> Packed | None:
     is_local = last[1].strip().lower() == b"local"
     if size is None and (is_local or _META_SIZE_SAID.search(head)):
         raise _unchecked(path)
-    packed, offset = (path, last.end()) if is_local else (_beside(path, last[1], _META_SEVERAL), 0)
+    packed, offset = (path, last.end()) if is_local else (_beside(path, last[1]), 0)
     stated = 0 if size is None else int(size[1])
     if not stated and not is_local:
         # As older programs wrote it: all of the file.
@@ -144,23 +150,17 @@ def _find_meta(path: Path, start: bytes) -> Packed | None:
     return Packed(path=packed, offset=offset, num_bytes=stated, wbits=_GZIP_OR_ZLIB)
 
 
-def _beside(path: Path, named: bytes, several: re.Pattern[str]) -> Path:
+def _beside(path: Path, named: bytes) -> Path:
     """The file of the voxels that a header names, seen from the header's folder.
 
     Args:
         path: of the header.
         named: what it says.
-        several: what its reader takes for several files, also where there is one file of this name.
 
     Raises:
-        UserError: there is no such file, or several are named.
+        UserError: there is no such file.
     """
     name = named.strip().decode("utf-8", "surrogateescape")
-    if not name or several.match(name):
-        raise UserError(
-            f"{path} has packed voxels in several files, or in one whose name is read as several (LIST, %), which "
-            "cannot be checked; store it as one file"
-        )
     found = path.parent / name
     if not found.is_file():
         raise UserError(f"{path} names a file of voxels, {found}, that does not exist", files=[found])
