@@ -128,10 +128,17 @@ def unpack_zip(
     except (
         zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, OSError
     ) as error:  # fmt: skip
-        # What unpacks bzip2 says so of damage, without a number; a place before the archive is an invalid one.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if not _is_damage(error):
             raise
         raise UserError(f"{archive} cannot be unpacked: {error}; copy it again, or unpack it yourself") from None
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether what was raised while a zip was read is its fault, and not the disk's.
+
+    What unpacks bzip2 says so of damage without a number; a place before the archive is an invalid one.
+    """
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -148,8 +155,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         with archive.open(name) as file:
             return file.read(archive.getinfo(name).file_size)
     except (zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        # What unpacks bzip2 says so of damage, without a number; a place before the archive is an invalid one.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if not _is_damage(error):
             raise
         raise zipfile.BadZipFile(f"{name} is damaged ({str(error) or 'it ends early'})") from None
 
