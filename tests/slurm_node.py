@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,16 +47,27 @@ NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=
 
 
 @contextlib.contextmanager
-def slurm_node(folder: Path, *, count: int = 1) -> Iterator[dict[str, str]]:
-    """Environment for commands of a Slurm that runs until the block ends; skips the test where none can be started."""
+def slurm_node(*, count: int = 1) -> Iterator[dict[str, str]]:
+    """Environment for commands of a Slurm that runs until the block ends; skips the test where none can be started.
+
+    Its folder has a short name of its own: slurmstepd's socket lies there, whose path may have 107 characters; with a
+    longer one no job is started, and what slurmd says of it is "Resource temporarily unavailable".
+    """
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"no Slurm on this machine ({', '.join(missing)}); Debian: slurmctld slurmd slurm-client munge")
     if os.geteuid() != 0:
         pytest.skip("a Slurm of one's own is started by root only")
+    short = tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp")
+    with short as folder, _started(Path(folder), count) as environment:
+        yield environment
+
+
+@contextlib.contextmanager
+def _started(folder: Path, count: int) -> Iterator[dict[str, str]]:
     host, ports = socket.gethostname().split(".")[0], _free_ports(1 + count)
     names = [f"node{number}" for number in range(count)]
     for name in ("state", "munge"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
     munge = folder / "munge"
     munge.chmod(0o700)
     (munge / "key").write_bytes(os.urandom(1024))
@@ -120,9 +132,9 @@ def is_running(environment: dict[str, str], name: str, restarts: int) -> bool:
 def _begin_now(rows: list[list[str]], environment: dict[str, str]) -> None:
     for number in (row[0] for row in rows if row[1] == "BeginTime"):
         subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], env=environment, check=False)
-    # Where slurmd could not start a job, on a busy machine, it is held ("launch failed requeued held").
-    for number in (row[0] for row in rows if row[1] == "launch"):
-        subprocess.run(["scontrol", "release", number], env=environment, check=False)
+    if held := [row[0] for row in rows if row[1] == "launch"]:
+        said = Path(environment["SLURM_CONF"]).with_name("slurmd.out").read_text()[-2000:]
+        raise AssertionError(f"slurmd could not start {', '.join(held)} (launch failed requeued held): {said}")
 
 
 def stop(environment: dict[str, str], name: str, how: str) -> str:

@@ -38,8 +38,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with slurm_node(tmp_path_factory.mktemp("slurm")) as environment:
+def cluster():
+    with slurm_node() as environment:
         yield environment
 
 

@@ -27,7 +27,7 @@ def test_a_fold_that_is_stopped_on_two_nodes_is_the_one_of_a_process_with_their_
     program = [sys.executable, PROJECT / "scripts/cross_validate.py", "--task", "77", "--data", task.results]
     program += ["--results", tmp_path / "two", "--folds", 0, "--no_report", "--gpus", 0]
     program += ["--slurm", jobs, "--nodes", 2, "--cpus", 1, "--", *FLAGS, "--batch_size", 2]
-    with slurm_node(tmp_path / "slurm", count=2) as environment:
+    with slurm_node(count=2) as environment:
         # The names of these nodes are known to Slurm alone.
         environment |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         for words in (program, [jobs / "submit.sh"]):
