@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.kernels.cpu_small import OneDnnConv3d
+
 TILE = 4
 POINTS = 6
 """Products for each tile: a tile's four planes and the two beside them."""
@@ -43,7 +45,7 @@ _OUTPUT = torch.tensor([
 ], dtype=torch.float32)  # fmt: skip
 
 
-class WinogradConv3d(nn.Conv3d):
+class WinogradConv3d(OneDnnConv3d):
     """A 3x3x3 convolution with padding 1; it takes over the weight, and so the name in a checkpoint, of `layer`."""
 
     def __init__(self, layer: nn.Conv3d) -> None:
@@ -61,7 +63,9 @@ class WinogradConv3d(nn.Conv3d):
 
 def is_suited(layer: nn.Module) -> TypeGuard[nn.Conv3d]:
     """Whether WinogradConv3d can take its place: 3x3x3 at stride 1 and padding 1, and wide enough to gain."""
-    if type(layer) is not nn.Conv3d or layer.bias is not None or min(layer.weight.shape[:2]) < LEAST_CHANNELS:
+    if not isinstance(layer, nn.Conv3d) or isinstance(layer, WinogradConv3d) or layer.bias is not None:
+        return False
+    if min(layer.weight.shape[:2]) < LEAST_CHANNELS:
         return False
     geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
     return geometry == ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1, "zeros")

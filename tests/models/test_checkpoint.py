@@ -30,7 +30,8 @@ def test_reference_checkpoint_predicts_as_the_reference(tmp_path):
     assert read_checkpoint(tmp_path / "reference.ckpt").is_reference
     network, _, _ = load_for_inference(tmp_path / "reference.ckpt", plan=plan, model=ModelConfig())
     image = torch.randn(1, 1, 8, 8, 8)
-    torch.testing.assert_close(network(image), theirs(image), rtol=0, atol=0)
+    # Of a single sample; oneDNN sums in another order than torch itself.
+    torch.testing.assert_close(network(image), theirs(image), rtol=1e-4, atol=1e-5)
 
 
 def test_reference_checkpoint_needs_a_plan(tmp_path):

@@ -54,7 +54,8 @@ def test_weights_of_dynunet_give_the_outputs_of_dynunet(stage, res_block):
     weights = {name: value for name, value in theirs.state_dict().items() if not name.startswith("skip_layers.")}
     ours.load_state_dict(weights)
     image = torch.randn(2, 2, *stage.patch_size)
-    torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=0, atol=0)
+    # oneDNN computes here what torch computes there (models/kernels/cpu_small.py), so sums have another order.
+    torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=1e-5, atol=2e-6)
 
 
 def test_training_gives_each_head_at_its_own_resolution():

@@ -94,7 +94,8 @@ def test_torchs_exported_program_is_loaded_without_pickle_and_equal(kind, tmp_pa
     with torch.inference_mode():
         windows = random_windows(plan, 3)
         found = torch.export.load(path).module()(windows)
-        assert torch.equal(found, make_network(plan, model).eval()(windows))
+        # With a single thread its heads are torch's own, where a network here asks oneDNN.
+        torch.testing.assert_close(found, make_network(plan, model).eval()(windows), rtol=1e-5, atol=1e-5)
     assert json.loads((tmp_path / "out/model.json").read_text())["license_note"] == "mine"
 
 
