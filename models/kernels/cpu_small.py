@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.kernels import cpu_narrow
+
 LARGEST = 20_480
 """Numbers along batch, channels and the first two axes of space up to which torch does not ask oneDNN."""
 FEW_SAMPLES = 16
@@ -28,6 +30,8 @@ class OneDnnConv3d(nn.Conv3d):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, I, D, H, W) to (N, O, D', H', W')."""
+        if cpu_narrow.gains(features, self):
+            return cpu_narrow.NarrowConvolution.apply(features, self.weight)
         return _convolve(features, self) if is_left_out(features, self) else super().forward(features)
 
 
