@@ -80,7 +80,8 @@ def test_a_frozen_weight_and_a_first_layer_get_no_gradient():
     [
         (maps(2, 8, 4, 4, 4).contiguous(), layer()), (maps(2, 8, 4, 4, 4).double(), layer().double()),
         (maps(2, 4, 4, 4, 4), layer(4)), (maps(2, 8, 4, 4, 4), layer(num_out=24)),
-        (maps(2, 8, 4, 4, 4), layer(stride=2)), (maps(2, 8, 4, 4, 4), layer(bias=True)), (maps(2, 8, 4, 4, 4), layer(kernel_size=1, padding=0)),
+        (maps(2, 8, 4, 4, 4), layer(stride=2)), (maps(2, 8, 4, 4, 4), layer(bias=True)),
+        (maps(2, 8, 4, 4, 4), layer(kernel_size=1, padding=0)),
         (maps(2, 8, 4, 4, 4), layer(padding_mode="reflect")), (maps(2, 8, 4, 4, 4), layer(dilation=2, padding=2)),
         (maps(2, 8, 4, 4, 4), layer(groups=8)), (maps(2, 8, 4, 4, 4).to("meta"), layer().to("meta")),
     ],
