@@ -1,4 +1,4 @@
-"""Score predictions against labels: Dice per target, and HD95 and NSD on request.
+"""Score predictions against labels: Dice per target, and HD95, NSD and single lesions on request.
 
 python evaluate.py --preds results/preds_task_04_dim_3_fold_0 --lbls data/Task04_Hippocampus/labelsTr
 """
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from utils.schema import LabelScheme
     from utils.scores import CaseScores, ScoreSummary
 
+LESION_COLUMNS = ("lesions", "lesions_found", "lesions_claimed", "lesions_false")
+"""Of the CSV file, in the order of `utils.lesions.LesionCounts`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score predictions against labels: Dice per target, and surface distances on request."""
+    """Score predictions against labels: Dice per target, and surface distances and single lesions on request."""
 
     preds: Path
     """Folder of predictions: masks <case>.nii.gz (or .nrrd, .mha, ...) on the grid of their label, or arrays <case>.npy
@@ -44,6 +47,9 @@ class EvaluateConfig:
     """Also the normalised surface Dice."""
     nsd_tolerance_mm: float = 1.0
     """Distance up to which surfaces agree, in mm."""
+    lesions: bool = False
+    """Also single lesions: how many connected parts of the label share a voxel with the mask, and how many parts of the
+    mask share none with the label."""
     csv: Path | None = None
     """File for the scores of each case (default: scores.csv in --preds)."""
     json: Path | None = None
@@ -137,6 +143,7 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     """
     import numpy as np
 
+    from utils.lesions import count_lesions
     from utils.nifti import read_label
     from utils.predictions import read_prediction
     from utils.scores import CaseScores, dice_from_counts, label_counts, surface_scores, target_masks
@@ -148,18 +155,20 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     counts = label_counts(prediction, label, labels)
     if labels.ignore_index is not None:
         prediction = np.where(label == labels.ignore_index, 0, prediction)
-    surfaces = []
-    if config.hd95 or config.nsd:
-        surfaces = [
-            surface_scores(found, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm)
-            for found, true in zip(target_masks(prediction, labels), target_masks(label, labels))
-        ]
+    surfaces, lesions = [], []
+    if config.hd95 or config.nsd or config.lesions:
+        for found, true in zip(target_masks(prediction, labels), target_masks(label, labels)):
+            if config.hd95 or config.nsd:
+                surfaces.append(surface_scores(found, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm))
+            if config.lesions:
+                lesions.append(count_lesions(found, true))
     return CaseScores(
         case=pair.case,
         counts=tuple(map(tuple, counts.tolist())),
         dice=tuple(dice_from_counts(counts).tolist()),
         hd95_mm=tuple(s.hd95_mm for s in surfaces) if config.hd95 else (),
         nsd=tuple(s.nsd for s in surfaces) if config.nsd else (),
+        lesions=tuple(lesions),
     )
 
 
@@ -173,11 +182,12 @@ def write_results(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     kinds = [kind for kind in ("hd95_mm", "nsd") if getattr(scores[0], kind)]
-    writer.writerow(("case", "target", "dice", "tp", "fp", "fn", *kinds))
+    writer.writerow(("case", "target", "dice", "tp", "fp", "fn", *kinds, *(LESION_COLUMNS if config.lesions else ())))
     for case in scores:
         for target, name in enumerate(summary.targets):
             surface = (getattr(case, kind)[target] for kind in kinds)
-            writer.writerow((case.case, name, case.dice[target], *case.counts[target], *surface))
+            lesions = dataclasses.astuple(case.lesions[target]) if config.lesions else ()
+            writer.writerow((case.case, name, case.dice[target], *case.counts[target], *surface, *lesions))
     record = {"version": 1, "preds": str(config.preds), "lbls": str(config.lbls)} | to_dict(summary)
     record["labels"] = to_dict(labels)
     if config.nsd:
@@ -190,13 +200,25 @@ def write_results(
 
 
 def table(summary: ScoreSummary) -> str:
-    """The means as text: Dice and NSD in 0..1, HD95 in mm with the cases in which one mask is empty beside it."""
+    """The means as text: Dice and NSD in 0..1, HD95 in mm with the cases in which one mask is empty beside it.
+
+    Of lesions the sums over all cases, and their F1.
+    """
+    from utils.lesions import together
+    from utils.scores import finite_mean
+
     columns: dict[str, list[float] | list[int]] = {"Dice": [*summary.dice, summary.mean_dice]}
     if summary.mean_hd95_mm is not None:
         columns["HD95 mm"] = [*summary.hd95_mm, summary.mean_hd95_mm]
         columns["missed"] = [*summary.unbounded, sum(summary.unbounded)]
     if summary.mean_nsd is not None:
         columns["NSD"] = [*summary.nsd, summary.mean_nsd]
+    if summary.lesions:
+        totals = together(summary.lesions)
+        columns["lesions"] = [*(each.true for each in summary.lesions), totals.true]
+        columns["found"] = [*(each.found for each in summary.lesions), totals.found]
+        columns["false"] = [*(each.false for each in summary.lesions), totals.false]
+        columns["F1"] = [*summary.lesion_f1, float(finite_mean(summary.lesion_f1))]
     names = [*summary.targets, "mean"]
     width = max(len(name) for name in ("target", *names))
     lines = ["  ".join([f"{'target':{width}}", *(f"{title:>8}" for title in columns)])]

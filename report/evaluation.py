@@ -98,7 +98,11 @@ def evaluation_numbers(facts: EvaluationFacts) -> dict[str, Content]:
 
 def means_table(facts: EvaluationFacts) -> Markup | None:
     """Means over the cases, a row for each target."""
-    columns = {"Dice": ("dice", 4), "HD95 mm": ("hd95_mm", 2), "one mask empty": ("unbounded", 0), "NSD": ("nsd", 4)}
+    columns = {
+        "Dice": ("dice", 4), "HD95 mm": ("hd95_mm", 2), "one mask empty": ("unbounded", 0), "NSD": ("nsd", 4),
+        "lesion F1": ("lesion_f1", 4), "lesion sensitivity": ("lesion_sensitivity", 4),
+        "lesion precision": ("lesion_precision", 4),
+    }  # fmt: skip
     found = {title: (facts.summary.get(key), digits) for title, (key, digits) in columns.items()}
     targets = facts.scores.targets
     shown = {title: (values, digits) for title, (values, digits) in found.items()

@@ -17,6 +17,7 @@ import numpy as np
 from report.notices import note, note_damage
 from report.numbers import plural
 from utils.json_text import parse_json
+from utils.lesions import LesionCounts
 from utils.scores import CaseScores, dice_from_counts
 
 LOG_PREFIX = "DLLL "
@@ -213,4 +214,10 @@ def _scores(case: str, rows: list[dict[str, str]]) -> CaseScores:
     return CaseScores(
         case=case, counts=tuple((int(row["tp"]), int(row["fp"]), int(row["fn"])) for row in rows),
         dice=column("dice"), hd95_mm=column("hd95_mm"), nsd=column("nsd"),
+        lesions=tuple(_lesions(row) for row in rows) if "lesions" in rows[0] else (),
     )  # fmt: skip
+
+
+def _lesions(row: dict[str, str]) -> LesionCounts:
+    true, found, claimed, false = (int(row[f"lesions{part}"]) for part in ("", "_found", "_claimed", "_false"))
+    return LesionCounts(true=true, found=found, claimed=claimed, false=false)

@@ -10,6 +10,7 @@ from report.markup import Markup, element, join
 from report.numbers import decimal, listed, mean, plural
 from report.tables import Cell, Row, number_cell, table
 from report.views import Views
+from utils.lesions import LesionCounts
 from utils.scores import CaseScores
 
 POOR_DICE = 0.7
@@ -40,7 +41,7 @@ def absences(case: CaseScores, targets: Sequence[str]) -> tuple[list[str], list[
 def score_table(
     cases: Sequence[CaseScores], targets: Sequence[str], views: Views, *, caption: str, search: bool | None = None
 ) -> Markup:
-    """A row for each case with Dice, HD95 and NSD as far as there are any, and missed or invented structures."""
+    """A row for each case with Dice, HD95, NSD and lesions as far as there are any; missed or invented structures."""
     kinds = [("Dice", "dice", 3), ("HD95 mm", "hd95_mm", 1), ("NSD", "nsd", 3)]
     kinds = [kind for kind in kinds if any(getattr(case, kind[1]) for case in cases)]
     counted = any(any(absences(case, targets)) for case in cases)
@@ -48,6 +49,9 @@ def score_table(
     if len(targets) > 1 and any(case.dice for case in cases):
         headers.append("mean Dice")
     headers += [f"{title} {target}" for title, *_ in kinds for target in targets]
+    lesions = any(case.lesions for case in cases)
+    if lesions:
+        headers += [f"{title} {target}" for target in targets for title in ("lesions found", "false lesions")]
     rows = []
     for case in cases:
         cells: list[Cell | str] = [case.case]
@@ -56,10 +60,20 @@ def score_table(
         for title, name, digits in kinds:
             values = getattr(case, name) or (math.nan,) * len(targets)
             cells += [_dice_cell(value) if title == "Dice" else number_cell(value, digits) for value in values]
+        if lesions:
+            known = case.lesions or (None,) * len(targets)
+            cells += [part for each in known for part in _lesion_cells(each)]
         if counted:
             cells.append(_absence_cell(case, targets))
         rows.append(Row(cells=tuple(cells), shows=views.number_of(case.case)))
     return table([*headers, *(["missed or invented"] if counted else [])], rows, caption=caption, search=search)
+
+
+def _lesion_cells(counts: LesionCounts | None) -> tuple[Cell | str, Cell | str]:
+    if counts is None:
+        return "", ""
+    sort = counts.sensitivity if counts.true else None
+    return Cell(content=f"{counts.found} of {counts.true}", sort=sort, class_="number"), number_cell(counts.false, 0)
 
 
 def absence_list(cases: Sequence[CaseScores], targets: Sequence[str]) -> Markup:

@@ -256,3 +256,29 @@ def test_a_name_in_another_encoding_is_scored(task):
         (task / folder / "x.nii.gz").rename(task / folder / name)
     assert run(task) == 0
     assert b"caf\xe9,anterior" in (task / "preds/scores.csv").read_bytes()
+
+
+def test_lesions_are_counted_over_all_cases(task, capsys):
+    # Two lesions of `anterior`, 3 voxels apart; the mask finds one and invents one of `posterior`.
+    label, mask = np.zeros((9, 1, 1), np.uint8), np.zeros((9, 1, 1), np.uint8)
+    label[[0, 1, 4]], mask[[1, 7]] = 4, [[[4]], [[7]]]
+    for case in ("a", "b"):
+        save(task / "task" / "labelsTr" / f"{case}.nii.gz", label)
+    save(task / "preds" / "a.nii.gz", mask)
+    save(task / "preds" / "b.nii.gz", label)
+    assert run(task, "--lesions") == 0
+    found = summary(task)
+    assert found["lesions"] == [
+        {"true": 4, "found": 3, "claimed": 3, "false": 0}, {"true": 0, "found": 0, "claimed": 1, "false": 1},
+    ]  # fmt: skip
+    assert found["lesion_sensitivity"] == [0.75, None] and found["lesion_precision"] == [1.0, 0.0]
+    assert found["lesion_f1"] == pytest.approx([6 / 7, 0.0])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["target", "Dice", "lesions", "found", "false", "F1"]
+    assert printed[1].split()[2:] == ["4", "3", "0", "0.8571"] and printed[3].split()[2:] == ["4", "3", "1", "0.4286"]
+    with open(task / "preds" / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("lesions", "lesions_found", "lesions_claimed", "lesions_false")
+    assert [tuple(row[name] for name in columns) for row in rows[:2]] == [("2", "1", "1", "0"), ("0", "0", "1", "1")]
+    page = (task / "preds" / "report.html").read_text()
+    assert "1 of 2" in page and "false lesions posterior" in page and "lesion F1" in page

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from utils.lesions import LesionCounts, together
 from utils.schema import LabelScheme
 
 
@@ -108,6 +109,7 @@ class CaseScores:
     dice: tuple[float, ...]
     hd95_mm: tuple[float, ...] = ()
     nsd: tuple[float, ...] = ()
+    lesions: tuple[LesionCounts, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ class ScoreSummary:
     """Means over cases for each target, and over the targets; NaN where no case defines a value.
 
     Cases in which both masks lack a target are left out, and for HD95 also those in which one does;
-    `unbounded` says how many the latter are.
+    `unbounded` says how many the latter are. Lesions are counted over all cases.
     """
 
     targets: tuple[str, ...]
@@ -127,6 +129,10 @@ class ScoreSummary:
     unbounded: tuple[int, ...] = ()
     nsd: tuple[float, ...] = ()
     mean_nsd: float | None = None
+    lesions: tuple[LesionCounts, ...] = ()
+    lesion_f1: tuple[float, ...] = ()
+    lesion_sensitivity: tuple[float, ...] = ()
+    lesion_precision: tuple[float, ...] = ()
 
 
 def summarise(cases: Sequence[CaseScores], targets: Sequence[str]) -> ScoreSummary:
@@ -146,4 +152,11 @@ def summarise(cases: Sequence[CaseScores], targets: Sequence[str]) -> ScoreSumma
     if cases[0].nsd:
         means = finite_mean([case.nsd for case in cases], axis=0)
         summary = dataclasses.replace(summary, nsd=tuple(means.tolist()), mean_nsd=float(finite_mean(means)))
+    if cases[0].lesions:
+        totals = tuple(together(column) for column in zip(*(case.lesions for case in cases), strict=True))
+        summary = dataclasses.replace(
+            summary, lesions=totals, lesion_f1=tuple(each.f1 for each in totals),
+            lesion_sensitivity=tuple(each.sensitivity for each in totals),
+            lesion_precision=tuple(each.precision for each in totals),
+        )  # fmt: skip
     return summary
