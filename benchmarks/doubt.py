@@ -254,23 +254,19 @@ def summarise(results: Sequence[Result]) -> dict[str, dict[str, float | None]]:
 def cpu_cost(job: ScanJob, predictor: Predictor, number: int) -> dict[str, float]:
     """CPU seconds of predicting some scans with and without watching them: of each scan the least of several turns.
 
-    What else the machine does lengthens both, and never shortens one; the two follow each other, in changing order.
+    What else the machine does shortens neither; the two follow each other, in changing order.
     """
-    scans = list_scans(job, len(predictor.plan.channels))[:number]
-    doubts = Doubts(job.output, predictor)
-    totals = {True: 0.0, False: 0.0}
-    for scan in scans:
+    scans, doubts = list_scans(job, len(predictor.plan.channels))[:number], Doubts(job.output, predictor)
+    least = {watched: [math.inf] * len(scans) for watched in (True, False)}
+    for index, scan in enumerate(scans):
         prepared = predictor.prepare(read_image(scan.images))
-        least = dict.fromkeys(totals, math.inf)
-        for turn in range(REPEATS):
-            for watched in (turn % 2 == 0, turn % 2 == 1):
-                begin = time.process_time()
-                counters = doubts.begin(prepared).counters if watched else ()
-                predictor.collect(predictor.stream(prepared, None, counters))
-                _ = [counter.result() for counter in counters]
-                least[watched] = min(least[watched], time.process_time() - begin)
-        totals = {watched: totals[watched] + seconds for watched, seconds in least.items()}
-    plain, watched_s = totals[False], totals[True]
+        for watched in (True, False, False, True) * (REPEATS // 2):
+            begin = time.process_time()
+            counters = doubts.begin(prepared).counters if watched else ()
+            predictor.collect(predictor.stream(prepared, None, counters))
+            _ = [counter.result() for counter in counters]
+            least[watched][index] = min(least[watched][index], time.process_time() - begin)
+    watched_s, plain = map(sum, least.values())
     return {"scans": len(scans), "plain_s": plain, "watched_s": watched_s, "more": watched_s / plain - 1}
 
 
