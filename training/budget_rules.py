@@ -17,8 +17,10 @@ AIM = 0.975
 """Share of the budget at which a training is planned to end."""
 LATEST, EARLIEST = 1.0, 0.95
 """Shares of the budget between which an expected end changes no plan."""
+WIDE_STEPS = 500
+"""Steps that a network needs before a narrower one, which makes three times as many of them, is no better any more."""
 ENOUGH_STEPS = 1000
-"""Steps that a network needs before a narrower one, which makes more of them, is no better any more."""
+"""Steps that are worth a smaller batch."""
 SMALLEST_BATCH = {2: 16, 3: 2}
 """By dimension."""
 NARROWEST = 8
@@ -123,7 +125,7 @@ def widths_of(planned: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 def choose_network(
     facts: Facts, measure: Callable[[tuple[int, ...], int], Speed], costs: Callable[[], Costs]
 ) -> Network:
-    """The widest network of which `ENOUGH_STEPS` fit; else the narrowest, with as small a batch as they need.
+    """The widest network of which `WIDE_STEPS` fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
 
     Args:
         facts: of the run.
@@ -135,17 +137,18 @@ def choose_network(
     def network(width: tuple[int, ...], size: int) -> Network:
         speed = measure(width, size)
         steps = steps_that_fit(facts.budget_s, speed, costs())
-        return Network(width=width, batch_size=size, speed=speed, steps=steps)
+        found = Network(width=width, batch_size=size, speed=speed, steps=steps)
+        smaller = _half_batch(size, facts)
+        return network(width, smaller) if steps < ENOUGH_STEPS and smaller else found
 
     narrowest = facts.widths[-1]
     best = network(narrowest, facts.batch_size)
-    while best.steps < ENOUGH_STEPS and (smaller := _half_batch(best.batch_size, facts)):
-        best = network(narrowest, smaller)
     for width in reversed(facts.widths[:-1]):
-        if best.batch_size < facts.batch_size or best.steps < ENOUGH_STEPS * WIDER_COSTS:
+        # Twice the features take at least twice as long, and a batch that can be halved leaves room for that.
+        if best.steps < WIDE_STEPS * WIDER_COSTS and _half_batch(best.batch_size, facts) is None:
             break
-        wider = network(width, facts.batch_size)
-        if wider.steps < ENOUGH_STEPS:
+        wider = network(width, best.batch_size)
+        if wider.steps < WIDE_STEPS:
             break
         best = wider
     return best
@@ -252,7 +255,7 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as planned"
     else:
-        why = f"of wider ones fewer than {ENOUGH_STEPS} steps would fit"
+        why = f"of wider ones fewer than {WIDE_STEPS} steps would fit"
     seen = passes(network.steps, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "

@@ -11,8 +11,8 @@ from training.budget_rules import (
     AIM,
     AUGMENTED_PASSES,
     CHOSEN,
-    ENOUGH_STEPS,
     FEWEST_EPOCHS,
+    WIDE_STEPS,
     Costs,
     Facts,
     Network,
@@ -90,7 +90,14 @@ def test_a_slow_machine_gets_a_narrow_network_without_augmentation_and_a_fast_on
 def test_a_network_is_wide_only_where_enough_steps_of_it_fit():
     for budget_s in (150, 400, 1000, 3000, 10000):
         network, facts = network_for(budget_s)
-        assert network.steps >= ENOUGH_STEPS or network.width == facts.widths[-1]
+        assert network.steps >= WIDE_STEPS or network.width == facts.widths[-1]
+
+
+def test_a_wide_network_with_a_small_batch_is_better_than_a_narrow_one_with_a_large_batch():
+    network, _ = network_for(400, batch_size=9)
+    # 734 steps; the narrow one would make 1100 of 4 patches.
+    assert network.width == (16, 32, 64, 128) and network.batch_size == 2
+    assert network_for(400, batch_size=9, batch_fixed=True)[0].width == (8, 16, 32, 64)
 
 
 def test_wide_networks_without_a_chance_are_not_measured():
@@ -99,8 +106,9 @@ def test_wide_networks_without_a_chance_are_not_measured():
     assert set(asked) == {(8, 16, 32, 64)}
 
 
-def test_the_batch_is_halved_only_where_the_narrowest_network_makes_too_few_steps():
-    assert network_for(400, batch_size=9)[0].batch_size == 4
+def test_the_batch_is_halved_only_where_a_network_makes_too_few_steps():
+    narrow = ((8, 16, 32, 64),)
+    assert network_for(400, batch_size=9, widths=narrow)[0].batch_size == 4
     assert network_for(100000, batch_size=9)[0].batch_size == 9
     assert network_for(60, batch_size=8)[0].batch_size == 2
     assert network_for(60, batch_size=8, batch_fixed=True)[0].batch_size == 8
@@ -182,7 +190,7 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     del options["learning_rate"]
     text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
-    assert "8 16 32 64: of wider ones fewer than 1000 steps would fit" in text
+    assert "8 16 32 64: of wider ones fewer than 500 steps would fit" in text
     assert f"fewer than {AUGMENTED_PASSES:g}" in text and "given, not chosen: learning_rate" in text
     assert len(text.splitlines()) <= 6
 
