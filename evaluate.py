@@ -153,15 +153,18 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     label = class_indices(volume.array, labels, pair.label)
     prediction = read_prediction(pair, volume, labels)
     counts = label_counts(prediction, label, labels)
-    if labels.ignore_index is not None:
-        prediction = np.where(label == labels.ignore_index, 0, prediction)
+    ignored = None if labels.ignore_index is None else label == labels.ignore_index
     surfaces, lesions = [], []
-    if config.hd95 or config.nsd or config.lesions:
-        for found, true in zip(target_masks(prediction, labels), target_masks(label, labels)):
-            if config.hd95 or config.nsd:
-                surfaces.append(surface_scores(found, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm))
-            if config.lesions:
-                lesions.append(count_lesions(found, true))
+    if config.lesions:
+        pairs = zip(target_masks(prediction, labels), target_masks(label, labels))
+        lesions = [count_lesions(found, true, ignored) for found, true in pairs]
+    if ignored is not None:
+        prediction = np.where(ignored, 0, prediction)
+    if config.hd95 or config.nsd:
+        surfaces = [
+            surface_scores(found, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm)
+            for found, true in zip(target_masks(prediction, labels), target_masks(label, labels))
+        ]
     return CaseScores(
         case=pair.case,
         counts=tuple(map(tuple, counts.tolist())),

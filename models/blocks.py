@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from models.cpu_bf16 import convolve_in_float32, needs_float32
-from models.kernels.cpu_small import OneDnnConv2d, OneDnnConv3d
+from models.kernels.cpu_small import OneDnnConv3d
 
 NUM_GROUPS = 16
 """Groups of group normalisation; the features of every level must be a multiple of it."""
 
 LayerMaker = Callable[..., nn.Module]
 """torch's layers for two and for three axes differ in the types of their arguments."""
-_CONVOLUTIONS: dict[int, LayerMaker] = {2: OneDnnConv2d, 3: OneDnnConv3d}
+_CONVOLUTIONS: dict[int, LayerMaker] = {2: nn.Conv2d, 3: OneDnnConv3d}
 _TRANSPOSED: dict[int, LayerMaker] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORMS: dict[str, dict[int, LayerMaker]] = {
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},

@@ -113,7 +113,7 @@ def means_table(facts: EvaluationFacts) -> Markup | None:
         Row(cells=(target, *(number_cell(optional(values[number]), digits) for values, digits in shown.values())))
         for number, target in enumerate(targets)
     ]
-    return table(["target", *shown], rows, caption="means over the cases")
+    return table(["target", *shown], rows, caption="means over the cases; lesions of all cases together")
 
 
 def values_of(files: Sequence[CaseFiles]) -> list[int]:

@@ -127,6 +127,8 @@ def choose_network(
 ) -> Network:
     """The widest network of which `WIDE_STEPS` fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
 
+    Every case is to be shown once, if any network and batch can do that.
+
     Args:
         facts: of the run.
         measure: the speed of a network (width) with a batch size; asked from the narrowest on, and no further than
@@ -139,7 +141,11 @@ def choose_network(
         steps = steps_that_fit(facts.budget_s, speed, costs())
         found = Network(width=width, batch_size=size, speed=speed, steps=steps)
         smaller = _half_batch(size, facts)
-        return network(width, smaller) if steps < ENOUGH_STEPS and smaller else found
+        if steps >= ENOUGH_STEPS or smaller is None:
+            return found
+        halved = network(width, smaller)
+        # Smaller batches need more steps to show every case.
+        return found if _shows_all(found, facts) and not _shows_all(halved, facts) else halved
 
     narrowest = facts.widths[-1]
     best = network(narrowest, facts.batch_size)
@@ -148,10 +154,14 @@ def choose_network(
         if best.steps < WIDE_STEPS * WIDER_COSTS and _half_batch(best.batch_size, facts) is None:
             break
         wider = network(width, best.batch_size)
-        if wider.steps < WIDE_STEPS:
+        if wider.steps < WIDE_STEPS or not _shows_all(wider, facts):
             break
         best = wider
     return best
+
+
+def _shows_all(network: Network, facts: Facts) -> bool:
+    return network.steps >= per_pass(network, facts)
 
 
 def _half_batch(size: int, facts: Facts) -> int | None:
@@ -255,7 +265,7 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as planned"
     else:
-        why = f"of wider ones fewer than {WIDE_STEPS} steps would fit"
+        why = f"of wider ones fewer than {max(WIDE_STEPS, per_pass(network, facts))} steps would fit"
     seen = passes(network.steps, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "

@@ -47,18 +47,30 @@ class LesionCounts:
         return 2 * self.sensitivity * self.precision / (self.sensitivity + self.precision)
 
 
-def count_lesions(prediction: np.ndarray, label: np.ndarray) -> LesionCounts:
+def count_lesions(prediction: np.ndarray, label: np.ndarray, ignored: np.ndarray | None = None) -> LesionCounts:
     """Lesions of two masks (D, H, W) of one grid; voxels that touch by a corner belong together.
+
+    Args:
+        prediction: whole, also where nothing is known.
+        label: of the same target.
+        ignored: where nothing is known; parts of the mask that lie there alone are not counted.
 
     Source: Carass et al., Longitudinal multiple sclerosis lesion segmentation (2017): any overlap detects a lesion.
     """
     # Only evaluation looks for parts, and scipy.ndimage is slow to import.
     from scipy import ndimage
 
+    prediction, label = np.asarray(prediction, dtype=bool), np.asarray(label, dtype=bool)
+    boxes = ndimage.find_objects((prediction | label).astype(np.uint8))
+    if not boxes:
+        return LesionCounts()
+    prediction, label = prediction[boxes[0]], label[boxes[0]]
     everywhere = np.ones((3,) * label.ndim, dtype=bool)
     lesions, true = ndimage.label(label, structure=everywhere)
     parts, claimed = ndimage.label(prediction, structure=everywhere)
-    both = np.asarray(prediction, dtype=bool) & np.asarray(label, dtype=bool)
+    if ignored is not None:
+        claimed = len(np.unique(parts[prediction & ~ignored[boxes[0]]]))
+    both = prediction & label
     found, right = (len(np.unique(numbers[both])) for numbers in (lesions, parts))
     return LesionCounts(true=true, found=found, claimed=claimed, false=claimed - right)
 

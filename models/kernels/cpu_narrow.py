@@ -49,7 +49,9 @@ def gains(features: Tensor, layer: nn.Conv3d) -> bool:
     """Whether the layer is trained with these maps (N, I, D, H, W) on a CPU where planes are known to be faster."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not layer.weight.requires_grad:
         return False
-    if features.device.type != "cpu" or features.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if features.device.type != "cpu" or type(features) is not Tensor or torch.is_autocast_enabled("cpu"):
+        return False
+    if not features.dtype == layer.weight.dtype == torch.float32 or features.dim() != layer.weight.dim():
         return False
     if layer.in_channels < FEWEST_INPUTS or layer.out_channels > MOST_OUTPUTS or layer.bias is not None:
         return False

@@ -4,7 +4,8 @@ torch gives a float32 convolution of a single sample to oneDNN only where batch,
 space have more than 20,480 numbers together; what is smaller is unfolded and multiplied by a single thread. That rule
 is made for photographs. A window of a volume with 8 features is below it at full resolution (8 x 40 x 56), and so are
 the deeper levels of every network. The same convolution by oneDNN takes a third of the time or less. Kernels that are
-points (heads) torch keeps to itself where it has one thread, at a fifth of oneDNN's speed for large maps.
+points (heads) torch keeps to itself where it has one thread: of large channels-last maps at a fifth of oneDNN's speed.
+In two dimensions torch's own way is no slower.
 
 Source: `use_mkldnn` in aten/src/ATen/native/Convolution.cpp of torch 2.13; test_cpu_small.py notices a torch that has
 another rule.
@@ -21,6 +22,7 @@ from models.kernels import cpu_narrow
 
 LARGEST = 20_480
 """Numbers along batch, channels and the first two axes of space up to which torch does not ask oneDNN."""
+LAST = torch.channels_last_3d
 FEW_SAMPLES = 16
 """As many a single thread gives to oneDNN also where the kernel is a point."""
 
@@ -35,34 +37,29 @@ class OneDnnConv3d(nn.Conv3d):
         return _convolve(features, self) if is_left_out(features, self) else super().forward(features)
 
 
-class OneDnnConv2d(nn.Conv2d):
-    """As `OneDnnConv3d`, of slices."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, I, H, W) to (N, O, H', W')."""
-        return _convolve(features, self) if is_left_out(features, self) else super().forward(features)
-
-
-def is_left_out(features: Tensor, layer: nn.Conv2d | nn.Conv3d) -> bool:
-    """Whether torch computes the layer by itself for these maps, and oneDNN could."""
+def is_left_out(features: Tensor, layer: nn.Conv3d) -> bool:
+    """Whether torch computes the layer by itself for these maps (N, I, D, H, W), and oneDNN is faster."""
     # A graph that is recorded is to have operators that everybody knows.
-    if torch.compiler.is_compiling() or features.device.type != "cpu" or features.dtype != torch.float32:
+    if torch.compiler.is_compiling() or features.device.type != "cpu" or type(features) is not Tensor:
         return False
-    is_small = features.shape[0] == 1 and math.prod(features.shape[:4]) <= LARGEST
-    if not (is_small or _is_pointwise(features, layer)) or torch.is_autocast_enabled("cpu"):
+    if not features.dtype == layer.weight.dtype == torch.float32 or features.dim() != layer.weight.dim():
         return False
-    return (
-        layer.padding_mode == "zeros" and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    )
+    if torch.is_autocast_enabled("cpu") or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return False
+    wanted = features.shape[0] == 1 and math.prod(features.shape[:4]) <= LARGEST
+    if set(layer.kernel_size) == {1}:
+        # Of maps in the other order a point is a matrix product as they lie, and oneDNN would turn them twice.
+        wanted = (wanted or _is_pointwise(features, layer)) and features.is_contiguous(memory_format=LAST)
+    return wanted and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
-def _is_pointwise(features: Tensor, layer: nn.Conv2d | nn.Conv3d) -> bool:
+def _is_pointwise(features: Tensor, layer: nn.Conv3d) -> bool:
     """Whether torch takes it for a matrix product that a single thread computes best by itself."""
-    moves = (*layer.kernel_size[-2:], *layer.stride, *layer.dilation)
+    moves = (*layer.stride, *layer.dilation)
     return features.shape[0] < FEW_SAMPLES and set(moves) == {1} and torch.get_num_threads() == 1
 
 
-def _convolve(features: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
+def _convolve(features: Tensor, layer: nn.Conv3d) -> Tensor:
     return torch.ops.aten.mkldnn_convolution(
         features, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
     )

@@ -100,6 +100,25 @@ def test_a_wide_network_with_a_small_batch_is_better_than_a_narrow_one_with_a_la
     assert network_for(400, batch_size=9, batch_fixed=True)[0].width == (8, 16, 32, 64)
 
 
+@pytest.mark.parametrize("changes", [{"batch_size": 9}, {"batch_size": 2}, {"batch_size": 2, "nvol": 1}])
+@pytest.mark.parametrize("cases", [200, 600, 1500])
+@pytest.mark.parametrize("budget_s", [300, 600, 1500, 5000])
+def test_no_network_is_chosen_that_cannot_show_every_case_where_another_one_can(budget_s, cases, changes):
+    network, facts = network_for(budget_s, cases=cases, **changes)
+    narrow, narrow_facts = network_for(budget_s, cases=cases, widths=((8, 16, 32, 64),), **changes)
+    if narrow.steps >= per_pass(narrow, narrow_facts):
+        assert network.steps >= per_pass(network, facts)
+
+
+def test_a_batch_is_not_halved_where_that_leaves_cases_out():
+    # A step takes as long with any batch: some 430 of them, and 188 of 8 patches, 375 of 4 or 750 of 2 show every case.
+    network, facts = network_for(
+        250, lambda width, size: Speed(step_s=0.5, validation_s=3, patches_s=1), batch_size=8, cases=1500,
+        widths=((8, 16, 32, 64),),
+    )  # fmt: skip
+    assert network.batch_size == 4 and per_pass(network, facts) <= network.steps < 750
+
+
 def test_wide_networks_without_a_chance_are_not_measured():
     asked = []
     network_for(150, lambda width, size: asked.append(width) or cpu(width, size))

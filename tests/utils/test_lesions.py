@@ -47,6 +47,14 @@ def test_empty_masks(mask, label, expected):
     assert (counts.sensitivity, counts.precision, counts.f1) == pytest.approx(expected, nan_ok=True)
 
 
+def test_where_nothing_is_known_parts_are_whole_and_not_counted_alone():
+    label, ignored = masks((0, 0, 0)), masks((0, 0, 1), (0, 0, 2), (3, 3, 3))
+    # One part reaches from the lesion through what is ignored and beyond; another lies there alone.
+    mask = masks((0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (3, 3, 3))
+    assert count_lesions(mask, label, ignored) == LesionCounts(true=1, found=1, claimed=1, false=0)
+    assert count_lesions(mask, label) == LesionCounts(true=1, found=1, claimed=2, false=1)
+
+
 def test_cases_count_by_their_lesions():
     total = together([LesionCounts(true=9, found=9, claimed=9, false=0), LesionCounts(true=1, claimed=2, false=2)])
     assert total == LesionCounts(true=10, found=9, claimed=11, false=2) and total.sensitivity == 0.9
