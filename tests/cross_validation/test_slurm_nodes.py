@@ -47,6 +47,7 @@ def test_a_fold_that_is_stopped_on_two_nodes_is_the_one_of_a_process_with_their_
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6, msg=name)
     for alone, shared in zip(history(tmp_path / "one"), history(fold), strict=True):
-        assert shared["mean_dice"] == pytest.approx(alone["mean_dice"], abs=1e-6)
+        # Sums in another order may turn a voxel between two classes as good as equal, which is 4e-5 of this Dice.
+        assert shared["mean_dice"] == pytest.approx(alone["mean_dice"], abs=2e-4)
     # Predicted by one process, of the first node.
     assert (fold / "done.json").is_file(), said
