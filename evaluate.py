@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from utils.schema import LabelScheme
     from utils.scores import CaseScores, ScoreSummary
 
-LESION_COLUMNS = ("lesions", "lesions_found", "lesions_claimed", "lesions_false")
-"""Of the CSV file, in the order of `utils.lesions.LesionCounts`."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -141,7 +138,6 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     Raises:
         UserError: a file cannot be read, holds unknown values, or lies on another grid than its label.
     """
-    import numpy as np
 
     from utils.lesions import count_lesions
     from utils.nifti import read_label
@@ -155,16 +151,12 @@ def score_pair(pair: Pair, labels: LabelScheme, config: EvaluateConfig) -> CaseS
     counts = label_counts(prediction, label, labels)
     ignored = None if labels.ignore_index is None else label == labels.ignore_index
     surfaces, lesions = [], []
-    if config.lesions:
-        pairs = zip(target_masks(prediction, labels), target_masks(label, labels))
-        lesions = [count_lesions(found, true, ignored) for found, true in pairs]
-    if ignored is not None:
-        prediction = np.where(ignored, 0, prediction)
-    if config.hd95 or config.nsd:
-        surfaces = [
-            surface_scores(found, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm)
-            for found, true in zip(target_masks(prediction, labels), target_masks(label, labels))
-        ]
+    for found, true in zip(target_masks(prediction, labels), target_masks(label, labels)):
+        if config.lesions:
+            lesions.append(count_lesions(found, true, ignored))
+        if config.hd95 or config.nsd:
+            known = found if ignored is None else found & ~ignored
+            surfaces.append(surface_scores(known, true, volume.spacing_mm, tolerance_mm=config.nsd_tolerance_mm))
     return CaseScores(
         case=pair.case,
         counts=tuple(map(tuple, counts.tolist())),
@@ -181,15 +173,17 @@ def write_results(
 ) -> None:  # fmt: skip
     """One CSV row per case and target, and the summary as JSON (undefined and infinite values are null there)."""
     from utils.files import to_dict, write_atomically, write_json
+    from utils.lesions import COLUMNS
 
+    counted = COLUMNS if config.lesions else {}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     kinds = [kind for kind in ("hd95_mm", "nsd") if getattr(scores[0], kind)]
-    writer.writerow(("case", "target", "dice", "tp", "fp", "fn", *kinds, *(LESION_COLUMNS if config.lesions else ())))
+    writer.writerow(("case", "target", "dice", "tp", "fp", "fn", *kinds, *counted.values()))
     for case in scores:
         for target, name in enumerate(summary.targets):
             surface = (getattr(case, kind)[target] for kind in kinds)
-            lesions = dataclasses.astuple(case.lesions[target]) if config.lesions else ()
+            lesions = (getattr(case.lesions[target], field) for field in counted)
             writer.writerow((case.case, name, case.dice[target], *case.counts[target], *surface, *lesions))
     record = {"version": 1, "preds": str(config.preds), "lbls": str(config.lbls)} | to_dict(summary)
     record["labels"] = to_dict(labels)

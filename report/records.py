@@ -17,7 +17,7 @@ import numpy as np
 from report.notices import note, note_damage
 from report.numbers import plural
 from utils.json_text import parse_json
-from utils.lesions import LesionCounts
+from utils.lesions import COLUMNS, LesionCounts
 from utils.scores import CaseScores, dice_from_counts
 
 LOG_PREFIX = "DLLL "
@@ -211,13 +211,11 @@ def _scores(case: str, rows: list[dict[str, str]]) -> CaseScores:
     def column(name: str) -> tuple[float, ...]:
         return tuple(float(row[name]) for row in rows) if name in rows[0] else ()
 
+    def lesions() -> tuple[LesionCounts, ...]:
+        return tuple(LesionCounts(**{field: int(row[name]) for field, name in COLUMNS.items()}) for row in rows)
+
     return CaseScores(
         case=case, counts=tuple((int(row["tp"]), int(row["fp"]), int(row["fn"])) for row in rows),
         dice=column("dice"), hd95_mm=column("hd95_mm"), nsd=column("nsd"),
-        lesions=tuple(_lesions(row) for row in rows) if "lesions" in rows[0] else (),
+        lesions=lesions() if COLUMNS["true"] in rows[0] else (),
     )  # fmt: skip
-
-
-def _lesions(row: dict[str, str]) -> LesionCounts:
-    true, found, claimed, false = (int(row[f"lesions{part}"]) for part in ("", "_found", "_claimed", "_false"))
-    return LesionCounts(true=true, found=found, claimed=claimed, false=false)

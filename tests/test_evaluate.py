@@ -282,3 +282,16 @@ def test_lesions_are_counted_over_all_cases(task, capsys):
     assert [tuple(row[name] for name in columns) for row in rows[:2]] == [("2", "1", "1", "0"), ("0", "0", "1", "1")]
     page = (task / "preds" / "report.html").read_text()
     assert "1 of 2" in page and "false lesions posterior" in page and "lesion F1" in page
+
+
+def test_parts_of_a_mask_are_whole_where_the_label_is_ignored(task):
+    (task / "task" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "anterior": 4, "ignore": 7}}))
+    label, mask = np.zeros((9, 1, 1), np.uint8), np.zeros((9, 1, 1), np.uint8)
+    label[0], label[1:3], label[7], mask[:4], mask[7] = 4, 7, 7, 4, 4
+    save(task / "task" / "labelsTr" / "a.nii.gz", label)
+    save(task / "preds" / "a.nii.gz", mask)
+    assert run(task, "--lesions", "--hd95") == 0
+    # One part meets the lesion and goes on beyond; the other lies in what is ignored. Voxels are 2 mm apart.
+    found = summary(task)
+    assert found["lesions"] == [{"true": 1, "found": 1, "claimed": 1, "false": 0}]
+    assert found["dice"] == pytest.approx([2 / 3]) and 0 < found["hd95_mm"][0] <= 6

@@ -150,8 +150,7 @@ def choose_network(
     narrowest = facts.widths[-1]
     best = network(narrowest, facts.batch_size)
     for width in reversed(facts.widths[:-1]):
-        # Twice the features take at least twice as long, and a batch that can be halved leaves room for that.
-        if best.steps < WIDE_STEPS * WIDER_COSTS and _half_batch(best.batch_size, facts) is None:
+        if best.steps < WIDE_STEPS * WIDER_COSTS:
             break
         wider = network(width, best.batch_size)
         if wider.steps < WIDE_STEPS or not _shows_all(wider, facts):
@@ -265,7 +264,7 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as planned"
     else:
-        why = f"of wider ones fewer than {max(WIDE_STEPS, per_pass(network, facts))} steps would fit"
+        why = f"wider ones would make fewer than {WIDE_STEPS} steps, or not show every case once"
     seen = passes(network.steps, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "

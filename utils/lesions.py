@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+COLUMNS = {"true": "lesions", "found": "lesions_found", "claimed": "lesions_claimed", "false": "lesions_false"}
+"""Field of `LesionCounts` -> its column of a CSV file of scores."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LesionCounts:
@@ -76,6 +79,6 @@ def count_lesions(prediction: np.ndarray, label: np.ndarray, ignored: np.ndarray
 
 
 def together(counts: Iterable[LesionCounts]) -> LesionCounts:
-    """The sum over cases, so that a case counts by its lesions."""
-    table = np.array([dataclasses.astuple(each) for each in counts], dtype=np.int64).reshape(-1, 4).sum(axis=0)
-    return LesionCounts(**dict(zip(("true", "found", "claimed", "false"), table.tolist(), strict=True)))
+    """The sum over cases or targets, so that each counts by its lesions."""
+    counts = list(counts)
+    return LesionCounts(**{name: sum(getattr(each, name) for each in counts) for name in COLUMNS})

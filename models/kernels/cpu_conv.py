@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.kernels.cpu_cubes import gradients, is_cube, weight_gradient_of_planes
 from models.kernels.cpu_small import OneDnnConv3d
 
 TILE = 4
@@ -63,12 +64,9 @@ class WinogradConv3d(OneDnnConv3d):
 
 def is_suited(layer: nn.Module) -> TypeGuard[nn.Conv3d]:
     """Whether WinogradConv3d can take its place: 3x3x3 at stride 1 and padding 1, and wide enough to gain."""
-    if not isinstance(layer, nn.Conv3d) or isinstance(layer, WinogradConv3d) or layer.bias is not None:
+    if not isinstance(layer, nn.Conv3d) or isinstance(layer, WinogradConv3d):
         return False
-    if min(layer.weight.shape[:2]) < LEAST_CHANNELS:
-        return False
-    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
-    return geometry == ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1, "zeros")
+    return min(layer.weight.shape[:2]) >= LEAST_CHANNELS and is_cube(layer)
 
 
 def gains(features: Tensor) -> bool:
@@ -102,14 +100,10 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        features, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        by_features = by_weight = None
-        if ctx.needs_input_grad[0]:
-            by_features = convolve(gradient, weight.flip(2, 3, 4).transpose(0, 1))
-        if ctx.needs_input_grad[1]:
-            by_weight = weight_gradient(features, gradient)
-        return by_features, by_weight
+        return gradients(
+            ctx, gradient, lambda upper, _, weight: convolve(upper, weight.flip(2, 3, 4).transpose(0, 1)),
+            weight_gradient,
+        )  # fmt: skip
 
 
 def convolve(features: Tensor, weight: Tensor) -> Tensor:
@@ -143,15 +137,12 @@ def weight_gradient(features: Tensor, gradient: Tensor) -> Tensor:
     """
     num_in, num_out = features.shape[1], gradient.shape[1]
     planes, upper = _planes(features), _planes(gradient)
-    like = features.new_empty((num_out, num_in, 3, 3)).contiguous(memory_format=torch.channels_last)
     total = features.new_zeros((POINTS, num_out, num_in, 3, 3))
     for block in _blocks(features, num_out):
         maps = _transformed(block.inputs, planes[block.reads], features)
         uppers = _transformed(block.outputs.T, upper[block.writes], gradient)
         for point in range(POINTS):
-            total[point] += torch.ops.aten.convolution_backward(
-                uppers[point], maps[point], like, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-            )[1]
+            total[point] += weight_gradient_of_planes(maps[point], uppers[point])
     return torch.tensordot(_KERNEL, total, ([0], [0])).permute(1, 2, 0, 3, 4)
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.kernels.cpu_cubes import gradients, is_at_hand, is_cube, weight_gradient_of_planes
+
 FEWEST_INPUTS, MOST_OUTPUTS = 8, 16
 """Channels of the layers that gain: 8 -> 8 2.0 times, 16 -> 8 1.9, 16 -> 16 1.1 to 1.4, 32 -> 16 1.1, 32 -> 32 0.9."""
 
@@ -33,33 +35,17 @@ class NarrowConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Gradients by features and weight."""
-        features, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        by_features = by_weight = None
-        if ctx.needs_input_grad[0]:
-            by_features = torch.ops.aten.convolution_backward(
-                gradient, features, weight, None, [1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1, [True, False, False]
-            )[0]
-        if ctx.needs_input_grad[1]:
-            by_weight = weight_gradient(features, gradient)
-        return by_features, by_weight
+        return gradients(ctx, gradient, _feature_gradient, weight_gradient)
 
 
 def gains(features: Tensor, layer: nn.Conv3d) -> bool:
     """Whether the layer is trained with these maps (N, I, D, H, W) on a CPU where planes are known to be faster."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not layer.weight.requires_grad:
+    if not torch.is_grad_enabled() or not layer.weight.requires_grad or not is_at_hand(features, layer):
         return False
-    if features.device.type != "cpu" or type(features) is not Tensor or torch.is_autocast_enabled("cpu"):
+    is_narrow = layer.in_channels >= FEWEST_INPUTS and layer.out_channels <= MOST_OUTPUTS
+    if not is_narrow or not is_cube(layer) or torch.backends.cpu.get_cpu_capability() != "AVX2":
         return False
-    if not features.dtype == layer.weight.dtype == torch.float32 or features.dim() != layer.weight.dim():
-        return False
-    if layer.in_channels < FEWEST_INPUTS or layer.out_channels > MOST_OUTPUTS or layer.bias is not None:
-        return False
-    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
-    if geometry != ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1, "zeros"):
-        return False
-    is_known = torch.backends.cpu.get_cpu_capability() == "AVX2" and bool(torch.backends.mkldnn.enabled)
-    return is_known and features.is_contiguous(memory_format=torch.channels_last_3d)
+    return features.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def weight_gradient(features: Tensor, gradient: Tensor) -> Tensor:
@@ -71,17 +57,15 @@ def weight_gradient(features: Tensor, gradient: Tensor) -> Tensor:
     maps, uppers = features.transpose(1, 2), gradient.transpose(1, 2)
     kernel = features.new_zeros((3, gradient.shape[1], features.shape[1], 3, 3))
     # The middle plane needs no neighbours, so that all samples are one row of planes.
-    kernel[1] = _of_planes(maps.flatten(0, 1), uppers.flatten(0, 1))
+    kernel[1] = weight_gradient_of_planes(maps.flatten(0, 1), uppers.flatten(0, 1))
     for sample_maps, sample_uppers in zip(maps, uppers):
         if depth > 1:
-            kernel[0] += _of_planes(sample_maps[:-1], sample_uppers[1:])
-            kernel[2] += _of_planes(sample_maps[1:], sample_uppers[:-1])
+            kernel[0] += weight_gradient_of_planes(sample_maps[:-1], sample_uppers[1:])
+            kernel[2] += weight_gradient_of_planes(sample_maps[1:], sample_uppers[:-1])
     return kernel.permute(1, 2, 0, 3, 4)
 
 
-def _of_planes(maps: Tensor, uppers: Tensor) -> Tensor:
-    """(O, I, 3, 3) of planes (M, I, H, W) and gradients (M, O, H, W)."""
-    like = maps.new_empty((uppers.shape[1], maps.shape[1], 3, 3)).contiguous(memory_format=torch.channels_last)
+def _feature_gradient(gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.aten.convolution_backward(
-        uppers, maps, like, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-    )[1]
+        gradient, features, weight, None, [1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1, [True, False, False]
+    )[0]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels import cpu_narrow
+from models.kernels.cpu_cubes import is_at_hand
 
 LARGEST = 20_480
 """Numbers along batch, channels and the first two axes of space up to which torch does not ask oneDNN."""
@@ -39,18 +40,13 @@ class OneDnnConv3d(nn.Conv3d):
 
 def is_left_out(features: Tensor, layer: nn.Conv3d) -> bool:
     """Whether torch computes the layer by itself for these maps (N, I, D, H, W), and oneDNN is faster."""
-    # A graph that is recorded is to have operators that everybody knows.
-    if torch.compiler.is_compiling() or features.device.type != "cpu" or type(features) is not Tensor:
+    if not is_at_hand(features, layer) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
-    if not features.dtype == layer.weight.dtype == torch.float32 or features.dim() != layer.weight.dim():
-        return False
-    if torch.is_autocast_enabled("cpu") or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        return False
-    wanted = features.shape[0] == 1 and math.prod(features.shape[:4]) <= LARGEST
-    if set(layer.kernel_size) == {1}:
-        # Of maps in the other order a point is a matrix product as they lie, and oneDNN would turn them twice.
-        wanted = (wanted or _is_pointwise(features, layer)) and features.is_contiguous(memory_format=LAST)
-    return wanted and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    is_small = features.shape[0] == 1 and math.prod(features.shape[:4]) <= LARGEST
+    if set(layer.kernel_size) != {1}:
+        return is_small
+    # Of maps in the other order a point is a matrix product as they lie, and oneDNN would turn them twice.
+    return (is_small or _is_pointwise(features, layer)) and features.is_contiguous(memory_format=LAST)
 
 
 def _is_pointwise(features: Tensor, layer: nn.Conv3d) -> bool:

@@ -209,7 +209,7 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     del options["learning_rate"]
     text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
-    assert "8 16 32 64: of wider ones fewer than 500 steps would fit" in text
+    assert "8 16 32 64: wider ones would make fewer than 500 steps" in text
     assert f"fewer than {AUGMENTED_PASSES:g}" in text and "given, not chosen: learning_rate" in text
     assert len(text.splitlines()) <= 6
 
