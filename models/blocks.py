@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.cpu_bf16 import convolve_in_float32, needs_float32
 from models.kernels.cpu_small import OneDnnConv3d
+from models.kernels.cpu_transposed import SummedBiasConvTranspose2d, SummedBiasConvTranspose3d
 
 NUM_GROUPS = 16
 """Groups of group normalisation; the features of every level must be a multiple of it."""
@@ -22,7 +23,7 @@ NUM_GROUPS = 16
 LayerMaker = Callable[..., nn.Module]
 """torch's layers for two and for three axes differ in the types of their arguments."""
 _CONVOLUTIONS: dict[int, LayerMaker] = {2: nn.Conv2d, 3: OneDnnConv3d}
-_TRANSPOSED: dict[int, LayerMaker] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_TRANSPOSED: dict[int, LayerMaker] = {2: SummedBiasConvTranspose2d, 3: SummedBiasConvTranspose3d}
 _NORMS: dict[str, dict[int, LayerMaker]] = {
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
