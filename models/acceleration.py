@@ -12,10 +12,13 @@ from models.kernels.instance_norm import has_triton
 from models.norm_check import fused_norm_fault
 from utils.config import CompileMode, HardwareConfig
 from utils.errors import UserError
+from utils.machine import cpu_family
 from utils.runtime import Runtime
 
 GRAPH_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that record CUDA graphs."""
+HALF_WIDTH = frozenset({("AuthenticAMD", 25)})
+"""Vendor and family of CPUs that compute AVX512 in two halves, and so gain what those with AVX2 do: Zen 4."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,8 +134,9 @@ def choose_acceleration(hardware: HardwareConfig, *, on_gpu: bool, half_precisio
 
 
 def saves_by_winograd() -> bool:
-    """Whether this CPU is one of those that were measured: wider vector units wait for memory instead."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+    """Whether this CPU is one of those that were measured; units that compute 512 bits at once may wait for memory."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability == "AVX2" or (capability == "AVX512" and cpu_family() in HALF_WIDTH)
 
 
 def acceleration_warnings(hardware: HardwareConfig, chosen: Acceleration, *, on_gpu: bool, norm: str) -> list[str]:

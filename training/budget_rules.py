@@ -19,6 +19,8 @@ LATEST, EARLIEST = 1.0, 0.95
 """Shares of the budget between which an expected end changes no plan."""
 WIDE_STEPS = 500
 """Steps that a network needs before a narrower one, which makes three times as many of them, is no better any more."""
+NEARLY_AS_MANY = 0.6
+"""Share of a narrower network's steps of which a wider one is better at any length."""
 ENOUGH_STEPS = 1000
 """Steps that are worth a smaller batch."""
 SMALLEST_BATCH = {2: 16, 3: 2}
@@ -27,6 +29,8 @@ NARROWEST = 8
 """Features of the first level, at least."""
 AUGMENTED_PASSES = 25.0
 """Times that every voxel is seen, from which on random changes of the patches are worth their slower start."""
+MIRRORED_PASSES = 100.0
+"""The same of flips, which make a network learn the scans' mirror images, too."""
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 AROUND_SHARE = 0.05
 """Of the steps' time, for what comes once an epoch: loading begun anew, checkpoints, figures."""
@@ -40,10 +44,10 @@ LEARNING_RATE, FAST_RATE = 0.002, 0.004
 """Of AdamW; the second one of a training of fewer than `FEW_STEPS` steps."""
 CHOSEN = (
     "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "min_epochs", "patience", "deep_supervision",
-    "augment", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
+    "augment", "mirror_axes", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
 )  # fmt: skip
 """Options that a budget may choose."""
-WIDER_COSTS = 2.0
+WIDER_COSTS = 1.25
 """At least so many times as long takes a step of twice the features."""
 
 
@@ -125,9 +129,9 @@ def widths_of(planned: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 def choose_network(
     facts: Facts, measure: Callable[[tuple[int, ...], int], Speed], costs: Callable[[], Costs]
 ) -> Network:
-    """The widest network of which `WIDE_STEPS` fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
+    """The widest network of which enough steps fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
 
-    Every case is to be shown once, if any network and batch can do that.
+    Enough are `WIDE_STEPS`, or nearly as many as fit of the next narrower one. Every case is to be shown once, if any network and batch can do that.
 
     Args:
         facts: of the run.
@@ -153,7 +157,8 @@ def choose_network(
         if best.steps < WIDE_STEPS * WIDER_COSTS:
             break
         wider = network(width, best.batch_size)
-        if wider.steps < WIDE_STEPS or not _shows_all(wider, facts):
+        enough = min(WIDE_STEPS, NEARLY_AS_MANY * best.steps)
+        if wider.steps < enough or not _shows_all(wider, facts):
             break
         best = wider
     return best
@@ -224,13 +229,15 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> d
     seen = passes(epochs * per_epoch, network.batch_size, facts)
     width = {} if network.width == facts.widths[0] else {"filters": network.width}
     batch = {} if network.batch_size == facts.batch_size else {"batch_size": network.batch_size}
-    return width | batch | {
+    augment = "reference" if seen >= AUGMENTED_PASSES else "none"
+    unmirrored = {"mirror_axes": ("none",)} if augment != "none" and seen < MIRRORED_PASSES else {}
+    return width | batch | unmirrored | {
         "max_epochs": epochs,
         "batches_per_epoch": per_epoch,
         "min_epochs": 0,
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
-        "augment": "reference" if seen >= AUGMENTED_PASSES else "none",
+        "augment": augment,
         "learning_rate": FAST_RATE if epochs * per_epoch < FEW_STEPS else LEARNING_RATE,
         "scheduler": "cosine",
         "schedule_by": "step",
@@ -264,7 +271,10 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as planned"
     else:
-        why = f"wider ones would make fewer than {WIDE_STEPS} steps, or not show every case once"
+        why = (
+            f"wider ones would make fewer than {WIDE_STEPS} steps and than {NEARLY_AS_MANY:.0%} of these, or not show "
+            "every case once"
+        )
     seen = passes(network.steps, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "

@@ -122,7 +122,7 @@ class HardwareConfig:
     """Instance norm and LeakyReLU as one operator that keeps NDHWC. auto: with NDHWC; off: torch's own."""
     winograd: Literal["auto", "on", "off"] = "auto"
     """On a CPU in fp32, 3x3x3 convolutions with half of the multiplications (Winograd's F(4, 3)). auto: with NDHWC,
-    on CPUs whose vector units are AVX2."""
+    on CPUs whose vector units are AVX2, or AVX512 in two halves (AMD Zen 4)."""
     compile: bool = False
     """Compile network and loss with torch.compile: training step and prediction."""
     compile_mode: CompileMode = "default"

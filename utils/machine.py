@@ -71,6 +71,17 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return tuple(flag for flag in CPU_FLAGS if flag in found)
 
 
+def cpu_family(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, int] | None:
+    """Vendor and family of this CPU, such as ("AuthenticAMD", 25); None where the system does not say."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    vendor, family = facts.get("vendor_id", ""), facts.get("cpu family", "")
+    return (vendor, int(family)) if vendor and family.isdecimal() else None
+
+
 def free_disk(folder: Path) -> str:
     """Free disk where a folder is or would be made."""
     there = next((path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()), Path("/"))

@@ -213,8 +213,22 @@ def test_choice_by_flags_and_device(monkeypatch, flags, place, expected):
 @pytest.mark.parametrize(("flag", "expected"), [("auto", False), ("on", True), ("off", False)])
 def test_wider_vector_units_get_fewer_multiplications_only_when_asked(monkeypatch, flag, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(acceleration, "cpu_family", lambda: ("GenuineIntel", 6))
     hardware = HardwareConfig(winograd=flag)
     assert choose_acceleration(hardware, on_gpu=False, half_precision=False, norm="instance").winograd == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "family", "expected"),
+    [
+        ("AVX2", None, True), ("AVX512", ("AuthenticAMD", 25), True), ("AVX512", ("AuthenticAMD", 26), False),
+        ("AVX512", ("GenuineIntel", 25), False), ("AVX512", None, False), ("DEFAULT", ("AuthenticAMD", 25), False),
+    ],
+)  # fmt: skip
+def test_fewer_multiplications_are_for_the_cpus_that_gain_by_them(monkeypatch, capability, family, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(acceleration, "cpu_family", lambda: family)
+    assert acceleration.saves_by_winograd() == expected
 
 
 def test_without_triton_a_gpu_keeps_the_plain_path(monkeypatch):

@@ -96,6 +96,22 @@ def test_vector_units_are_read_from_the_first_processor(tmp_path):
     assert machine.cpu_flags(tmp_path / "missing") == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n\nprocessor\t: 1\n",
+         ("AuthenticAMD", 25)),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\n\nvendor_id\t: Other\ncpu family\t: 7\n", ("GenuineIntel", 6)),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_the_family_of_a_cpu_is_that_of_the_first_processor(tmp_path, text, expected):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert machine.cpu_family(tmp_path / "cpuinfo") == expected
+    assert machine.cpu_family(tmp_path / "missing") is None
+
+
 def test_free_disk_of_a_folder_that_is_not_made_yet_is_that_of_its_parent(tmp_path):
     assert "not made yet" in machine.free_disk(tmp_path / "a/b")
     assert machine.free_disk(tmp_path).endswith(f"({tmp_path})")

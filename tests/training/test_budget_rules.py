@@ -121,8 +121,28 @@ def test_a_batch_is_not_halved_where_that_leaves_cases_out():
 
 def test_wide_networks_without_a_chance_are_not_measured():
     asked = []
-    network_for(150, lambda width, size: asked.append(width) or cpu(width, size))
+    # Some 490 steps of the narrowest.
+    network_for(80, lambda width, size: asked.append(width) or cpu(width, size))
     assert set(asked) == {(8, 16, 32, 64)}
+
+
+def test_a_network_that_makes_nearly_as_many_steps_as_a_narrower_one_is_taken():
+    """In bf16 twice the features may take 1.4 times as long."""
+
+    def bf16(width, size) -> Speed:
+        step_s = {8: 0.15, 16: 0.21, 32: 0.67}[width[0]]
+        return Speed(step_s=step_s, validation_s=5, patches_s=3)
+
+    network, _ = network_for(120, bf16)
+    assert network.width == (16, 32, 64, 128) and 300 < network.steps < WIDE_STEPS
+    assert network_for(120)[0].width == (8, 16, 32, 64)
+
+
+def test_flips_wait_for_longer_trainings_than_other_changes():
+    """Flipped scans are others than those that are asked about."""
+    few, some, many = (options_for(seconds, gpu) for seconds in (20, 120, 600))
+    assert [each["augment"] for each in (few, some, many)] == ["none", "reference", "reference"]
+    assert some["mirror_axes"] == ("none",) and "mirror_axes" not in few | many
 
 
 def test_the_batch_is_halved_only_where_a_network_makes_too_few_steps():
@@ -201,7 +221,7 @@ def test_a_time_without_one_pass_is_refused_and_what_is_asked_for_instead_is_eno
 
 def test_all_that_is_chosen_is_said_to_be_a_budget_s_choice():
     assert set(options_for(200)) | set(options_for(600, gpu)) <= set(CHOSEN)
-    assert set(CHOSEN) - set(options_for(200)) == {"amp", "batch_size"}
+    assert set(CHOSEN) - set(options_for(200)) == {"amp", "batch_size", "mirror_axes"}
 
 
 def test_what_is_told_names_network_steps_reason_and_given_flags():
