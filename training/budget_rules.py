@@ -17,8 +17,9 @@ AIM = 0.975
 """Share of the budget at which a training is planned to end."""
 LATEST, EARLIEST = 1.0, 0.95
 """Shares of the budget between which an expected end changes no plan."""
-WIDE_STEPS = 500
-"""Steps that a network needs before a narrower one, which makes three times as many of them, is no better any more."""
+STEPS_OF_FEATURES = 2.0
+"""Times the square of the first level's features (the number of weights grows with that square): steps that a network
+needs before one of half the features, which makes three times as many of them, is no better any more."""
 NEARLY_AS_MANY = 0.6
 """Share of a narrower network's steps of which a wider one is better at any length."""
 ENOUGH_STEPS = 1000
@@ -47,8 +48,8 @@ CHOSEN = (
     "augment", "mirror_axes", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
 )  # fmt: skip
 """Options that a budget may choose."""
-WIDER_COSTS = 1.25
-"""At least so many times as long takes a step of twice the features."""
+FEWEST_TO_WIDEN = 400
+"""Steps of a network from which on a wider one has a chance, and a few steps of it cost little."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def choose_network(
 ) -> Network:
     """The widest network of which enough steps fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
 
-    Enough are `WIDE_STEPS`, or nearly as many as fit of the next narrower one. Every case is to be shown once, if any network and batch can do that.
+    Enough are `steps_needed`, or nearly as many as fit of the next narrower one. Every case is to be shown once, if any network and batch can do that.
 
     Args:
         facts: of the run.
@@ -154,14 +155,19 @@ def choose_network(
     narrowest = facts.widths[-1]
     best = network(narrowest, facts.batch_size)
     for width in reversed(facts.widths[:-1]):
-        if best.steps < WIDE_STEPS * WIDER_COSTS:
+        if best.steps < FEWEST_TO_WIDEN:
             break
         wider = network(width, best.batch_size)
-        enough = min(WIDE_STEPS, NEARLY_AS_MANY * best.steps)
+        enough = min(steps_needed(width), NEARLY_AS_MANY * best.steps)
         if wider.steps < enough or not _shows_all(wider, facts):
             break
         best = wider
     return best
+
+
+def steps_needed(width: Sequence[int]) -> int:
+    """Steps that a network needs to be better than one of half its features in the same time."""
+    return round(STEPS_OF_FEATURES * width[0] ** 2)
 
 
 def _shows_all(network: Network, facts: Facts) -> bool:
@@ -271,9 +277,10 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as planned"
     else:
+        wider = facts.widths[facts.widths.index(network.width) - 1]
         why = (
-            f"wider ones would make fewer than {WIDE_STEPS} steps and than {NEARLY_AS_MANY:.0%} of these, or not show "
-            "every case once"
+            f"{' '.join(map(str, wider))} would make fewer than {steps_needed(wider)} steps and than "
+            f"{NEARLY_AS_MANY:.0%} of these, or not show every case once"
         )
     seen = passes(network.steps, network.batch_size, facts)
     lines = [

@@ -12,7 +12,6 @@ from training.budget_rules import (
     AUGMENTED_PASSES,
     CHOSEN,
     FEWEST_EPOCHS,
-    WIDE_STEPS,
     Costs,
     Facts,
     Network,
@@ -25,6 +24,7 @@ from training.budget_rules import (
     most_epochs,
     passes,
     per_pass,
+    steps_needed,
     steps_that_fit,
     too_short,
     widths_of,
@@ -90,7 +90,7 @@ def test_a_slow_machine_gets_a_narrow_network_without_augmentation_and_a_fast_on
 def test_a_network_is_wide_only_where_enough_steps_of_it_fit():
     for budget_s in (150, 400, 1000, 3000, 10000):
         network, facts = network_for(budget_s)
-        assert network.steps >= WIDE_STEPS or network.width == facts.widths[-1]
+        assert network.steps >= steps_needed(network.width) or network.width == facts.widths[-1]
 
 
 def test_a_wide_network_with_a_small_batch_is_better_than_a_narrow_one_with_a_large_batch():
@@ -121,8 +121,8 @@ def test_a_batch_is_not_halved_where_that_leaves_cases_out():
 
 def test_wide_networks_without_a_chance_are_not_measured():
     asked = []
-    # Some 490 steps of the narrowest.
-    network_for(80, lambda width, size: asked.append(width) or cpu(width, size))
+    # Some 360 steps of the narrowest.
+    network_for(75, lambda width, size: asked.append(width) or cpu(width, size))
     assert set(asked) == {(8, 16, 32, 64)}
 
 
@@ -134,7 +134,7 @@ def test_a_network_that_makes_nearly_as_many_steps_as_a_narrower_one_is_taken():
         return Speed(step_s=step_s, validation_s=5, patches_s=3)
 
     network, _ = network_for(120, bf16)
-    assert network.width == (16, 32, 64, 128) and 300 < network.steps < WIDE_STEPS
+    assert network.width == (16, 32, 64, 128) and 300 < network.steps < steps_needed(network.width) == 512
     assert network_for(120)[0].width == (8, 16, 32, 64)
 
 
@@ -229,7 +229,7 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     del options["learning_rate"]
     text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
-    assert "8 16 32 64: wider ones would make fewer than 500 steps" in text
+    assert "8 16 32 64: 16 32 64 128 would make fewer than 512 steps" in text
     assert f"fewer than {AUGMENTED_PASSES:g}" in text and "given, not chosen: learning_rate" in text
     assert len(text.splitlines()) <= 6
 
