@@ -40,7 +40,7 @@ VALIDATION_SHARE = 0.05
 MOST_VALIDATIONS = 10
 LEVELS_FOR_SUPERVISION = 4
 """A network with so many levels is trained on its lower ones, too."""
-FEW_STEPS = 1000
+FEW_STEPS = 2000
 LEARNING_RATE, FAST_RATE = 0.002, 0.004
 """Of AdamW; the second one of a training of fewer than `FEW_STEPS` steps."""
 CHOSEN = (

@@ -162,8 +162,8 @@ def test_large_scans_are_augmented_later_than_small_ones():
 
 
 def test_a_training_of_few_steps_takes_larger_ones():
-    assert options_for(80)["learning_rate"] == 0.004
-    assert options_for(200)["learning_rate"] == options_for(600, gpu)["learning_rate"] == 0.002
+    assert options_for(80)["learning_rate"] == options_for(900)["learning_rate"] == 0.004
+    assert options_for(3600)["learning_rate"] == options_for(600, gpu)["learning_rate"] == 0.002
 
 
 def test_passes_by_hand():
