@@ -132,7 +132,8 @@ def choose_network(
 ) -> Network:
     """The widest network of which enough steps fit, else the narrowest; with as small a batch as `ENOUGH_STEPS` need.
 
-    Enough are `steps_needed`, or nearly as many as fit of the next narrower one. Every case is to be shown once, if any network and batch can do that.
+    Enough are `steps_needed`, or nearly as many as fit of the next narrower one. Every case is to be shown once, if any
+    network and batch can do that.
 
     Args:
         facts: of the run.
