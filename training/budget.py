@@ -24,11 +24,11 @@ from training.budget_rules import (
     choose_epochs,
     choose_network,
     choose_options,
-    explain,
     most_epochs,
     per_pass,
     too_short,
 )  # fmt: skip
+from training.budget_words import explain
 from training.run_setup import prepare
 from utils.args import Config, with_options
 from utils.config import HardwareConfig
@@ -142,6 +142,9 @@ def _kept(config: Config) -> set[str]:
     given = {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
     if "scheduler" in given and config.optim.scheduler not in BY_STEP:
         given |= {"validate_every", "skip_first_n_eval"}
+    # Other recipes flip as long as they train.
+    if config.optim.recipe != "reference":
+        given |= {"mirror_axes"}
     # The chosen rate is one of Adam's.
     return given | {"learning_rate"} if "optimizer" in given and config.optim.optimizer == "sgd" else given
 
@@ -185,7 +188,9 @@ def _stored_options(contents: CheckpointContents, config: Config) -> dict[str, A
             "flags that it was begun with"
         )
     model = {name: getattr(contents.model, name) for name in ("filters", "deep_supervision")}
-    stored = contents.options | model
+    # A record leaves out options that do nothing, such as where a training without random changes flips.
+    unmirrored = {"mirror_axes": ("none",)} if contents.plan is not None and contents.plan.mirror_axes == () else {}
+    stored = unmirrored | contents.options | model
     return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in _kept(config)})
 
 

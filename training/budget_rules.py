@@ -1,14 +1,15 @@
 """What a training of a given wall time is made of: pure functions of measured speeds and counts of cases.
 
 Lengths are counted in steps and in passes over the data, never in seconds, so that the rules mean the same on any
-device. A step is one batch of each process. Where a rule was measured: benchmarks/results/quality_hippocampus.md.
+device. A step is one batch of each process. Where a rule was measured: benchmarks/results/quality_hippocampus.md and
+quality_hippocampus_bf16.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from utils.pace import in_words
@@ -21,7 +22,8 @@ STEPS_OF_FEATURES = 2.0
 """Times the square of the first level's features (the number of weights grows with that square): steps that a network
 needs before one of half the features, which makes three times as many of them, is no better any more."""
 NEARLY_AS_MANY = 0.6
-"""Share of a narrower network's steps of which a wider one is better at any length."""
+"""Share of the patches that a narrower network is shown, with which a wider one is better at any length: 400 steps of
+16 features and 800 to 1000 of 8 give the same Dice."""
 ENOUGH_STEPS = 1000
 """Steps that are worth a smaller batch."""
 SMALLEST_BATCH = {2: 16, 3: 2}
@@ -159,8 +161,9 @@ def choose_network(
         if best.steps < FEWEST_TO_WIDEN:
             break
         wider = network(width, best.batch_size)
-        enough = min(steps_needed(width), NEARLY_AS_MANY * best.steps)
-        if wider.steps < enough or not _shows_all(wider, facts):
+        shown = wider.steps * wider.batch_size / (best.steps * best.batch_size)
+        is_enough = wider.steps >= steps_needed(width) or shown >= NEARLY_AS_MANY
+        if not is_enough or not _shows_all(wider, facts):
             break
         best = wider
     return best
@@ -236,15 +239,15 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> d
     seen = passes(epochs * per_epoch, network.batch_size, facts)
     width = {} if network.width == facts.widths[0] else {"filters": network.width}
     batch = {} if network.batch_size == facts.batch_size else {"batch_size": network.batch_size}
-    augment = "reference" if seen >= AUGMENTED_PASSES else "none"
-    unmirrored = {"mirror_axes": ("none",)} if augment != "none" and seen < MIRRORED_PASSES else {}
+    # Without random changes, too: test-time flips do only harm there, and folds beside 25 passes stay one model.
+    unmirrored = {"mirror_axes": ("none",)} if seen < MIRRORED_PASSES else {}
     return width | batch | unmirrored | {
         "max_epochs": epochs,
         "batches_per_epoch": per_epoch,
         "min_epochs": 0,
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
-        "augment": augment,
+        "augment": "reference" if seen >= AUGMENTED_PASSES else "none",
         "learning_rate": FAST_RATE if epochs * per_epoch < FEW_STEPS else LEARNING_RATE,
         "scheduler": "cosine",
         "schedule_by": "step",
@@ -265,40 +268,3 @@ def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
         f"{needed} steps of {step_s:.2g} s, and start, validation and end take {in_words(other_s)}; "
         f"give at least {in_words(math.ceil(least_s * 1.1))}"
     )
-
-
-def explain(
-    network: Network, facts: Facts, costs: Costs, options: Mapping[str, Any], kept: Collection[str]
-) -> tuple[str, ...]:
-    """What a user is told: what was measured, what was chosen, and why."""
-    speed = network.speed
-    width = " ".join(map(str, network.width))
-    if len(facts.widths) == 1:
-        why = "as given"
-    elif network.width == facts.widths[0]:
-        why = "as planned"
-    else:
-        wider = facts.widths[facts.widths.index(network.width) - 1]
-        why = (
-            f"{' '.join(map(str, wider))} would make fewer than {steps_needed(wider)} steps and than "
-            f"{NEARLY_AS_MANY:.0%} of these, or not show every case once"
-        )
-    seen = passes(network.steps, network.batch_size, facts)
-    lines = [
-        f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
-        f"{speed.validation_s:.3g} s, start and end {costs.start_s + costs.end_s:.3g} s",
-        f"  features {width}: {why}; about {network.steps} steps of {network.batch_size} patches",
-    ]
-    if "augment" in options:
-        side = "at least" if options["augment"] != "none" else "fewer than"
-        lines.append(
-            f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {AUGMENTED_PASSES:g}"
-        )
-    shown = [f"--{name} {_shown(value)}" for name, value in options.items() if name not in ("filters", "augment")]
-    lines.append(f"  {' '.join(shown)}")
-    typed = sorted(set(kept) & set(CHOSEN))
-    return tuple([*lines, *([f"  given, not chosen: {', '.join(typed)}"] if typed else [])])
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -23,7 +23,9 @@ class SummedBiasConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As torch's layer."""
-        return _apply(features, self) if gains(features, self) else super().forward(features, output_size)
+        if output_size is None and gains(features, self):
+            return _apply(features, self)
+        return super().forward(features, output_size)
 
 
 class SummedBiasConvTranspose3d(nn.ConvTranspose3d):
@@ -31,7 +33,9 @@ class SummedBiasConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As torch's layer."""
-        return _apply(features, self) if gains(features, self) else super().forward(features, output_size)
+        if output_size is None and gains(features, self):
+            return _apply(features, self)
+        return super().forward(features, output_size)
 
 
 def gains(features: Tensor, layer: Layer) -> bool:
@@ -47,7 +51,8 @@ def _apply(features: Tensor, layer: Layer) -> Tensor:
     assert layer.bias is not None
     tensors: tuple[Tensor, ...] = (features, layer.weight, layer.bias)
     if torch.is_autocast_enabled("cpu"):
-        tensors = tuple(each.to(torch.get_autocast_dtype("cpu")) for each in tensors)
+        half = torch.get_autocast_dtype("cpu")
+        tensors = tuple(each if each.dtype == torch.float64 else each.to(half) for each in tensors)
     geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return _TransposedConvolution.apply(*tensors, geometry)
 

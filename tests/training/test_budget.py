@@ -18,7 +18,7 @@ from models import checkpoint as checkpoint_reading
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
 from tests.tiny_task import Task, make_folds
 from training import budget, budget_exchange
-from training.budget import _kept
+from training.budget import _kept, _stored_options
 from training.budget_exchange import decided_in
 from training.budget_keeper import BudgetPlan, Course, Pace
 from training.budget_rules import Facts, Speed
@@ -95,15 +95,21 @@ def test_what_was_looked_at_fits_every_network_that_is_measured(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_read_and_checked_once_before_it_is_resumed(task, tmp_path, monkeypatch):
+@pytest.mark.parametrize("augment", ["none", "reference"])
+def test_a_checkpoint_is_read_and_checked_once_before_it_is_resumed(augment, task, tmp_path, monkeypatch):
     flags = (*FLAGS, "--batches_per_epoch", "1", "--budget", "1h")
-    options = {"max_epochs": 1, "min_epochs": 0, "augment": "reference", "mirror_axes": ("none",)}
+    options = {"max_epochs": 1, "min_epochs": 0, "augment": augment, "mirror_axes": ("none",)}
     pace = Pace(step_s=1, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
     plan = BudgetPlan(budget_s=3600, total=1, pace=pace, course=Course(per_epoch=1, every=1, only_last=True, limit=1))
     monkeypatch.setattr(budget, "decide", lambda *given: budget.Decision(options=options, plan=plan, lines=()))
     assert train(task, tmp_path, *flags) == 0
-    assert checkpoint(tmp_path)["training"]["options"]["mirror_axes"] == ["none"]
-    assert checkpoint_reading.read_checkpoint(tmp_path / "checkpoints/last.ckpt").plan.mirror_axes == ()
+    contents = checkpoint_reading.read_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    assert contents.plan.mirror_axes == ()
+    # Though a record leaves out what does nothing.
+    assert ("mirror_axes" in contents.options) == (augment != "none")
+    config = parse_config(command(task, tmp_path, "train", *flags))
+    assert _stored_options(contents, config)["mirror_axes"] == ("none",)
+    assert "mirror_axes" not in _stored_options(contents, with_options(config, {"recipe": "nnunet"}))
     checked, real = [], checkpoint_reading.check_sums
     monkeypatch.setattr(checkpoint_reading, "check_sums", lambda path: checked.append(path) or real(path))
     assert train(task, tmp_path, *flags, "--resume_training") == 0
