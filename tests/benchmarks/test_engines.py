@@ -39,7 +39,9 @@ def test_torch_is_measured_in_every_way(size, ways, monkeypatch):
     monkeypatch.setattr(engines, "LEAST_ROUNDS", 1)
     found = engines._measure(size, EngineBenchmark(engines=(), rounds=9, seconds=0.0))
     assert {name for name in found["runtimes"] if "bf16" not in name} == ways
-    assert all(row["same_dice"] and len(row["rounds"]) == 1 for row in found["runtimes"].values())
+    assert all(len(row["rounds"]) == 1 for row in found["runtimes"].values())
+    # bf16, which only some CPUs compute in, rounds the scores of so tiny a network to other classes.
+    assert all(row["same_dice"] for name, row in found["runtimes"].items() if "bf16" not in name)
 
 
 @pytest.mark.slow
