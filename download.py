@@ -15,9 +15,9 @@ from pathlib import Path
 from data_preprocessing.planning.presets import ARCHIVES, MSD_TASKS, MsdTask
 from utils.archives import has_md5, unpack
 from utils.args import parse
-from utils.config import default_root
+from utils.config import TaskNumber, default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 from utils.transfer import Patience, Report, fetch
 
 PHANTOM = "00"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from utils.args import changed_options
-from utils.config import CompileMode, Layout, default_root
+from utils.config import CompileMode, Layout, TaskNumber, default_root
 from utils.errors import UserError
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 LOADED, LEARNED = ("train", "data", "growth"), ("train", "compute")
 NETWORK = ("train", "predict", "compute", "inference", "growth")

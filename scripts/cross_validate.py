@@ -17,10 +17,10 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import PreparedFolder, default_root
+from utils.config import PreparedFolder, TaskNumber, default_root
 from utils.errors import UserError, run_cli
 from utils.slurm_resources import SlurmJobOptions
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

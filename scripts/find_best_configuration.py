@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from report.finishing import finish_cross_validation
 from utils.args import parse
-from utils.config import PreparedFolder, default_root
+from utils.config import PreparedFolder, TaskNumber, default_root
 from utils.errors import EXIT_OK, UserError, run_cli
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,10 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import changed_options, parse, to_words, without_flags
-from utils.config import FoldChoice, default_root
+from utils.config import FoldChoice, TaskNumber, default_root
 from utils.errors import EXIT_OK, UserError, continues_with, run_cli
 from utils.parts import PartOptions
 from utils.slurm import SlurmJob, write_array
-from utils.task_number import TaskNumber
 
 if TYPE_CHECKING:
     from inference.run import NetworkUse

@@ -15,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import main as entry
 from utils.args import parse, to_words
-from utils.config import PreparedFolder, default_root
+from utils.config import PreparedFolder, TaskNumber, default_root
 from utils.errors import run_cli
-from utils.task_number import TaskNumber
 
 EPOCHS = 600
 

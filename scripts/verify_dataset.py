@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import parse
-from utils.config import default_root
+from utils.config import TaskNumber, default_root
 from utils.errors import EXIT_OK, EXIT_PARTIAL, UserError, run_cli
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from utils.errors import UserError, require
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 Affinity = Literal[
     "socket", "single", "single_unique", "socket_unique_interleaved", "socket_unique_continuous", "disabled"
@@ -24,6 +24,8 @@ Layout = Literal["auto", "NCDHW", "NDHWC"]
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 FoldChoice = int | Literal["all"]
 
+TaskNumber = Annotated[str, tyro.conf.arg(metavar="NN")]
+"""For a field of options, which calls `normalise_task` when it is built."""
 PreparedFolder = Annotated[Path, tyro.conf.arg(aliases=("--prepared",))]
 """Folder of preprocessed data: `--results` of preprocess.py and `--data` of all that follows have a name in common."""
 

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from utils.args import changed_options
-from utils.config import DEFAULT_FOLDS, PreparedFolder, default_root
+from utils.config import DEFAULT_FOLDS, PreparedFolder, TaskNumber, default_root
 from utils.errors import UserError
 from utils.parts import PartJobOptions
-from utils.task_number import TaskNumber, normalise_task
+from utils.task_number import normalise_task
 
 PLANNING = ("plan", "planner", "gpu_memory_gb", "zscore")
 """Options that only a plan from the training cases' fingerprint asks for."""

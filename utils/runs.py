@@ -11,15 +11,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from utils.config import RunConfig
 from utils.errors import UserError, list_problems
 from utils.files import read_json, real_path, write_json
 from utils.json_text import parse_json
 from utils.outdated import outdated_cases
 from utils.schema import Fingerprint, Plan, Splits
 from utils.temporary import PREFIX, sweep
+
+if TYPE_CHECKING:
+    from utils.config import RunConfig
 
 LAST_CHECKPOINT, RECORD, PAGE = "last.ckpt", "run.json", "report.html"
 STAMPS = "masks.json"

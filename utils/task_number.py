@@ -1,15 +1,10 @@
-"""The one type of a task's number: as all folders have it, with two digits at least."""
+"""The one way to write a task's number: as all folders have it, with two digits at least."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from utils.errors import UserError
-
-TaskNumber = Annotated[str, tyro.conf.arg(metavar="NN")]
-"""For a field of options, which calls `normalise_task` when it is built."""
 
 
 def checked_task(text: str) -> str:

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import connection, get_context, parent_process
-from types import FrameType
+from multiprocessing.reduction import ForkingPickler
+from types import FrameType, ModuleType
 from typing import TypeVar
 
 from utils.errors import Interrupted, UserError, interrupt_run
@@ -34,12 +35,14 @@ class Workers:
 
     Processes are spawned and not forked: the caller may have threads (DALI, torch), and a fork would copy their locks.
     They compute with one thread each, ignore Ctrl-C (the parent lets them finish the files they are at), and end
-    when the parent is killed; SIGTERM ends them without half-written files.
+    when the parent is killed; SIGTERM ends them without half-written files. The program's main module, whose imports
+    take longer than a small scan, is imported in them only where the work is defined in it.
     """
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs
         self._pool: ProcessPoolExecutor | None = None
+        self._knows_main = False
         self._environment: dict[str, str | None] = {}
 
     def __enter__(self) -> Workers:
@@ -47,7 +50,7 @@ class Workers:
             # Read by the numeric libraries when a worker imports them, so they are set until the pool is gone.
             self._environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
             os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-            self._pool = ProcessPoolExecutor(self.n_jobs, get_context("spawn"), initializer=_prepare_worker)
+            self._pool = self._make_pool()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +85,7 @@ class Workers:
             if self._pool is None:
                 return [_advanced(function(item), advance) for item in items]
             chunks = limits.cut(items, max(1, min(CHUNK, len(items) // (8 * self.n_jobs))))
-            submit = functools.partial(_submit, self._pool, functools.partial(_apply, function))
+            submit = self._submit_to(self._pool, function, items[0])
             try:
                 return limits.submit(submit, chunks, advance)
             except BrokenProcessPool:
@@ -90,6 +93,31 @@ class Workers:
                     f"a worker process was killed during '{title}', most likely because memory ran out. "
                     f"Use fewer --n_jobs (now {self.n_jobs}); finished cases are kept."
                 ) from None
+
+    def _make_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.n_jobs, get_context("spawn"), initializer=_prepare_worker)
+
+    def _submit_to(
+        self, pool: ProcessPoolExecutor, function: Callable[[T], R], item: T
+    ) -> Callable[[Sequence[T]], Future[list[R]]]:
+        """What hands chunks to the pool, or to a new one if its processes lack the main module that is needed now."""
+        if not self._knows_main and b"__main__" in bytes(ForkingPickler.dumps((function, item))):
+            pool.shutdown()
+            self._pool, self._knows_main = self._make_pool(), True
+            pool = self._pool
+        start = nullcontext if self._knows_main else _without_main
+        return functools.partial(_submit, pool, start, functools.partial(_apply, function))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start in here do not import the main module."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
@@ -120,14 +148,19 @@ def _advanced(result: R, advance: Callable[[int], None]) -> R:
 
 
 def _submit(
-    pool: ProcessPoolExecutor, function: Callable[[Sequence[T]], list[R]], chunk: Sequence[T]
+    pool: ProcessPoolExecutor,
+    start: Callable[[], AbstractContextManager[None]],
+    function: Callable[[Sequence[T]], list[R]],
+    chunk: Sequence[T],
 ) -> Future[list[R]]:
     """Hand over a chunk, which may start a process: Ctrl-C waits meanwhile, and in that process until it ignores it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return pool.submit(function, chunk)
+        with start():
+            return pool.submit(function, chunk)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(function, chunk)
+        with start():
+            return pool.submit(function, chunk)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -14,8 +14,9 @@ import tyro
 
 from scripts.nnunet import VERBS, main
 from utils.args import parse, parse_config
+from utils.config import TaskNumber
 from utils.program import called_as
-from utils.task_number import TaskNumber, checked_task, normalise_task
+from utils.task_number import checked_task, normalise_task
 
 
 def help_of(command, *words: str) -> str:

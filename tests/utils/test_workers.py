@@ -195,13 +195,13 @@ def test_a_worker_that_is_told_to_end_leaves_no_half_written_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def run_script(content: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_script(content: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program that signals its own process group, in a group of its own."""
     script = folder / "script.py"
     script.write_text(content)
     return subprocess.run(
-        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
-        timeout=120, start_new_session=True,
+        [sys.executable, str(script), *words], env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True,
+        text=True, timeout=120, start_new_session=True,
     )  # fmt: skip
 
 
@@ -216,10 +216,13 @@ def strike():
     time.sleep(0.5)
     os.killpg(0, signal.SIGINT)
 
+def rest(seconds):
+    time.sleep(seconds)
+
 def main():
     threading.Thread(target=strike).start()
     with Workers(2) as workers:
-        workers.map(time.sleep, [0.01] * 4, title="sleep")
+        workers.map(rest, [0.01] * 4, title="sleep")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -266,3 +269,40 @@ def test_a_worker_that_ends_between_two_items_says_nothing(tmp_path):
     done = run_script(END_BETWEEN, tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "a worker process was killed" in done.stderr
+
+
+IMPORTED = """
+import os, sys
+from pathlib import Path
+from utils.workers import Workers
+
+class Own:
+    pass
+
+def kind(item):
+    return type(item).__name__
+
+def imported():
+    return sorted({path.name for path in Path(sys.argv[1]).iterdir()})
+
+if __name__ == "__main__":
+    with Workers(2) as workers:
+        lengths = workers.map(len, ["a", "bc", ""], title="another module's work")
+        before = imported()
+        print(lengths, before, workers.map(kind, [1, 2.0], title="own work"), bool(imported()))
+        print(workers.map(str.upper, ["a"], title="another module's again"))
+    with Workers(2) as workers:
+        print(len(workers.map(id, [Own(), Own()], title="own item")))
+else:
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+"""
+
+
+@pytest.mark.slow
+def test_processes_import_the_main_module_only_for_what_is_defined_in_it(tmp_path):
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    done = run_script(IMPORTED, tmp_path, str(noted))
+    assert done.stderr == ""
+    words = [line for line in done.stdout.splitlines() if ": " not in line]
+    assert words == ["[1, 2, 0] [] ['int', 'float'] True", "['A']", "2"]
