@@ -27,6 +27,7 @@ CHUNK = 4
 """Largest number of items that a process is handed at once; a small scan takes a few milliseconds."""
 _at_work: list[bool] = []
 """Of a process of the pool: whether it is at a chunk, and not at what it imports for it."""
+_main_module = threading.Lock()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -112,12 +113,14 @@ class Workers:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Processes that start in here do not import the main module."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    # One thread at a time, or the second one would put the first one's empty module back.
+    with _main_module:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 @contextmanager
