@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.reduction import ForkingPickler
 from types import FrameType, ModuleType
@@ -27,7 +27,7 @@ CHUNK = 4
 """Largest number of items that a process is handed at once; a small scan takes a few milliseconds."""
 _at_work: list[bool] = []
 """Of a process of the pool: whether it is at a chunk, and not at what it imports for it."""
-_main_module = threading.Lock()
+_starting = threading.Lock()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -86,7 +86,7 @@ class Workers:
             if self._pool is None:
                 return [_advanced(function(item), advance) for item in items]
             chunks = limits.cut(items, max(1, min(CHUNK, len(items) // (8 * self.n_jobs))))
-            submit = self._submit_to(self._pool, function, items[0])
+            submit = self._submit_to(self._pool, function, items)
             try:
                 return limits.submit(submit, chunks, advance)
             except BrokenProcessPool:
@@ -99,25 +99,27 @@ class Workers:
         return ProcessPoolExecutor(self.n_jobs, get_context("spawn"), initializer=_prepare_worker)
 
     def _submit_to(
-        self, pool: ProcessPoolExecutor, function: Callable[[T], R], item: T
+        self, pool: ProcessPoolExecutor, function: Callable[[T], R], items: Sequence[T]
     ) -> Callable[[Sequence[T]], Future[list[R]]]:
         """What hands chunks to the pool, or to a new one if its processes lack the main module that is needed now."""
-        if not self._knows_main and b"__main__" in bytes(ForkingPickler.dumps((function, item))):
+        # __main__, or __mp_main__ in a process that was itself started so.
+        if not self._knows_main and b"_main__" in bytes(ForkingPickler.dumps((function, items))):
             pool.shutdown()
             self._pool, self._knows_main = self._make_pool(), True
             pool = self._pool
-        start = nullcontext if self._knows_main else _without_main
+        start = functools.partial(_main_module, known=self._knows_main)
         return functools.partial(_submit, pool, start, functools.partial(_apply, function))
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Processes that start in here do not import the main module."""
-    # One thread at a time, or the second one would put the first one's empty module back.
-    with _main_module:
+def _main_module(*, known: bool) -> Iterator[None]:
+    """Processes that start in here import the main module, or do not."""
+    # One thread at a time, or a second one would find the first one's empty module, and put it back at last.
+    with _starting:
         main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
         try:
+            if not known:
+                sys.modules["__main__"] = ModuleType("__main__")
             yield
         finally:
             sys.modules["__main__"] = main

@@ -292,7 +292,7 @@ if __name__ == "__main__":
         print(lengths, before, workers.map(kind, [1, 2.0], title="own work"), bool(imported()))
         print(workers.map(str.upper, ["a"], title="another module's again"))
     with Workers(2) as workers:
-        print(len(workers.map(id, [Own(), Own()], title="own item")))
+        print(len(workers.map(id, [1, Own()], title="own item")))
 else:
     (Path(sys.argv[1]) / str(os.getpid())).touch()
 """
