@@ -250,7 +250,7 @@ def as_markdown(records: Sequence[Mapping[str, Any]], options: Options) -> str:
             flags = trials[0]["flags"].removeprefix(options.base).strip()
             rows.append((steps, -statistics.mean(scores), f"{name} | `{flags}`", len(scores), spread, cost))
     lines = [
-        f"Fold {options.fold} of {options.prepared.name}; all settings begin with `{options.base} --batch_size 2`.",
+        f"Fold {options.fold} of {options.prepared.name}; all settings begin with `--batch_size 2 {options.base}`.",
         "",
         "| steps | setting | differs by | seeds | mean Dice | lowest to highest | CPU s a step, all told |",
         "|---|---|---|---|---|---|---|",

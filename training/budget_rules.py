@@ -18,10 +18,10 @@ AIM = 0.975
 """Share of the budget at which a training is planned to end."""
 LATEST, EARLIEST = 1.0, 0.95
 """Shares of the budget between which an expected end changes no plan."""
-STEPS_OF_FEATURES = 2.0
+STEPS_OF_FEATURES = 1.75
 """Times the square of the first level's features (the number of weights grows with that square): steps that a network
-needs before one of half the features, which makes three times as many of them, is no better any more. Measured for 16
-features; for 32, up to 811 steps, only that those are too few."""
+needs before one of half the features, which makes up to three times as many of them, is no better any more. Measured
+for 16 features; for 32, up to 811 steps, only that those are too few."""
 NEARLY_AS_MANY = 0.6
 """Share of the patches that a narrower network is shown, with which a wider one is better at any length: 400 steps of
 16 features and 800 to 1000 of 8 give the same Dice."""
@@ -31,8 +31,9 @@ SMALLEST_BATCH = {2: 16, 3: 2}
 """By dimension."""
 NARROWEST = 8
 """Features of the first level, at least."""
-AUGMENTED_PASSES = 25.0
-"""Times that every voxel is seen, from which on random changes of the patches are worth their slower start."""
+AUGMENTED_PASSES = {2: 5.0, 3: 25.0}
+"""By dimension, times that every voxel is seen, from which on random changes of the patches are worth their slower
+start. Slices beside each other are much alike, so that in 2D a few times are many."""
 MIRRORED_PASSES = 100.0
 """The same of flips, which make a network learn the scans' mirror images, too; they were worse at 17 times, and where
 they begin to pay is not measured."""
@@ -249,7 +250,7 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> d
         "min_epochs": 0,
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
-        "augment": "reference" if seen >= AUGMENTED_PASSES else "none",
+        "augment": "reference" if seen >= AUGMENTED_PASSES[facts.dim] else "none",
         "learning_rate": FAST_RATE if epochs * per_epoch < FEW_STEPS else LEARNING_RATE,
         "scheduler": "cosine",
         "schedule_by": "step",

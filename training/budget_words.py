@@ -41,7 +41,8 @@ def explain(
     if "augment" in options:
         side = "at least" if options["augment"] != "none" else "fewer than"
         lines.append(
-            f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {AUGMENTED_PASSES:g}"
+            f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} "
+            f"{AUGMENTED_PASSES[facts.dim]:g}"
         )
     if options.get("mirror_axes") == ("none",):
         lines.append(f"  --mirror_axes none: flips wait until each voxel is seen {MIRRORED_PASSES:g} times")

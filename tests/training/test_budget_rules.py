@@ -133,8 +133,8 @@ def test_a_network_that_makes_nearly_as_many_steps_as_a_narrower_one_is_taken():
         step_s = {8: 0.15, 16: 0.21, 32: 0.67}[width[0]]
         return Speed(step_s=step_s, validation_s=5, patches_s=3)
 
-    network, _ = network_for(120, bf16)
-    assert network.width == (16, 32, 64, 128) and 300 < network.steps < steps_needed(network.width) == 512
+    network, _ = network_for(110, bf16)
+    assert network.width == (16, 32, 64, 128) and 300 < network.steps < steps_needed(network.width) == 448
     assert network_for(120)[0].width == (8, 16, 32, 64)
 
 
@@ -169,6 +169,15 @@ def test_the_batch_is_halved_only_where_a_network_makes_too_few_steps():
 def test_large_scans_are_augmented_later_than_small_ones():
     assert options_for(900, gpu)["augment"] == "reference"
     assert options_for(900, gpu, patch_share=0.002)["augment"] == "none"
+
+
+def test_slices_are_augmented_from_fewer_times_on():
+    """Each of 1000 steps of 16 slices sees a hundredth of its cases."""
+    facts = dataclasses.replace(HIPPOCAMPUS, cases=16, patch_share=0.01, batch_size=16)
+    network = Network(width=PLANNED, batch_size=16, speed=cpu(PLANNED, 2), steps=1000)
+    flat, solid = (choose_options(network, dataclasses.replace(facts, dim=dim), (10, 100)) for dim in (2, 3))
+    assert passes(1000, 16, facts) == 10
+    assert (flat["augment"], solid["augment"]) == ("reference", "none") and flat["mirror_axes"] == ("none",)
 
 
 def test_a_training_of_few_steps_takes_larger_ones():
@@ -239,8 +248,8 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     del options["learning_rate"]
     text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
-    assert "8 16 32 64: 16 32 64 128 would make fewer than 512 steps" in text
-    assert f"fewer than {AUGMENTED_PASSES:g}" in text and "given, not chosen: learning_rate" in text
+    assert "8 16 32 64: 16 32 64 128 would make fewer than 448 steps" in text
+    assert f"fewer than {AUGMENTED_PASSES[3]:g}" in text and "given, not chosen: learning_rate" in text
     assert "--mirror_axes none: flips wait until each voxel is seen 100 times" in text
     assert len(text.splitlines()) <= 7
 
