@@ -6,6 +6,7 @@ Positions are continuous: voxel i of an axis reaches from i to i + 1. Spatial tu
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -48,24 +49,31 @@ def draw_box(rng: np.random.Generator, shape: Shape, foreground: Foreground, pat
         patch: D, H, W that the network sees.
         preset: how often to centre on the foreground, to zoom and to rotate, and how much.
     """
+    # Numbers and not arrays of three, for which NumPy takes ten times as long.
     zoomed, extent, centred = rng.random(), rng.uniform(*preset.zoom.bounds), rng.random()
-    centre, anywhere = foreground[rng.integers(len(foreground))], rng.random(3)
+    row, anywhere = rng.integers(len(foreground)), rng.random(3).tolist()
     rotated, degrees = rng.random(), rng.uniform(*preset.rotation.bounds, size=3)
-    size, scale = np.asarray(patch), np.ones(3)
+    scale, size = [1.0, 1.0, 1.0], list(patch)
     if zoomed < preset.zoom.probability:
-        scale[preset.in_plane :] = extent
-        size = np.maximum(np.rint(size * scale).astype(np.int64), 1)
-    room = np.asarray(shape) - size
-    last = np.maximum(room, 0)
-    on_foreground = centred < preset.foreground
-    start = np.clip(centre - size // 2, 0, last) if on_foreground else np.floor(anywhere * (last + 1)).astype(np.int64)
-    start = np.where(room < 0, room // 2, start)
+        scale[preset.in_plane :] = [extent] * (3 - preset.in_plane)
+        size = [max(round(voxels * factor), 1) for voxels, factor in zip(patch, scale, strict=True)]
+    # A row is read from the disk only where it is needed.
+    centre = foreground[row].tolist() if centred < preset.foreground else None
+    start = []
+    for axis in range(3):
+        room = shape[axis] - size[axis]
+        if room < 0:
+            start.append(room // 2)
+        elif centre is not None:
+            start.append(min(max(centre[axis] - size[axis] // 2, 0), room))
+        else:
+            start.append(math.floor(anywhere[axis] * (room + 1)))
     if rotated >= preset.rotation.probability:
-        return Box(start=start, size=size)
+        return Box(start=np.array(start), size=np.array(size))
     linear = rotation_matrix(degrees, in_plane=preset.in_plane) * scale
-    middle = start + size / 2
-    if on_foreground:
-        middle = _middle_with(centre + 0.5, middle, linear, np.asarray(patch))
+    middle: NDArray[np.floating] = np.array(start) + np.array(size) / 2
+    if centre is not None:
+        middle = _middle_with(np.array(centre) + 0.5, middle, linear, np.asarray(patch))
     return looked_up_box(middle, linear, patch, in_plane=preset.in_plane)
 
 
@@ -125,19 +133,18 @@ def box_batches(
         start and size (N, 3) int32; zoomed and rotated (N,) bool; matrix (N, A, A + 1) float32 as DALI's `warp_affine`
         takes it, in W, H, D order and with A = 2 in plane, else 3.
     """
+    names = columns_for(preset)
     for batch in batches:
         boxes = [box_of(case) for case in batch]
         start, size = (np.array([getattr(box, name) for box in boxes], np.int32) for name in ("start", "size"))
+        columns: dict[str, NDArray] = {"start": start, "size": size}
         rotated = np.array([box.matrix is not None for box in boxes])
-        matrices = [np.eye(3, 4) if box.matrix is None else box.matrix for box in boxes]
-        columns = {
-            "start": start,
-            "size": size,
-            "zoomed": (size != np.asarray(patch)).any(axis=1) & ~rotated,
-            "rotated": rotated,
-            "matrix": _as_xyz(matrices, preset.in_plane),
-        }
-        yield tuple(columns[name] for name in columns_for(preset))
+        if "zoomed" in names:
+            columns["zoomed"] = (size != np.asarray(patch)).any(axis=1) & ~rotated
+        if "rotated" in names:
+            matrices = [np.eye(3, 4) if box.matrix is None else box.matrix for box in boxes]
+            columns |= {"rotated": rotated, "matrix": _as_xyz(matrices, preset.in_plane)}
+        yield tuple(columns[name] for name in names)
 
 
 def _as_xyz(matrices: list[NDArray[np.floating]], in_plane: bool) -> NDArray[np.float32]:

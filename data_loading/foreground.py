@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,11 @@ class ForegroundRows:
 
     def __getitem__(self, index: int | np.integer) -> NDArray[np.int32]:
         """Row `index`, (3,)."""
-        with open(self._path, "rb", buffering=0) as file:
-            file.seek(self._offset + int(index) * self._row_bytes)
-            content = file.read(self._row_bytes)
+        file = os.open(self._path, os.O_RDONLY)
+        try:
+            content = os.pread(file, self._row_bytes, self._offset + int(index) * self._row_bytes)
+        finally:
+            os.close(file)
         if len(content) < self._row_bytes:
             raise UserError(f"{self._path} was changed while it was in use; run preprocess.py again")
         return np.frombuffer(content, np.int32)
