@@ -11,6 +11,7 @@ from training.budget_rules import (
     FEWEST_TO_WIDEN,
     MIRRORED_PASSES,
     NEARLY_AS_MANY,
+    STRONGER_PASSES,
     Costs,
     Facts,
     Network,
@@ -39,11 +40,9 @@ def explain(
         f"  features {width}: {why}; about {network.steps} steps of {network.batch_size} patches",
     ]
     if "augment" in options:
+        bound = STRONGER_PASSES if options["augment"] == "nnunet" else AUGMENTED_PASSES[facts.dim]
         side = "at least" if options["augment"] != "none" else "fewer than"
-        lines.append(
-            f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} "
-            f"{AUGMENTED_PASSES[facts.dim]:g}"
-        )
+        lines.append(f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {bound:g}")
     if options.get("mirror_axes") == ("none",):
         lines.append(f"  --mirror_axes none: flips wait until each voxel is seen {MIRRORED_PASSES:g} times")
     told = ("filters", "augment", "mirror_axes")

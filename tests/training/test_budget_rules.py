@@ -12,6 +12,7 @@ from training.budget_rules import (
     AUGMENTED_PASSES,
     CHOSEN,
     FEWEST_EPOCHS,
+    STRONGER_PASSES,
     Costs,
     Facts,
     Network,
@@ -84,7 +85,7 @@ def test_more_time_never_means_a_narrower_network_fewer_steps_of_it_or_less_augm
 def test_a_slow_machine_gets_a_narrow_network_without_augmentation_and_a_fast_one_the_planned_with_it():
     slow, fast = options_for(200), options_for(600, gpu)
     assert slow["filters"] == (8, 16, 32, 64) and slow["augment"] == "none"
-    assert "filters" not in fast and fast["augment"] == "reference"
+    assert "filters" not in fast and fast["augment"] == "nnunet"
 
 
 def test_a_network_is_wide_only_where_enough_steps_of_it_fit():
@@ -140,9 +141,9 @@ def test_a_network_that_makes_nearly_as_many_steps_as_a_narrower_one_is_taken():
 
 def test_flips_wait_for_longer_trainings_than_other_changes():
     """Flipped scans are others than those that are asked about."""
-    few, some, many = (options_for(seconds, gpu) for seconds in (20, 120, 600))
-    assert [each["augment"] for each in (few, some, many)] == ["none", "reference", "reference"]
-    assert few["mirror_axes"] == some["mirror_axes"] == ("none",) and "mirror_axes" not in many
+    few, some, more, many = (options_for(seconds, gpu) for seconds in (20, 60, 120, 600))
+    assert [each["augment"] for each in (few, some, more, many)] == ["none", "reference", "nnunet", "nnunet"]
+    assert few["mirror_axes"] == some["mirror_axes"] == more["mirror_axes"] == ("none",) and "mirror_axes" not in many
 
 
 def test_a_wider_network_is_not_preferred_for_the_steps_that_a_smaller_batch_gives_it():
@@ -167,7 +168,7 @@ def test_the_batch_is_halved_only_where_a_network_makes_too_few_steps():
 
 
 def test_large_scans_are_augmented_later_than_small_ones():
-    assert options_for(900, gpu)["augment"] == "reference"
+    assert options_for(900, gpu)["augment"] == "nnunet"
     assert options_for(900, gpu, patch_share=0.002)["augment"] == "none"
 
 
@@ -252,6 +253,15 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     assert f"fewer than {AUGMENTED_PASSES[3]:g}" in text and "given, not chosen: learning_rate" in text
     assert "--mirror_axes none: flips wait until each voxel is seen 100 times" in text
     assert len(text.splitlines()) <= 7
+
+
+@pytest.mark.parametrize(("budget_s", "told"), [(60, "reference"), (600, "nnunet")])
+def test_what_is_told_of_the_augmentation_is_the_bound_that_it_passed(budget_s, told):
+    network, facts = network_for(budget_s, gpu)
+    options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
+    [line] = [line for line in explain(network, facts, COSTS, options, ()) if "--augment" in line]
+    bound = {"reference": AUGMENTED_PASSES[3], "nnunet": STRONGER_PASSES}[told]
+    assert line.startswith(f"  --augment {told}: each voxel is seen ") and line.endswith(f" times, at least {bound:g}")
 
 
 def test_no_reason_is_told_that_was_not_measured():
