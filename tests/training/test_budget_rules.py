@@ -11,6 +11,7 @@ from training.budget_rules import (
     AIM,
     AUGMENTED_PASSES,
     CHOSEN,
+    FEW_STEPS,
     FEWEST_EPOCHS,
     STRONGER_PASSES,
     Costs,
@@ -179,6 +180,12 @@ def test_slices_are_augmented_from_fewer_times_on():
     flat, solid = (choose_options(network, dataclasses.replace(facts, dim=dim), (10, 100)) for dim in (2, 3))
     assert passes(1000, 16, facts) == 10
     assert (flat["augment"], solid["augment"]) == ("reference", "none") and flat["mirror_axes"] == ("none",)
+
+
+def test_few_cases_are_not_changed_the_more_for_being_few():
+    few, many = (options_for(seconds, gpu, cases=8) for seconds in (40, 120))
+    assert (few["augment"], many["augment"]) == ("reference", "nnunet") and "mirror_axes" not in few
+    assert few["max_epochs"] * few["batches_per_epoch"] < FEW_STEPS <= many["max_epochs"] * many["batches_per_epoch"]
 
 
 def test_a_training_of_few_steps_takes_larger_ones():
