@@ -13,6 +13,7 @@ import torch
 from models.nn_unet import NNUnet
 from tests.main_runs import TINY, checkpoint, run
 from tests.tiny_task import Task, make_folds
+from utils.errors import interrupt_run
 from utils.training_state import read_training_state
 
 pytestmark = pytest.mark.slow
@@ -34,6 +35,15 @@ def task(tmp_path_factory) -> Task:
     return make_folds(tmp_path_factory.mktemp("task"))
 
 
+@pytest.fixture(autouse=True)
+def unhandled():
+    """Signals as a new process has them: a library that an earlier test imported may have put its own handler there."""
+    before = {sent: signal.signal(sent, signal.SIG_DFL) for _, _, sent in SIGNALLED.values()}
+    yield
+    for sent, handler in before.items():
+        signal.signal(sent, signal.SIG_DFL if handler is None else handler)
+
+
 @pytest.fixture(scope="module")
 def whole(task, tmp_path_factory) -> Path:
     results = tmp_path_factory.mktemp("whole")
@@ -48,6 +58,8 @@ def signal_at(monkeypatch, name: str, number: int, sent: signal.Signals) -> None
     def call(self, *args, **kwargs):
         calls.append(name)
         if len(calls) == number:
+            # Else the signal would end all tests of this process without a word.
+            assert signal.getsignal(sent) is interrupt_run
             os.kill(os.getpid(), sent)
         return real(self, *args, **kwargs)
 
