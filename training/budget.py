@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from models.checkpoint import CheckpointContents
@@ -41,6 +41,8 @@ from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
+BY_LENGTH = ("max_epochs", "augment", "mirror_axes", "learning_rate")
+"""Options that follow from the number of steps and take no time of their own."""
 SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.2, 0.25, 0.03
 """Of the seconds from a command's start to its first measurement, which follow the machine and its load: what is built
 once more after the choice, the end of a command, the page that it writes, and what is around an epoch."""
@@ -120,8 +122,7 @@ def decide(config: Config, started_s: float) -> Decision:
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
-    chosen = choose_options(network, facts, length)
-    options |= {name: value for name, value in chosen.items() if name not in kept}
+    options |= _unless(kept, choose_options(network, facts, length))
     config, speed = with_options(config, options), network.speed
     pace = Pace(
         step_s=speed.step_s, epoch_s=costs().epoch_s, validation_s=speed.validation_s, patches_s=speed.patches_s,
@@ -131,10 +132,16 @@ def decide(config: Config, started_s: float) -> Decision:
     # Validations before the last one have a share of the steps' time.
     most = total_for(0, AIM * budget_s - costs().start_s, pace, plan.course)
     if most < plan.total and "max_epochs" not in kept:
-        options["max_epochs"] = max(most // plan.course.per_epoch, 1)
+        shorter = max(most // plan.course.per_epoch, 1)
+        again = choose_options(network, facts, (shorter, plan.course.per_epoch))
+        options |= _unless(kept, {name: again[name] for name in BY_LENGTH if name in again})
         plan = _plan(with_options(config, options), pace)
     network = dataclasses.replace(network, steps=plan.total)
     return Decision(options=options, plan=plan, lines=explain(network, facts, costs(), options, kept))
+
+
+def _unless(kept: Collection[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chosen.items() if name not in kept}
 
 
 def _kept(config: Config) -> set[str]:

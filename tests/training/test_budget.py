@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from training import budget, budget_exchange
 from training.budget import _kept, _stored_options
 from training.budget_exchange import decided_in
 from training.budget_keeper import BudgetPlan, Course, Pace
-from training.budget_rules import Facts, Speed
+from training.budget_rules import Facts, Speed, passes
 from training.run_setup import prepare, with_network
 from utils.args import parse_config, with_options
 from utils.errors import Interrupted, SaidElsewhere, UserError, run_cli
@@ -84,6 +85,22 @@ def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(m
     found = budget.decide(parse_config(["--budget", "1h"]), time.monotonic())
     assert found.options["max_epochs"] > 1
     assert measured == [("setup", (8, 16), 2), ("setup", (16, 32), 2), ("setup", (32, 64), 2)] and len(asked) == 1
+
+
+def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
+    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
+    speed = Speed(step_s=0.2, validation_s=0.5, patches_s=0.05)
+    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
+    found = {}
+    for budget_s in range(30, 400):
+        seconds = dataclasses.replace(facts, budget_s=budget_s)
+        monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s, seconds=seconds: seconds)
+        decision = budget.decide(parse_config(["--budget", f"{budget_s}s"]), time.monotonic())
+        seen = passes(decision.plan.total, 2, facts)
+        found[seen] = (decision.options["augment"], decision.options.get("mirror_axes") == ("none",))
+    assert {seen: ("none" if seen < 25 else "reference", seen < 100) for seen in found} == found
+    assert min(found) < 25 < max(found)
 
 
 @pytest.mark.slow
