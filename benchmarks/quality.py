@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_table(table, known(table, options), options)
     for trial in trials:
         record = options.results / trial.folder / "trial.json"
-        if not record.is_file():
+        if record.is_file():
+            _require_same(record, trial, options)
+        else:
             tried = _run(trial, options)
             # A command line that main.py refuses leaves no folder.
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -164,18 +166,39 @@ def _run(trial: Trial, options: Options) -> dict[str, Any]:
     answer = subprocess.run([sys.executable, str(PROJECT / "main.py"), *words], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    record = dataclasses.asdict(trial) | {
-        "flags": f"{options.base} {trial.flags}".strip(),
-        "wall_s": round(time.monotonic() - start_s, 1),
-        "cpu_s": round(cpu_s, 1),
-        "cpu_s_per_step": round(cpu_s / trial.steps, 3),
-        "environment": {key: value for key, value in environment().items() if key != "commit"},
-    }
+    record = (
+        dataclasses.asdict(trial)
+        | _identity(trial, options)
+        | {
+            "wall_s": round(time.monotonic() - start_s, 1),
+            "cpu_s": round(cpu_s, 1),
+            "cpu_s_per_step": round(cpu_s / trial.steps, 3),
+            "environment": {key: value for key, value in environment().items() if key != "commit"},
+        }
+    )
     if answer.returncode:
         return record | {"error": answer.stderr.strip()[-300:]}
     run = json.loads((options.results / trial.folder / "run" / "run.json").read_text(encoding="utf-8"))
     scores = {key: value for key, value in run["outcome"].items() if key.startswith("best_dice")}
     return record | {name.removeprefix("best_"): round(value, 4) for name, value in scores.items()}
+
+
+def _require_same(record: Path, trial: Trial, options: Options) -> None:
+    """A trial of the same name, length and seed that is there has to be this one."""
+    there = json.loads(record.read_text(encoding="utf-8"))
+    wanted = _identity(trial, options)
+    for name in wanted.keys() & there.keys():
+        if there[name] != wanted[name]:
+            raise UserError(
+                f"{record} is of a trial with {name} {there[name]!r}, not {wanted[name]!r}; give the setting another "
+                "name, or --results another folder"
+            )
+
+
+def _identity(trial: Trial, options: Options) -> dict[str, Any]:
+    """What a trial is of; its machine may be any."""
+    flags = f"{options.base} {trial.flags}".strip()
+    return {"flags": flags, "fold": options.fold, "prepared": options.prepared.name}
 
 
 def found(results: Path) -> list[dict[str, Any]]:
@@ -190,6 +213,12 @@ def known(table: Path, options: Options) -> list[dict[str, Any]]:
         UserError: the table is of other settings.
     """
     here = {_key(each): each for each in found(options.results)}
+    for each in here.values():
+        if any(each.get(name, value) != value for name, value in _facts(options).items() if name != "base"):
+            raise UserError(
+                f"--results {options.results} has trials of fold {each['fold']} of {each['prepared']}; give another "
+                "folder"
+            )
     stored = _stored(table)
     if stored is None:
         return list(here.values())
@@ -246,7 +275,7 @@ def as_markdown(records: Sequence[Mapping[str, Any]], options: Options) -> str:
         failures += [f"- {name}, {steps} steps, seed {t['seed']}: {t['error']}" for t in trials if "error" in t]
         if scores:
             spread = f"{min(scores):.4f} to {max(scores):.4f}" if len(scores) > 1 else ""
-            cost = statistics.mean(trial["cpu_s_per_step"] for trial in trials)
+            cost = statistics.mean(trial["cpu_s_per_step"] for trial in trials if "dice" in trial)
             flags = trials[0]["flags"].removeprefix(options.base).strip()
             rows.append((steps, -statistics.mean(scores), f"{name} | `{flags}`", len(scores), spread, cost))
     lines = [

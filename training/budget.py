@@ -35,14 +35,16 @@ from utils.config import HardwareConfig
 from utils.duration import seconds_of
 from utils.errors import UserError
 from utils.files import from_dict, to_dict
+from utils.flag_roles import BY_CHOICE, ineffective_options, pointless_options
 from utils.optim_config import BY_STEP
 from utils.recipes import RECIPES
 from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
-BY_LENGTH = ("max_epochs", "augment", "mirror_axes", "learning_rate")
-"""Options that follow from the number of steps and take no time of their own."""
+VALIDATION = frozenset({"validate_every", "skip_first_n_eval"})
+BY_LENGTH = frozenset({"max_epochs", "augment", "mirror_axes", "learning_rate"}) | VALIDATION
+"""Options that follow from the number of steps."""
 SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.2, 0.25, 0.03
 """Of the seconds from a command's start to its first measurement, which follow the machine and its load: what is built
 once more after the choice, the end of a command, the page that it writes, and what is around an epoch."""
@@ -77,7 +79,13 @@ def with_budget(
             "--max_epochs and --batches_per_epoch say how long a training is, and so does --budget; leave one of the "
             "three out"
         )
+    if "schedule_by" in config.given and config.optim.schedule_by == "epoch":
+        raise UserError(
+            "--schedule_by epoch does not go with --budget, whose epochs may become more or fewer on the way; leave "
+            "it out: the learning rate then moves by step"
+        )
     if resume is not None:
+        _require_same_length(resume, config)
         config = with_options(config, _stored_options(resume, config))
         unmeasured = Pace(step_s=0, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
         return config, [BudgetKeeper(_plan(config, unmeasured), started_s)]
@@ -122,8 +130,10 @@ def decide(config: Config, started_s: float) -> Decision:
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
-    options |= _unless(kept, choose_options(network, facts, length))
+    options |= _unless(kept, choose_options(network, facts, length, network.steps))
     config, speed = with_options(config, options), network.speed
+    if "schedule_by" in pointless_options(config):
+        options.pop("schedule_by", None)
     pace = Pace(
         step_s=speed.step_s, epoch_s=costs().epoch_s, validation_s=speed.validation_s, patches_s=speed.patches_s,
         end_s=costs().end_s,
@@ -133,15 +143,28 @@ def decide(config: Config, started_s: float) -> Decision:
     most = total_for(0, AIM * budget_s - costs().start_s, pace, plan.course)
     if most < plan.total and "max_epochs" not in kept:
         shorter = max(most // plan.course.per_epoch, 1)
-        again = choose_options(network, facts, (shorter, plan.course.per_epoch))
-        options |= _unless(kept, {name: again[name] for name in BY_LENGTH if name in again})
+        again = choose_options(network, facts, (shorter, plan.course.per_epoch), most)
+        if plan.course.only_last:
+            again |= {"validate_every": shorter, "skip_first_n_eval": shorter - 1}
+        changed = BY_LENGTH if plan.course.only_last else BY_LENGTH - VALIDATION
+        options |= _unless(kept, {name: again[name] for name in changed & again.keys()})
         plan = _plan(with_options(config, options), pace)
+    plan = dataclasses.replace(plan, total=min(plan.total, max(most, 1)))
     network = dataclasses.replace(network, steps=plan.total)
-    return Decision(options=options, plan=plan, lines=explain(network, facts, costs(), options, kept))
+    lines = explain(network, facts, costs(), options, kept)
+    return Decision(options=options, plan=plan, lines=(*lines, *_without_effect(with_options(config, options))))
 
 
 def _unless(kept: Collection[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in kept}
+
+
+def _without_effect(config: Config) -> list[str]:
+    """What was given and does nothing with what was chosen."""
+    return [
+        f"  {message}" for message in ineffective_options(config, chosen=True)
+        if message.split()[0].removeprefix("--") in BY_CHOICE.keys() & set(config.given)
+    ]  # fmt: skip
 
 
 def _kept(config: Config) -> set[str]:
@@ -149,6 +172,11 @@ def _kept(config: Config) -> set[str]:
     given = {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
     if "scheduler" in given and config.optim.scheduler not in BY_STEP:
         given |= {"validate_every", "skip_first_n_eval"}
+    if "validate_every" in given:
+        given |= {"skip_first_n_eval"}
+    # 0 is the default: an epoch of every case.
+    if not config.loader.batches_per_epoch:
+        given -= {"batches_per_epoch"}
     # Other recipes flip as long as they train.
     if config.optim.recipe != "reference":
         given |= {"mirror_axes"}
@@ -199,6 +227,16 @@ def _stored_options(contents: CheckpointContents, config: Config) -> dict[str, A
     unmirrored = {"mirror_axes": ("none",)} if contents.plan is not None and contents.plan.mirror_axes == () else {}
     stored = unmirrored | contents.options | model
     return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in _kept(config)})
+
+
+def _require_same_length(contents: CheckpointContents, config: Config) -> None:
+    """The plan of the steps is the checkpoint's, so that another number of epochs would be without effect."""
+    begun = contents.options.get("max_epochs")
+    if "max_epochs" in config.given and begun not in (None, config.optim.max_epochs):
+        raise UserError(
+            f"--max_epochs was {begun}, now it is {config.optim.max_epochs}: a training with --budget is continued "
+            "with the length that it was begun with; leave --max_epochs as it was"
+        )
 
 
 def _typed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from models.schedules import StepRate
 from training.budget_rules import AIM, EARLIEST, LATEST
 from utils.files import from_dict, to_dict
 
-CHECKS_PER_EPOCH = 5
+CHECKS_PER_EPOCH, CHECKS = 5, 50
+"""Looks at the clock in an epoch and, where epochs are few, in the training: at least so many."""
 RECENT = 5
 """Stretches between two checks whose mean pace counts."""
 
@@ -102,6 +103,7 @@ class BudgetKeeper(Callback):
         self._stretches = [(self.pace.step_s, 1)]
         self._mark: tuple[float, int] | None = None
         self._batch_end_s: float | None = None
+        self._is_warm = False
         self._validation_s = self._validation_start_s = 0.0
 
     @property
@@ -136,7 +138,10 @@ class BudgetKeeper(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Look at the clock some times in an epoch, and end the training after its last step."""
         self._batch_end_s, step = self._clock(), trainer.global_step
-        if step % max(1, self.plan.course.per_epoch // CHECKS_PER_EPOCH) == 0 and self._mark is not None:
+        if not self._is_warm:
+            # The first step starts the loader and prepares kernels: its time is gone, and says nothing of the others.
+            self._is_warm, self._mark = True, (self._batch_end_s, step)
+        elif step % self._interval == 0 and self._mark is not None:
             before_s, steps = self._mark
             if step > steps:
                 self._stretches = [*self._stretches[1 - RECENT :], (self._batch_end_s - before_s, step - steps)]
@@ -177,6 +182,11 @@ class BudgetKeeper(Callback):
     def summary(self) -> dict[str, Any]:
         """Numbers for the record of the run."""
         return {"budget_s": self.plan.budget_s, "steps": self.total, "plan_changes": len(self.changes)}
+
+    @property
+    def _interval(self) -> int:
+        """Steps from one look at the clock to the next."""
+        return max(1, min(self.plan.course.per_epoch // CHECKS_PER_EPOCH, self.plan.total // CHECKS))
 
     @property
     def _epochs(self) -> int:

@@ -6,11 +6,13 @@ import contextlib
 import math
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 
 from data_loading.data_module import DataModule
 from data_loading.validation_loader import ValidationLoader
+from models.blocks import NUM_GROUPS
 from models.nn_unet import NNUnet
 from models.schedules import build_optimizer
 from training.budget_rules import Facts, Speed, widths_of
@@ -39,7 +41,7 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
     return Facts(
         budget_s=budget_s,
         dim=stage.dim,
-        widths=(tuple(stage.filters),) if given else widths_of(stage.filters),
+        widths=(tuple(stage.filters),) if given else _widths(stage.filters, config.model.norm),
         batch_size=stage.batch_size,
         batch_fixed=config.loader.batch_size is not None,
         nvol=data.spec.cases_per_batch if data.spec.patches_per_case > 1 else 0,
@@ -48,6 +50,13 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
         patch_share=statistics.mean(shares),
         levels=len(stage.strides),
     )
+
+
+def _widths(planned: Sequence[int], norm: str) -> tuple[tuple[int, ...], ...]:
+    """Those that a network can have with its layers of normalisation; the planned one in any case."""
+    parts = NUM_GROUPS if norm == "group" else 1
+    first, *others = widths_of(planned)
+    return (first, *(width for width in others if all(features % parts == 0 for features in width)))
 
 
 def measure_speed(config: Config, setup: Setup, size: tuple[tuple[int, ...], int], budget_s: float) -> Speed:
@@ -59,7 +68,9 @@ def measure_speed(config: Config, setup: Setup, size: tuple[tuple[int, ...], int
         size: features of the levels, and patches in a batch.
         budget_s: of the run, of which this takes a share.
     """
-    config = with_options(config, dict(zip(("filters", "batch_size"), size)))
+    # Few cases make short epochs, and the first step of each waits for its loader.
+    chosen = {"filters": size[0], "batch_size": size[1], "batches_per_epoch": MOST_STEPS}
+    config = with_options(config, chosen)
     setup = with_network(setup, config)
     data, module = build_data(config, setup), build_module(config, setup).to(setup.runtime.device)
     limit_s = MEASURED_SHARE * budget_s

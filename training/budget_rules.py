@@ -232,17 +232,19 @@ def choose_validations(epochs: int, network: Network, budget_s: float) -> tuple[
     return (epochs, epochs - 1) if count <= 1 else (math.ceil(epochs / count), 0)
 
 
-def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> dict[str, Any]:
+def choose_options(network: Network, facts: Facts, length: tuple[int, int], steps: int | None = None) -> dict[str, Any]:
     """Option -> value of all that a budget decides; those that are given are the caller's to keep.
 
     Args:
         network: the chosen one.
         facts: of the run.
         length: epochs, and steps in each.
+        steps: that are made at most, where the last epoch may end early.
     """
     epochs, per_epoch = length
     every, skipped = choose_validations(epochs, network, facts.budget_s)
-    seen = passes(epochs * per_epoch, network.batch_size, facts)
+    made = min(epochs * per_epoch, epochs * per_epoch if steps is None else steps)
+    seen = passes(made, network.batch_size, facts)
     width = {} if network.width == facts.widths[0] else {"filters": network.width}
     batch = {} if network.batch_size == facts.batch_size else {"batch_size": network.batch_size}
     # Without random changes, too: test-time flips do only harm there, and folds beside 25 passes stay one model.
@@ -253,9 +255,9 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int]) -> d
         "min_epochs": 0,
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
-        "augment": choose_augmentation(seen, epochs * per_epoch, facts.dim),
-        "learning_rate": FAST_RATE if epochs * per_epoch < FEW_STEPS else LEARNING_RATE,
-        "scheduler": "cosine",
+        "augment": choose_augmentation(seen, made, facts.dim),
+        "learning_rate": FAST_RATE if made < FEW_STEPS else LEARNING_RATE,
+        "scheduler": "wsd",
         "schedule_by": "step",
         "validate_every": every,
         "skip_first_n_eval": skipped,

@@ -236,13 +236,27 @@ DECIDED_FLAGS = tuple(name for name, role in ROLES.items() if role.decided)
 """Those of them that each step needs as it sets them."""
 
 
-def ineffective_options(config: Config) -> list[str]:
-    """Options that differ from their default and do nothing in this run, each with the reason; for a warning."""
+BY_CHOICE: Mapping[str, str] = {
+    "schedule_by": "scheduler", "decay_share": "scheduler", "deep_supr_num": "deep_supervision",
+}  # fmt: skip
+"""Flag -> the option that a `--budget` may choose, by which the flag has an effect or none."""
+
+
+def ineffective_options(config: Config, *, chosen: bool = False) -> list[str]:
+    """Options that differ from their default and do nothing in this run, each with the reason; for a warning.
+
+    Args:
+        config: of the run.
+        chosen: whether a `--budget` has chosen; before, nothing is said of what depends on its choices.
+    """
     default = recipe_defaults(config.optim.recipe)
+    waiting = set() if chosen or config.optim.budget is None else {
+        name for name, by in BY_CHOICE.items() if by not in config.given
+    }  # fmt: skip
     return [
         f"--{name} has no effect in this run: {reason}"
         for name, reason in _idle(config).items()
-        if _value(config, name) != _value(default, name)
+        if _value(config, name) != _value(default, name) and name not in waiting
     ]
 
 

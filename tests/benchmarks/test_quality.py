@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from benchmarks import quality
 from benchmarks.quality import SETTINGS, Options, Trial, as_markdown, command, parse_trials
 from tests.conftest import PROJECT
 from utils.args import parse_config
-from utils.errors import UserError
+from utils.errors import UserError, run_cli
 
 
 def options(tmp_path: Path, **changes) -> Options:
@@ -45,6 +46,7 @@ def test_the_table_has_means_and_failures(tmp_path):
         base | {"name": "base", "seed": 1, "dice": 0.8},
         base | {"name": "base", "seed": 2, "dice": 0.9},
         base | {"name": "fast", "seed": 1, "dice": 0.88, "flags": "--amp --focal"},
+        base | {"name": "base", "seed": 3, "error": "killed", "cpu_s_per_step": 0.001},
         base | {"name": "wrong", "seed": 1, "error": "no such flag"},
     ]
     lines = as_markdown(records, options(tmp_path, base="--amp")).splitlines()
@@ -52,6 +54,7 @@ def test_the_table_has_means_and_failures(tmp_path):
         "| 250 | fast | `--focal` | 1 | 0.8800 |  | 0.50 |",
         "| 250 | base |  | 2 | 0.8500 | 0.8000 to 0.9000 | 0.50 |",
         "",
+        "- base, 250 steps, seed 3: killed",
         "- wrong, 250 steps, seed 1: no such flag",
     ]
 
@@ -71,6 +74,28 @@ def test_a_failure_is_kept_and_not_tried_again(tmp_path, monkeypatch, capsys):
     assert len(calls) == 1 and "failed: it broke" in capsys.readouterr().out
     [kept] = json.loads((tmp_path / "r/quality.json").read_text())["trials"]
     assert kept["error"] == "it broke" and kept["environment"] == {"cpu": "here"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (("--trials", "mine=--ema 0.8@250:1"), "flags"),
+        (("--fold", "1", "--table", "other.json"), "fold 0 of 04_3d"),
+        (("--prepared", "07_3d", "--table", "other.json"), "fold 0 of 04_3d"),
+        (("--base=--amp --focal", "--table", "other.json"), "flags"),
+    ],
+)
+def test_a_trial_is_not_taken_for_another_one(changed, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quality.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 2, "", "no"))
+    words = ["--prepared", "04_3d", "--results", "r", "--base=--amp", "--trials", "mine=--ema 0.9@250:1"]
+    assert quality.main(words) == quality.main(words) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run_cli(lambda: quality.main([*words, *changed])) == 2
+    assert says in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json") if path.name != "other.json"}.items() <= (
+        before.items()
+    )
 
 
 def test_a_table_keeps_trials_of_other_folders_and_is_not_mixed_with_other_settings(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -22,10 +23,12 @@ from training import budget, budget_exchange
 from training.budget import _kept, _stored_options
 from training.budget_exchange import decided_in
 from training.budget_keeper import BudgetPlan, Course, Pace
+from training.budget_measure import _widths
 from training.budget_rules import Facts, Speed, passes
 from training.run_setup import prepare, with_network
 from utils.args import parse_config, with_options
 from utils.errors import Interrupted, SaidElsewhere, UserError, run_cli
+from utils.flag_roles import ineffective_options
 from utils.program import command_start_s
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,7 +60,7 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
     found, contents = outcome(tmp_path), checkpoint(tmp_path)
     assert found["budget_s"] == budget_s and found["epochs"] == len(history(tmp_path)) and "best_dice" in found
     options = contents["training"]["options"]
-    assert (options["learning_rate"], options["scheduler"], options["schedule_by"]) == (0.003, "cosine", "step")
+    assert (options["learning_rate"], options["scheduler"]) == (0.003, "wsd")
     assert options["batches_per_epoch"] >= 1 and contents["callbacks"]["BudgetKeeper"]["total"] == found["steps"]
     assert contents["global_step"] == found["steps"]
     recorded = json.loads((tmp_path / "run.json").read_text())["options"]
@@ -85,6 +88,72 @@ def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(m
     found = budget.decide(parse_config(["--budget", "1h"]), time.monotonic())
     assert found.options["max_epochs"] > 1
     assert measured == [("setup", (8, 16), 2), ("setup", (16, 32), 2), ("setup", (32, 64), 2)] and len(asked) == 1
+
+
+@pytest.fixture
+def decided(monkeypatch):
+    """Decides for typed words, on a machine and data that are made up."""
+    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    speed = Speed(step_s=0.4, validation_s=0.5, patches_s=0.05)
+    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
+    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
+    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
+    return lambda *words: budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("words", "scheduler", "schedule_by", "idle"),
+    [
+        ((), "wsd", None, ()),
+        (("--scheduler", "cosine"), None, "step", ()),
+        (("--schedule_by", "step"), "wsd", None, ("--schedule_by",)),
+        (("--decay_share", "0.5"), "wsd", None, ()),
+        (("--decay_share", "0.5", "--scheduler", "cosine"), None, "step", ("--decay_share",)),
+    ],
+)
+def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
+    words, scheduler, schedule_by, idle, decided
+):
+    decision = decided(*words)
+    assert (decision.options.get("scheduler"), decision.options.get("schedule_by")) == (scheduler, schedule_by)
+    said = [line.split()[0] for line in decision.lines if "has no effect" in line]
+    before = [line.split()[0] for line in ineffective_options(parse_config(["--budget", "10m", *words]))]
+    assert {*said, *before} == set(idle)
+
+
+def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):
+    free, each = decided(), decided("--batches_per_epoch", "20000")
+    assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
+    assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
+    assert f"about {each.plan.total} steps" in "\n".join(each.lines)
+    # What is typed as it is by default leaves the choice.
+    assert decided("--batches_per_epoch", "0").options == free.options
+
+
+def test_validations_that_are_asked_for_are_made(decided):
+    assert "skip_first_n_eval" not in decided("--validate_every", "2").options
+    assert (
+        decided("--validate_every", "2", "--skip_first_n_eval", "4")
+        .options.keys()
+        .isdisjoint(("validate_every", "skip_first_n_eval"))
+    )
+
+
+def test_a_rate_that_moves_by_epoch_is_refused():
+    with pytest.raises(UserError, match="--schedule_by epoch does not go with --budget"):
+        budget.with_budget(parse_config(["--budget", "10m", "--schedule_by", "epoch"]), resume=None, started_s=0.0)
+
+
+def test_a_training_is_not_continued_with_another_number_of_epochs():
+    begun = SimpleNamespace(options={"max_epochs": 20})
+    budget._require_same_length(begun, parse_config(["--max_epochs", "20"]))
+    with pytest.raises(UserError, match="--max_epochs was 20, now it is 30"):
+        budget._require_same_length(begun, parse_config(["--max_epochs", "30"]))
+
+
+def test_networks_to_choose_from_are_such_as_their_normalisation_can_have():
+    assert _widths((32, 64, 128), "instance") == ((32, 64, 128), (16, 32, 64), (8, 16, 32))
+    assert _widths((32, 64, 128), "group") == ((32, 64, 128), (16, 32, 64))
 
 
 def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
@@ -220,6 +289,7 @@ def test_who_refuses_stays_until_all_have_heard_of_it(monkeypatch):
         decided_in(store, refuse, others=1)
     # Its end would be that of the store.
     assert store.add("heard", 0) == 1
+    late.join(10)
     threads[0].join(10)
     assert said == ["UserError: too short"]
     monkeypatch.setattr(budget_exchange, "FAREWELL_S", 0.1)

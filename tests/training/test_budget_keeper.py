@@ -42,6 +42,23 @@ def test_the_total_is_the_largest_that_ends_in_time_and_at_least_a_step(left_s):
     assert seconds_left(10, total + 1, PACE, COURSE) > left_s
 
 
+@pytest.mark.slow
+def test_a_slow_start_costs_its_time_and_no_more(task, tmp_path, keep):
+    clock = Clock(lambda step: 9.0 if step == 1 else 1.0)
+    keep(clock)
+    assert train(task, tmp_path, *FLAGS) == 0
+    changes = checkpoint(tmp_path)["callbacks"]["BudgetKeeper"]["changes"]
+    # 8 of 24 steps are lost; if the first one counted, 9 s a step would leave 3.
+    assert {change["to"] for change in changes} <= {15, 16, 17}
+    assert used_s(tmp_path, clock) <= 30 and clock.steps in (15, 16, 17)
+
+
+def test_long_epochs_are_not_trained_blindly():
+    course = Course(per_epoch=2000, every=1, only_last=True)
+    keeper = BudgetKeeper(BudgetPlan(budget_s=600, total=500, pace=PACE, course=course), 0.0)
+    assert keeper._interval == 10
+
+
 def test_a_given_number_of_epochs_is_never_exceeded():
     course = Course(per_epoch=4, every=6, only_last=True, limit=20)
     assert total_for(10, 100, PACE, course) == 20
