@@ -50,7 +50,7 @@ class WatchingLauncher(_SubprocessScriptLauncher):
         """
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         self._call_children_scripts()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
+        share_threads(self.num_processes)
         ending = threading.Event()
         threading.Thread(target=watch, args=(self.procs, ending), daemon=True, name="watch-processes").start()
         try:
@@ -61,6 +61,11 @@ class WatchingLauncher(_SubprocessScriptLauncher):
             raise
         finally:
             ending.set()
+
+
+def share_threads(processes: int) -> None:
+    """Give this process its share of the machine's cores; without effect where OMP_NUM_THREADS says how many."""
+    _set_num_threads_if_needed(num_processes=processes)
 
 
 def watch(processes: Sequence[subprocess.Popen], ending: threading.Event) -> None:

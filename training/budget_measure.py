@@ -13,6 +13,7 @@ import torch
 from data_loading.data_module import DataModule
 from data_loading.validation_loader import ValidationLoader
 from models.blocks import NUM_GROUPS
+from models.launcher import share_threads
 from models.nn_unet import NNUnet
 from models.schedules import build_optimizer
 from training.budget_rules import Facts, Speed, widths_of
@@ -72,6 +73,8 @@ def measure_speed(config: Config, setup: Setup, size: tuple[tuple[int, ...], int
     chosen = {"filters": size[0], "batch_size": size[1], "batches_per_epoch": MOST_STEPS}
     config = with_options(config, chosen)
     setup = with_network(setup, config)
+    if setup.runtime.devices > 1:
+        share_threads(setup.runtime.devices)
     data, module = build_data(config, setup), build_module(config, setup).to(setup.runtime.device)
     limit_s = MEASURED_SHARE * budget_s
     try:

@@ -19,11 +19,10 @@ import torch.distributed as dist
 from models import checkpoint as checkpoint_reading
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
 from tests.tiny_task import Task, make_folds
-from training import budget, budget_exchange
+from training import budget, budget_exchange, budget_measure
 from training.budget import _kept, _stored_options
 from training.budget_exchange import decided_in
 from training.budget_keeper import BudgetPlan, Course, Pace
-from training.budget_measure import _widths
 from training.budget_rules import Facts, Speed, passes
 from training.run_setup import prepare, with_network
 from utils.args import parse_config, with_options
@@ -151,9 +150,27 @@ def test_a_training_is_not_continued_with_another_number_of_epochs():
         budget._require_same_length(begun, parse_config(["--max_epochs", "30"]))
 
 
+@pytest.mark.parametrize(("devices", "shared"), [(1, []), (2, [2])])
+def test_a_network_is_measured_on_the_cores_and_batches_that_it_trains_with(devices, shared, monkeypatch):
+    told, setup = [], SimpleNamespace(runtime=SimpleNamespace(devices=devices))
+    monkeypatch.setattr(budget_measure, "with_network", lambda setup, config: setup)
+    monkeypatch.setattr(budget_measure, "share_threads", told.append)
+
+    def build(config, setup):
+        # More than one step, however few the cases are: the first one is no measure.
+        assert config.loader.batches_per_epoch > 1
+        raise StopIteration
+
+    monkeypatch.setattr(budget_measure, "build_data", build)
+    with pytest.raises(StopIteration):
+        budget_measure.measure_speed(parse_config(["--budget", "1h"]), setup, ((8, 16), 2), 60.0)
+    assert told == shared
+
+
 def test_networks_to_choose_from_are_such_as_their_normalisation_can_have():
-    assert _widths((32, 64, 128), "instance") == ((32, 64, 128), (16, 32, 64), (8, 16, 32))
-    assert _widths((32, 64, 128), "group") == ((32, 64, 128), (16, 32, 64))
+    widths = budget_measure._widths
+    assert widths((32, 64, 128), "instance") == ((32, 64, 128), (16, 32, 64), (8, 16, 32))
+    assert widths((32, 64, 128), "group") == ((32, 64, 128), (16, 32, 64))
 
 
 def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
