@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_table(table, known(table, options), options)
     for trial in trials:
         record = options.results / trial.folder / "trial.json"
-        if record.is_file():
-            _require_same(record, trial, options)
-        else:
+        for other in sorted(options.results.glob(f"{trial.name}_*/trial.json")):
+            _require_same(other, trial, options)
+        if not record.is_file():
             tried = _run(trial, options)
             # A command line that main.py refuses leaves no folder.
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -184,9 +184,10 @@ def _run(trial: Trial, options: Options) -> dict[str, Any]:
 
 
 def _require_same(record: Path, trial: Trial, options: Options) -> None:
-    """A trial of the same name, length and seed that is there has to be this one."""
+    """A trial of the same name that is there has to be of this setting."""
     there = json.loads(record.read_text(encoding="utf-8"))
-    wanted = _identity(trial, options)
+    # wsd_50_1 is a name, too.
+    wanted = _identity(trial, options) if there["name"] == trial.name else {}
     for name in wanted.keys() & there.keys():
         if there[name] != wanted[name]:
             raise UserError(
@@ -213,19 +214,18 @@ def known(table: Path, options: Options) -> list[dict[str, Any]]:
         UserError: the table is of other settings.
     """
     here = {_key(each): each for each in found(options.results)}
-    for each in here.values():
-        if any(each.get(name, value) != value for name, value in _facts(options).items() if name != "base"):
-            raise UserError(
-                f"--results {options.results} has trials of fold {each['fold']} of {each['prepared']}; give another "
-                "folder"
-            )
-    stored = _stored(table)
-    if stored is None:
-        return list(here.values())
+    stored = _stored(table) or {**_facts(options), "trials": []}
     for name, value in _facts(options).items():
         if stored[name] != value:
             raise UserError(
                 f"{table} is of trials with {name} {stored[name]!r}, not {value!r}; give --table another file"
+            )
+    for each in here.values():
+        told = all(each.get(name, value) == value for name, value in _facts(options).items() if name != "base")
+        if not told or not f"{each['flags']} ".startswith(f"{options.base} "):
+            raise UserError(
+                f"--results {options.results} has trials of fold {each.get('fold')} of {each.get('prepared')} with "
+                f"{each['flags']!r}: not of this fold, data and base; give another folder"
             )
     # In the order of the table, so that it is another one only where something is new.
     return list(({_key(each): each for each in stored["trials"]} | here).values())

@@ -49,8 +49,9 @@ class WatchingLauncher(_SubprocessScriptLauncher):
             UserError: another process ended before its time, and the function failed of that.
         """
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        self._call_children_scripts()
+        # Before the others start, so that they have the same number.
         share_threads(self.num_processes)
+        self._call_children_scripts()
         ending = threading.Event()
         threading.Thread(target=watch, args=(self.procs, ending), daemon=True, name="watch-processes").start()
         try:

@@ -6,6 +6,7 @@ A training that is resumed takes its choices from its checkpoint, and the rest o
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,6 @@ from utils.duration import seconds_of
 from utils.errors import UserError
 from utils.files import from_dict, to_dict
 from utils.flag_roles import BY_CHOICE, ineffective_options, pointless_options
-from utils.optim_config import BY_STEP
 from utils.recipes import RECIPES
 from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 
@@ -74,7 +74,7 @@ def with_budget(
     """
     if config.optim.budget is None:
         return config, []
-    if set(config.given) >= LENGTH:
+    if set(config.given) >= LENGTH and config.loader.batches_per_epoch:
         raise UserError(
             "--max_epochs and --batches_per_epoch say how long a training is, and so does --budget; leave one of the "
             "three out"
@@ -142,7 +142,8 @@ def decide(config: Config, started_s: float) -> Decision:
     # Validations before the last one have a share of the steps' time.
     most = total_for(0, AIM * budget_s - costs().start_s, pace, plan.course)
     if most < plan.total and "max_epochs" not in kept:
-        shorter = max(most // plan.course.per_epoch, 1)
+        parts = most / plan.course.per_epoch
+        shorter = max(math.ceil(parts) if "batches_per_epoch" in kept else math.floor(parts), 1)
         again = choose_options(network, facts, (shorter, plan.course.per_epoch), most)
         if plan.course.only_last:
             again |= {"validate_every": shorter, "skip_first_n_eval": shorter - 1}
@@ -170,7 +171,7 @@ def _without_effect(config: Config) -> list[str]:
 def _kept(config: Config) -> set[str]:
     """Options that are not a budget's to choose: given ones, and what does not go with them."""
     given = {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
-    if "scheduler" in given and config.optim.scheduler not in BY_STEP:
+    if config.optim.scheduler == "plateau":
         given |= {"validate_every", "skip_first_n_eval"}
     if "validate_every" in given:
         given |= {"skip_first_n_eval"}
@@ -209,7 +210,9 @@ def _plan(config: Config, pace: Pace) -> BudgetPlan:
         course=Course(
             per_epoch=per_epoch,
             every=optim.validate_every or 1,
-            only_last=optim.skip_first_n_eval >= optim.max_epochs - 1,
+            # One epoch has no first ones to skip; it may become several.
+            only_last=optim.skip_first_n_eval >= optim.max_epochs - 1
+            and (optim.skip_first_n_eval > 0 or "validate_every" not in config.given),
             limit=total if "max_epochs" in config.given else None,
         ),
     )
@@ -226,7 +229,8 @@ def _stored_options(contents: CheckpointContents, config: Config) -> dict[str, A
     # A record leaves out options that do nothing, such as where a training without random changes flips.
     unmirrored = {"mirror_axes": ("none",)} if contents.plan is not None and contents.plan.mirror_axes == () else {}
     stored = unmirrored | contents.options | model
-    return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in _kept(config)})
+    kept = _kept(config) - ({"skip_first_n_eval"} - set(config.given))
+    return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in kept})
 
 
 def _require_same_length(contents: CheckpointContents, config: Config) -> None:

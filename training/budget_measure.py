@@ -16,6 +16,7 @@ from models.blocks import NUM_GROUPS
 from models.launcher import share_threads
 from models.nn_unet import NNUnet
 from models.schedules import build_optimizer
+from models.trainer import cluster_environment
 from training.budget_rules import Facts, Speed, widths_of
 from training.building import build_data, build_module
 from training.run_setup import Setup, with_network
@@ -73,8 +74,10 @@ def measure_speed(config: Config, setup: Setup, size: tuple[tuple[int, ...], int
     chosen = {"filters": size[0], "batch_size": size[1], "batches_per_epoch": MOST_STEPS}
     config = with_options(config, chosen)
     setup = with_network(setup, config)
-    if setup.runtime.devices > 1:
-        share_threads(setup.runtime.devices)
+    runtime = setup.runtime
+    # A launcher gives each process its own part, and so do the pins of GPUs.
+    if runtime.devices > 1 and not (runtime.use_gpu or cluster_environment().creates_processes_externally):
+        share_threads(runtime.devices)
     data, module = build_data(config, setup), build_module(config, setup).to(setup.runtime.device)
     limit_s = MEASURED_SHARE * budget_s
     try:

@@ -219,7 +219,8 @@ def choose_epochs(
         each: the steps of an epoch where they are given.
     """
     if each is not None:
-        return max(steps // each, 1), each
+        # The last one may end early.
+        return max(math.ceil(steps / each), 1), each
     if epochs is None:
         epochs = min(max(round(steps / per_pass), FEWEST_EPOCHS), most, max(steps, 1))
     return epochs, max(steps // epochs, 1)

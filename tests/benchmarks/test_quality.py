@@ -80,9 +80,10 @@ def test_a_failure_is_kept_and_not_tried_again(tmp_path, monkeypatch, capsys):
     ("changed", "says"),
     [
         (("--trials", "mine=--ema 0.8@250:1"), "flags"),
+        (("--trials", "mine=--ema 0.8@250:2"), "flags"),
         (("--fold", "1", "--table", "other.json"), "fold 0 of 04_3d"),
         (("--prepared", "07_3d", "--table", "other.json"), "fold 0 of 04_3d"),
-        (("--base=--amp --focal", "--table", "other.json"), "flags"),
+        (("--base=--amp --focal", "--table", "other.json"), "not of this fold, data and base"),
     ],
 )
 def test_a_trial_is_not_taken_for_another_one(changed, says, tmp_path, monkeypatch, capsys):

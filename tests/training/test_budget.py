@@ -125,12 +125,17 @@ def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_foll
     assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
     assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
     assert f"about {each.plan.total} steps" in "\n".join(each.lines)
+    # An epoch and a half.
+    longer = decided("--batches_per_epoch", "1000")
+    assert longer.options["max_epochs"] == 2 and abs(longer.plan.total - each.plan.total) < 10
     # What is typed as it is by default leaves the choice.
     assert decided("--batches_per_epoch", "0").options == free.options
 
 
 def test_validations_that_are_asked_for_are_made(decided):
     assert "skip_first_n_eval" not in decided("--validate_every", "2").options
+    # Of one epoch, too, which may become two.
+    assert not decided("--validate_every", "1", "--batches_per_epoch", "20000").plan.course.only_last
     assert (
         decided("--validate_every", "2", "--skip_first_n_eval", "4")
         .options.keys()
@@ -150,9 +155,16 @@ def test_a_training_is_not_continued_with_another_number_of_epochs():
         budget._require_same_length(begun, parse_config(["--max_epochs", "30"]))
 
 
-@pytest.mark.parametrize(("devices", "shared"), [(1, []), (2, [2])])
-def test_a_network_is_measured_on_the_cores_and_batches_that_it_trains_with(devices, shared, monkeypatch):
-    told, setup = [], SimpleNamespace(runtime=SimpleNamespace(devices=devices))
+@pytest.mark.parametrize(
+    ("devices", "use_gpu", "launched", "shared"),
+    [(1, False, False, []), (2, False, False, [2]), (2, True, False, []), (2, False, True, [])],
+)
+def test_a_network_is_measured_on_the_cores_and_batches_that_it_trains_with(
+    devices, use_gpu, launched, shared, monkeypatch
+):
+    told, setup = [], SimpleNamespace(runtime=SimpleNamespace(devices=devices, use_gpu=use_gpu))
+    environment = SimpleNamespace(creates_processes_externally=launched)
+    monkeypatch.setattr(budget_measure, "cluster_environment", lambda: environment)
     monkeypatch.setattr(budget_measure, "with_network", lambda setup, config: setup)
     monkeypatch.setattr(budget_measure, "share_threads", told.append)
 
