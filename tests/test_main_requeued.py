@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.nn_unet import NNUnet
-from tests.main_runs import TINY, checkpoint, run
+from tests.conftest import PROJECT
+from tests.main_runs import TINY, checkpoint, command, run
 from tests.tiny_task import Task, make_folds
-from utils.errors import interrupt_run
 from utils.training_state import read_training_state
 
 pytestmark = pytest.mark.slow
@@ -35,15 +35,6 @@ def task(tmp_path_factory) -> Task:
     return make_folds(tmp_path_factory.mktemp("task"))
 
 
-@pytest.fixture(autouse=True)
-def unhandled():
-    """Signals as a new process has them: a library that an earlier test imported may have put its own handler there."""
-    before = {sent: signal.signal(sent, signal.SIG_DFL) for _, _, sent in SIGNALLED.values()}
-    yield
-    for sent, handler in before.items():
-        signal.signal(sent, signal.SIG_DFL if handler is None else handler)
-
-
 @pytest.fixture(scope="module")
 def whole(task, tmp_path_factory) -> Path:
     results = tmp_path_factory.mktemp("whole")
@@ -51,19 +42,25 @@ def whole(task, tmp_path_factory) -> Path:
     return results
 
 
-def signal_at(monkeypatch, name: str, number: int, sent: signal.Signals) -> None:
-    """Let this process get a signal, as a job's script passes SIGTERM on, in the so many-th call of a method."""
-    real, calls = getattr(NNUnet, name), []
+SIGNALLING = """
+import os, sys
+from models.nn_unet import NNUnet
+from utils.errors import run_cli
+import main
 
-    def call(self, *args, **kwargs):
-        calls.append(name)
-        if len(calls) == number:
-            # Else the signal would end all tests of this process without a word.
-            assert signal.getsignal(sent) is interrupt_run
-            os.kill(os.getpid(), sent)
-        return real(self, *args, **kwargs)
+name, number, sent, *words = sys.argv[1:]
+real, calls = getattr(NNUnet, name), []
 
-    monkeypatch.setattr(NNUnet, name, call)
+def call(self, *args, **kwargs):
+    calls.append(name)
+    if len(calls) == int(number):
+        os.kill(os.getpid(), int(sent))
+    return real(self, *args, **kwargs)
+
+setattr(NNUnet, name, call)
+sys.exit(run_cli(lambda: main.main(words)))
+"""
+"""A program that gets a signal, as a job's script passes SIGTERM on, in the so many-th call of a module's method."""
 
 
 def learned(results: Path) -> dict:
@@ -82,10 +79,12 @@ def same(first, second) -> bool:
 
 
 @pytest.mark.parametrize("when", SIGNALLED)
-def test_a_training_that_is_stopped_by_its_cluster_ends_as_one_that_is_not(task, whole, tmp_path, monkeypatch, when):
-    with monkeypatch.context() as patched:
-        signal_at(patched, *SIGNALLED[when])
-        assert run(task, tmp_path, "train", *FLAGS) == 128 + SIGNALLED[when][2]
+def test_a_training_that_is_stopped_by_its_cluster_ends_as_one_that_is_not(task, whole, tmp_path, when):
+    # In a process of its own: a signal that is not handled must not end all tests of this one.
+    name, number, sent = SIGNALLED[when]
+    words = [name, str(number), str(int(sent)), *command(task, tmp_path, "train", *FLAGS)]
+    ended = subprocess.run([sys.executable, "-c", SIGNALLING, *words], cwd=PROJECT, capture_output=True, text=True)
+    assert ended.returncode == 128 + sent, ended.stderr
     state = read_training_state(tmp_path / "checkpoints")
     assert not state.finished and state.epochs == 1
     assert run(task, tmp_path, "train", *FLAGS, "--resume_training") == 0
