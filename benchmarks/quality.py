@@ -221,8 +221,8 @@ def known(table: Path, options: Options) -> list[dict[str, Any]]:
                 f"{table} is of trials with {name} {stored[name]!r}, not {value!r}; give --table another file"
             )
     for each in here.values():
-        told = all(each.get(name, value) == value for name, value in _facts(options).items() if name != "base")
-        if not told or not f"{each['flags']} ".startswith(f"{options.base} "):
+        is_same = all(each.get(name, value) == value for name, value in _facts(options).items() if name != "base")
+        if not is_same or not f"{each['flags']} ".startswith(f"{options.base} "):
             raise UserError(
                 f"--results {options.results} has trials of fold {each.get('fold')} of {each.get('prepared')} with "
                 f"{each['flags']!r}: not of this fold, data and base; give another folder"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -19,15 +17,14 @@ import torch.distributed as dist
 from models import checkpoint as checkpoint_reading
 from tests.main_runs import TINY_NETWORK, checkpoint, command, history, outcome, train
 from tests.tiny_task import Task, make_folds
-from training import budget, budget_exchange, budget_measure
+from training import budget, budget_exchange
 from training.budget import _kept, _stored_options
 from training.budget_exchange import decided_in
 from training.budget_keeper import BudgetPlan, Course, Pace
-from training.budget_rules import Facts, Speed, passes
+from training.budget_rules import Facts, Speed
 from training.run_setup import prepare, with_network
 from utils.args import parse_config, with_options
 from utils.errors import Interrupted, SaidElsewhere, UserError, run_cli
-from utils.flag_roles import ineffective_options
 from utils.program import command_start_s
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,6 +66,9 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
         train(task, tmp_path, *FLAGS, "--budget", f"{budget_s}s", "--learning_rate", "0.003", "--resume_training") == 0
     )
     assert outcome(tmp_path)["steps"] == found["steps"]
+    longer = ("--learning_rate", "0.003", "--max_epochs", "999", "--resume_training")
+    assert train(task, tmp_path, *FLAGS, "--budget", f"{budget_s}s", *longer) == 2
+    assert "now it is 999: a training with --budget is continued with the length" in capsys.readouterr().err
     assert train(task, tmp_path, *FLAGS, "--budget", "9h", "--learning_rate", "0.003", "--resume_training") == 2
     assert f"--budget was {budget_s}s, now it is 9h" in capsys.readouterr().err
 
@@ -87,118 +87,6 @@ def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(m
     found = budget.decide(parse_config(["--budget", "1h"]), time.monotonic())
     assert found.options["max_epochs"] > 1
     assert measured == [("setup", (8, 16), 2), ("setup", (16, 32), 2), ("setup", (32, 64), 2)] and len(asked) == 1
-
-
-@pytest.fixture
-def decided(monkeypatch):
-    """Decides for typed words, on a machine and data that are made up."""
-    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
-    speed = Speed(step_s=0.4, validation_s=0.5, patches_s=0.05)
-    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
-    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
-    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
-    return lambda *words: budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic())
-
-
-@pytest.mark.parametrize(
-    ("words", "scheduler", "schedule_by", "idle"),
-    [
-        ((), "wsd", None, ()),
-        (("--scheduler", "cosine"), None, "step", ()),
-        (("--schedule_by", "step"), "wsd", None, ("--schedule_by",)),
-        (("--decay_share", "0.5"), "wsd", None, ()),
-        (("--decay_share", "0.5", "--scheduler", "cosine"), None, "step", ("--decay_share",)),
-    ],
-)
-def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
-    words, scheduler, schedule_by, idle, decided
-):
-    decision = decided(*words)
-    assert (decision.options.get("scheduler"), decision.options.get("schedule_by")) == (scheduler, schedule_by)
-    said = [line.split()[0] for line in decision.lines if "has no effect" in line]
-    before = [line.split()[0] for line in ineffective_options(parse_config(["--budget", "10m", *words]))]
-    assert {*said, *before} == set(idle)
-
-
-def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):
-    free, each = decided(), decided("--batches_per_epoch", "20000")
-    assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
-    assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
-    assert f"about {each.plan.total} steps" in "\n".join(each.lines)
-    # An epoch and a half.
-    longer = decided("--batches_per_epoch", "1000")
-    assert longer.options["max_epochs"] == 2 and abs(longer.plan.total - each.plan.total) < 10
-    # What is typed as it is by default leaves the choice.
-    assert decided("--batches_per_epoch", "0").options == free.options
-
-
-def test_validations_that_are_asked_for_are_made(decided):
-    assert "skip_first_n_eval" not in decided("--validate_every", "2").options
-    # Of one epoch, too, which may become two.
-    assert not decided("--validate_every", "1", "--batches_per_epoch", "20000").plan.course.only_last
-    assert (
-        decided("--validate_every", "2", "--skip_first_n_eval", "4")
-        .options.keys()
-        .isdisjoint(("validate_every", "skip_first_n_eval"))
-    )
-
-
-def test_a_rate_that_moves_by_epoch_is_refused():
-    with pytest.raises(UserError, match="--schedule_by epoch does not go with --budget"):
-        budget.with_budget(parse_config(["--budget", "10m", "--schedule_by", "epoch"]), resume=None, started_s=0.0)
-
-
-def test_a_training_is_not_continued_with_another_number_of_epochs():
-    begun = SimpleNamespace(options={"max_epochs": 20})
-    budget._require_same_length(begun, parse_config(["--max_epochs", "20"]))
-    with pytest.raises(UserError, match="--max_epochs was 20, now it is 30"):
-        budget._require_same_length(begun, parse_config(["--max_epochs", "30"]))
-
-
-@pytest.mark.parametrize(
-    ("devices", "use_gpu", "launched", "shared"),
-    [(1, False, False, []), (2, False, False, [2]), (2, True, False, []), (2, False, True, [])],
-)
-def test_a_network_is_measured_on_the_cores_and_batches_that_it_trains_with(
-    devices, use_gpu, launched, shared, monkeypatch
-):
-    told, setup = [], SimpleNamespace(runtime=SimpleNamespace(devices=devices, use_gpu=use_gpu))
-    environment = SimpleNamespace(creates_processes_externally=launched)
-    monkeypatch.setattr(budget_measure, "cluster_environment", lambda: environment)
-    monkeypatch.setattr(budget_measure, "with_network", lambda setup, config: setup)
-    monkeypatch.setattr(budget_measure, "share_threads", told.append)
-
-    def build(config, setup):
-        # More than one step, however few the cases are: the first one is no measure.
-        assert config.loader.batches_per_epoch > 1
-        raise StopIteration
-
-    monkeypatch.setattr(budget_measure, "build_data", build)
-    with pytest.raises(StopIteration):
-        budget_measure.measure_speed(parse_config(["--budget", "1h"]), setup, ((8, 16), 2), 60.0)
-    assert told == shared
-
-
-def test_networks_to_choose_from_are_such_as_their_normalisation_can_have():
-    widths = budget_measure._widths
-    assert widths((32, 64, 128), "instance") == ((32, 64, 128), (16, 32, 64), (8, 16, 32))
-    assert widths((32, 64, 128), "group") == ((32, 64, 128), (16, 32, 64))
-
-
-def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
-    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
-    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
-    speed = Speed(step_s=0.2, validation_s=0.5, patches_s=0.05)
-    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
-    found = {}
-    for budget_s in range(30, 400):
-        seconds = dataclasses.replace(facts, budget_s=budget_s)
-        monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s, seconds=seconds: seconds)
-        decision = budget.decide(parse_config(["--budget", f"{budget_s}s"]), time.monotonic())
-        seen = passes(decision.plan.total, 2, facts)
-        found[seen] = (decision.options["augment"], decision.options.get("mirror_axes") == ("none",))
-    assert {seen: ("none" if seen < 25 else "reference", seen < 100) for seen in found} == found
-    assert min(found) < 25 < max(found)
 
 
 @pytest.mark.slow

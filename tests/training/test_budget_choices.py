@@ -1,0 +1,127 @@
+"""What --budget chooses, keeps and says beside flags that are given, on a machine and data that are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from training import budget, budget_measure
+from training.budget_rules import Facts, Speed, passes
+from utils.args import parse_config
+from utils.errors import UserError
+from utils.flag_roles import ineffective_options
+
+
+@pytest.fixture
+def decided(monkeypatch):
+    """Decides for typed words, on a machine and data that are made up."""
+    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    speed = Speed(step_s=0.4, validation_s=0.5, patches_s=0.05)
+    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
+    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
+    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
+    return lambda *words: budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("words", "scheduler", "schedule_by", "idle"),
+    [
+        ((), "wsd", None, ()),
+        (("--scheduler", "cosine"), None, "step", ()),
+        (("--schedule_by", "step"), "wsd", None, ("--schedule_by",)),
+        (("--decay_share", "0.5"), "wsd", None, ()),
+        (("--decay_share", "0.5", "--scheduler", "cosine"), None, "step", ("--decay_share",)),
+    ],
+)
+def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
+    words, scheduler, schedule_by, idle, decided
+):
+    decision = decided(*words)
+    assert (decision.options.get("scheduler"), decision.options.get("schedule_by")) == (scheduler, schedule_by)
+    said = [line.split()[0] for line in decision.lines if "has no effect" in line]
+    before = [line.split()[0] for line in ineffective_options(parse_config(["--budget", "10m", *words]))]
+    assert {*said, *before} == set(idle)
+
+
+def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):
+    free, each = decided(), decided("--batches_per_epoch", "20000")
+    assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
+    assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
+    assert f"about {each.plan.total} steps" in "\n".join(each.lines)
+    # An epoch and a half.
+    longer = decided("--batches_per_epoch", "1000")
+    assert longer.options["max_epochs"] == 2 and abs(longer.plan.total - each.plan.total) < 10
+    # What is typed as it is by default leaves the choice.
+    assert decided("--batches_per_epoch", "0").options == free.options
+
+
+def test_validations_that_are_asked_for_are_made(decided):
+    assert "skip_first_n_eval" not in decided("--validate_every", "2").options
+    # Of one epoch, too, which may become two.
+    assert not decided("--validate_every", "1", "--batches_per_epoch", "20000").plan.course.only_last
+    assert (
+        decided("--validate_every", "2", "--skip_first_n_eval", "4")
+        .options.keys()
+        .isdisjoint(("validate_every", "skip_first_n_eval"))
+    )
+
+
+def test_a_rate_that_moves_by_epoch_is_refused():
+    with pytest.raises(UserError, match="--schedule_by epoch does not go with --budget"):
+        budget.with_budget(parse_config(["--budget", "10m", "--schedule_by", "epoch"]), resume=None, started_s=0.0)
+
+
+def test_a_training_is_not_continued_with_another_number_of_epochs():
+    begun = SimpleNamespace(options={"max_epochs": 20})
+    budget._require_same_length(begun, parse_config(["--max_epochs", "20"]))
+    with pytest.raises(UserError, match="--max_epochs was 20, now it is 30"):
+        budget._require_same_length(begun, parse_config(["--max_epochs", "30"]))
+
+
+@pytest.mark.parametrize(
+    ("devices", "use_gpu", "launched", "shared"),
+    [(1, False, False, []), (2, False, False, [2]), (2, True, False, []), (2, False, True, [])],
+)
+def test_a_network_is_measured_on_the_cores_and_batches_that_it_trains_with(
+    devices, use_gpu, launched, shared, monkeypatch
+):
+    told, setup = [], SimpleNamespace(runtime=SimpleNamespace(devices=devices, use_gpu=use_gpu))
+    environment = SimpleNamespace(creates_processes_externally=launched)
+    monkeypatch.setattr(budget_measure, "cluster_environment", lambda: environment)
+    monkeypatch.setattr(budget_measure, "with_network", lambda setup, config: setup)
+    monkeypatch.setattr(budget_measure, "share_threads", told.append)
+
+    def build(config, setup):
+        # More than one step, however few the cases are: the first one is no measure.
+        assert config.loader.batches_per_epoch > 1
+        raise StopIteration
+
+    monkeypatch.setattr(budget_measure, "build_data", build)
+    with pytest.raises(StopIteration):
+        budget_measure.measure_speed(parse_config(["--budget", "1h"]), setup, ((8, 16), 2), 60.0)
+    assert told == shared
+
+
+def test_networks_to_choose_from_are_such_as_their_normalisation_can_have():
+    widths = budget_measure._widths
+    assert widths((32, 64, 128), "instance") == ((32, 64, 128), (16, 32, 64), (8, 16, 32))
+    assert widths((32, 64, 128), "group") == ((32, 64, 128), (16, 32, 64))
+
+
+def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
+    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
+    speed = Speed(step_s=0.2, validation_s=0.5, patches_s=0.05)
+    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
+    found = {}
+    for budget_s in range(30, 400):
+        seconds = dataclasses.replace(facts, budget_s=budget_s)
+        monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s, seconds=seconds: seconds)
+        decision = budget.decide(parse_config(["--budget", f"{budget_s}s"]), time.monotonic())
+        seen = passes(decision.plan.total, 2, facts)
+        found[seen] = (decision.options["augment"], decision.options.get("mirror_axes") == ("none",))
+    assert {seen: ("none" if seen < 25 else "reference", seen < 100) for seen in found} == found
+    assert min(found) < 25 < max(found)
