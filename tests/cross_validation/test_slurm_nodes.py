@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.main_runs import TINY_NETWORK, history, train, weights
+from tests.main_runs import TINY_NETWORK, command, history, weights
 from tests.slurm_node import is_training, slurm_node, stop, wait_for, wait_until_idle
 from tests.tiny_task import make_task
 
@@ -36,7 +37,12 @@ def test_a_fold_that_is_stopped_on_two_nodes_is_the_one_of_a_process_with_their_
         (script,) = jobs.glob("*_fold_*.sh")
         wait_for("an epoch is done", lambda: is_training(fold, 1), environment)
         number = stop(environment, script.stem, "its time is over")
-        assert train(task, tmp_path / "one", *FLAGS, "--batch_size", "4", "--no_report") == 0
+        # With the threads of the nodes' processes: sums in another order grow over the steps.
+        words = command(task, tmp_path / "one", "train", *FLAGS, "--batch_size", "4", "--no_report")
+        environment_of_one = os.environ | {"OMP_NUM_THREADS": "1"}
+        one_process = [sys.executable, PROJECT / "main.py", *words]
+        done = subprocess.run(one_process, env=environment_of_one, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
         wait_until_idle(environment, 500)
         words = ["scontrol", "show", "job", number]
         shown = subprocess.run(words, env=environment, capture_output=True, text=True).stdout

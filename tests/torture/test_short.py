@@ -234,6 +234,16 @@ def test_what_differs_is_found(tmp_path):
     assert "mask.bin is missing" in expected.faults(read_tree(first))
 
 
+def test_another_wall_time_is_no_fault_though_both_first_runs_had_the_same(tmp_path):
+    record = tmp_path / "run.json"
+    record.write_text('{"outcome": {"elapsed_s": 0.183, "cases": 2}, "epochs": [{"epoch_s": 0.1}]}')
+    expected = expected_of(read_tree(tmp_path), read_tree(tmp_path))
+    record.write_text('{"outcome": {"elapsed_s": 0.184, "cases": 2}, "epochs": [{"epoch_s": 0.2}]}')
+    assert expected.faults(read_tree(tmp_path)) == []
+    record.write_text('{"outcome": {"elapsed_s": 0.183, "cases": 3}, "epochs": [{"epoch_s": 0.1}]}')
+    assert "/outcome/cases" in expected.faults(read_tree(tmp_path))[0]
+
+
 def test_dates_of_files_may_differ_and_logs_say_what_happened(tmp_path):
     stamps = tmp_path / "masks.json"
     stamps.write_text('{"masks": {"a": {"scan": "1", "mask": "2"}}}')

@@ -27,6 +27,10 @@ OF_THE_RUN = (
 """In run.json: what the run that ended did itself, as continuing what another had begun, where, and when."""
 
 
+OF_CLOCKS = re.compile(r".*/(elapsed|train|epoch|used)_s$|.*/seconds$")
+"""Wall times, which two runs have in common now and then, as they are rounded."""
+
+
 OF_DATES = re.compile(r"/source_stamp|/masks/[^/]+/scan$")
 """What follows the dates of files that others have written."""
 
@@ -128,6 +132,8 @@ class Expected:
             ours, theirs = self.tree.files[name], found.files[name]
             for key in sorted(ours.keys() | theirs.keys()):
                 if name.endswith("run.json") and key.startswith(OF_THE_RUN):
+                    continue
+                if OF_CLOCKS.match(key):
                     continue
                 if but is not None and but.match(key):
                     continue
