@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: Config, started_s: float) -> None:
     """Train on the fold, validate as often as it is worth, keep last.ckpt and the best checkpoint."""
     from data_preprocessing.shards import shard_stamps
-    from inference.start import read_start
+    from inference.start import features_of_start, read_start
     from models.callbacks import EpochReport, checkpoint_callbacks, early_stopping
     from models.checkpoint import read_checkpoint, warm_start
     from models.loggers import build_loggers, require_loggers
@@ -53,7 +53,7 @@ def train(config: Config, started_s: float) -> None:
     require_loggers(run.logger)
     resume = runs.last_checkpoint(run) if run.resume_training else None
     stored = None if resume is None else read_checkpoint(resume)
-    config, budget = with_budget(config, resume=stored, started_s=started_s)
+    config, budget = with_budget(config, resume=stored, width_of=features_of_start, started_s=started_s)
     setup = prepare(config)
     start, differences = read_start(run.ckpt_path, setup.plan) if run.ckpt_path and not resume else (None, [])
     cases = TrainingCases(fold=setup.fold, stamps=shard_stamps(setup.shards.cases, setup.cases, previous=True))

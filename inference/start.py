@@ -35,6 +35,16 @@ def read_start(path: Path, plan: Plan | None = None) -> tuple[CheckpointContents
     return start, _differences(start, plan)
 
 
+def features_of_start(path: Path) -> tuple[int, ...] | None:
+    """Features of each level of the network that `--ckpt_path` holds; None where it comes without a plan.
+
+    Raises:
+        UserError: as `read_start`.
+    """
+    plan = read_start(path)[0].plan
+    return None if plan is None else tuple(plan.stage.filters)
+
+
 def _of_archive(path: Path) -> CheckpointContents:
     models = read_archive(path)
     [configuration, *others] = models.configurations

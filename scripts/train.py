@@ -67,10 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run main.py's training in this process; returns its exit status."""
     options = parse(TrainOptions, argv, prog="train.py")
     batch_size, val_batch_size = (2, 4) if options.dim == 3 else (64, 64)
+    # A budget chooses what is not given, and here nobody has given it.
+    batch = ["--batch_size", str(batch_size)] if options.budget is None else []
     if options.epochs is None and options.recipe == "reference" and options.budget is None:
         options = dataclasses.replace(options, epochs=EPOCHS)
     words = ["--exec_mode", "train", "--save_ckpt", *to_words(options, [f.name for f in dataclasses.fields(options)])]
-    return entry.main([*words, "--batch_size", str(batch_size), "--val_batch_size", str(val_batch_size)])
+    return entry.main([*words, *batch, "--val_batch_size", str(val_batch_size)])
 
 
 if __name__ == "__main__":

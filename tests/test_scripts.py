@@ -56,6 +56,15 @@ def test_train_takes_what_is_not_given_from_the_recipe(monkeypatch, flags, epoch
     assert (config.hardware.precision, config.model.filters, config.run.fold) == ("bf16", (4, 8), 1)
 
 
+def test_train_leaves_the_batch_to_a_budget(monkeypatch):
+    configs = []
+    monkeypatch.setattr(train.entry, "main", lambda words: configs.append(parse_config(words)) or 0)
+    for dim, size in (("3", 2), ("2", 64)):
+        words = ["--gpus", "0", "--fold", "1", "--dim", dim]
+        assert train.main(words) == train.main([*words, "--budget", "10m"]) == 0
+        assert [config.loader.batch_size for config in configs[-2:]] == [size, None]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "predict"])
 @pytest.mark.parametrize("dim", ["2", "3"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from models.checkpoint import CheckpointContents
@@ -40,6 +41,8 @@ from utils.flag_roles import BY_CHOICE, ineffective_options, pointless_options
 from utils.recipes import RECIPES
 from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 
+WidthOf = Callable[[Path], tuple[int, ...] | None]
+"""Checkpoint -> features of its levels; None where it does not say."""
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
 VALIDATION = frozenset({"validate_every", "skip_first_n_eval"})
@@ -60,13 +63,14 @@ class Decision:
 
 
 def with_budget(
-    config: Config, *, resume: CheckpointContents | None, started_s: float
+    config: Config, *, resume: CheckpointContents | None, width_of: WidthOf | None = None, started_s: float
 ) -> tuple[Config, list[BudgetKeeper]]:  # fmt: skip
     """The options of a training with those that its `--budget` has chosen, and what keeps its time; else unchanged.
 
     Args:
         config: as it was typed.
         resume: checkpoint of the training that goes on.
+        width_of: finds the features of a network whose weights a training begins with (`--ckpt_path`).
         started_s: start of the command, `time.monotonic()`.
 
     Raises:
@@ -90,7 +94,7 @@ def with_budget(
         unmeasured = Pace(step_s=0, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
         return config, [BudgetKeeper(_plan(config, unmeasured), started_s)]
     runtime = resolve_hardware(config.hardware)
-    found = shared(runtime, lambda: to_dict(decide(config, started_s)))
+    found = shared(runtime, lambda: to_dict(decide(config, started_s, width_of)))
     decision = from_dict(Decision, found, source="what the first process chose for --budget")
     if runtime.is_first_process:
         print("\n".join(decision.lines), flush=True)
@@ -102,7 +106,7 @@ def budget_summary(keepers: Sequence[BudgetKeeper]) -> dict[str, Any]:
     return {name: value for keeper in keepers for name, value in keeper.summary().items()}
 
 
-def decide(config: Config, started_s: float) -> Decision:
+def decide(config: Config, started_s: float, width_of: WidthOf | None = None) -> Decision:
     """Measure and choose; the first process does it for all.
 
     Raises:
@@ -112,6 +116,9 @@ def decide(config: Config, started_s: float) -> Decision:
     began_s, budget_s = time.monotonic() - started_s, seconds_of(config.optim.budget, "--budget")
     kept = _kept(config)
     options = {} if kept & {"amp", "precision"} else _precision(config.hardware)
+    if width_of is not None and config.run.ckpt_path is not None:
+        width = None if "filters" in kept else width_of(config.run.ckpt_path)
+        options |= {} if width is None else {"filters": width}
     config = with_options(config, options)
     setup = prepare(config)
     facts = look_at(config, setup, budget_s)
@@ -151,8 +158,7 @@ def decide(config: Config, started_s: float) -> Decision:
         options |= _unless(kept, {name: again[name] for name in changed & again.keys()})
         plan = _plan(with_options(config, options), pace)
     plan = dataclasses.replace(plan, total=min(plan.total, max(most, 1)))
-    network = dataclasses.replace(network, steps=plan.total)
-    lines = explain(network, facts, costs(), options, kept)
+    lines = explain(network, facts, costs(), options, kept, made=plan.total)
     return Decision(options=options, plan=plan, lines=(*lines, *_without_effect(with_options(config, options))))
 
 

@@ -35,7 +35,9 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
     """What the data set, the plan and the flags say; nothing is measured."""
-    stage, given = setup.plan.stage, config.model.filters is not None
+    stage = setup.plan.stage
+    # Weights fit one width alone.
+    given = config.model.filters is not None or config.run.ckpt_path is not None
     data = build_data(config, setup)
     box, loader = data.spec.box, data.train_dataloader()
     shares = [min(math.prod(box) / math.prod(shard.shape), 1.0) for shard in loader.shards]

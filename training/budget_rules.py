@@ -52,7 +52,7 @@ FEW_STEPS = 2000
 LEARNING_RATE, FAST_RATE = 0.002, 0.004
 """Of AdamW; the second one of a training of fewer than `FEW_STEPS` steps."""
 CHOSEN = (
-    "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "min_epochs", "patience", "deep_supervision",
+    "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "patience", "deep_supervision",
     "augment", "mirror_axes", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
 )  # fmt: skip
 """Options that a budget may choose."""
@@ -253,7 +253,6 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int], step
     return width | batch | unmirrored | {
         "max_epochs": epochs,
         "batches_per_epoch": per_epoch,
-        "min_epochs": 0,
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
         "augment": choose_augmentation(seen, made, facts.dim),

@@ -22,22 +22,37 @@ from utils.pace import in_words
 
 
 def explain(
-    network: Network, facts: Facts, costs: Costs, options: Mapping[str, Any], kept: Collection[str]
+    network: Network,
+    facts: Facts,
+    costs: Costs,
+    options: Mapping[str, Any],
+    kept: Collection[str],
+    *,
+    made: int,
 ) -> tuple[str, ...]:
-    """What a user is told: what was measured, what was chosen, and why."""
+    """What a user is told: what was measured, what was chosen, and why.
+
+    Args:
+        network: the chosen one, with the steps that fit.
+        facts: of the run.
+        costs: what is not steps.
+        options: that were chosen.
+        kept: options that were not to be chosen.
+        made: steps that are planned.
+    """
     speed = network.speed
     width = " ".join(map(str, network.width))
-    if len(facts.widths) == 1:
+    if "filters" in kept:
         why = "as given"
     elif network.width == facts.widths[0]:
-        why = "as planned"
+        why = "as --ckpt_path has them" if len(facts.widths) == 1 and "filters" in options else "as planned"
     else:
         why = _why_not(facts.widths[facts.widths.index(network.width) - 1], network)
-    seen = passes(network.steps, network.batch_size, facts)
+    seen = passes(made, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
         f"{speed.validation_s:.3g} s, start and end {costs.start_s + costs.end_s:.3g} s",
-        f"  features {width}: {why}; about {network.steps} steps of {network.batch_size} patches",
+        f"  features {width}: {why}; about {made} steps of {network.batch_size} patches",
     ]
     if "augment" in options:
         bound = STRONGER_PASSES if options["augment"] == "nnunet" else AUGMENTED_PASSES[facts.dim]

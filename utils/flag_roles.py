@@ -204,7 +204,9 @@ ROLES: Mapping[str, Role] = {
     "gradient_clip_val": _training(),
     "focal": _training(),
     "batch_dice": _training(),
-    "min_epochs": _training(),
+    "min_epochs": _training(
+        Idle(reason="--budget ends a training by its time", when=lambda c: c.optim.budget is not None)
+    ),
     "max_epochs": _training(),
     "patience": _training(),
     "skip_first_n_eval": _training(),

@@ -13,9 +13,9 @@ from training import budget
 from training.budget_keeper import BudgetPlan, Course, Pace
 
 
-def decide(config, started_s) -> budget.Decision:
+def decide(config, started_s, width_of) -> budget.Decision:
     assert os.environ.get("LOCAL_RANK", "0") == "0", "only the first process decides"
-    options = {"max_epochs": 2, "batches_per_epoch": 2, "min_epochs": 0, "augment": "none", "learning_rate": 0.005}
+    options = {"max_epochs": 2, "batches_per_epoch": 2, "augment": "none", "learning_rate": 0.005}
     pace = Pace(step_s=1, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
     # Much time, and yet no more steps than these.
     course = Course(per_epoch=2, every=1, only_last=False, limit=4)

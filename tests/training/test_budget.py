@@ -73,6 +73,19 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
     assert f"--budget was {budget_s}s, now it is 9h" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_training_that_begins_with_weights_has_their_width(task, budget_s, tmp_path, capsys):
+    narrow, whole = ("--depth", "2", "--nfolds", "3", "--no_report"), ("--max_epochs", "1", "--batches_per_epoch", "1")
+    assert train(task, tmp_path / "first", *narrow, "--filters", "4", "8", "12", *whole) == 0
+    begins = ("--ckpt_path", str(tmp_path / "first/checkpoints"), "--budget", f"{budget_s}s")
+    assert train(task, tmp_path / "next", *narrow, *begins) == 0
+    assert "features 4 8 12: as --ckpt_path has them" in capsys.readouterr().out
+    contents = checkpoint_reading.read_checkpoint(tmp_path / "next/checkpoints/last.ckpt")
+    assert contents.model is not None and contents.model.filters == (4, 8, 12)
+    resumed = (*narrow, "--budget", f"{budget_s}s", "--resume_training")
+    assert train(task, tmp_path / "next", *resumed) == 0
+
+
 def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(monkeypatch):
     asked, measured = [], []
 
@@ -101,7 +114,7 @@ def test_what_was_looked_at_fits_every_network_that_is_measured(task, tmp_path):
 @pytest.mark.parametrize("augment", ["none", "reference"])
 def test_a_checkpoint_is_read_and_checked_once_before_it_is_resumed(augment, task, tmp_path, monkeypatch):
     flags = (*FLAGS, "--batches_per_epoch", "1", "--budget", "1h")
-    options = {"max_epochs": 1, "min_epochs": 0, "augment": augment, "mirror_axes": ("none",)}
+    options = {"max_epochs": 1, "augment": augment, "mirror_axes": ("none",)}
     pace = Pace(step_s=1, epoch_s=0, validation_s=0, patches_s=0, end_s=0)
     plan = BudgetPlan(budget_s=3600, total=1, pace=pace, course=Course(per_epoch=1, every=1, only_last=True, limit=1))
     monkeypatch.setattr(budget, "decide", lambda *given: budget.Decision(options=options, plan=plan, lines=()))

@@ -23,7 +23,13 @@ def decided(monkeypatch):
     monkeypatch.setattr(budget, "prepare", lambda config: "setup")
     monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
     monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
-    return lambda *words: budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic())
+
+    def decide(*words, width=None):
+        return budget.decide(
+            parse_config(["--budget", "10m", *words]), time.monotonic(), None if width is None else lambda path: width
+        )
+
+    return decide
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,7 @@ def decided(monkeypatch):
         (("--schedule_by", "step"), "wsd", None, ("--schedule_by",)),
         (("--decay_share", "0.5"), "wsd", None, ()),
         (("--decay_share", "0.5", "--scheduler", "cosine"), None, "step", ("--decay_share",)),
+        (("--min_epochs", "3"), "wsd", None, ("--min_epochs",)),
     ],
 )
 def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
@@ -67,6 +74,37 @@ def test_validations_that_are_asked_for_are_made(decided):
         .options.keys()
         .isdisjoint(("validate_every", "skip_first_n_eval"))
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "width", "filters", "why"),
+    [
+        ((), None, None, "features 8 16: as planned;"),
+        (("--filters", "8", "16"), None, None, "features 8 16: as given;"),
+        (("--ckpt_path", "c"), (8, 16), (8, 16), "features 8 16: as --ckpt_path has them;"),
+        (("--ckpt_path", "c"), None, None, "features 8 16: as planned;"),
+        (("--ckpt_path", "c", "--filters", "8", "16"), (4, 4), None, "features 8 16: as given;"),
+    ],
+)
+def test_a_network_has_the_width_of_the_weights_that_it_begins_with(words, width, filters, why, decided):
+    decision = decided(*words, width=width)
+    assert decision.options.get("filters") == filters
+    assert why in "\n".join(decision.lines)
+
+
+def test_why_none_is_wider_is_told_of_the_steps_that_fit(monkeypatch):
+    facts = Facts(budget_s=600, dim=3, widths=((16, 32), (8, 16)), batch_size=2, cases=22)
+    speeds = {
+        16: Speed(step_s=4, validation_s=0.5, patches_s=0.1),
+        8: Speed(step_s=1.45, validation_s=0.5, patches_s=0.1),
+    }
+    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
+    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
+    monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speeds[size[0][0]])
+    decision = budget.decide(parse_config(["--budget", "10m"]), time.monotonic())
+    # More than 400 fit, and whole epochs make fewer.
+    assert decision.plan.total < 400
+    assert decision.options["filters"] == (8, 16) and "fewer than 400 steps none" not in "\n".join(decision.lines)
 
 
 def test_a_rate_that_moves_by_epoch_is_refused():

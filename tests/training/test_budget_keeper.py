@@ -20,7 +20,7 @@ COURSE = Course(per_epoch=4, every=6, only_last=True)
 # 24 steps, the validation and the end: 29 of 30 s.
 PLAN = BudgetPlan(budget_s=30, total=24, pace=PACE, course=COURSE)
 OPTIONS = {
-    "max_epochs": 6, "batches_per_epoch": 4, "min_epochs": 0, "patience": 0, "scheduler": "cosine",
+    "max_epochs": 6, "batches_per_epoch": 4, "patience": 0, "scheduler": "cosine",
     "schedule_by": "step", "learning_rate": 0.01, "validate_every": 6, "skip_first_n_eval": 5, "augment": "none",
 }  # fmt: skip
 FLAGS = (*TINY_NETWORK, "--nfolds", "3", "--budget", "30s", "--no_report", "--ema", "0.9")
@@ -101,7 +101,7 @@ def keep(monkeypatch):
         monkeypatch.setattr(NNUnet, "on_validation_epoch_end", validated)
         monkeypatch.setattr("training.budget.BudgetKeeper", functools.partial(_started_at_0, clock))
         decision = Decision(options=OPTIONS, plan=PLAN, lines=("what was chosen",))
-        monkeypatch.setattr("training.budget.decide", lambda config, started_s: decision)
+        monkeypatch.setattr("training.budget.decide", lambda config, started_s, width_of: decision)
 
     return use
 

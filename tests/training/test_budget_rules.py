@@ -255,7 +255,7 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     network, facts = network_for(200)
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     del options["learning_rate"]
-    text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}))
+    text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}, made=network.steps))
     assert "8 16 32 64: 16 32 64 128 would make fewer than 448 steps" in text
     assert f"fewer than {AUGMENTED_PASSES[3]:g}" in text and "given, not chosen: learning_rate" in text
     assert "--mirror_axes none: flips wait until each voxel is seen 100 times" in text
@@ -266,7 +266,7 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
 def test_what_is_told_of_the_augmentation_is_the_bound_that_it_passed(budget_s, told):
     network, facts = network_for(budget_s, gpu)
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
-    [line] = [line for line in explain(network, facts, COSTS, options, ()) if "--augment" in line]
+    [line] = [line for line in explain(network, facts, COSTS, options, (), made=network.steps) if "--augment" in line]
     bound = {"reference": AUGMENTED_PASSES[3], "nnunet": STRONGER_PASSES}[told]
     assert line.startswith(f"  --augment {told}: each voxel is seen ") and line.endswith(f" times, at least {bound:g}")
 
@@ -275,7 +275,8 @@ def test_no_reason_is_told_that_was_not_measured():
     network, facts = network_for(60)
     options = choose_options(network, facts, choose_epochs(network.steps, per_pass(network, facts)))
     assert network.steps < 400
-    assert "with fewer than 400 steps none is wider" in "\n".join(explain(network, facts, COSTS, options, ()))
+    said = explain(network, facts, COSTS, options, (), made=network.steps)
+    assert "with fewer than 400 steps none is wider" in "\n".join(said)
 
 
 def test_the_plan_ends_within_the_budget_by_its_own_reckoning():
