@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from models.muon import Muon
 from utils.optim_config import OptimConfig
 
 POLY_EXPONENT = 0.9
@@ -58,6 +59,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig, *, f
         return SGD(
             parameters, lr=rate, momentum=optim.momentum, nesterov=nesterov, weight_decay=decay, fused=fused
         )  # fmt: skip
+    if optim.optimizer == "muon":
+        return Muon(parameters, lr=rate, weight_decay=decay)
     kind = AdamW if optim.optimizer == "adam" else Adam
     return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
 

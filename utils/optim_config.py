@@ -25,8 +25,9 @@ class OptimConfig:
     augmentation and validation are chosen to fit by what a step takes here; flags that are given stay as they are."""
     learning_rate: float = 8e-4
     """Initial learning rate."""
-    optimizer: Literal["sgd", "adam", "adam_l2"] = "adam"
-    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW); adam_l2: Adam with the decay in the gradient."""
+    optimizer: Literal["sgd", "adam", "adam_l2", "muon"] = "adam"
+    """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW); adam_l2: Adam with the decay in the gradient; muon:
+    Muon, which learns more in few steps, for kernels of convolutions, and AdamW for the rest."""
     momentum: float = 0.99
     """Momentum of sgd."""
     weight_decay: float = 1e-4

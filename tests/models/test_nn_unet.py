@@ -95,6 +95,7 @@ def test_checkpoint_is_self_contained(tmp_path):
         ("sgd", "plateau"),
         ("sgd", "poly"),
         ("adam_l2", "loss_plateau"),
+        ("muon", "poly"),
     ],
 )
 def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, scheduler, optimizer):
