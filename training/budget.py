@@ -115,7 +115,7 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     assert config.optim.budget is not None, "asked for"
     began_s, budget_s = time.monotonic() - started_s, seconds_of(config.optim.budget, "--budget")
     kept = _kept(config)
-    options = {} if kept & {"amp", "precision"} else _precision(config.hardware)
+    options = _unless(kept, _of_device(config.hardware, kept))
     if width_of is not None and config.run.ckpt_path is not None:
         width = None if "filters" in kept else width_of(config.run.ckpt_path)
         options |= {} if width is None else {"filters": width}
@@ -191,10 +191,11 @@ def _kept(config: Config) -> set[str]:
     return given | {"learning_rate"} if "optimizer" in given and config.optim.optimizer == "sgd" else given
 
 
-def _precision(hardware: HardwareConfig) -> dict[str, Any]:
-    """Mixed precision where the device computes in it."""
+def _of_device(hardware: HardwareConfig, kept: Collection[str]) -> dict[str, Any]:
+    """Mixed precision where the device computes in it, and Muon but on GPUs, where it was never run."""
     runtime = choose_runtime(dataclasses.replace(hardware, amp=True), detect_machine())
-    return {} if runtime.precision == "32-true" else {"amp": True}
+    mixed = runtime.precision != "32-true" and not kept & {"amp", "precision"}
+    return ({"amp": True} if mixed else {}) | {"optimizer": "adam" if runtime.use_gpu else "muon"}
 
 
 def _length(config: Config, network: Network, facts: Facts, costs: Costs) -> tuple[int, int]:

@@ -53,6 +53,7 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
         processes=setup.runtime.world_size,
         patch_share=statistics.mean(shares),
         levels=len(stage.strides),
+        optimizer=config.optim.optimizer,
     )
 
 

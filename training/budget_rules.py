@@ -51,8 +51,9 @@ LEVELS_FOR_SUPERVISION = 4
 FEW_STEPS = 2000
 LEARNING_RATE, FAST_RATE = 0.002, 0.004
 """Of AdamW; the second one of a training of fewer than `FEW_STEPS` steps."""
+MUON_RATE = 0.01
 CHOSEN = (
-    "amp", "filters", "batch_size", "max_epochs", "batches_per_epoch", "patience", "deep_supervision",
+    "amp", "optimizer", "filters", "batch_size", "max_epochs", "batches_per_epoch", "patience", "deep_supervision",
     "augment", "mirror_axes", "learning_rate", "scheduler", "schedule_by", "validate_every", "skip_first_n_eval",
 )  # fmt: skip
 """Options that a budget may choose."""
@@ -90,6 +91,7 @@ class Facts:
         processes: that train together.
         patch_share: what a patch shows of a case, 0..1.
         levels: of the network.
+        optimizer: as `--optimizer` has it.
     """
 
     budget_s: float
@@ -102,6 +104,7 @@ class Facts:
     processes: int = 1
     patch_share: float = 1.0
     levels: int = 4
+    optimizer: str = "muon"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,12 +259,19 @@ def choose_options(network: Network, facts: Facts, length: tuple[int, int], step
         "patience": 0,
         "deep_supervision": facts.levels >= LEVELS_FOR_SUPERVISION,
         "augment": choose_augmentation(seen, made, facts.dim),
-        "learning_rate": FAST_RATE if made < FEW_STEPS else LEARNING_RATE,
+        "learning_rate": choose_rate(made, facts.optimizer),
         "scheduler": "wsd",
         "schedule_by": "step",
         "validate_every": every,
         "skip_first_n_eval": skipped,
     }  # fmt: skip
+
+
+def choose_rate(steps: int, optimizer: str) -> float:
+    """The first learning rate; SGD's is not a budget's to choose."""
+    if optimizer == "muon":
+        return MUON_RATE
+    return FAST_RATE if steps < FEW_STEPS else LEARNING_RATE
 
 
 def choose_augmentation(seen: float, steps: int, dim: int) -> str:

@@ -56,7 +56,7 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
     found, contents = outcome(tmp_path), checkpoint(tmp_path)
     assert found["budget_s"] == budget_s and found["epochs"] == len(history(tmp_path)) and "best_dice" in found
     options = contents["training"]["options"]
-    assert (options["learning_rate"], options["scheduler"]) == (0.003, "wsd")
+    assert (options["learning_rate"], options["scheduler"], options["optimizer"]) == (0.003, "wsd", "muon")
     assert options["batches_per_epoch"] >= 1 and contents["callbacks"]["BudgetKeeper"]["total"] == found["steps"]
     assert contents["global_step"] == found["steps"]
     recorded = json.loads((tmp_path / "run.json").read_text())["options"]

@@ -56,7 +56,7 @@ def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
 def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):
     free, each = decided(), decided("--batches_per_epoch", "20000")
     assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
-    assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
+    assert (each.options["learning_rate"], each.options["augment"]) == (0.01, "reference")
     assert f"about {each.plan.total} steps" in "\n".join(each.lines)
     # An epoch and a half.
     longer = decided("--batches_per_epoch", "1000")
@@ -74,6 +74,27 @@ def test_validations_that_are_asked_for_are_made(decided):
         .options.keys()
         .isdisjoint(("validate_every", "skip_first_n_eval"))
     )
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "precision", "words", "options"),
+    [
+        (False, "32-true", (), {"optimizer": "muon"}),
+        (False, "bf16-mixed", (), {"optimizer": "muon", "amp": True}),
+        (False, "bf16-mixed", ("--precision", "fp32"), {"optimizer": "muon"}),
+        # On GPUs it was never run.
+        (True, "16-mixed", (), {"optimizer": "adam", "amp": True}),
+        (True, "16-mixed", ("--optimizer", "muon"), {"amp": True}),
+        (False, "32-true", ("--optimizer", "adam"), {}),
+    ],
+)
+def test_optimizer_and_precision_are_those_that_the_device_is_known_to_do_well(
+    use_gpu, precision, words, options, decided, monkeypatch
+):
+    runtime = SimpleNamespace(use_gpu=use_gpu, precision=precision)
+    monkeypatch.setattr(budget, "choose_runtime", lambda hardware, machine: runtime)
+    found = decided(*words).options
+    assert {name: found[name] for name in ("optimizer", "amp") if name in found} == options
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,10 @@ def test_few_cases_are_not_changed_the_more_for_being_few():
 
 
 def test_a_training_of_few_steps_takes_larger_ones():
-    assert options_for(80)["learning_rate"] == options_for(900)["learning_rate"] == 0.004
-    assert options_for(3600)["learning_rate"] == options_for(600, gpu)["learning_rate"] == 0.002
+    adam = {"optimizer": "adam"}
+    assert options_for(80, **adam)["learning_rate"] == options_for(900, **adam)["learning_rate"] == 0.004
+    assert options_for(3600, **adam)["learning_rate"] == options_for(600, gpu, **adam)["learning_rate"] == 0.002
+    assert options_for(80)["learning_rate"] == options_for(3600)["learning_rate"] == 0.01
 
 
 def test_passes_by_hand():
@@ -248,7 +250,7 @@ def test_a_time_without_one_pass_is_refused_and_what_is_asked_for_instead_is_eno
 
 def test_all_that_is_chosen_is_said_to_be_a_budget_s_choice():
     assert set(options_for(200)) | set(options_for(600, gpu)) <= set(CHOSEN)
-    assert set(CHOSEN) - set(options_for(200)) == {"amp", "batch_size"}
+    assert set(CHOSEN) - set(options_for(200)) == {"amp", "optimizer", "batch_size"}
 
 
 def test_what_is_told_names_network_steps_reason_and_given_flags():
