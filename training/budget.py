@@ -191,7 +191,7 @@ def _kept(config: Config) -> set[str]:
     return given | {"learning_rate"} if "optimizer" in given and config.optim.optimizer == "sgd" else given
 
 
-def _of_device(hardware: HardwareConfig, kept: Collection[str]) -> dict[str, Any]:
+def _of_device(hardware: HardwareConfig, kept: set[str]) -> dict[str, Any]:
     """Mixed precision where the device computes in it, and Muon but on GPUs, where it was never run."""
     runtime = choose_runtime(dataclasses.replace(hardware, amp=True), detect_machine())
     mixed = runtime.precision != "32-true" and not kept & {"amp", "precision"}

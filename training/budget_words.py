@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from training.budget_rules import (
-    AUGMENTED_PASSES,
     CHOSEN,
     FEWEST_TO_WIDEN,
     MIRRORED_PASSES,
@@ -15,6 +14,7 @@ from training.budget_rules import (
     Costs,
     Facts,
     Network,
+    augmented_passes,
     passes,
     steps_needed,
 )
@@ -55,7 +55,7 @@ def explain(
         f"  features {width}: {why}; about {made} steps of {network.batch_size} patches",
     ]
     if "augment" in options:
-        bound = STRONGER_PASSES if options["augment"] == "nnunet" else AUGMENTED_PASSES[facts.dim]
+        bound = STRONGER_PASSES if options["augment"] == "nnunet" else augmented_passes(facts)
         side = "at least" if options["augment"] != "none" else "fewer than"
         lines.append(f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {bound:g}")
     if options.get("mirror_axes") == ("none",):
