@@ -31,7 +31,7 @@ SMALLEST_BATCH = {2: 16, 3: 2}
 """By dimension."""
 NARROWEST = 8
 """Features of the first level, at least."""
-AUGMENTED_PASSES = {"muon": {2: 5.0, 3: 10.0}, "adam": {2: 5.0, 3: 25.0}}
+AUGMENTED_PASSES = {"muon": {2: 2.5, 3: 10.0}, "adam": {2: 5.0, 3: 25.0}}
 """Times that every voxel is seen, from which on random changes of the patches are worth their slower start. Slices
 beside each other are much alike, so that in 2D a few times are many. Muon learns cases by heart sooner."""
 STRONGER_PASSES = 50.0
