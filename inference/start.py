@@ -35,14 +35,27 @@ def read_start(path: Path, plan: Plan | None = None) -> tuple[CheckpointContents
     return start, _differences(start, plan)
 
 
-def features_of_start(path: Path) -> tuple[int, ...] | None:
+def features_of_start(path: Path, plan: Plan) -> tuple[int, ...] | None:
     """Features of each level of the network that `--ckpt_path` holds; None where it comes without a plan.
 
+    Args:
+        path: as `read_start` takes it.
+        plan: of what is to be trained.
+
     Raises:
-        UserError: as `read_start`.
+        UserError: as `read_start`, or the network has another number of levels than the plan.
     """
-    plan = read_start(path)[0].plan
-    return None if plan is None else tuple(plan.stage.filters)
+    theirs = read_start(path, plan)[0].plan
+    if theirs is None:
+        return None
+    width, levels = tuple(theirs.stage.filters), len(plan.stage.filters)
+    if len(width) != levels:
+        raise UserError(
+            f"the network of --ckpt_path {path} has {len(width)} levels, and here it has {levels}; "
+            f"preprocess.py --plan prepares by its plan, and --depth {len(width) - 1} leaves out levels "
+            "where the plan has more"
+        )
+    return width
 
 
 def _of_archive(path: Path) -> CheckpointContents:

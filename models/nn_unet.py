@@ -248,8 +248,8 @@ class NNUnet(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimiser and schedule of `OptimConfig`."""
         optim = self.optim
-        # Lightning refuses to clip gradients that a fused step would unscale by itself.
-        fused = optim.gradient_clip_val == 0 or self.trainer.precision != "16-mixed"
+        # In mixed precision Lightning refuses to clip gradients that a fused step might unscale by itself.
+        fused = optim.gradient_clip_val == 0 or self.trainer.precision == "32-true"
         optimizer = build_optimizer(self.network.parameters(), optim, fused=fused)
         # Lightning counts the steps of all epochs by looking at the loader.
         steps = int(self.trainer.estimated_stepping_batches) if optim.moves_by_step else 0

@@ -1,4 +1,4 @@
-"""Train one fold with the usual settings: batch 2 in 3D and 64 in 2D, checkpoints kept.
+"""Train one fold with the usual settings: batch 2 in 3D and 64 in 2D (unless --budget chooses), checkpoints kept.
 
 python scripts/train.py --task 04 --gpus 1 --fold 0 --dim 3 --amp
 """

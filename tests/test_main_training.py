@@ -32,6 +32,13 @@ def splits(tmp_path) -> tuple[str, str]:
     return "--splits", str(path)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_gradients_are_clipped_in_mixed_precision_too(task, tmp_path, optimizer):
+    flags = ("--optimizer", optimizer, "--gradient_clip_val", "1", "--precision", "bf16", "--nfolds", "3")
+    assert train(task, tmp_path / "r", *TINY, *flags, "--max_epochs", "1", "--min_epochs", "1") == 0
+    assert history(tmp_path / "r")
+
+
 @pytest.mark.parametrize("scheduler", ["none", "plateau"])
 def test_a_fold_without_a_target_trains_to_the_end(task, tmp_path, splits, scheduler):
     flags = ("--scheduler", scheduler, "--lr_patience", "1", "--learning_rate", "0.001")

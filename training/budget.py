@@ -31,7 +31,7 @@ from training.budget_rules import (
     too_short,
 )  # fmt: skip
 from training.budget_words import explain
-from training.run_setup import prepare
+from training.run_setup import prepare, with_network
 from utils.args import Config, with_options
 from utils.config import HardwareConfig
 from utils.duration import seconds_of
@@ -40,9 +40,10 @@ from utils.files import from_dict, to_dict
 from utils.flag_roles import BY_CHOICE, ineffective_options, pointless_options
 from utils.recipes import RECIPES
 from utils.runtime import choose_runtime, detect_machine, resolve_hardware
+from utils.schema import Plan
 
-WidthOf = Callable[[Path], tuple[int, ...] | None]
-"""Checkpoint -> features of its levels; None where it does not say."""
+WidthOf = Callable[[Path, Plan], tuple[int, ...] | None]
+"""Checkpoint, plan of the data -> features of the checkpoint's levels; None where it does not say."""
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
 VALIDATION = frozenset({"validate_every", "skip_first_n_eval"})
@@ -116,11 +117,13 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     began_s, budget_s = time.monotonic() - started_s, seconds_of(config.optim.budget, "--budget")
     kept = _kept(config)
     options = _unless(kept, _of_device(config.hardware, kept))
-    if width_of is not None and config.run.ckpt_path is not None:
-        width = None if "filters" in kept else width_of(config.run.ckpt_path)
-        options |= {} if width is None else {"filters": width}
     config = with_options(config, options)
     setup = prepare(config)
+    if width_of is not None and config.run.ckpt_path is not None and "filters" not in kept:
+        width = width_of(config.run.ckpt_path, setup.plan)
+        options |= {} if width is None else {"filters": width}
+        config = with_options(config, options)
+        setup = with_network(setup, config)
     facts = look_at(config, setup, budget_s)
 
     def costs() -> Costs:

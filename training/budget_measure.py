@@ -45,6 +45,7 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
     return Facts(
         budget_s=budget_s,
         dim=stage.dim,
+        optimizer=config.optim.optimizer,
         widths=(tuple(stage.filters),) if given else _widths(stage.filters, config.model.norm),
         batch_size=stage.batch_size,
         batch_fixed=config.loader.batch_size is not None,
@@ -53,7 +54,6 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
         processes=setup.runtime.world_size,
         patch_share=statistics.mean(shares),
         levels=len(stage.strides),
-        optimizer=config.optim.optimizer,
     )
 
 

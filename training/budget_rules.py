@@ -82,6 +82,7 @@ class Facts:
     Attributes:
         budget_s: wall time of the command.
         dim: of the network.
+        optimizer: as `--optimizer` has it.
         widths: features of the networks to choose from, the planned ones first.
         batch_size: patches in a planned batch of each process.
         batch_fixed: whether the batch size was given.
@@ -90,11 +91,11 @@ class Facts:
         processes: that train together.
         patch_share: what a patch shows of a case, 0..1.
         levels: of the network.
-        optimizer: as `--optimizer` has it.
     """
 
     budget_s: float
     dim: int
+    optimizer: str
     widths: tuple[tuple[int, ...], ...]
     batch_size: int
     batch_fixed: bool = False
@@ -103,7 +104,6 @@ class Facts:
     processes: int = 1
     patch_share: float = 1.0
     levels: int = 4
-    optimizer: str = "muon"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,14 @@ class OptimConfig:
     recipe: Literal["reference", "paper", "nnunet"] = "reference"
     """Where the defaults of the training flags come from: the NVIDIA reference, the nnU-Net paper or nnU-Net v2."""
     budget: str | None = None
-    """Wall time from the command's start to its end, such as 10m, 1h30m or 8h. Network, length, learning rate,
-    augmentation and validation are chosen to fit by what a step takes here; flags that are given stay as they are."""
+    """Wall time from the command's start to its end, such as 10m, 1h30m or 8h. Network, length, optimiser,
+    learning rate, augmentation and validation are chosen to fit by what a step takes here; flags that are given stay as
+    they are."""
     learning_rate: float = 8e-4
     """Initial learning rate."""
     optimizer: Literal["sgd", "adam", "adam_l2", "muon"] = "adam"
     """sgd: Nesterov momentum; adam: decoupled weight decay (AdamW); adam_l2: Adam with the decay in the gradient; muon:
-    Muon, which learns more in few steps, for kernels of convolutions, and AdamW for the rest."""
+    Muon for kernels of convolutions and AdamW for the rest, which learns more in few steps at a rate of about 0.01."""
     momentum: float = 0.99
     """Momentum of sgd."""
     weight_decay: float = 1e-4

@@ -9,7 +9,7 @@ import torch
 
 from inference.archive import load_model, write_archive
 from inference.nnunet_v2.folder import nnunet_model
-from inference.start import read_start
+from inference.start import features_of_start, read_start
 from models.checkpoint import warm_start
 from models.unet import build_network
 from tests.inference.nnunet_v2.made_up_models import (
@@ -152,6 +152,12 @@ def test_an_encoder_of_nnssl_is_taken_and_the_decoder_is_new(tmp_path: Path):
     assert all(torch.equal(after[name], before[name]) for name in after.keys() - taken)
     expected = make_weight("encoder.stages.1.blocks.0.conv1.conv.weight", (6, 4, 3, 3, 3), 0)
     assert any(torch.equal(value, expected) for value in start.state_dict.values() if value.shape == expected.shape)
+
+
+def test_the_width_is_that_of_the_weights_and_an_encoder_has_none(tmp_path: Path):
+    plan = plan_of(write_model(tmp_path / "m", ENCODER))
+    assert features_of_start(write_encoder(tmp_path / "checkpoint_final.pth"), plan) is None
+    assert features_of_start(tmp_path / "m", plan) == tuple(plan.stage.filters)
 
 
 @pytest.mark.slow

@@ -86,6 +86,26 @@ def test_a_training_that_begins_with_weights_has_their_width(task, budget_s, tmp
     assert train(task, tmp_path / "next", *resumed) == 0
 
 
+@pytest.mark.slow
+def test_the_rate_is_one_of_the_optimiser_that_trains(task, tmp_path):
+    found = {}
+    for optimizer in ("muon", "adam"):
+        words = command(task, tmp_path, "train", *FLAGS, "--optimizer", optimizer, "--budget", "1h")
+        found[optimizer] = budget.decide(parse_config(words), time.monotonic()).options["learning_rate"]
+    assert found["muon"] == 0.01 and found["adam"] in (0.002, 0.004)
+
+
+@pytest.mark.slow
+def test_weights_of_another_number_of_levels_are_refused_with_what_to_do(task, tmp_path, capsys):
+    whole = ("--max_epochs", "1", "--batches_per_epoch", "1", "--nfolds", "3", "--no_report")
+    assert train(task, tmp_path / "first", "--depth", "1", "--filters", "4", "8", *whole) == 0
+    begins = ("--ckpt_path", str(tmp_path / "first/checkpoints"), "--budget", "60s", "--nfolds", "3")
+    assert train(task, tmp_path / "next", "--depth", "2", *begins) == 2
+    said = capsys.readouterr().err
+    assert "has 2 levels, and here it has 3" in said and "--depth 1" in said
+    assert not (tmp_path / "next").exists()
+
+
 def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(monkeypatch):
     asked, measured = [], []
 
@@ -93,7 +113,7 @@ def test_data_and_device_are_looked_at_once_however_many_networks_are_measured(m
         measured.append((setup, *size))
         return Speed(step_s=0.01, validation_s=0.1, patches_s=0.1)
 
-    facts = Facts(budget_s=3600, dim=3, widths=((32, 64), (16, 32), (8, 16)), batch_size=2, cases=4)
+    facts = Facts(budget_s=3600, dim=3, optimizer="muon", widths=((32, 64), (16, 32), (8, 16)), batch_size=2, cases=4)
     monkeypatch.setattr(budget, "prepare", lambda config: asked.append(config) or "setup")
     monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
     monkeypatch.setattr(budget, "measure_speed", speed)

@@ -18,16 +18,16 @@ from utils.flag_roles import ineffective_options
 @pytest.fixture
 def decided(monkeypatch):
     """Decides for typed words, on a machine and data that are made up."""
-    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    facts = Facts(budget_s=600, dim=3, optimizer="muon", widths=((8, 16),), batch_size=2, cases=20)
     speed = Speed(step_s=0.4, validation_s=0.5, patches_s=0.05)
-    monkeypatch.setattr(budget, "prepare", lambda config: "setup")
-    monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
+    monkeypatch.setattr(budget, "prepare", lambda config: SimpleNamespace(plan=None))
+    monkeypatch.setattr(budget, "with_network", lambda setup, config: setup)
+    follow = lambda config, setup, budget_s: dataclasses.replace(facts, optimizer=config.optim.optimizer)  # noqa: E731
+    monkeypatch.setattr(budget, "look_at", follow)
     monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
 
     def decide(*words, width=None):
-        return budget.decide(
-            parse_config(["--budget", "10m", *words]), time.monotonic(), None if width is None else lambda path: width
-        )
+        return budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic(), lambda path, plan: width)
 
     return decide
 
@@ -95,6 +95,8 @@ def test_optimizer_and_precision_are_those_that_the_device_is_known_to_do_well(
     monkeypatch.setattr(budget, "choose_runtime", lambda hardware, machine: runtime)
     found = decided(*words).options
     assert {name: found[name] for name in ("optimizer", "amp") if name in found} == options
+    trains = "muon" if "muon" in (found.get("optimizer"), *words) else "adam"
+    assert found["learning_rate"] == {"muon": 0.01, "adam": 0.004}[trains]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_network_has_the_width_of_the_weights_that_it_begins_with(words, width
 
 
 def test_why_none_is_wider_is_told_of_the_steps_that_fit(monkeypatch):
-    facts = Facts(budget_s=600, dim=3, widths=((16, 32), (8, 16)), batch_size=2, cases=22)
+    facts = Facts(budget_s=600, dim=3, optimizer="muon", widths=((16, 32), (8, 16)), batch_size=2, cases=22)
     speeds = {
         16: Speed(step_s=4, validation_s=0.5, patches_s=0.1),
         8: Speed(step_s=1.45, validation_s=0.5, patches_s=0.1),
@@ -171,7 +173,7 @@ def test_networks_to_choose_from_are_such_as_their_normalisation_can_have():
 
 
 def test_what_follows_from_the_length_follows_from_the_one_that_is_trained(monkeypatch):
-    facts = Facts(budget_s=600, dim=3, widths=((8, 16),), batch_size=2, cases=20)
+    facts = Facts(budget_s=600, dim=3, optimizer="muon", widths=((8, 16),), batch_size=2, cases=20)
     monkeypatch.setattr(budget, "prepare", lambda config: "setup")
     speed = Speed(step_s=0.2, validation_s=0.5, patches_s=0.05)
     monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)

@@ -34,7 +34,7 @@ from training.budget_words import explain
 
 COSTS = Costs(start_s=8, end_s=3, epoch_s=0.2)
 PLANNED = (32, 64, 128, 256)
-HIPPOCAMPUS = Facts(budget_s=600, dim=3, widths=widths_of(PLANNED), batch_size=2, cases=166)
+HIPPOCAMPUS = Facts(budget_s=600, dim=3, optimizer="muon", widths=widths_of(PLANNED), batch_size=2, cases=166)
 
 
 def cpu(width, size) -> Speed:
