@@ -44,7 +44,7 @@ def test_nothing_has_no_direction():
 
 def train(optimizer: torch.optim.Optimizer, weight: nn.Parameter, shape: tuple[int, ...]) -> torch.Tensor:
     torch.manual_seed(3)
-    for _ in range(4):
+    for _ in range(30):
         weight.grad = torch.randn(shape).reshape(weight.shape)
         optimizer.step()
     return weight.detach().reshape(shape)
@@ -59,8 +59,8 @@ def test_a_kernel_moves_as_a_matrix_does_by_the_muon_of_torch(shape):
     ours = train(Muon([kernel], lr=0.02, weight_decay=0.3), kernel, shape)
     theirs = train(known, matrix, shape)
     moved = (theirs - start).abs().mean()
-    # torch computes the directions in bf16.
-    assert (ours - theirs).abs().mean() < 0.02 * moved
+    # torch computes the directions in bf16, which is 0.002 of the way; a momentum of 0.94 is 0.018.
+    assert (ours - theirs).abs().mean() < 0.008 * moved
 
 
 def test_what_is_no_kernel_moves_as_by_adamw():
