@@ -34,9 +34,9 @@ NARROWEST = 8
 AUGMENTED_PASSES = {"muon": {2: 2.5, 3: 10.0}, "adam": {2: 5.0, 3: 25.0}}
 """Times that every voxel is seen, from which on random changes of the patches are worth their slower start. Slices
 beside each other are much alike, so that in 2D a few times are many. Muon learns cases by heart sooner."""
-STRONGER_PASSES = 50.0
-"""The same of nnU-Net's list, the stronger one: at 26 times it was as good as the reference's and further from learning
-the cases by heart, at 52 and 60 it alone was tried. In 900 steps it was no better (0.971; 0.973)."""
+STRONGER_PASSES = {"muon": {2: 5.0, 3: 20.0}, "adam": {2: 50.0, 3: 50.0}}
+"""The same of nnU-Net's list, the stronger one. AdamW: at 26 times it was as good as the reference's and further from
+learning the cases by heart, at 52 and 60 it alone was tried. In 900 steps it was no better (0.971; 0.973)."""
 MIRRORED_PASSES = 100.0
 """The same of flips, which make a network learn the scans' mirror images, too; they were worse at 17 times, and where
 they begin to pay is not measured."""
@@ -273,16 +273,17 @@ def choose_rate(steps: int, optimizer: str) -> float:
     return FAST_RATE if steps < FEW_STEPS else LEARNING_RATE
 
 
-def augmented_passes(facts: Facts) -> float:
-    """Times that every voxel is to be seen for random changes of the patches; other optimisers count as AdamW."""
-    return AUGMENTED_PASSES["muon" if facts.optimizer == "muon" else "adam"][facts.dim]
+def passes_for(augment: str, facts: Facts) -> float:
+    """Times that every voxel is to be seen for these changes of the patches (`none`: at most); AdamW's for others."""
+    bounds = STRONGER_PASSES if augment == "nnunet" else AUGMENTED_PASSES
+    return bounds["muon" if facts.optimizer == "muon" else "adam"][facts.dim]
 
 
 def choose_augmentation(seen: float, steps: int, facts: Facts) -> str:
     """The random changes of patches, by how often every voxel is seen; the stronger ones not in a few steps."""
-    if seen < augmented_passes(facts):
+    if seen < passes_for("none", facts):
         return "none"
-    return "reference" if seen < STRONGER_PASSES or steps < FEW_STEPS else "nnunet"
+    return "reference" if seen < passes_for("nnunet", facts) or steps < FEW_STEPS else "nnunet"
 
 
 def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:

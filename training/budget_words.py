@@ -10,12 +10,11 @@ from training.budget_rules import (
     FEWEST_TO_WIDEN,
     MIRRORED_PASSES,
     NEARLY_AS_MANY,
-    STRONGER_PASSES,
     Costs,
     Facts,
     Network,
-    augmented_passes,
     passes,
+    passes_for,
     steps_needed,
 )
 from utils.pace import in_words
@@ -55,7 +54,7 @@ def explain(
         f"  features {width}: {why}; about {made} steps of {network.batch_size} patches",
     ]
     if "augment" in options:
-        bound = STRONGER_PASSES if options["augment"] == "nnunet" else augmented_passes(facts)
+        bound = passes_for(options["augment"], facts)
         side = "at least" if options["augment"] != "none" else "fewer than"
         lines.append(f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {bound:g}")
     if options.get("mirror_axes") == ("none",):
