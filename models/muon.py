@@ -31,8 +31,8 @@ class Muon(Optimizer):
 
     Args:
         parameters: what is trained.
-        lr: rate of both.
-        weight_decay: decoupled, of both.
+        lr: rate of both: a step moves a kernel's values by a fifth of it (root mean square), others as by AdamW.
+        weight_decay: share of each value, times the rate, that a step takes away.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0) -> None:
@@ -69,7 +69,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
     the large one is only multiplied by what they come to.
 
     Args:
-        matrix: (rows, columns), float.
+        matrix: (rows, columns), float32 or float64; of zeros, zeros come back.
+
+    Returns:
+        (rows, columns), without a unit.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.T).T
