@@ -108,7 +108,7 @@ def budget_summary(keepers: Sequence[BudgetKeeper]) -> dict[str, Any]:
 
 
 def decide(config: Config, started_s: float, width_of: WidthOf | None = None) -> Decision:
-    """Measure and choose; the first process does it for all.
+    """Measure and choose, by the arguments of `with_budget`; the first process does it for all.
 
     Raises:
         UserError: the time is too short.
