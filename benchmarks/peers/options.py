@@ -40,7 +40,7 @@ class CompareOptions:
     model: Path | None = None
     """predict: model of this program, trained on fold 0, whose weights all sides use (default: random weights)."""
     seconds: float = 531.0
-    """accuracy: wall time of a training; repetitions differ in their seed."""
+    """accuracy: wall time of a training (with one thread, nnU-Net's CPU time); repetitions differ in their seed."""
     batch_size: int = 1
     """accuracy: batch size of the peer; on two cores 1 takes it further than 2 in nine minutes."""
     max_epochs: int | None = None
