@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +38,6 @@ class OpenVinoNetwork(nn.Module):
 
     def __init__(self, path: Path, threads: int, *, bf16: bool = False) -> None:
         super().__init__()
-        openvino = optional_import("openvino", extra="openvino", purpose="--engine openvino")
-        core = openvino.Core()
         settings = {
             # Without it a CPU that has bf16 computes in it, whether asked to or not.
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
@@ -45,7 +45,7 @@ class OpenVinoNetwork(nn.Module):
             # Which cores this process may use is not OpenVINO's to decide.
             "ENABLE_CPU_PINNING": False,
         }  # fmt: skip
-        self._compiled = core.compile_model(str(path), "CPU", settings)
+        self._compiled = _openvino_core().compile_model(str(path), "CPU", settings)
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -53,3 +53,13 @@ class OpenVinoNetwork(nn.Module):
         # A copy of the result: the next call writes where it lies.
         found = self._compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=False)
         return torch.from_numpy(found[0])
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """OpenVINO in this process; it stays until the process ends.
+
+    Each core's plugin for CPUs lays a stack for signals (sigaltstack) and puts the one before it back at its end. Where
+    that was another core's, which had gone before, the next Ctrl-C would be a segmentation fault (seen in 2026.4.1).
+    """
+    return optional_import("openvino", extra="openvino", purpose="--engine openvino").Core()

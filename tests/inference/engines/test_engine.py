@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from inference.engines import cache as engine_cache
 from inference.engines.conversion import random_windows
 from inference.engines.engine import Engine, choose_engine, without_gpu
 from inference.predictor import Predictor
+from tests.conftest import PROJECT
 from tests.inference.engines.made_up import ENGINES, KINDS, ONNX, configuration
 from tests.models.builders import make_network, make_plan
 from tests.models.checkpoints import save_ours
@@ -227,3 +230,30 @@ def test_what_does_nothing_with_an_engine_is_said(monkeypatch, capsys):
     assert chosen is not None and chosen.amp is None and chosen.threads == torch.get_num_threads()
     said = capsys.readouterr().err
     assert "--compile has no effect" in said and "--amp has no effect" in said
+
+
+INTERRUPTED = """
+import gc, signal, sys
+from inference.engines.engine import Engine
+from tests.inference.engines.made_up import configuration
+from utils.errors import run_cli
+
+def main():
+    networks = list(Engine(name=sys.argv[1], threads=1).networks(configuration(folds=2)))
+    # In the order in which they were made.
+    while networks:
+        del networks[0]
+        gc.collect()
+    signal.raise_signal(signal.SIGTERM)
+
+sys.exit(run_cli(main))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_signal_after_an_engine_has_gone_ends_the_command_as_ever(name: str):
+    """A runtime may leave the stack for signals pointing at memory that it has freed."""
+    words = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, name]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1:]) == (143, ["interrupted by SIGTERM"])
