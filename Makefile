@@ -38,8 +38,9 @@ demo: $(VENV)/.installed
 DEMO_TRAINING := --filters 12 24 48 96 --max_epochs 34 --skip_first_n_eval 33 --scheduler cosine --learning_rate 0.002 \
   --augment none
 
-# Two files of tests beside each other, each on one core: tiny networks gain nothing from threads.
-BESIDE := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two files of tests beside each other, each on one core: tiny networks gain nothing from threads. A process that dies ends
+# the run, which would wait for ever for the files that it had.
+BESIDE := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: lint
 	$(BESIDE)

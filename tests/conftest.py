@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import locale
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 # Tiny arrays gain nothing from threads, and tests may run beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -21,6 +23,13 @@ def same_encoding() -> Iterator[None]:
     before = locale.setlocale(locale.LC_CTYPE)
     yield
     locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A process that crashes says where: Lightning puts handlers back, and not that of pytest, which it cannot see."""
+    if fault_handler_stderr_fd_key in item.config.stash:
+        faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
