@@ -25,12 +25,12 @@ from training.budget_rules import (
     Speed,
     choose_epochs,
     choose_network,
+    choose_optimizer,
     choose_options,
     most_epochs,
     per_pass,
-    too_short,
 )  # fmt: skip
-from training.budget_words import explain
+from training.budget_words import explain, too_short
 from training.run_setup import prepare, with_network
 from utils.args import Config, with_options
 from utils.config import HardwareConfig
@@ -140,6 +140,9 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
+    if options.get("optimizer") == "muon":
+        options["optimizer"] = choose_optimizer(min(math.prod(length), network.steps))
+        facts = dataclasses.replace(facts, optimizer=options["optimizer"])
     options |= _unless(kept, choose_options(network, facts, length, network.steps))
     config, speed = with_options(config, options), network.speed
     if "schedule_by" in pointless_options(config):

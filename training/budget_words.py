@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from training.budget_rules import (
+    AIM,
     CHOSEN,
+    FEWEST_EPOCHS,
     FEWEST_TO_WIDEN,
     MIRRORED_PASSES,
+    MUON_STEPS,
     NEARLY_AS_MANY,
     Costs,
     Facts,
     Network,
+    choose_optimizer,
     passes,
     passes_for,
+    per_pass,
     steps_needed,
 )
 from utils.pace import in_words
@@ -59,11 +65,30 @@ def explain(
         lines.append(f"  --augment {options['augment']}: each voxel is seen {seen:.3g} times, {side} {bound:g}")
     if options.get("mirror_axes") == ("none",):
         lines.append(f"  --mirror_axes none: flips wait until each voxel is seen {MIRRORED_PASSES:g} times")
-    told = ("filters", "augment", "mirror_axes")
+    told = {"filters", "augment", "mirror_axes"}
+    # On a GPU AdamW is taken for another reason.
+    if options.get("optimizer") == choose_optimizer(made):
+        side = "fewer than" if made < MUON_STEPS else "at least"
+        lines.append(f"  --optimizer {options['optimizer']}: {side} {MUON_STEPS} steps")
+        told |= {"optimizer"}
     shown = [f"--{name} {_shown(value)}" for name, value in options.items() if name not in told]
     lines.append(f"  {' '.join(shown)}")
     typed = sorted(set(kept) & set(CHOSEN))
     return tuple([*lines, *([f"  given, not chosen: {', '.join(typed)}"] if typed else [])])
+
+
+def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
+    """What to say where not every case can be shown once; None where it can."""
+    needed, step_s = per_pass(network, facts), network.speed.step_s
+    if network.steps >= needed:
+        return None
+    other_s = costs.start_s + costs.end_s + network.speed.validation_s + FEWEST_EPOCHS * costs.epoch_s
+    least_s = (other_s + needed * step_s) / AIM
+    return (
+        f"--budget {in_words(facts.budget_s)} is too short to show each of {facts.cases} cases once: that takes "
+        f"{needed} steps of {step_s:.2g} s, and start, validation and end take {in_words(other_s)}; "
+        f"give at least {in_words(math.ceil(least_s * 1.1))}"
+    )
 
 
 def _why_not(wider: Sequence[int], network: Network) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from training import budget, budget_measure
-from training.budget_rules import Facts, Speed, passes
+from training.budget_rules import MUON_STEPS, Facts, Speed, passes
 from utils.args import parse_config
 from utils.errors import UserError
 from utils.flag_roles import ineffective_options
@@ -22,12 +22,15 @@ def decided(monkeypatch):
     speed = Speed(step_s=0.4, validation_s=0.5, patches_s=0.05)
     monkeypatch.setattr(budget, "prepare", lambda config: SimpleNamespace(plan=None))
     monkeypatch.setattr(budget, "with_network", lambda setup, config: setup)
-    follow = lambda config, setup, budget_s: dataclasses.replace(facts, optimizer=config.optim.optimizer)  # noqa: E731
-    monkeypatch.setattr(budget, "look_at", follow)
     monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speed)
 
-    def decide(*words, width=None):
-        return budget.decide(parse_config(["--budget", "10m", *words]), time.monotonic(), lambda path, plan: width)
+    def decide(*words, width=None, cases=20):
+        def follow(config, setup, budget_s):
+            return dataclasses.replace(facts, optimizer=config.optim.optimizer, budget_s=budget_s, cases=cases)
+
+        monkeypatch.setattr(budget, "look_at", follow)
+        words = words if "--budget" in words else ("--budget", "10m", *words)
+        return budget.decide(parse_config([*words]), time.monotonic(), lambda path, plan: width)
 
     return decide
 
@@ -51,6 +54,25 @@ def test_flags_that_go_with_the_chosen_schedule_are_taken_and_others_are_named(
     said = [line.split()[0] for line in decision.lines if "has no effect" in line]
     before = [line.split()[0] for line in ineffective_options(parse_config(["--budget", "10m", *words]))]
     assert {*said, *before} == set(idle)
+
+
+def test_many_steps_are_adamws_unless_muon_is_asked_for(decided):
+    """A step takes 0.4 s."""
+    short, long, asked = decided(), decided("--budget", "1h"), decided("--budget", "1h", "--optimizer", "muon")
+    assert short.plan.total < MUON_STEPS < long.plan.total
+    assert (short.options["optimizer"], short.options["learning_rate"]) == ("muon", 0.01)
+    assert (long.options["optimizer"], long.options["learning_rate"]) == ("adam", 0.002)
+    assert "optimizer" not in asked.options and asked.options["learning_rate"] == 0.01
+    assert "--optimizer muon: fewer than 3000 steps" in "\n".join(short.lines)
+    assert "--optimizer adam: at least 3000 steps" in "\n".join(long.lines)
+    assert "3000" not in "\n".join(asked.lines)
+
+
+def test_what_changes_the_patches_goes_with_the_optimizer_that_is_chosen(decided):
+    """Cases that are seen about 30 times: enough for nnU-Net's list with Muon, and not with AdamW."""
+    chosen, asked = (decided("--budget", "23m", *words, cases=220) for words in ((), ("--optimizer", "muon")))
+    assert chosen.plan.total == asked.plan.total >= MUON_STEPS
+    assert (chosen.options["augment"], asked.options["augment"]) == ("reference", "nnunet")
 
 
 def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):

@@ -26,10 +26,9 @@ from training.budget_rules import (
     per_pass,
     steps_needed,
     steps_that_fit,
-    too_short,
     widths_of,
 )
-from training.budget_words import explain
+from training.budget_words import explain, too_short
 
 COSTS = Costs(start_s=8, end_s=3, epoch_s=0.2)
 PLANNED = (32, 64, 128, 256)
