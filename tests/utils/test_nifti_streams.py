@@ -18,10 +18,10 @@ from utils.nifti_streams import read_start, read_whole
 def test_many_empty_streams_take_no_time_that_grows_with_their_square(tmp_path):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(b"ab") + gzip.compress(b"") * 100_000 + gzip.compress(b"cd"))
-    start_s = time.process_time()
+    start_s = time.thread_time()
     assert read_whole(path, 4) == (b"abcd", 4)
     # Copying the rest of the file for each stream takes 4 s.
-    assert time.process_time() - start_s < 2
+    assert time.thread_time() - start_s < 2
 
 
 def read_all(path):
