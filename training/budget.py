@@ -140,7 +140,7 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
-    if options.get("optimizer") == "muon":
+    if by_steps := options.get("optimizer") == "muon":
         options["optimizer"] = choose_optimizer(min(math.prod(length), network.steps))
         facts = dataclasses.replace(facts, optimizer=options["optimizer"])
     options |= _unless(kept, choose_options(network, facts, length, network.steps))
@@ -164,7 +164,7 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
         options |= _unless(kept, {name: again[name] for name in changed & again.keys()})
         plan = _plan(with_options(config, options), pace)
     plan = dataclasses.replace(plan, total=min(plan.total, max(most, 1)))
-    lines = explain(network, facts, costs(), options, kept, made=plan.total)
+    lines = explain(network, facts, costs(), options, kept, made=plan.total, by_steps=by_steps)
     return Decision(options=options, plan=plan, lines=(*lines, *_without_effect(with_options(config, options))))
 
 

@@ -34,6 +34,7 @@ def explain(
     kept: Collection[str],
     *,
     made: int,
+    by_steps: bool = False,
 ) -> tuple[str, ...]:
     """What a user is told: what was measured, what was chosen, and why.
 
@@ -44,6 +45,7 @@ def explain(
         options: that were chosen.
         kept: options that were not to be chosen.
         made: steps that are planned.
+        by_steps: whether the optimiser follows from their number, and not from the device.
     """
     speed = network.speed
     width = " ".join(map(str, network.width))
@@ -66,8 +68,7 @@ def explain(
     if options.get("mirror_axes") == ("none",):
         lines.append(f"  --mirror_axes none: flips wait until each voxel is seen {MIRRORED_PASSES:g} times")
     told = {"filters", "augment", "mirror_axes"}
-    # On a GPU AdamW is taken for another reason.
-    if options.get("optimizer") == choose_optimizer(made):
+    if by_steps and options["optimizer"] == choose_optimizer(made):
         side = "fewer than" if made < MUON_STEPS else "at least"
         lines.append(f"  --optimizer {options['optimizer']}: {side} {MUON_STEPS} steps")
         told |= {"optimizer"}

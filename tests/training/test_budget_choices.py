@@ -68,6 +68,13 @@ def test_many_steps_are_adamws_unless_muon_is_asked_for(decided):
     assert "3000" not in "\n".join(asked.lines)
 
 
+def test_many_steps_are_no_reason_where_the_device_is_one(decided, monkeypatch):
+    monkeypatch.setattr(budget, "_of_device", lambda hardware, kept: {"optimizer": "adam"})
+    decision = decided("--budget", "1h")
+    assert decision.options["optimizer"] == "adam" and decision.plan.total > MUON_STEPS
+    assert "3000" not in "\n".join(decision.lines) and "--optimizer adam" in "\n".join(decision.lines)
+
+
 def test_what_changes_the_patches_goes_with_the_optimizer_that_is_chosen(decided):
     """Cases that are seen about 30 times: enough for nnU-Net's list with Muon, and not with AdamW."""
     chosen, asked = (decided("--budget", "23m", *words, cases=220) for words in ((), ("--optimizer", "muon")))
