@@ -183,7 +183,7 @@ class TrainingNotes(Callback):
     def _write(self, trainer: pl.Trainer, epochs: int, *, finished: bool) -> None:
         if trainer.is_global_zero:
             state = TrainingState(
-                fold=self._record.fold, epochs=epochs, max_epochs=self._optim.max_epochs, finished=finished
+                fold=self._record.fold, epochs=epochs, max_epochs=trainer.max_epochs or 0, finished=finished
             )
             # The checkpoints of an earlier training, which were here, may have been moved since this one was set up.
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +24,14 @@ from utils.files import from_dict, to_dict
 
 CHECKS_PER_EPOCH, CHECKS = 5, 50
 """Looks at the clock in an epoch and, where epochs are few, in the training: at least so many."""
-RECENT = 5
-"""Stretches between two checks whose mean pace counts."""
+RECENT, RECENT_SHARE = 5, 0.1
+"""Stretches between two checks whose mean pace counts: so many of the last ones, or more that make this share of the
+planned steps."""
+KNOWN_SHARE = 0.03
+"""Share of the planned steps as which the pace counts that was measured before them."""
+RECENT_EPOCHS = 10
+"""The last epochs of which the mean time around an epoch counts: a single one is written to disk in a moment or late,
+and all that are left are reckoned by it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,9 @@ class BudgetKeeper(Callback):
         self.changes: list[dict[str, float]] = []
         self._clock, self._start_s = clock, started_s
         self._resumed_at_s: float | None = None
-        self._stretches = [(self.pace.step_s, 1)]
+        self._stretches = [self._known()]
+        self._around_s: list[float] = []
+        self._made = 0
         self._mark: tuple[float, int] | None = None
         self._batch_end_s: float | None = None
         self._is_warm = False
@@ -122,6 +131,7 @@ class BudgetKeeper(Callback):
         """Correct the plan by what the start has taken; a resumed training goes on with its own."""
         # What ends by its time has no least number of epochs.
         trainer.fit_loop.min_epochs = 0
+        self._made = trainer.global_step
         if self._resumed_at_s is None:
             self._check(trainer, module)
         else:
@@ -132,19 +142,22 @@ class BudgetKeeper(Callback):
         """Note how long it took from the last step of the epoch before, without its validation."""
         now_s = self._clock()
         if self._batch_end_s is not None:
-            self.pace = dataclasses.replace(self.pace, epoch_s=now_s - self._batch_end_s - self._validation_s)
+            around_s = now_s - self._batch_end_s - self._validation_s
+            self._around_s = [*self._around_s[1 - RECENT_EPOCHS :], around_s]
+            self.pace = dataclasses.replace(self.pace, epoch_s=statistics.mean(self._around_s))
         self._mark, self._validation_s = (now_s, trainer.global_step), 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """Look at the clock some times in an epoch, and end the training after its last step."""
-        self._batch_end_s, step = self._clock(), trainer.global_step
+        self._batch_end_s, self._made = self._clock(), trainer.global_step
+        step = self._made
         if not self._is_warm:
             # The first step starts the loader and prepares kernels: its time is gone, and says nothing of the others.
             self._is_warm, self._mark = True, (self._batch_end_s, step)
         elif step % self._interval == 0 and self._mark is not None:
             before_s, steps = self._mark
             if step > steps:
-                self._stretches = [*self._stretches[1 - RECENT :], (self._batch_end_s - before_s, step - steps)]
+                self._stretches = self._recent((self._batch_end_s - before_s, step - steps))
             self._mark = self._batch_end_s, step
             self._measure()
             self._check(trainer, module)
@@ -177,11 +190,11 @@ class BudgetKeeper(Callback):
         self.plan = from_dict(BudgetPlan, state["plan"], source="checkpoint")
         self.pace = from_dict(Pace, state["pace"], source="checkpoint")
         self.total, self.changes, self._resumed_at_s = state["total"], list(state["changes"]), state["used_s"]
-        self._stretches = [(self.pace.step_s, 1)]
+        self._stretches = [self._known()]
 
     def summary(self) -> dict[str, Any]:
         """Numbers for the record of the run."""
-        return {"budget_s": self.plan.budget_s, "steps": self.total, "plan_changes": len(self.changes)}
+        return {"budget_s": self.plan.budget_s, "steps": self._made, "plan_changes": len(self.changes)}
 
     @property
     def _interval(self) -> int:
@@ -191,6 +204,18 @@ class BudgetKeeper(Callback):
     @property
     def _epochs(self) -> int:
         return math.ceil(self.total / self.plan.course.per_epoch)
+
+    def _known(self) -> tuple[float, int]:
+        """What was measured before counts like some of the steps, so that the first few change no plan."""
+        steps = max(math.floor(KNOWN_SHARE * self.plan.total), 1)
+        return self.pace.step_s * steps, steps
+
+    def _recent(self, stretch: tuple[float, int]) -> list[tuple[float, int]]:
+        """The stretches that count, with a new one."""
+        stretches = [*self._stretches, stretch]
+        while len(stretches) > RECENT and sum(n for _, n in stretches[1:]) >= RECENT_SHARE * self.plan.total:
+            stretches.pop(0)
+        return stretches
 
     def _measure(self) -> None:
         seconds, steps = (sum(part) for part in zip(*self._stretches))

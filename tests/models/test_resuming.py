@@ -181,8 +181,8 @@ def test_longer_schedule_goes_on_as_if_it_had_been_begun_so(scheduler):
 
 
 def test_training_json_tells_how_far_a_training_is(tmp_path):
-    notes = TrainingNotes(record(fold=2), tmp_path / "checkpoints", OptimConfig(max_epochs=3))
-    trainer = SimpleNamespace(is_global_zero=True, current_epoch=0)
+    notes = TrainingNotes(record(fold=2), tmp_path / "checkpoints", OptimConfig(max_epochs=2))
+    trainer = SimpleNamespace(is_global_zero=True, current_epoch=0, max_epochs=3)
     seen = []
     for call in (notes.on_train_start, notes.on_train_epoch_end):
         call(trainer, None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,3 +191,43 @@ def test_killed_and_resumed_it_is_the_uninterrupted_training(task, tmp_path, kee
     assert all(
         torch.equal(value, weights(tmp_path / "again")[name]) for name, value in weights(tmp_path / "broken").items()
     )
+
+
+def test_steps_and_epochs_that_take_longer_now_and_then_change_no_plan():
+    """Every tenth epoch writes pictures and a checkpoint; steps differ by a fifth. It all was measured on average."""
+    course = Course(per_epoch=10, every=100, only_last=True)
+    pace = Pace(step_s=0.25, epoch_s=0.14, validation_s=5, patches_s=0, end_s=5)
+    total = total_for(0, 0.975 * 300, pace, course)
+    random = np.random.default_rng(0)
+    now_s = [0.0]
+    keeper = BudgetKeeper(BudgetPlan(budget_s=300, total=total, pace=pace, course=course), 0.0, lambda: now_s[0])
+    trainer = SimpleNamespace(
+        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+    keeper.on_train_start(trainer, None)
+    for epoch in range(200):
+        keeper.on_train_epoch_start(trainer, None)
+        for _ in range(course.per_epoch):
+            if trainer.should_stop:
+                break
+            now_s[0] += 0.25 * random.uniform(0.8, 1.2)
+            trainer.global_step += 1
+            keeper.on_train_batch_end(trainer, None)
+        keeper.on_train_epoch_end(trainer, None)
+        now_s[0] += 0.5 if epoch % 10 == 9 else 0.1
+        if trainer.should_stop:
+            break
+    assert keeper.changes == [] and keeper.summary()["steps"] == trainer.global_step == total
+
+
+def test_what_is_recorded_is_what_was_made_where_a_training_ends_before_its_plan():
+    keeper = BudgetKeeper(PLAN, 0.0, lambda: 10.0)
+    trainer = SimpleNamespace(
+        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+    keeper.on_train_start(trainer, None)
+    trainer.global_step = 7
+    keeper.on_train_batch_end(trainer, None)
+    assert keeper.summary()["steps"] == 7
