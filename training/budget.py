@@ -47,7 +47,7 @@ WidthOf = Callable[[Path, Plan], tuple[int, ...] | None]
 LENGTH = frozenset({"max_epochs", "batches_per_epoch"})
 """Options that say how long a training is; a budget decides them though a recipe has them."""
 VALIDATION = frozenset({"validate_every", "skip_first_n_eval"})
-BY_LENGTH = frozenset({"max_epochs", "augment", "mirror_axes", "learning_rate"}) | VALIDATION
+BY_LENGTH = frozenset({"optimizer", "max_epochs", "augment", "mirror_axes", "learning_rate"}) | VALIDATION
 """Options that follow from the number of steps."""
 SETUP_SHARE, END_SHARE, PAGE_SHARE, EPOCH_SHARE = 0.3, 0.2, 0.25, 0.03
 """Of the seconds from a command's start to its first measurement, which follow the machine and its load: what is built
@@ -140,10 +140,9 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
-    if by_steps := options.get("optimizer") == "muon":
-        options["optimizer"] = choose_optimizer(min(math.prod(length), network.steps))
-        facts = dataclasses.replace(facts, optimizer=options["optimizer"])
-    options |= _unless(kept, choose_options(network, facts, length, network.steps))
+    by_steps = options.get("optimizer") == "muon"
+    facts, chosen = _chosen(network, facts, length, network.steps, by_steps=by_steps)
+    options |= _unless(kept, chosen)
     config, speed = with_options(config, options), network.speed
     if "schedule_by" in pointless_options(config):
         options.pop("schedule_by", None)
@@ -154,18 +153,31 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     plan = _plan(config, pace)
     # Validations before the last one have a share of the steps' time.
     most = total_for(0, AIM * budget_s - costs().start_s, pace, plan.course)
-    if most < plan.total and "max_epochs" not in kept:
-        parts = most / plan.course.per_epoch
-        shorter = max(math.ceil(parts) if "batches_per_epoch" in kept else math.floor(parts), 1)
-        again = choose_options(network, facts, (shorter, plan.course.per_epoch), most)
-        if plan.course.only_last:
+    if most < plan.total:
+        # The last epoch may end early.
+        shorter = max(math.ceil(most / plan.course.per_epoch), 1)
+        facts, again = _chosen(network, facts, (shorter, plan.course.per_epoch), max(most, 1), by_steps=by_steps)
+        changed = set(BY_LENGTH)
+        if "max_epochs" in kept or not plan.course.only_last:
+            changed -= VALIDATION
+        else:
             again |= {"validate_every": shorter, "skip_first_n_eval": shorter - 1}
-        changed = BY_LENGTH if plan.course.only_last else BY_LENGTH - VALIDATION
         options |= _unless(kept, {name: again[name] for name in changed & again.keys()})
         plan = _plan(with_options(config, options), pace)
     plan = dataclasses.replace(plan, total=min(plan.total, max(most, 1)))
-    lines = explain(network, facts, costs(), options, kept, made=plan.total, by_steps=by_steps)
+    lines = explain(network, facts, costs(), options, kept & _named(config), made=plan.total, by_steps=by_steps)
     return Decision(options=options, plan=plan, lines=(*lines, *_without_effect(with_options(config, options))))
+
+
+def _chosen(
+    network: Network, facts: Facts, length: tuple[int, int], steps: int, *, by_steps: bool
+) -> tuple[Facts, dict[str, Any]]:
+    """Options for a length, and the facts with the optimiser, which follows from it too where `by_steps` says so."""
+    if not by_steps:
+        return facts, choose_options(network, facts, length, steps)
+    optimizer = choose_optimizer(min(math.prod(length), steps))
+    facts = dataclasses.replace(facts, optimizer=optimizer)
+    return facts, {"optimizer": optimizer} | choose_options(network, facts, length, steps)
 
 
 def _unless(kept: Collection[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +194,13 @@ def _without_effect(config: Config) -> list[str]:
 
 def _kept(config: Config) -> set[str]:
     """Options that are not a budget's to choose: given ones, and what does not go with them."""
-    given = {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
+    given = _named(config)
+    # A recipe's rate is that of its optimiser.
+    if config.optim.optimizer != RECIPES[config.optim.recipe].get("optimizer", config.optim.optimizer):
+        given -= {"learning_rate"} - set(config.given)
+    # The same as not to say it.
+    if config.hardware.precision == "auto":
+        given -= {"precision"}
     if config.optim.scheduler == "plateau":
         given |= {"validate_every", "skip_first_n_eval"}
     if "validate_every" in given:
@@ -191,10 +209,12 @@ def _kept(config: Config) -> set[str]:
     if not config.loader.batches_per_epoch:
         given -= {"batches_per_epoch"}
     # Other recipes flip as long as they train.
-    if config.optim.recipe != "reference":
-        given |= {"mirror_axes"}
-    # The chosen rate is one of Adam's.
-    return given | {"learning_rate"} if "optimizer" in given and config.optim.optimizer == "sgd" else given
+    return given if config.optim.recipe == "reference" else given | {"mirror_axes"}
+
+
+def _named(config: Config) -> set[str]:
+    """Options that were typed, or that the recipe or a --config file has."""
+    return {*config.given, *(RECIPES[config.optim.recipe].keys() - LENGTH)}
 
 
 def _of_device(hardware: HardwareConfig, kept: set[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ MEASURED_SHARE = 0.01
 """Of the budget, that each measurement may take beyond what it needs at least."""
 MOST_STEPS = 30
 TOO_LONG = 10
-"""Times as long as it may take: then a step or two have to do."""
+"""Times as long as it may take: then two steps have to do."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -49,7 +49,7 @@ def look_at(config: Config, setup: Setup, budget_s: float) -> Facts:
         widths=(tuple(stage.filters),) if given else _widths(stage.filters, config.model.norm),
         batch_size=stage.batch_size,
         batch_fixed=config.loader.batch_size is not None,
-        nvol=data.spec.cases_per_batch if data.spec.patches_per_case > 1 else 0,
+        nvol=config.loader.nvol if stage.dim == 2 and config.loader.data2d_dim == 3 else 0,
         cases=len(setup.fold.train),
         processes=setup.runtime.world_size,
         patch_share=statistics.mean(shares),
@@ -113,10 +113,10 @@ def _step_seconds(data: DataModule, module: NNUnet, runtime: Runtime, limit_s: f
         now_s = time.perf_counter()
         seconds.append(now_s - mark_s)
         mark_s = now_s
-        used_s = now_s - first_s
-        if used_s > TOO_LONG * limit_s or len(seconds) >= MOST_STEPS or (len(seconds) >= 3 and used_s > limit_s):
+        used_s, made = now_s - first_s, len(seconds)
+        # The first one prepares kernels and memory, and compiles: it says nothing of the others.
+        if made >= MOST_STEPS or (made >= 3 and used_s > limit_s) or (made == 2 and used_s > TOO_LONG * limit_s):
             break
-    # The first one prepares kernels and memory.
     return statistics.median(seconds[1:] or seconds)
 
 

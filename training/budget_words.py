@@ -43,7 +43,7 @@ def explain(
         facts: of the run.
         costs: what is not steps.
         options: that were chosen.
-        kept: options that were not to be chosen.
+        kept: options that were not to be chosen, as they were given or are the recipe's.
         made: steps that are planned.
         by_steps: whether the optimiser follows from their number, and not from the device.
     """
@@ -54,7 +54,7 @@ def explain(
     elif network.width == facts.widths[0]:
         why = "as --ckpt_path has them" if len(facts.widths) == 1 and "filters" in options else "as planned"
     else:
-        why = _why_not(facts.widths[facts.widths.index(network.width) - 1], network)
+        why = _why_not(facts.widths[facts.widths.index(network.width) - 1], network, facts.dim)
     seen = passes(made, network.batch_size, facts)
     lines = [
         f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
@@ -72,10 +72,10 @@ def explain(
         side = "fewer than" if made < MUON_STEPS else "at least"
         lines.append(f"  --optimizer {options['optimizer']}: {side} {MUON_STEPS} steps")
         told |= {"optimizer"}
-    shown = [f"--{name} {_shown(value)}" for name, value in options.items() if name not in told]
+    shown = [_flag(name, value) for name, value in options.items() if name not in told]
     lines.append(f"  {' '.join(shown)}")
     typed = sorted(set(kept) & set(CHOSEN))
-    return tuple([*lines, *([f"  given, not chosen: {', '.join(typed)}"] if typed else [])])
+    return tuple([*lines, *([f"  given or the recipe's, not chosen: {', '.join(typed)}"] if typed else [])])
 
 
 def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
@@ -92,15 +92,18 @@ def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
     )
 
 
-def _why_not(wider: Sequence[int], network: Network) -> str:
+def _why_not(wider: Sequence[int], network: Network, dim: int) -> str:
     """Why a network of twice the features was not chosen."""
     if network.steps < FEWEST_TO_WIDEN:
         return f"with fewer than {FEWEST_TO_WIDEN} steps none is wider"
     return (
-        f"{' '.join(map(str, wider))} would make fewer than {steps_needed(wider)} steps and show less than "
+        f"{' '.join(map(str, wider))} would make fewer than {steps_needed(wider, dim)} steps and show less than "
         f"{NEARLY_AS_MANY:.0%} of these patches, or not every case once"
     )
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _flag(name: str, value: Any) -> str:
+    """As it would be typed."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"

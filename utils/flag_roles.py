@@ -208,7 +208,12 @@ ROLES: Mapping[str, Role] = {
         Idle(reason="--budget ends a training by its time", when=lambda c: c.optim.budget is not None)
     ),
     "max_epochs": _training(),
-    "patience": _training(),
+    "patience": _training(
+        Idle(
+            reason="only the last epoch is validated (--validate_every 1 validates each)",
+            when=lambda c: c.optim.skip_first_n_eval >= c.optim.max_epochs - 1 > 0,
+        )
+    ),
     "skip_first_n_eval": _training(),
     "validate_every": _training(),
     "tta": _scored(
@@ -239,7 +244,9 @@ DECIDED_FLAGS = tuple(name for name, role in ROLES.items() if role.decided)
 
 
 BY_CHOICE: Mapping[str, str] = {
-    "schedule_by": "scheduler", "decay_share": "scheduler", "deep_supr_num": "deep_supervision",
+    "schedule_by": "scheduler", "decay_share": "scheduler", "min_learning_rate": "scheduler",
+    "deep_supr_num": "deep_supervision", "elastic_probability": "augment", "mirror_axes": "augment",
+    "patience": "skip_first_n_eval",
 }  # fmt: skip
 """Flag -> the option that a `--budget` may choose, by which the flag has an effect or none."""
 

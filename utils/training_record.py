@@ -12,6 +12,7 @@ from typing import Any
 
 from utils.args import GROUPS, Config
 from utils.config import FoldChoice
+from utils.duration import seconds_of
 from utils.files import json_ready, to_dict
 from utils.flag_roles import CHANGEABLE_FLAGS, pointless_options
 from utils.runs import LAST_CHECKPOINT
@@ -61,12 +62,18 @@ def option_changes(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     changed = [
         f"--{name} was {_shown(stored[name])}, now it is {_shown(value)}"
         for name, value in wanted.items()
-        if name in stored and name != "max_epochs" and stored[name] != value
+        if name in stored and name != "max_epochs" and not _is_same(name, stored[name], value)
     ]
     before, now = stored.get("max_epochs"), wanted.get("max_epochs")
     if before is not None and now is not None and now < before:
         changed.append(f"--max_epochs was {before}, now it is {now}; it may only grow")
     return changed
+
+
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    if name == "budget" and before is not None and now is not None:
+        return seconds_of(before, "--budget") == seconds_of(now, "--budget")
+    return bool(before == now)
 
 
 def fold_changes(stored: TrainingRecord, fold: FoldChoice, cases: Fold) -> list[str]:

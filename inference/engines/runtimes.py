@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from inference.engines.conversion import INPUT
 from utils.extras import optional_import
+
+_CORE_LOCK = threading.Lock()
 
 
 class OnnxRuntimeNetwork(nn.Module):
@@ -45,7 +48,10 @@ class OpenVinoNetwork(nn.Module):
             # Which cores this process may use is not OpenVINO's to decide.
             "ENABLE_CPU_PINNING": False,
         }  # fmt: skip
-        self._compiled = _openvino_core().compile_model(str(path), "CPU", settings)
+        # One at a time, so that threads that load their first model together do not make two.
+        with _CORE_LOCK:
+            core = _openvino_core()
+        self._compiled = core.compile_model(str(path), "CPU", settings)
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_a_slow_machine_gets_a_narrow_network_without_augmentation_and_a_fast_on
 def test_a_network_is_wide_only_where_enough_steps_of_it_fit():
     for budget_s in (150, 400, 1000, 3000, 10000):
         network, facts = network_for(budget_s)
-        assert network.steps >= steps_needed(network.width) or network.width == facts.widths[-1]
+        assert network.steps >= steps_needed(network.width, 3) or network.width == facts.widths[-1]
 
 
 def test_a_wide_network_with_a_small_batch_is_better_than_a_narrow_one_with_a_large_batch():
@@ -134,7 +134,7 @@ def test_a_network_that_makes_nearly_as_many_steps_as_a_narrower_one_is_taken():
         return Speed(step_s=step_s, validation_s=5, patches_s=3)
 
     network, _ = network_for(110, bf16)
-    assert network.width == (16, 32, 64, 128) and 300 < network.steps < steps_needed(network.width) == 448
+    assert network.width == (16, 32, 64, 128) and 300 < network.steps < steps_needed(network.width, 3) == 448
     assert network_for(120)[0].width == (8, 16, 32, 64)
 
 
@@ -268,7 +268,10 @@ def test_what_is_told_names_network_steps_reason_and_given_flags():
     del options["learning_rate"]
     text = "\n".join(explain(network, facts, COSTS, options, {"learning_rate", "task"}, made=network.steps))
     assert "8 16 32 64: 16 32 64 128 would make fewer than 448 steps" in text
-    assert f"fewer than {passes_for('none', facts):g}" in text and "given, not chosen: learning_rate" in text
+    assert (
+        f"fewer than {passes_for('none', facts):g}" in text
+        and "given or the recipe's, not chosen: learning_rate" in text
+    )
     assert "--mirror_axes none: flips wait until each voxel is seen 100 times" in text
     assert len(text.splitlines()) <= 7
 
@@ -296,3 +299,10 @@ def test_the_plan_ends_within_the_budget_by_its_own_reckoning():
         speed = network.speed
         spent_s = COSTS.start_s + COSTS.end_s + 10 * COSTS.epoch_s + speed.validation_s + network.steps * speed.step_s
         assert AIM * budget_s - speed.step_s < spent_s <= AIM * budget_s
+
+
+@pytest.mark.parametrize(
+    ("dim", "first", "steps"), [(3, 8, 56), (3, 16, 448), (3, 32, 3584), (2, 8, 112), (2, 32, 1792)]
+)
+def test_steps_that_a_width_needs_by_hand(dim, first, steps):
+    assert steps_needed((first, 2 * first), dim) == steps
