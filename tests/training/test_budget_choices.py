@@ -12,7 +12,7 @@ import torch
 
 from training import budget, budget_measure
 from training.budget_keeper import seconds_left
-from training.budget_rules import AIM, EARLIEST, MUON_STEPS, Facts, Speed, passes
+from training.budget_rules import AIM, EARLIEST, MUON_STEPS, Costs, Facts, Speed, choose_network, passes
 from utils.args import parse_config
 from utils.errors import UserError
 from utils.flag_roles import ineffective_options
@@ -180,7 +180,7 @@ def test_why_none_is_wider_is_told_of_the_steps_that_fit(monkeypatch):
     monkeypatch.setattr(budget, "look_at", lambda config, setup, budget_s: facts)
     monkeypatch.setattr(budget, "measure_speed", lambda config, setup, size, budget_s: speeds[size[0][0]])
     decision = budget.decide(parse_config(["--budget", "10m"]), time.monotonic())
-    # More than 400 fit, and whole epochs make fewer.
+    # More than 400 fit, and fewer beside the validations before the last one.
     assert decision.plan.total < 400
     assert decision.options["filters"] == (8, 16) and "fewer than 400 steps none" not in "\n".join(decision.lines)
 
@@ -313,3 +313,24 @@ def test_a_first_step_that_prepares_says_nothing_of_the_others(monkeypatch):
     runtime = SimpleNamespace(precision="32-true", device=torch.device("cpu"))
     data = SimpleNamespace(train_dataloader=lambda: batches)
     assert budget_measure._step_seconds(data, module, runtime, 0.1) == 0.5
+
+
+@pytest.mark.parametrize(("words", "nvol"), [((), 64), (("--data2d_dim", "2"), 0), (("--nvol", "0"), 0)])
+def test_a_batch_of_slices_is_halved_to_whole_volumes_only(words, nvol, monkeypatch):
+    """Also where each volume gives one slice."""
+    shard = SimpleNamespace(shape=(1, 8, 8))
+    data = SimpleNamespace(
+        spec=SimpleNamespace(box=(1, 8, 8)), train_dataloader=lambda: SimpleNamespace(shards=[shard]),
+        teardown=lambda stage: None,
+    )  # fmt: skip
+    monkeypatch.setattr(budget_measure, "build_data", lambda config, setup: data)
+    stage = SimpleNamespace(dim=2, filters=(32, 64), batch_size=64, strides=((1, 1), (2, 2)))
+    setup = SimpleNamespace(
+        plan=SimpleNamespace(stage=stage), fold=SimpleNamespace(train=("a",)), runtime=SimpleNamespace(world_size=1)
+    )
+    config = parse_config(["--dim", "2", "--nvol", "64", *words])
+    facts = budget_measure.look_at(config, setup, 600)
+    assert facts.nvol == nvol
+    speed = Speed(step_s=1, validation_s=1, patches_s=0.1)
+    network = choose_network(facts, lambda width, size: speed, lambda: Costs(start_s=1, end_s=1, epoch_s=0.1))
+    assert network.batch_size == (64 if nvol else 16)
