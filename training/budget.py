@@ -28,6 +28,7 @@ from training.budget_rules import (
     choose_optimizer,
     choose_options,
     most_epochs,
+    passes,
     per_pass,
 )  # fmt: skip
 from training.budget_words import explain, too_short
@@ -175,7 +176,8 @@ def _chosen(
     """Options for a length, and the facts with the optimiser, which follows from it too where `by_steps` says so."""
     if not by_steps:
         return facts, choose_options(network, facts, length, steps)
-    optimizer = choose_optimizer(min(math.prod(length), steps))
+    made = min(math.prod(length), steps)
+    optimizer = choose_optimizer(made, passes(made, network.batch_size, facts))
     facts = dataclasses.replace(facts, optimizer=optimizer)
     return facts, {"optimizer": optimizer} | choose_options(network, facts, length, steps)
 

@@ -12,6 +12,7 @@ from training.budget_rules import (
     FEWEST_EPOCHS,
     FEWEST_TO_WIDEN,
     MIRRORED_PASSES,
+    MUON_PASSES,
     MUON_STEPS,
     NEARLY_AS_MANY,
     Costs,
@@ -68,9 +69,8 @@ def explain(
     if options.get("mirror_axes") == ("none",):
         lines.append(f"  --mirror_axes none: flips wait until each voxel is seen {MIRRORED_PASSES:g} times")
     told = {"filters", "augment", "mirror_axes"}
-    if by_steps and options["optimizer"] == choose_optimizer(made):
-        side = "fewer than" if made < MUON_STEPS else "at least"
-        lines.append(f"  --optimizer {options['optimizer']}: {side} {MUON_STEPS} steps")
+    if by_steps and options["optimizer"] == choose_optimizer(made, seen):
+        lines.append(f"  --optimizer {options['optimizer']}: {_why_muon(made, seen)}")
         told |= {"optimizer"}
     shown = [_flag(name, value) for name, value in options.items() if name not in told]
     lines.append(f"  {' '.join(shown)}")
@@ -100,6 +100,15 @@ def _why_not(wider: Sequence[int], network: Network, dim: int) -> str:
         f"{' '.join(map(str, wider))} would make fewer than {steps_needed(wider, dim)} steps and show less than "
         f"{NEARLY_AS_MANY:.0%} of these patches, or not every case once"
     )
+
+
+def _why_muon(steps: int, seen: float) -> str:
+    """Why Muon trains, or does not."""
+    if steps >= MUON_STEPS:
+        return f"at least {MUON_STEPS} steps"
+    if seen >= MUON_PASSES:
+        return f"each voxel is seen at least {MUON_PASSES:g} times"
+    return f"fewer than {MUON_STEPS} steps, and each voxel is seen fewer than {MUON_PASSES:g} times"
 
 
 def _flag(name: str, value: Any) -> str:

@@ -84,7 +84,8 @@ def test_a_flag_that_a_choice_leaves_without_effect_is_named_once(words, idle, d
 
 def test_many_steps_are_adamws_unless_muon_is_asked_for(decided):
     """A step takes 0.4 s."""
-    short, long, asked = decided(), decided("--budget", "1h"), decided("--budget", "1h", "--optimizer", "muon")
+    hour = ("--budget", "1h")
+    short, long, asked = (decided(*words, cases=500) for words in ((), hour, (*hour, "--optimizer", "muon")))
     assert short.plan.total < MUON_STEPS < long.plan.total
     assert (short.options["optimizer"], short.options["learning_rate"]) == ("muon", 0.01)
     assert (long.options["optimizer"], long.options["learning_rate"]) == ("adam", 0.002)
@@ -92,6 +93,16 @@ def test_many_steps_are_adamws_unless_muon_is_asked_for(decided):
     assert "--optimizer muon: fewer than 3000 steps" in "\n".join(short.lines)
     assert "--optimizer adam: at least 3000 steps" in "\n".join(long.lines)
     assert "3000" not in "\n".join(asked.lines)
+
+
+def test_cases_that_are_seen_often_are_adamws_in_few_steps_too(decided):
+    """Some 1450 steps of 2 patches."""
+    for cases, optimizer in ((80, "muon"), (70, "adam")):
+        decision = decided(cases=cases)
+        assert decision.options["optimizer"] == optimizer and decision.plan.total < MUON_STEPS
+        side = {"muon": "fewer", "adam": "at least"}[optimizer]
+        [told] = [line for line in decision.lines if "--optimizer" in line]
+        assert f"each voxel is seen {side}" in told and "40 times" in told
 
 
 def test_many_steps_are_no_reason_where_the_device_is_one(decided, monkeypatch):
@@ -111,7 +122,7 @@ def test_what_changes_the_patches_goes_with_the_optimizer_that_is_chosen(decided
 def test_a_given_epoch_that_is_longer_than_the_time_is_cut_and_what_is_said_follows(decided):
     free, each = decided(), decided("--batches_per_epoch", "20000")
     assert 0.95 * free.plan.total <= each.plan.total <= 1.1 * free.plan.total
-    assert (each.options["learning_rate"], each.options["augment"]) == (0.01, "reference")
+    assert (each.options["learning_rate"], each.options["augment"]) == (0.004, "reference")
     assert f"about {each.plan.total} steps" in "\n".join(each.lines)
     # An epoch and a half.
     longer = decided("--batches_per_epoch", "1000")
@@ -148,7 +159,7 @@ def test_optimizer_and_precision_are_those_that_the_device_is_known_to_do_well(
 ):
     runtime = SimpleNamespace(use_gpu=use_gpu, precision=precision)
     monkeypatch.setattr(budget, "choose_runtime", lambda hardware, machine: runtime)
-    found = decided(*words).options
+    found = decided(*words, cases=200).options
     assert {name: found[name] for name in ("optimizer", "amp") if name in found} == options
     trains = "muon" if "muon" in (found.get("optimizer"), *words) else "adam"
     assert found["learning_rate"] == {"muon": 0.01, "adam": 0.004}[trains]
