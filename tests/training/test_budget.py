@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -57,7 +56,6 @@ def test_a_training_ends_in_its_time_says_what_it_chose_and_records_it(task, bud
     found, contents = outcome(tmp_path), checkpoint(tmp_path)
     assert found["budget_s"] == budget_s and found["epochs"] == len(history(tmp_path)) and "best_dice" in found
     options = contents["training"]["options"]
-    planned = int(re.search(r"about (\d+) steps", said)[1])
     assert (options["learning_rate"], options["scheduler"]) == (0.003, "wsd")
     assert f"--optimizer {options['optimizer']}" in said
     assert options["batches_per_epoch"] >= 1 and contents["callbacks"]["BudgetKeeper"]["total"] == found["steps"]
