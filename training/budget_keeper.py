@@ -182,7 +182,7 @@ class BudgetKeeper(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was decided and measured, as plain values."""
-        decided = {"total": self.total, "changes": [dict(change) for change in self.changes]}
+        decided = {"total": self.total, "made": self._made, "changes": [dict(change) for change in self.changes]}
         return decided | {"plan": to_dict(self.plan), "pace": to_dict(self.pace), "used_s": self.used_s}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,6 +191,8 @@ class BudgetKeeper(Callback):
         self.pace = from_dict(Pace, state["pace"], source="checkpoint")
         self.total, self.changes, self._resumed_at_s = state["total"], list(state["changes"]), state["used_s"]
         self._stretches = [self._known()]
+        # A training that was at its end makes no step more; checkpoints of earlier versions do not count them.
+        self._made = state.get("made", self.total)
 
     def summary(self) -> dict[str, Any]:
         """Numbers for the record of the run."""

@@ -47,8 +47,8 @@ MOST_VALIDATIONS = 10
 LEVELS_FOR_SUPERVISION = 4
 """A network with so many levels is trained on its lower ones, too."""
 FEW_STEPS, MUON_STEPS, MUON_PASSES = 2000, 3000, 40.0
-"""Fewer steps take AdamW's faster rate; fewer, each voxel seen fewer times, are trained with Muon, which learns cases by
-heart: hippocampus, nnU-Net's list, 26 times 0.885, 52 times 0.881 (AdamW 0.883 both); sarcoma, 83 times: worse."""
+"""Fewer steps take AdamW's faster rate; fewer, each voxel seen fewer times, are trained with Muon, which learns cases
+by heart: hippocampus, nnU-Net's list, 26 times 0.885, 52 times 0.881 (AdamW 0.883 both); sarcoma, 83 times: worse."""
 MUON_RATE, SGD_RATE, LEARNING_RATE, FAST_RATE = 0.01, 0.01, 0.002, 0.004
 """The last two are AdamW's: the faster one is the second."""
 CHOSEN = (
