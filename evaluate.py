@@ -19,6 +19,8 @@ from utils.args import parse
 from utils.errors import UserError, list_problems, run_cli
 from utils.json_text import parse_json
 
+DESCRIPTION = "dataset.json"
+
 if TYPE_CHECKING:
     from utils.predictions import Pair
     from utils.schema import LabelScheme
@@ -64,13 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(EvaluateConfig, argv, prog="evaluate.py")
 
     from inference.soft_output import soft_names
+    from utils.files import require_not_read
     from utils.predictions import find_pairs
     from utils.scan_names import left_out
     from utils.scores import summarise
 
     pairs, num_labels = find_pairs(config.preds, config.lbls)
     csv_path, json_path = config.csv or config.preds / "scores.csv", config.json or config.preds / "summary.json"
-    for path in (csv_path, json_path):
+    named = [config.lbls / DESCRIPTION, config.lbls.parent / DESCRIPTION, *([config.labels] if config.labels else [])]
+    read = [*named, *(path for pair in pairs for path in (pair.prediction, pair.label))]
+    for flag, path in (("--csv", csv_path), ("--json", json_path)):
+        require_not_read(path, flag, read)
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: {path.parent} is not a folder")
     # Maps of --save_soft belong to a prediction.
@@ -111,7 +117,7 @@ def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
     from utils.predictions import labels_from_files
     from utils.schema import Plan
 
-    nearby = (config.lbls / "dataset.json", config.lbls.parent / "dataset.json")
+    nearby = (config.lbls / DESCRIPTION, config.lbls.parent / DESCRIPTION)
     source = config.labels or next((path for path in nearby if path.is_file()), None)
     labels: LabelScheme | None
     if source is None:

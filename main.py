@@ -44,7 +44,7 @@ def train(config: Config, started_s: float) -> None:
     from models.weight_average import weight_averages
     from training.budget import budget_summary, with_budget
     from training.building import build_data, build_module
-    from training.run_setup import prepare, warn
+    from training.run_setup import prepare, training_folder, unread_start, warn
     from utils.files import to_dict
     from utils.reporting import RunReport
     from utils.training_record import how_to_continue
@@ -61,22 +61,18 @@ def train(config: Config, started_s: float) -> None:
         config, setup.plan, cases, processes=setup.runtime.world_size, start=start, resume=stored
     )
     del stored  # The next checkpoint replaces its file, which would take room on the disk until the end.
-    warn(setup, [*warnings, *differences])
+    warn(setup, [*warnings, *differences, *unread_start(run, resume)])
     data = build_data(config, setup)
     module = build_module(config, setup)
     for message in [] if start is None else warm_start(module.network, start):
         print(message)
-    runs.prepare_folder(run.results, "--results")
-    folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
-    first = not resume and setup.runtime.is_first_process
-    if first and (kept := runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)):
-        print(f"the checkpoints of an earlier run were moved to {kept}")
     ending = (config.optim.patience, data.schedule.every)
-    keeping = [notes, *checkpoint_callbacks(folder, *ending)] if run.save_ckpt else early_stopping(*ending)
     averages = weight_averages(config.optim.ema, setup.runtime.device)
-    if first and data.schedule.every > 1:
+    if not resume and setup.runtime.is_first_process and data.schedule.every > 1:
         print(data.schedule.in_words())
-    with RunReport(run, to_dict(config), setup.runtime) as report:
+    held = training_folder(run, setup.runtime, resume=resume)
+    with held as folder, RunReport(run, to_dict(config), setup.runtime) as report:
+        keeping = [notes, *checkpoint_callbacks(folder, *ending)] if run.save_ckpt else early_stopping(*ending)
         figure = run.results / "progress.png"
         epochs = EpochReport(report.logger, figure, setup.plan.labels.target_names, setup.fold.val)
         trainer = build_trainer(

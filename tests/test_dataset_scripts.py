@@ -204,3 +204,13 @@ def test_a_link_to_itself_is_a_finding_and_no_traceback(tmp_path, capsys):
     assert run_cli(lambda: verify_dataset.main(argv)) == 1
     assert run_cli(lambda: verify_dataset.main([*argv, "--fix", str(tmp_path / "fixed")])) == 1
     assert "scan0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "labelsTr/p1.nii"])
+def test_a_report_is_not_written_over_the_data_set(name, scans, capsys):
+    assert init(*flags_of(scans)) == EXIT_OK
+    folder = scans / "data/Task11_Liver"
+    before = (folder / name).read_bytes()
+    assert verify("--data", folder, "--json", folder / name) == EXIT_USAGE
+    assert f"--json {folder / name} is read here" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before

@@ -295,3 +295,28 @@ def test_parts_of_a_mask_are_whole_where_the_label_is_ignored(task):
     found = summary(task)
     assert found["lesions"] == [{"true": 1, "found": 1, "claimed": 1, "false": 0}]
     assert found["dice"] == pytest.approx([2 / 3]) and 0 < found["hd95_mm"][0] <= 6
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((2, 2, 3), np.nan, np.float32), np.full((3, 2, 2, 3), np.inf, np.float32), np.array(1.0),
+        np.array(["a"]), np.zeros((2, 2, 3), np.complex64),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("described", [True, False])
+def test_an_array_that_is_no_mask_and_no_probabilities_is_refused(array, described, task, capsys):
+    if not described:
+        (task / "task" / "dataset.json").unlink()
+    np.save(task / "preds" / "a.npy", array)
+    assert_refused(task, capsys, "a.npy holds")
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json"])
+@pytest.mark.parametrize("target", ["preds/a.nii.gz", "task/labelsTr/a.nii.gz", "task/dataset.json"])
+def test_what_is_read_is_not_written_over(flag, target, task, capsys):
+    save(task / "preds" / "a.nii.gz", LABEL)
+    before = (task / target).read_bytes()
+    assert_refused(task, capsys, f"{flag} {task / target} is read here", flags=(flag, str(task / target)))
+    assert (task / target).read_bytes() == before

@@ -14,6 +14,7 @@ import torch
 
 from tests.main_runs import TINY_NETWORK, history, run, weights
 from tests.tiny_task import Task, make_folds, make_task, write_scan
+from utils.locks import folder_lock
 from utils.training_state import read_training_state
 
 pytestmark = pytest.mark.slow
@@ -164,3 +165,24 @@ def test_new_training_keeps_the_record_of_the_earlier_one_beside_its_checkpoints
     before = (trained / "run.json").read_bytes()
     assert run(task, trained, "train", "--max_epochs", "1", *TRAINING) == 0
     assert (trained / "run_1.json").read_bytes() == before and (trained / "checkpoints_1/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume_training",)])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_two_trainings_do_not_write_into_one_folder(task, trained, tmp_path, capsys, flags, elsewhere):
+    """Nor into one folder of checkpoints."""
+    results = tmp_path / "second" if elsewhere and not flags else trained
+    store = ("--ckpt_store_dir", str(trained)) if results != trained else ()
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    with folder_lock(trained):
+        assert run(task, results, "train", "--max_epochs", "3", *flags, *store, *TRAINING) == 2
+    said = capsys.readouterr().err
+    assert "another run" in said and f"writes into {trained}" in said
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+    assert not (results / ".lock").exists()
+
+
+def test_weights_that_a_continued_training_does_not_begin_with_are_named(task, trained, capsys):
+    begin = ("--ckpt_path", "nowhere.ckpt")
+    assert run(task, trained, "train", "--max_epochs", "3", "--resume_training", *begin, *TRAINING) == 0
+    assert "--ckpt_path nowhere.ckpt is not read: --resume_training continues" in capsys.readouterr().err

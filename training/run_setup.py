@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
 from data_preprocessing.planning.plan_file import read_plan
@@ -13,7 +15,9 @@ from models.checkpoint import CheckpointContents, check_fits, flips_remark, read
 from models.resuming import flattered_scores
 from utils import runs
 from utils.args import Config
+from utils.config import RunConfig
 from utils.errors import UserError
+from utils.locks import folder_lock
 from utils.runtime import Runtime, configure_backends, resolve_hardware, seed_everything
 from utils.schema import Fold, Plan
 
@@ -76,6 +80,35 @@ def prepare_scoring(config: Config) -> tuple[Setup, Config, CheckpointContents]:
         config = dataclasses.replace(config, model=stored.model)
     runs.prepare_folder(config.run.results, "--results")
     return setup, config, stored
+
+
+@contextlib.contextmanager
+def training_folder(run: RunConfig, runtime: Runtime, *, resume: Path | None) -> Iterator[Path]:
+    """The folder of a training's checkpoints; until the block ends no other training writes there or into `--results`.
+
+    Checkpoints of an earlier training are moved aside, unless it is continued.
+
+    Raises:
+        UserError: another training writes there, or nothing can be written.
+    """
+    runs.prepare_folder(run.results, "--results")
+    folder = runs.prepare_folder(runs.checkpoint_folder(run), "--ckpt_store_dir")
+    with contextlib.ExitStack() as held:
+        # One that waited would begin hours later, and move aside what the first one has trained.
+        for each in {run.results.resolve(), folder.parent.resolve()} if runtime.is_first_process else ():
+            held.enter_context(folder_lock(each, wait=False))
+        if runtime.is_first_process and resume is None:
+            kept = runs.set_aside(folder, run.results / runs.RECORD, keep_folder=not run.save_ckpt)
+            if kept is not None:
+                print(f"the checkpoints of an earlier run were moved to {kept}")
+        yield folder
+
+
+def unread_start(run: RunConfig, resume: Path | None) -> list[str]:
+    """What to say where a training goes on, and so does not begin with the weights of `--ckpt_path`."""
+    if run.ckpt_path is None or resume is None:
+        return []
+    return [f"--ckpt_path {run.ckpt_path} is not read: --resume_training continues {resume}"]
 
 
 def warn(setup: Setup, messages: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
 
@@ -121,6 +121,16 @@ def read_json(cls: type[T], path: Path) -> T:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     return from_dict(cls, data, source=str(path))
+
+
+def require_not_read(path: Path, flag: str, read: Iterable[Path]) -> None:
+    """A file that a command writes is none of those that it reads.
+
+    Raises:
+        UserError: it is.
+    """
+    if path.resolve() in {each.resolve() for each in read}:
+        raise UserError(f"{flag} {path} is read here, and writing there would destroy it; give another file")
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -119,9 +119,18 @@ def labels_from_files(pairs: Sequence[Pair]) -> LabelScheme:
 
 def _load_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
+    if array.dtype.kind not in "buif" or array.ndim not in (3, 4):
+        raise UserError(
+            f"{path} holds {array.dtype} of shape {array.shape}: neither a mask (z, y, x) nor probabilities "
+            "(K, z, y, x); predict it again"
+        )
+    # One class or slice at a time.
+    if not all(np.isfinite(part).all() for part in array):
+        raise UserError(f"{path} holds values that are not finite (NaN or infinite); predict it again")
+    return array
 
 
 def most_probable(

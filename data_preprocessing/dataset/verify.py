@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data_preprocessing.dataset.decisions import read_decisions
-from data_preprocessing.dataset.description_file import Description, read_description, task_number
+from data_preprocessing.dataset.description_file import DESCRIPTION, Dataset, Description, read_description, task_number
 from data_preprocessing.dataset.findings import Finding, findings_table, problems_of
 from data_preprocessing.dataset.repair import CaseRepair, write_repaired_copy
 from data_preprocessing.dataset.verification import CaseSurvey, check_listing, compare_cases, survey_cases
 from utils.errors import UserError
-from utils.files import real_path, to_dict, write_json
+from utils.files import real_path, require_not_read, to_dict, write_json
 from utils.throughput import num_cores
 from utils.workers import Workers
 
@@ -52,6 +52,8 @@ def verify(data: Path, task: str | None, wanted: Wanted, *, n_jobs: int | None) 
         raise UserError(f"--data {data} is not the folder of one task; say which with --task")
     description = read_description(data, task or str(number))
     dataset = description.dataset
+    if wanted.report is not None:
+        require_not_read(wanted.report, "--json", _files_of(dataset))
     target = None if wanted.copy is None else _copy_folder(wanted.copy, dataset.folder)
     decided = {} if wanted.decisions is None else read_decisions(wanted.decisions, dataset.training, dataset.labels)
     if wanted.decisions is not None:
@@ -76,6 +78,13 @@ def verify(data: Path, task: str | None, wanted: Wanted, *, n_jobs: int | None) 
     if wanted.report is not None:
         _write_report(wanted.report, description, surveys, findings, repairs)
     return problems
+
+
+def _files_of(dataset: Dataset) -> list[Path]:
+    """All files of a data set."""
+    cases = (*dataset.training, *dataset.test)
+    scans = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    return [dataset.folder / DESCRIPTION, *scans]
 
 
 def _copy_folder(output: Path, source: Path) -> Path:
