@@ -19,8 +19,6 @@ from utils.args import parse
 from utils.errors import UserError, list_problems, run_cli
 from utils.json_text import parse_json
 
-DESCRIPTION = "dataset.json"
-
 if TYPE_CHECKING:
     from utils.predictions import Pair
     from utils.schema import LabelScheme
@@ -65,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     config = parse(EvaluateConfig, argv, prog="evaluate.py")
 
+    from data_preprocessing.dataset.description_file import DESCRIPTION
     from inference.soft_output import soft_names
     from utils.files import require_not_read
     from utils.predictions import find_pairs
@@ -112,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_labels(config: EvaluateConfig, pairs: Sequence[Pair]) -> LabelScheme:
     """The label scheme of `--labels`, of the dataset.json of `--lbls`, or else of the values that the files hold."""
+    from data_preprocessing.dataset.description_file import DESCRIPTION
     from data_preprocessing.dataset.label_schemes import parse_labels, with_brats_regions
     from utils.files import from_dict
     from utils.predictions import labels_from_files

@@ -261,9 +261,10 @@ def _stored_options(contents: CheckpointContents, config: Config) -> dict[str, A
             "flags that it was begun with"
         )
     model = {name: getattr(contents.model, name) for name in ("filters", "deep_supervision")}
-    # A record leaves out options that do nothing, such as where a training without random changes flips.
+    # A record leaves out options that do nothing: where a training without random changes flips, and when one stops
+    # of which only the end is validated.
     unmirrored = {"mirror_axes": ("none",)} if contents.plan is not None and contents.plan.mirror_axes == () else {}
-    stored = unmirrored | contents.options | model
+    stored = {"patience": 0} | unmirrored | contents.options | model
     kept = _kept(config) - ({"skip_first_n_eval"} - set(config.given))
     return _typed({name: stored[name] for name in CHOSEN if name in stored and name not in kept})
 

@@ -128,7 +128,7 @@ def _load_array(path: Path) -> np.ndarray:
             "(K, z, y, x); predict it again"
         )
     # One class or slice at a time.
-    if not all(np.isfinite(part).all() for part in array):
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
         raise UserError(f"{path} holds values that are not finite (NaN or infinite); predict it again")
     return array
 
