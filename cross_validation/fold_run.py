@@ -194,6 +194,8 @@ class FoldRun:
         if not self._is_predicted(predictions, request.cases.val, predictor):
             (self.folder / PREDICTION / "run.json").unlink(missing_ok=True)
             (self.folder / PREDICTION).mkdir(exist_ok=True)
+            # Else they would be moved aside, where another checkpoint made them, and nobody would look at them again.
+            shutil.rmtree(predictions, ignore_errors=True)
             write_json(predictor, self.folder / PREDICTION / PREDICTOR)
             yield Command(name="prediction", words=self._predict_words(gpu, predictor["file"]))
         yield lambda: self._finish(request, plan, predictions, start_s)

@@ -8,11 +8,20 @@ was killed at any moment leaves a folder that says so.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_preprocessing.dataset.case_files import CaseFiles
-from data_preprocessing.shards import ARRAYS, PREVIOUS_STAMP, read_meta, shard_paths, shard_stamps, stamp_plan
+from data_preprocessing.shards import (
+    ARRAYS,
+    PREVIOUS_STAMP,
+    corrected_labels,
+    read_meta,
+    shard_paths,
+    shard_stamps,
+    stamp_plan,
+)
 from utils.errors import UserError, list_problems
 from utils.files import read_json, write_json
 from utils.json_text import parse_json
@@ -92,6 +101,19 @@ def require_same_sources(shards: ShardFolder, cases: Sequence[str], plan: Plan, 
         raise list_problems(
             f"{len(changed)} of {len(cases)} cases in {shards.cases} are of files that have changed since:", changed,
             advice=f"Make them anew: {command}",
+        )  # fmt: skip
+
+
+def require_same_labels(shards: ShardFolder, cases: Sequence[str], plan: Plan) -> None:
+    """Refuse shards whose label files were corrected since, so that nothing is learned from the earlier ones.
+
+    Raises:
+        UserError: there are any; all are listed.
+    """
+    if changed := corrected_labels(shards.cases, cases):
+        raise list_problems(
+            f"{len(changed)} of {len(cases)} cases in {shards.cases} have another label now:", changed,
+            advice=f"Make their shards anew: {preprocess_command(shards.root, plan, shards.cases)}",
         )  # fmt: skip
 
 
@@ -179,4 +201,4 @@ def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> st
         words.append(f"--exec_mode {folder.name}")
     elif plan.planner and plan.previous_stage is None:
         words.append(f"--planner {plan.planner}")
-    return " ".join([*words, f"--results {root.parent}"])
+    return " ".join([*words, f"--results {shlex.quote(str(root.parent))}"])

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_preprocessing.grid_limit import require_sensible
 from data_preprocessing.planning.fingerprint import CaseFingerprint
 from data_preprocessing.preprocessor import padding, target_grid_mm
 from data_preprocessing.resampling import resampled_shape
 from data_preprocessing.shards import shard_paths
+from utils.errors import UserError, list_problems
 from utils.room import require_room
 from utils.schema import Fingerprint, Plan
 
@@ -17,10 +19,16 @@ from utils.schema import Fingerprint, Plan
 def shard_bytes(
     shape_after_crop: tuple[int, ...], spacing_mm: tuple[float, ...], plan: Plan, *, labelled: bool = True
 ) -> int:
-    """Bytes of a case's voxels: float32 for each channel and uint8 for the label. Shape and spacing are in S, A, R."""
+    """Bytes of a case's voxels: float32 for each channel and uint8 for the label. Shape and spacing are in S, A, R.
+
+    Raises:
+        UserError: the voxels are of a size that cannot be meant.
+    """
     shape = tuple(shape_after_crop[axis] for axis in plan.axes)
     spacing = tuple(spacing_mm[axis] for axis in plan.axes)
-    resampled = resampled_shape(shape, spacing, target_grid_mm(plan.stage, spacing))
+    target_mm = target_grid_mm(plan.stage, spacing)
+    resampled = resampled_shape(shape, spacing, target_mm)
+    require_sensible(shape, spacing, resampled, target_mm)
     padded, _ = padding(resampled, plan.stage.patch_size)
     return math.prod(padded) * (4 * plan.image_channels + labelled)
 
@@ -37,13 +45,22 @@ def require_shard_room(
         labelled: whether the cases have labels.
 
     Raises:
-        UserError: they need more room than the disk has.
+        UserError: they need more room than the disk has, or voxels are of a size that cannot be meant; all such cases
+            are named.
     """
-    needed, sizes = 0, _sizes(cases)
+    needed, sizes, faults = 0, _sizes(cases), list[str]()
     for case, shape, spacing in sizes:
         paths = shard_paths(folder, case)
         there = sum(path.stat().st_size for path in (paths.image, paths.label) if path.is_file())
-        needed += max(0, shard_bytes(shape, spacing, plan, labelled=labelled) - there)
+        try:
+            needed += max(0, shard_bytes(shape, spacing, plan, labelled=labelled) - there)
+        except UserError as error:
+            faults.append(f"{case}: {error}")
+    if faults:
+        raise list_problems(
+            f"{len(faults)} of {len(sizes)} cases cannot be brought to the plan's grid; nothing was written:", faults,
+            advice="Correct the voxel sizes in these files, or take the cases out of dataset.json, and run again.",
+        )  # fmt: skip
     require_room(folder, needed, f"the shards of {len(sizes)} cases")
 
 

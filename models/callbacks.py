@@ -1,4 +1,4 @@
-"""What happens around the epochs: reports, checkpoints that are whole or absent, timing."""
+"""What happens around the epochs: reports, validations when they are due, signals."""
 
 from __future__ import annotations
 
@@ -10,115 +10,25 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback
 
 from models.case_scores import CASE_SCORES, gather_counts, is_best, write_case_scores
 from models.nn_unet import NNUnet
 from models.progress import describe_epoch
 from utils.errors import interrupt_run, raise_lost_interrupt
 from utils.figures import EpochRecord, write_progress
-from utils.files import from_dict, to_dict, write_atomically
+from utils.files import from_dict, to_dict
 from utils.logger import NullLogger, RunLogger
 from utils.pace import Pace
-from utils.room import require_room
-from utils.runs import LAST_CHECKPOINT
 from utils.validation_schedule import ValidationSchedule
 
 DRAWING_SHARE = 0.02
 """Of the time of a training, at most so much for the picture of its curves."""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear under their name only when they are complete, and are read as plain data only."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write to a temporary name beside `path`, then rename."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict:
-        """Read tensors and plain values into the CPU's memory; code in the file is refused."""
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def checkpoint_callbacks(folder: Path, patience: int, every: int = 1) -> list[Callback]:
-    """The checkpoint of the best validation Dice, `last.ckpt` after each epoch, and early stopping on that Dice."""
-    shared: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = BestCheckpoint(
-        filename="epoch={epoch}-dice={dice:.4f}", auto_insert_metric_name=False, monitor="dice", mode="max", **shared
-    )
-    # After the best one, so that what it says of the best is true. (Lightning's save_last skips epochs that are not.)
-    last = ModelCheckpoint(filename=Path(LAST_CHECKPOINT).stem, **shared)
-    return [CheckpointRoom(folder), best, last, *early_stopping(patience, every)]
-
-
-class CheckpointRoom(Callback):
-    """Finds out before the first step that the checkpoints of a training do not fit on the disk.
-
-    Three of them lie there at the same time: the best, the last, and the one that is being written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Compare the size of weights and optimizer with what is free."""
-        weights = sum(p.nbytes for p in module.parameters())
-        # SGD keeps one moment of each weight, Adam two; an average is as large.
-        moments = max((1 if isinstance(o, torch.optim.SGD) else 2 for o in trainer.optimizers), default=0)
-        copies = 1 + moments + any(isinstance(each, WeightAveraging) for each in getattr(trainer, "callbacks", ()))
-        require_room(self.folder, weights * copies * max(1, 3 - len(list(self.folder.glob("*.ckpt")))), "checkpoints")
-
-
-def early_stopping(patience: int, every: int = 1) -> list[Callback]:
-    """Stop when `patience` epochs, one in `every` of them validated, have not improved the mean Dice; never with 0.
-
-    Validations of cases without a target, and epochs at the beginning that skip validation, use no patience.
-    """
-    shared: dict[str, Any] = {"strict": False, "check_on_train_epoch_end": False}
-    validations = math.ceil(patience / every)
-    return [DiceStopping(monitor="dice", mode="max", patience=validations, **shared)] if patience else []
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Leaves out epochs whose validation has shown no target, or patches only: a Dice of nothing is no best one."""
-
-    @property
-    def state_key(self) -> str:
-        """Lightning's own, so that a resumed training finds what was best."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Save the epoch where its Dice is the best so far."""
-        if _can_be_judged(module):
-            super().on_train_epoch_end(trainer, module)
-
-
-class DiceStopping(EarlyStopping):
-    """A validation that has shown no target, or patches only, uses no patience, and does not end the training."""
-
-    @property
-    def state_key(self) -> str:
-        """Lightning's own, so that a resumed training finds how patient it was."""
-        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Judge the validation's Dice."""
-        if _can_be_judged(module):
-            super().on_validation_end(trainer, module)
-
-
 def as_ours(module: pl.LightningModule) -> NNUnet:
     """The module as what it is; Lightning hands any module to a callback, and its types know no other."""
     return cast(NNUnet, module)
-
-
-def _can_be_judged(module: pl.LightningModule) -> bool:
-    validation = as_ours(module).last_validation
-    # Lightning keeps the Dice of an epoch before where this one has none.
-    return validation is not None and validation.whole and validation.has_target
 
 
 class EpochReport(Callback):

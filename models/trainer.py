@@ -20,11 +20,12 @@ from pytorch_lightning.plugins.environments import (
 )
 
 from models.benchmark_timer import BenchmarkTimer
-from models.callbacks import AtomicCheckpointIO, OwnSignals, ScheduledValidations
+from models.callbacks import OwnSignals, ScheduledValidations
 from models.finite import EndWhereNotFinite
 from models.launcher import OwnDDP
 from models.profiling import StepProfiler
 from models.progress import EpochBar
+from models.saving import AtomicCheckpointIO
 from utils.config import RunConfig
 from utils.launch import slurm_tasks
 from utils.optim_config import OptimConfig

@@ -50,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.views import Room
     from report.writing import write_report
     from utils.disk import size_text
+    from utils.files import require_own_kind
 
     if options.output is not None and not options.output.parent.is_dir():
         raise UserError(f"--output {options.output} cannot be written: {options.output.parent} is not a folder")
+    if options.output is not None:
+        require_own_kind(options.output, "--output", b"<!doctype html", "HTML page")
     room = Room(max_mb=options.max_mb, viewer_cases=options.viewer_cases, cases=options.cases)
     with scans_again(options.folder) as readers:
         written = write_report(options.folder, room, options.output, readers=readers)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from data_preprocessing.planning.adapt import adapt_plan, mirror_along, read_fold
 from data_preprocessing.planning.plan_file import read_plan
-from data_preprocessing.readiness import run_cases
+from data_preprocessing.readiness import require_same_labels, run_cases
+from data_preprocessing.shards import corrected_labels
 from models.checkpoint import CheckpointContents, check_fits, flips_remark, read_checkpoint
 from models.resuming import flattered_scores
 from utils import runs
@@ -48,10 +49,20 @@ def prepare(config: Config) -> Setup:
     plan, run = mirror_along(_adapted(plan, config), config.loader.mirror_axes), config.run
     fold = read_fold(shards.root, run.fold, nfolds=run.nfolds, splits=run.splits, group_by=run.group_by)
     cases = run_cases(shards, plan, fold, scored=run.exec_mode != "train" and not run.benchmark)
+    if _reads_labels(config):
+        require_same_labels(shards, cases, plan)
     configure_backends(runtime)
     seed_everything(run.seed)
     runtime.pin(config.hardware.affinity)
     return Setup(shards=shards, plan=plan, fold=fold, cases=cases, runtime=runtime)
+
+
+def _reads_labels(config: Config) -> bool:
+    """Whether a run begins to learn from the shards' labels, or scores against them."""
+    run = config.run
+    if run.benchmark or run.exec_mode == "predict":
+        return False
+    return not (run.resume_training if run.exec_mode == "train" else config.inference.invert_resampled_y)
 
 
 def with_network(setup: Setup, config: Config) -> Setup:
@@ -104,11 +115,22 @@ def training_folder(run: RunConfig, runtime: Runtime, *, resume: Path | None) ->
         yield folder
 
 
-def unread_start(run: RunConfig, resume: Path | None) -> list[str]:
-    """What to say where a training goes on, and so does not begin with the weights of `--ckpt_path`."""
-    if run.ckpt_path is None or resume is None:
+def remarks(config: Config, setup: Setup, resume: Path | None) -> list[str]:
+    """What to say of a training's options and data: features of levels that there are not, what is not read."""
+    filters, levels = config.model.filters or (), len(setup.plan.stage.filters)
+    extra = " ".join(map(str, filters[levels:]))
+    found = [f"--filters: the U-Net has {levels} levels, so {extra} at the end is left out"] if extra else []
+    return found + _of_resuming(config.run, setup, resume)
+
+
+def _of_resuming(run: RunConfig, setup: Setup, resume: Path | None) -> list[str]:
+    if resume is None:
         return []
-    return [f"--ckpt_path {run.ckpt_path} is not read: --resume_training continues {resume}"]
+    changed = corrected_labels(setup.shards.cases, setup.cases)
+    found = [f"the training goes on with {len(changed)} labels as they were, {changed[0]}"] if changed else []
+    if run.ckpt_path is None:
+        return found
+    return [f"--ckpt_path {run.ckpt_path} is not read: --resume_training continues {resume}", *found]
 
 
 def warn(setup: Setup, messages: Sequence[str]) -> None:

@@ -188,7 +188,10 @@ def _read_values(path: Path) -> dict[str, Any]:
             problems.append(f"{key}: {value!r} holds a character that no name may have")
             continue
         try:
-            values[name] = from_dict(fields[name][1], _as_flag(name, value), source=f"{key}: {value!r}")
+            kind = fields[name][1]
+            if _takes_several(kind) and isinstance(value, (str, int, float)):
+                value = value.split() if isinstance(value, str) else [value]
+            values[name] = from_dict(kind, _as_flag(name, value), source=f"{key}: {value!r}")
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -226,6 +229,10 @@ def _as_flag(name: str, value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _takes_several(kind: Any) -> bool:
+    return any(typing.get_origin(each) is tuple for each in (kind, *typing.get_args(kind)))
 
 
 def _unchecked(group: Any, values: dict[str, Any]) -> Any:

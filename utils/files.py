@@ -133,6 +133,27 @@ def require_not_read(path: Path, flag: str, read: Iterable[Path]) -> None:
         raise UserError(f"{flag} {path} is read here, and writing there would destroy it; give another file")
 
 
+def require_own_kind(path: Path, flag: str, begins: bytes, kind: str) -> None:
+    """A file that is written over is of the kind that is written, and not one that was named by mistake.
+
+    Args:
+        path: need not exist.
+        flag: that names it.
+        begins: the first bytes of such files, in any case of letters.
+        kind: how people call them.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(begins))
+    except OSError:
+        return
+    if found and found.lower() != begins.lower():
+        raise UserError(f"{flag} {path} is there and is no {kind}; it stays as it is, give another file")
+
+
 def write_json(value: Any, path: Path) -> None:
     """Write a schema object (or plain dict) as indented JSON, whole or not at all; see `json_ready` for NaN."""
     data = json_ready(to_dict(value) if dataclasses.is_dataclass(value) else value)

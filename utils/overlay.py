@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.figures import write_overlay
+from utils.files import require_not_read, require_own_kind
 from utils.nifti import Volume, grid_difference_mm, is_same_grid, read_image, read_label
 from utils.scan_names import scan_files, scan_stem
 
@@ -23,8 +24,9 @@ def draw_overlay(path: Path, images: Path, predictions: Path, *, labels: Path | 
         case: its name; None: the first prediction.
 
     Raises:
-        UserError: files of the case are missing, or do not lie on one grid.
+        UserError: files of the case are missing, or do not lie on one grid; `path` is a scan or another file.
     """
+    require_own_kind(path, "--output", b"\x89PNG\r\n\x1a\n", "PNG picture")
     masks, scans = _by_case(predictions), _by_case(images)
     if not masks or case not in (None, *masks):
         wanted = f"mask of {case}" if case else "mask"
@@ -34,10 +36,12 @@ def draw_overlay(path: Path, images: Path, predictions: Path, *, labels: Path | 
     image = scans.get(name, scans.get(f"{name}_0000"))
     if image is None:
         raise UserError(f"--images {images} holds no scan of that name: {name}")
+    files = {} if labels is None else _by_case(labels)
+    # Scans may be PNG pictures themselves.
+    require_not_read(path, "--output", [*scans.values(), *files.values(), masks[name]])
     scan = read_image([image])
     label = None
     if labels is not None:
-        files = _by_case(labels)
         if name not in files:
             raise UserError(f"--lbls {labels} holds no label of {name}")
         label = _read_on_grid(files[name], scan, image)

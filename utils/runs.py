@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def find_shards(run: RunConfig) -> ShardFolder:
     wanted = names[0] if run.task else f"<task>_{run.dim}d"
     raise UserError(
         f"no preprocessed data at {data / wanted} (plan.json is missing); "
-        f"run: python preprocess.py --task {run.task or 'NN'} --dim {run.dim} --results {run.data}"
+        f"run: python preprocess.py --task {run.task or 'NN'} --dim {run.dim} --results {shlex.quote(str(run.data))}"
     )
 
 
@@ -112,7 +113,7 @@ def _command(folder: Path) -> str:
     if found is None:
         return "python preprocess.py"
     more = {"_lowres": " --lowres", "_cascade_fullres": " --cascade MASKS"}.get(found[3], "")
-    return f"python preprocess.py --task {found[1]} --dim {found[2]}{more} --results {folder.parent}"
+    return f"python preprocess.py --task {found[1]} --dim {found[2]}{more} --results {shlex.quote(str(folder.parent))}"
 
 
 def prepare_folder(folder: Path, flag: str) -> Path:
@@ -146,15 +147,24 @@ def require_writable(folder: Path, source: Path) -> None:
     Raises:
         UserError: the folder lies inside the data set `source`, or cannot be made.
     """
-    require_utf8(folder, "--results")
     if real_path(folder).is_relative_to(real_path(source)):
         raise UserError(f"{folder} lies inside the data set, which is only read; choose another folder with --results")
+    require_creatable(folder, "--results")
+
+
+def require_creatable(folder: Path, flag: str) -> None:
+    """Find out that a folder cannot be made or written to, without making it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    require_utf8(folder, flag)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(f"--results: cannot write to {there}: {error.strerror}; choose another folder") from None
+        raise UserError(f"{flag}: cannot write to {there}: {error.strerror}; choose another folder") from None
 
 
 def checkpoint_folder(run: RunConfig) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from data_preprocessing.dataset.builder import (
@@ -17,6 +18,7 @@ from data_preprocessing.dataset.builder import (
 )
 from data_preprocessing.dataset.description_file import task_number
 from data_preprocessing.dataset.findings import Finding, findings_table, unusable
+from utils.runs import require_creatable
 from utils.throughput import num_cores
 from utils.workers import Workers
 
@@ -47,6 +49,7 @@ def make_dataset(sources: Sources, wanted: Wanted, *, n_jobs: int | None) -> Pat
         UserError: files cannot be paired or used, names do not fit; nothing is written then.
     """
     target = choose_folder(wanted.output, sources)
+    require_creatable(target, "--output")
     collection = collect(sources, wanted.channels)
     num_cases = len(collection.training) + len(collection.test)
     with Workers(min(n_jobs or num_cores(), num_cases)) as workers:
@@ -73,7 +76,7 @@ def make_dataset(sources: Sources, wanted: Wanted, *, n_jobs: int | None) -> Pat
     print(f"{target}: {len(collection.training)} training cases, {len(collection.test)} test scans")
     number = f"{task_number(target.name):02d}"
     next_step = "scripts/verify_dataset.py --fix FOLDER" if faults else "preprocess.py"
-    print(f"next: python {next_step} --task {number} --data {target.parent}")
+    print(f"next: python {next_step} --task {number} --data {shlex.quote(str(target.parent))}")
     return target
 
 

@@ -14,3 +14,13 @@ def test_a_scan_that_its_voxel_size_makes_endless_is_refused():
     message = "9 x 9 x 9 voxels of 2e[+]03 x 1 x 1 mm would become 1.1e[+]12 voxels of 1 x 1 x 1 mm"
     with pytest.raises(UserError, match=message):
         require_sensible((9, 9, 9), (2e3, 1, 1), (2**10, 2**10, 2**20), (1, 1, 1))
+
+
+@pytest.mark.parametrize("spacing", [(1e-4, 1e-4, 1e-4), (1, 1, 0.009), (101, 1, 1)])
+def test_voxels_of_another_order_than_the_plan_s_are_refused(spacing):
+    with pytest.raises(UserError, match=r"more than 100 times finer or coarser.*repair it"):
+        require_sensible((9, 9, 9), spacing, (9, 9, 9), (1, 1, 1))
+
+
+def test_thick_slices_are_no_mistake():
+    require_sensible((9, 9, 9), (10, 0.3, 0.3), (300, 9, 9), (0.3, 0.3, 0.3))

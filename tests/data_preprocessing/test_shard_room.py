@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from data_preprocessing.shard_room import require_shard_room, shard_bytes
 from data_preprocessing.shards import shard_paths
-from tests.tiny_task import make_task
+from tests.tiny_task import make_task, write_scan
 from utils.errors import UserError
 from utils.files import read_json
 from utils.schema import Fingerprint, Plan
@@ -53,3 +55,16 @@ def test_preprocessing_says_it_of_scans_to_predict_too(tmp_path, monkeypatch, ca
     assert task.run("--exec_mode", mode) == 2
     assert "are free there" in capsys.readouterr().err
     assert not (task.results / f"77_3d/{mode}").exists()
+
+
+@pytest.mark.parametrize("voxel_mm", [1e-4, 1e6])
+def test_preprocessing_names_the_case_whose_header_cannot_be(tmp_path, capsys, voxel_mm):
+    task = make_task(tmp_path, num_cases=4)
+    for name in ("imagesTr/scan2.nii.gz", "labelsTr/scan2.nii.gz"):
+        scan = nib.load(task.folder / name)
+        array = np.asanyarray(scan.dataobj)
+        write_scan(task.folder / name, array, np.diag([voxel_mm, voxel_mm, voxel_mm, 1]))
+    assert task.run("--nfolds", "2") == 2
+    said = capsys.readouterr().err
+    assert "1 of 4 cases" in said and "scan2: " in said and "wrong voxel size" in said and "GB" not in said
+    assert not (task.results / "77_3d").exists()

@@ -16,17 +16,12 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 
 from models import callbacks
-from models.callbacks import (
-    AtomicCheckpointIO,
-    CheckpointRoom,
-    EpochReport,
-    ScheduledValidations,
-    checkpoint_callbacks,
-)
+from models.callbacks import EpochReport, ScheduledValidations
 from models.metrics import DiceAccumulator
 from models.nn_unet import ValidationResult
 from models.prediction_sink import PredictionSink
 from models.progress import EpochBar
+from models.saving import AtomicCheckpointIO, CheckpointRoom, checkpoint_callbacks
 from models.weight_average import weight_averages
 from tests.models.builders import TWO_CLASSES
 from utils.errors import UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,3 +199,10 @@ def test_regions_survive_the_checkpoint(tmp_path):
     save_ours(tmp_path / "last.ckpt", make_plan(labels=BRATS), ModelConfig(filters=(4, 6, 8)))
     contents = read_checkpoint(tmp_path / "last.ckpt")
     assert contents.plan.labels == BRATS and contents.model.filters == (4, 6, 8)
+
+
+def test_what_a_file_holds_besides_tensors_is_named_without_advice_to_trust_it(tmp_path):
+    torch.save({"state_dict": {}, "more": SimpleNamespace(a=1)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"\(Unsupported global: GLOBAL types.SimpleNamespace\)") as found:
+        read_checkpoint(tmp_path / "x.pt")
+    assert "\x1b" not in str(found.value) and "trust" not in str(found.value)

@@ -276,3 +276,14 @@ def test_the_viewer_is_the_file_that_its_table_names():
     assert "Copyright (c) 2021, Niivue" in (vendor / "LICENSE.niivue").read_text(encoding="utf-8")
     # It becomes the text of a script element.
     assert "</script" not in library_source().lower()
+
+
+def test_a_page_takes_the_place_of_pages_only(tmp_path):
+    folder = folders.make_scored(tmp_path)
+    scan = folder / "plain.nii.gz"
+    before = scan.read_bytes()
+    with pytest.raises(UserError, match="is no HTML page; it stays as it is"):
+        command.main([str(folder), "--output", str(scan)])
+    assert scan.read_bytes() == before
+    for _ in range(2):
+        assert command.main([str(folder), "--output", str(tmp_path / "page.html"), "--viewer_cases", "0"]) == 0

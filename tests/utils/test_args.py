@@ -95,6 +95,14 @@ def test_a_file_gives_defaults(tmp_path, name, text):
     assert config.loader == Config().loader
 
 
+@pytest.mark.parametrize(
+    ("text", "axes"), [("none", ("none",)), ("S A", ("S", "A")), ("R", ("R",)), ("[S, R]", ("S", "R"))]
+)
+def test_a_file_gives_several_values_as_a_command_line_does(tmp_path, text, axes):
+    config = parse_config(["--config", write(tmp_path, f"mirror_axes: {text}\nfilters: 8\n")])
+    assert config.loader.mirror_axes == axes and config.model.filters == (8,)
+
+
 def test_a_file_may_use_hyphens_and_second_names(tmp_path):
     path = write(tmp_path, "deep-supervision: true\nepochs: 4\nresidual: true\nblend_mode: constant\ntask: 04\n")
     config = parse_config([f"--config={path}"])

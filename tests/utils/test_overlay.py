@@ -7,6 +7,8 @@ import pytest
 
 from report.sources import by_case, scans_of_folder
 from report.writing import find_kind
+from tests.tiny_task import write_scan
+from utils.errors import UserError
 from utils.geometry import Geometry
 from utils.nifti import write_volume
 from utils.overlay import draw_overlay
@@ -27,3 +29,25 @@ def test_scan_mask_and_label_may_have_different_formats(tmp_path):
     assert find_kind(tmp_path / "masks")[0] == "prediction"
     assert by_case(tmp_path / "masks") == {"a": tmp_path / "masks/a.mha"}
     assert scans_of_folder(tmp_path / "images") == {"a": tmp_path / "images/a_0000.nrrd"}
+
+
+@pytest.mark.parametrize("target", ["images/a.nii.gz", "masks/a.nii.gz", "notes.txt"])
+def test_a_scan_is_no_place_for_its_overlay(tmp_path, target):
+    make_scan_and_mask(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = (tmp_path / target).read_bytes()
+    with pytest.raises(UserError, match=r"--output .* it stays as it is"):
+        draw_overlay(tmp_path / target, tmp_path / "images", tmp_path / "masks", labels=None, case=None)
+    assert (tmp_path / target).read_bytes() == before
+
+
+def test_an_earlier_overlay_is_replaced(tmp_path):
+    make_scan_and_mask(tmp_path)
+    for _ in range(2):
+        draw_overlay(tmp_path / "a.png", tmp_path / "images", tmp_path / "masks", labels=None, case=None)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def make_scan_and_mask(root):
+    for folder in ("images", "masks"):
+        write_scan(root / folder / "a.nii.gz", np.ones((4, 5, 6), np.uint8))

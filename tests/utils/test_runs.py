@@ -163,3 +163,11 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_made(tmp_p
     assert os.listdir(tmp_path) == []
     with pytest.raises(UserError, match=r"--data .* rename"):
         runs.find_shards(RunConfig(data=odd))
+
+
+def test_a_folder_that_cannot_be_made_is_known_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output: cannot write to .*file: Not a directory"):
+        runs.require_creatable(tmp_path / "file/new", "--output")
+    runs.require_creatable(tmp_path / "a/b/c", "--output")
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,44 @@
+"""What a user reads where a run does not fit into memory: one message instead of where torch was just then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from utils.errors import UserError
+
+_SAID_BY = ("can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory")
+"""torch on a CPU, CUDA (torch and DALI), C++ libraries, and the operating system."""
+_LEARNING = (
+    "Use a smaller --batch_size, --amp, fewer or smaller --filters, or plan for less: preprocess.py --gpu_memory_gb"
+)
+_LOOKING = "Use --val_batch_size 1 or --amp"
+
+
+@contextlib.contextmanager
+def explained_memory(*, trains: bool) -> Iterator[None]:
+    """Say in one message that memory ran out, and which options take less of it.
+
+    Args:
+        trains: whether the block trains, or only predicts.
+
+    Raises:
+        UserError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(
+            f"out of memory: {first or type(error).__name__}\n{_LEARNING if trains else _LOOKING}; other programs on "
+            "this machine take memory, too"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has a kind of its own on a GPU only."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_BY)
