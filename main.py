@@ -116,7 +116,8 @@ def evaluate(config: Config) -> None:
     with RunReport(config.run, to_dict(config), setup.runtime) as report:
         build_trainer(setup.runtime, callbacks=profiler_callbacks(config.run)).validate(module, data, verbose=False)
         assert module.last_validation is not None, "validated"
-        watch.require_same("what was scored counts for nothing")
+        if setup.runtime.is_first_process:
+            watch.require_same("what was scored counts for nothing")
         report.finish(module.last_validation.summary(setup.plan.labels.target_names))
 
 
@@ -162,7 +163,8 @@ def predict(config: Config) -> int:
         )
         trainer = build_trainer(setup.runtime, callbacks=[sink, *profiler_callbacks(config.run)])
         trainer.predict(module, data, return_predictions=False)
-        watch.require_same("some masks may be of other shards than their scans")
+        if setup.runtime.is_first_process:
+            watch.require_same("some masks may be of other shards than their scans")
         scores = sink.summary(setup.plan.labels.target_names)
         failed = {"failed": sink.num_failed, "reasons": sink.reasons} if sink.num_failed else {}
         written = {"predictions": str(output)} if output else {}

@@ -45,6 +45,7 @@ class CaseInput:
     source_stamp: str
     plan_stamp: str
     label_digest: str | None = None
+    label_stat: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +111,7 @@ def preprocess_case(files: CaseInput, plan: Plan, *, also_inside: np.ndarray | N
         original_shape=triple(files.image.array.shape[1 + axis] for axis in axes.order), crop_box=box,
         resampled_shape=shape, pad_low=pad_low, padded_shape=padded, stage=plan.stage.name,
         source_stamp=files.source_stamp, plan_stamp=files.plan_stamp,
-        label_digest=files.label_digest,
+        label_digest=files.label_digest, label_stat=files.label_stat,
     )  # fmt: skip
     label = None
     if files.label is not None:

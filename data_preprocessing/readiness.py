@@ -77,11 +77,11 @@ def run_cases(shards: ShardFolder, plan: Plan, fold: Fold, *, scored: bool) -> t
     ready = () if shards.cases == shards.root else ready_cases(shards.cases, command)
     cases = ready if shards.is_test else fold.val if scored else (*fold.train, *fold.val)
     require_current(shards.cases, cases, plan, command)
-    require_same_sources(shards, cases, plan, command)
+    require_same_sources(shards, cases, plan)
     return cases
 
 
-def require_same_sources(shards: ShardFolder, cases: Sequence[str], plan: Plan, command: str) -> None:
+def require_same_sources(shards: ShardFolder, cases: Sequence[str], plan: Plan) -> None:
     """Refuse `val` shards and those of a cascade where the training shards beside them were made anew since.
 
     Raises:
@@ -96,11 +96,11 @@ def require_same_sources(shards: ShardFolder, cases: Sequence[str], plan: Plan, 
         return
     there = [case for case in cases if shard_paths(other, case).meta.is_file()]
     now, made = shard_stamps(other, there), shard_stamps(shards.cases, there)
-    changed = [f"{case}: its shards in {other} are newer" for case in there if now[case] != made[case]]
+    changed = [f"{case}: its shard in {other} was made from other files" for case in there if now[case] != made[case]]
     if changed:
         raise list_problems(
-            f"{len(changed)} of {len(cases)} cases in {shards.cases} are of files that have changed since:", changed,
-            advice=f"Make them anew: {command}",
+            f"{len(changed)} of {len(cases)} cases in {shards.cases} do not go with their training shards:", changed,
+            advice=f"Make them anew: {', then '.join(commands_for(shards, plan))}",
         )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def require_same_labels(shards: ShardFolder, cases: Sequence[str], plan: Plan) -
     if changed := corrected_labels(shards.cases, cases):
         raise list_problems(
             f"{len(changed)} of {len(cases)} cases in {shards.cases} have another label now:", changed,
-            advice=f"Make their shards anew: {preprocess_command(shards.root, plan, shards.cases)}",
+            advice=f"Make their shards anew: {', then '.join(commands_for(shards, plan))}",
         )  # fmt: skip
 
 
@@ -188,6 +188,15 @@ def require_current(folder: Path, cases: Sequence[str], plan: Plan, command: str
             f"{len(problems)} of {len(cases)} cases in {folder} are not what its plan.json asks for:",
             problems, advice=f"Make them anew: {command}",
         )  # fmt: skip
+
+
+def commands_for(shards: ShardFolder, plan: Plan) -> list[str]:
+    """What makes shards and the training shards that they come from anew, in this order."""
+    own = preprocess_command(shards.root, plan, shards.cases)
+    if plan.previous_stage is not None:
+        first = preprocess_command(shards.root, dataclasses.replace(plan, previous_stage=None))
+        return [first, own]
+    return [own] if shards.is_test else list(dict.fromkeys([preprocess_command(shards.root, plan), own]))
 
 
 def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> str:

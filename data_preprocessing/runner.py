@@ -25,7 +25,7 @@ from data_preprocessing.preprocessor import CaseInput, preprocess_case
 from data_preprocessing.readiness import drop_metas
 from data_preprocessing.shards import is_current, shard_paths, stamp_plan, stamp_sources, write_shard
 from utils.errors import describe_error
-from utils.files import file_digest
+from utils.files import file_digest, file_stat
 from utils.nifti import Volume, read_image, read_label
 from utils.outdated import forget_outdated
 from utils.parts import Part
@@ -144,6 +144,7 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
     try:
         # The stamp comes before the voxels: a file that changes in between makes the shard stale, not wrong.
         source_stamp = stamp_sources(source_files(files))
+        label_stat = None if files.label is None else file_stat(files.label)
         image, label = _read(files)
         case = preprocess_case(
             CaseInput(
@@ -155,6 +156,7 @@ def _write(files: CaseFiles, *, plan: Plan, plan_stamp: str, folder: Path) -> Ca
                 source_stamp=source_stamp,
                 plan_stamp=plan_stamp,
                 label_digest=None if files.label is None else file_digest(files.label),
+                label_stat=label_stat,
             ),
             plan,
         )

@@ -28,7 +28,9 @@ def shard_bytes(
     spacing = tuple(spacing_mm[axis] for axis in plan.axes)
     target_mm = target_grid_mm(plan.stage, spacing)
     resampled = resampled_shape(shape, spacing, target_mm)
-    require_sensible(shape, spacing, resampled, target_mm)
+    # In stored orientation the axes of each scan are its own, which only reading it tells.
+    if plan.orientation == "ras":
+        require_sensible(shape, spacing, resampled, target_mm)
     padded, _ = padding(resampled, plan.stage.patch_size)
     return math.prod(padded) * (4 * plan.image_channels + labelled)
 

@@ -7,6 +7,7 @@ are complete. A case without a label has neither `_y` nor `_fg`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ import numpy as np
 from data_preprocessing.normalization import chunks
 from data_preprocessing.preprocessor import PreprocessedCase
 from utils.errors import UserError
-from utils.files import file_digest, read_json, to_dict, write_atomically, write_json
+from utils.files import file_digest, file_stat, read_json, to_dict, write_atomically, write_json
 from utils.json_text import parse_json
 from utils.schema import CaseMeta, Plan
 
@@ -231,7 +232,9 @@ def label_changes(meta: CaseMeta) -> list[str]:
 
 
 def corrected_labels(folder: Path, cases: Iterable[str]) -> list[str]:
-    """`label_changes` of cases; files are read only where they are younger than the shard.
+    """`label_changes` of cases; a file is read only where its size or time is another one than when it was read.
+
+    Of a label that is not there, or that this user may not read, nothing is said.
 
     Raises:
         UserError: a shard is missing or damaged.
@@ -239,13 +242,10 @@ def corrected_labels(folder: Path, cases: Iterable[str]) -> list[str]:
     found = []
     for case in cases:
         meta = read_meta(folder, case)
-        try:
-            label, shard = Path(meta.label or "").stat(), shard_paths(folder, case).meta.stat()
-        except OSError:
-            continue
-        # One that was moved there keeps its own time, and has a new one of its place.
-        if max(label.st_mtime_ns, label.st_ctime_ns) > shard.st_mtime_ns:
-            found += label_changes(meta)
+        # Shards of an earlier version do not say how their label looked.
+        with contextlib.suppress(OSError):
+            if meta.label is not None and meta.label_stat != file_stat(Path(meta.label)):
+                found += label_changes(meta)
     return found
 
 

@@ -41,11 +41,9 @@ class MadeMasks:
         check_version(self.version, MADE_BY)
 
     def differences(self, now: MadeMasks) -> list[str]:
-        """Why masks that are there do not go with those that are predicted now."""
-        found = self.made_by.differences(now.made_by)
-        gone = sorted(self.cases.keys() - now.cases.keys())
+        """Why masks that are there do not go with those that are predicted now; those of further cases do."""
         other = sorted(case for case, stamp in self.cases.items() if now.cases.get(case, stamp) != stamp)
-        found += [f"of other cases, such as {gone[0]}"] if gone else []
+        found = self.made_by.differences(now.made_by)
         return found + ([f"of other scans or shards, such as those of {other[0]}"] if other else [])
 
 
@@ -70,8 +68,9 @@ def made_by_checkpoint(
 def masks_folder(folder: Path, made: MadeMasks, *, is_first_process: bool) -> Iterator[Path]:
     """A folder to write the masks of a run into; until the block ends no other prediction writes there.
 
-    A run that was interrupted leaves masks behind. Those of another network, of other settings, scans or cases, and
-    whatever nobody says the origin of, are moved into a folder beside it, so that no score is of both.
+    A run that was interrupted leaves masks behind. Those of another network, of other settings or shards, and
+    whatever nobody says the origin of, are moved into a folder beside it, so that no score is of both. Masks of further
+    cases by the same network stay.
 
     Args:
         folder: is made where there is none.
@@ -86,29 +85,38 @@ def masks_folder(folder: Path, made: MadeMasks, *, is_first_process: bool) -> It
         yield folder
         return
     with folder_lock(folder, wait=False):
-        if reasons := _other_origin(folder, made):
+        before, reasons = _before(folder, made)
+        if reasons:
             kept = _move_aside(folder)
             print(f"the masks of an earlier run ({'; '.join(reasons)}) were moved to {kept}", flush=True)
-        write_json(made, folder / MADE_BY)
+        write_json(dataclasses.replace(made, cases={**before, **made.cases}), folder / MADE_BY)
         yield folder
 
 
-def _other_origin(folder: Path, now: MadeMasks) -> Sequence[str]:
-    """Why the masks of a folder cannot stay there; none where there are none, or where they are of the same origin."""
+def _before(folder: Path, now: MadeMasks) -> tuple[dict[str, str], Sequence[str]]:
+    """The cases of which masks may stay in a folder, and why none can; no reason where there are none."""
     if not any(path for pattern in _MASKS for path in folder.glob(pattern)):
-        return ()
+        return {}, ()
     try:
-        return read_json(MadeMasks, folder / MADE_BY).differences(now)
+        made = read_json(MadeMasks, folder / MADE_BY)
     except UserError:
-        return ("nothing says what made them",)
+        return {}, ("nothing says what made them",)
+    reasons = made.differences(now)
+    return ({}, reasons) if reasons else (made.cases, ())
 
 
 def _move_aside(folder: Path) -> Path:
-    """Move all that a folder holds into a new one beside it; what says where it is from goes last."""
-    names = (folder.with_name(f"{folder.name}_{number}") for number in range(1, 10_000))
+    """Move all that a folder holds into a new one beside it; what says where it is from goes last.
+
+    The new name is none that a page takes for masks of the training.
+    """
+    folder = folder.resolve()
+    names = (folder.with_name(f"earlier_{folder.name}_{number}") for number in range(1, 10_000))
     kept = next(path for path in names if not path.exists())
     kept.mkdir()
     for path in sorted(folder.iterdir(), key=lambda path: path.name == MADE_BY):
         if path.name != LOCK:
-            path.rename(kept / path.name)
+            # The other processes of the run try whether they can write there.
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(kept / path.name)
     return kept

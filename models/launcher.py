@@ -56,6 +56,9 @@ class WatchingLauncher(_SubprocessScriptLauncher):
         threading.Thread(target=watch, args=(self.procs, ending), daemon=True, name="watch-processes").start()
         try:
             return function(*args, **kwargs)
+        except UserError:
+            # It says why the others ended with it.
+            raise
         except Exception as error:
             if gone := first_gone(self.procs, LAST_WORDS_S):
                 raise UserError(gone) from error

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +15,10 @@ import pytest
 
 from models.callbacks import EpochReport
 from models.nn_unet import NNUnet
-from tests.main_runs import TINY, checkpoint, run, train
+from tests.main_runs import TINY, checkpoint, command, run, train
+from tests.test_main import PROJECT
 from tests.tiny_task import make_folds, write_scan
+from training.shard_watch import ShardWatch
 
 pytestmark = pytest.mark.slow
 FOLDS = ("--nfolds", "3")
@@ -25,10 +30,10 @@ def task(tmp_path):
     return make_folds(tmp_path / "task")
 
 
-def correct_label(task) -> str:
+def correct_label(task, folder=None) -> str:
     """Change the label of a case that fold 0 validates on; returns its name."""
     name = json.loads((task.results / "77_3d/splits.json").read_text())["folds"][0]["val"][0]
-    path = task.folder / f"labelsTr/{name}.nii.gz"
+    path = (folder or task.folder / "labelsTr") / f"{name}.nii.gz"
     array = np.asanyarray(nib.load(path).dataobj).copy()
     array[9:12, 9:12, 9:12] = 1
     write_scan(path, array)
@@ -51,6 +56,40 @@ def test_a_training_ends_where_its_shards_are_made_anew(task, tmp_path, capsys, 
     assert checkpoint(tmp_path / "out")["epoch"] == 0
 
 
+def test_shards_made_anew_while_they_are_validated_choose_no_checkpoint(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShardWatch, "on_train_batch_end", lambda *_: None)
+    validated = NNUnet.validation_step
+
+    def then_preprocess(self, *batch):
+        if self.trainer.current_epoch == 1:
+            os.utime(task.folder / "imagesTr/scan3.nii.gz", ns=(1, 1))
+            assert task.run(*FOLDS) == 0
+        return validated(self, *batch)
+
+    monkeypatch.setattr(NNUnet, "validation_step", then_preprocess)
+    assert train(task, tmp_path / "out", "--max_epochs", "4", *FLAGS) == 2
+    assert checkpoint(tmp_path / "out")["epoch"] == 0
+    assert [path.name[:8] for path in (tmp_path / "out/checkpoints").glob("epoch=*")] == ["epoch=0-"]
+
+
+def test_two_processes_end_together_and_say_it_once(task, tmp_path):
+    words = command(task, tmp_path / "out", "train", "--max_epochs", "500", "--processes", "2", *FLAGS)
+    start = [sys.executable, "-u", str(PROJECT / "main.py"), *words]
+    with (
+        open(tmp_path / "said", "w+") as said,
+        subprocess.Popen(start, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        for line in process.stdout:
+            if line.startswith("epoch 2 "):
+                os.utime(task.folder / "imagesTr/scan3.nii.gz", ns=(1, 1))
+                assert task.run(*FOLDS) == 0
+        assert process.wait(timeout=300) == 2
+        said.seek(0)
+        text = said.read()
+    assert text.count("scan3: its shard is missing or another one now") == 1
+    assert "Traceback" not in text and "ended with status" not in text
+
+
 def test_masks_of_another_checkpoint_are_not_mixed(task, tmp_path, capsys):
     assert task.run("--exec_mode", "test") == 0
     for name, seed in (("one", "1"), ("two", "2")):
@@ -63,15 +102,16 @@ def test_masks_of_another_checkpoint_are_not_mixed(task, tmp_path, capsys):
 
     assert predict("one") == 0
     masks = out / "preds_task_77_dim_3_fold_0"
-    (masks / "scan0.nii.gz").unlink(missing_ok=True)
-    assert predict("one") == 0
-    assert "were moved to" not in capsys.readouterr().out and not (out / f"{masks.name}_1").exists()
+    lost = sorted(masks.glob("*.nii.gz"))[0]
+    lost.unlink()
+    assert predict("one") == 0 and lost.is_file()
+    assert "were moved to" not in capsys.readouterr().out and not (out / f"earlier_{masks.name}_1").exists()
     assert predict("two") == 0
-    assert "other weights" in (said := capsys.readouterr().out) and str(out / f"{masks.name}_1") in said
+    assert "other weights" in (said := capsys.readouterr().out) and str(out / f"earlier_{masks.name}_1") in said
     assert predict("two", "--overlap", "0.25") == 0
     assert "--overlap was 0.5, now it is 0.25" in capsys.readouterr().out
     assert json.loads((masks / "made_by.json").read_text())["made_by"]["settings"]["--overlap"] == "0.25"
-    assert len(list(masks.glob("*.nii.gz"))) == len(list((out / f"{masks.name}_2").glob("*.nii.gz"))) == 2
+    assert len(list(masks.glob("*.nii.gz"))) == len(list((out / f"earlier_{masks.name}_2").glob("*.nii.gz"))) == 2
 
 
 def test_corrected_labels_are_not_left_out_in_silence(task, tmp_path, capsys):
@@ -91,6 +131,29 @@ def test_corrected_labels_are_not_left_out_in_silence(task, tmp_path, capsys):
     assert run(task, tmp_path / "e", "evaluate", "--invert_resampled_y", *scoring) == 0
     assert task.run(*FOLDS) == 0
     assert run(task, tmp_path / "e", "evaluate", *scoring) == 0
+
+
+@pytest.mark.parametrize("mode", ["training", "val"])
+def test_what_is_advised_for_corrected_labels_is_enough(task, tmp_path, capsys, mode):
+    assert task.run("--exec_mode", "val") == 0 and train(task, tmp_path / "out", "--max_epochs", "1", *FLAGS) == 0
+    # Put in their place as a whole folder: no file in it is younger than the shards.
+    other = task.folder / "labelsTr_v2"
+    shutil.copytree(task.folder / "labelsTr", other)
+    correct_label(task, other)
+    for path in other.iterdir():
+        os.utime(path, ns=(1, 1))
+    (task.folder / "labelsTr").rename(task.folder / "labelsTr_v1")
+    other.rename(task.folder / "labelsTr")
+    data = task.results / "77_3d" / ("val" if mode == "val" else "")
+    words = ("--ckpt_path", str(tmp_path / "out/checkpoints"), *FOLDS)
+    capsys.readouterr()
+    assert run(task, tmp_path / "e", "evaluate", *words, data=data) == 2
+    advice = capsys.readouterr().err.split("Make their shards anew: ")[1]
+    for each in advice.strip().split(", then "):
+        python, script, *flags = shlex.split(each)
+        assert (python, script) == ("python", "preprocess.py")
+        assert task.run(*FOLDS, *flags) == 0
+    assert run(task, tmp_path / "e", "evaluate", *words, data=data) == 0
 
 
 def test_a_label_that_was_only_touched_is_the_same(task, tmp_path):

@@ -13,7 +13,7 @@ from data_preprocessing.planning.plan_file import PLAN
 from data_preprocessing.readiness import READY
 from data_preprocessing.shards import shard_stamps
 from models.callbacks import as_ours
-from utils.errors import UserError, list_problems
+from utils.errors import SaidElsewhere, UserError, list_problems
 from utils.runs import ShardFolder
 
 
@@ -47,7 +47,7 @@ class ShardWatch(Callback):
         for case, stamp in self._stamps.items():
             try:
                 same = shard_stamps(self._folder, [case], previous=True)[case] == stamp
-            except UserError:
+            except (UserError, OSError):
                 same = False
             found += [] if same else [f"{case}: its shard is missing or another one now"]
         if not found:
@@ -77,7 +77,7 @@ class ShardWatch(Callback):
         found = self.changes() if trainer.is_global_zero else []
         if as_ours(module).reduce_sum(torch.tensor(float(len(found)), device=module.device)).item():
             epoch = f"training ended in epoch {trainer.current_epoch + 1}, of which no checkpoint was made"
-            raise _error(epoch, self._folder, found)
+            raise _error(epoch, self._folder, found) if trainer.is_global_zero else SaidElsewhere
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -91,6 +91,6 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 def _error(what: str, folder: Path, found: list[str]) -> UserError:
     return list_problems(
         f"{what}: another run of preprocess.py has replaced shards in {folder} meanwhile:",
-        found or ["the first process names them"],
+        found,
         advice="Wait until it has ended and begin anew, or let it make the earlier shards again from the same files.",
     )

@@ -190,7 +190,7 @@ def _read_values(path: Path) -> dict[str, Any]:
         try:
             kind = fields[name][1]
             if _takes_several(kind) and isinstance(value, (str, int, float)):
-                value = value.split() if isinstance(value, str) else [value]
+                value = [_number(word) for word in value.split()] if isinstance(value, str) else [value]
             values[name] = from_dict(kind, _as_flag(name, value), source=f"{key}: {value!r}")
         except UserError as error:
             problems.append(str(error))
@@ -233,6 +233,10 @@ def _as_flag(name: str, value: Any) -> Any:
 
 def _takes_several(kind: Any) -> bool:
     return any(typing.get_origin(each) is tuple for each in (kind, *typing.get_args(kind)))
+
+
+def _number(word: str) -> int | str:
+    return int(word) if word.isdecimal() else word
 
 
 def _unchecked(group: Any, values: dict[str, Any]) -> Any:

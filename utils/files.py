@@ -166,6 +166,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def file_stat(path: Path) -> tuple[int, int]:
+    """Size and time (ns) of a file."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call `write(binary_file)` on a temporary file beside `path`, then rename it into place.
 

@@ -238,6 +238,8 @@ class CaseMeta:
     """Digest of the parts of the plan that the shard depends on."""
     label_digest: str | None = None
     """Digest of the bytes of the label file; None without a label, and in shards of an earlier version."""
+    label_stat: tuple[int, int] | None = dataclasses.field(default=None, metadata=UNSAID)
+    """Its size and time (ns) just before it was read; None as the digest is."""
     flipped: tuple[int, ...] = dataclasses.field(default=(), metadata=UNSAID)
     """Which of the permuted axes are read backwards; only plans whose orientation is `stored` have any."""
 

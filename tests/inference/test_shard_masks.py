@@ -36,19 +36,18 @@ def test_masks_of_the_same_origin_are_written_over(tmp_path):
     [
         (made(model="b"), "made by other weights"),
         (made(settings={"--overlap": "0"}), "--overlap was"),
-        (dataclasses.replace(NOW, cases={"x": "1", "z": "3"}), "of other cases, such as z"),
         (dataclasses.replace(NOW, cases={"x": "1", "y": "9"}), "of other scans or shards, such as those of y"),
     ],
-    ids=["weights", "settings", "cases", "shards"],
+    ids=["weights", "settings", "shards"],
 )
 def test_masks_of_another_origin_are_moved_aside(tmp_path, capsys, before, why):
     folder = tmp_path / "preds"
     begin(folder, before)
     (folder / "y.npy").write_text("old")
     begin(folder)
-    assert why in (said := capsys.readouterr().out) and str(tmp_path / "preds_1") in said
+    assert why in (said := capsys.readouterr().out) and str(tmp_path / "earlier_preds_1") in said
     assert sorted(path.name for path in folder.iterdir()) == [MADE_BY, "x.nii.gz"]
-    assert sorted(path.name for path in (tmp_path / "preds_1").iterdir()) == [MADE_BY, "x.nii.gz", "y.npy"]
+    assert sorted(path.name for path in (tmp_path / "earlier_preds_1").iterdir()) == [MADE_BY, "x.nii.gz", "y.npy"]
 
 
 @pytest.mark.parametrize("record", [None, "{", "{}"], ids=["none", "cut", "empty"])
@@ -58,10 +57,28 @@ def test_masks_of_unknown_origin_are_moved_aside(tmp_path, record):
     (folder / "x.nii.gz").write_text("whose?")
     if record is not None:
         (folder / MADE_BY).write_text(record)
-    (tmp_path / "preds_1").mkdir()
+    (tmp_path / "earlier_preds_1").mkdir()
     begin(folder)
-    assert (tmp_path / "preds_2/x.nii.gz").read_text() == "whose?"
-    assert not list((tmp_path / "preds_1").iterdir())
+    assert (tmp_path / "earlier_preds_2/x.nii.gz").read_text() == "whose?"
+    assert not list((tmp_path / "earlier_preds_1").iterdir())
+
+
+def test_masks_of_further_cases_by_the_same_network_stay(tmp_path):
+    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"z": "3"}))
+    (tmp_path / "preds/z.nii.gz").write_text("z")
+    begin(tmp_path / "preds")
+    assert (tmp_path / "preds/z.nii.gz").is_file()
+    # What they are of is still known.
+    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"z": "4"}))
+    assert (tmp_path / "earlier_preds_1/z.nii.gz").is_file()
+
+
+def test_a_folder_may_be_a_link(tmp_path):
+    (tmp_path / "disk/real").mkdir(parents=True)
+    (tmp_path / "disk/real/x.npy").write_text("whose?")
+    (tmp_path / "preds").symlink_to(tmp_path / "disk/real")
+    begin(tmp_path / "preds")
+    assert (tmp_path / "disk/earlier_real_1/x.npy").is_file() and (tmp_path / "preds").is_symlink()
 
 
 def test_a_folder_without_masks_is_taken_as_it_is(tmp_path):

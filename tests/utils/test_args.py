@@ -99,8 +99,8 @@ def test_a_file_gives_defaults(tmp_path, name, text):
     ("text", "axes"), [("none", ("none",)), ("S A", ("S", "A")), ("R", ("R",)), ("[S, R]", ("S", "R"))]
 )
 def test_a_file_gives_several_values_as_a_command_line_does(tmp_path, text, axes):
-    config = parse_config(["--config", write(tmp_path, f"mirror_axes: {text}\nfilters: 8\n")])
-    assert config.loader.mirror_axes == axes and config.model.filters == (8,)
+    config = parse_config(["--config", write(tmp_path, f"mirror_axes: {text}\nfilters: 8\nsteps: 3 5\n")])
+    assert config.loader.mirror_axes == axes and config.model.filters == (8,) and config.optim.steps == (3, 5)
 
 
 def test_a_file_may_use_hyphens_and_second_names(tmp_path):
