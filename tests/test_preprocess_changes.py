@@ -289,10 +289,10 @@ def test_val_shards_and_a_cascade_of_scans_that_were_preprocessed_again_since_ar
     capsys.readouterr()
     assert use(task, "predict", "val") == EXIT_USAGE
     message = capsys.readouterr().err
-    assert f"{case}: its shards in" in message and "--exec_mode val" in message
+    assert f"{case}: its shard in" in message and "--exec_mode val" in message
     assert use(task, "train", "../77_3d_cascade_fullres") == EXIT_USAGE
     message = capsys.readouterr().err
-    assert f"{case}: its shards in" in message and "--cascade MASKS" in message
+    assert f"{case}: its shard in" in message and "--cascade MASKS" in message
     assert task.run("--exec_mode", "val") == 0 and task.run("--cascade", str(masks)) == 0
     for mode, folder in (("predict", "val"), ("train", "../77_3d_cascade_fullres")):
         capsys.readouterr()
