@@ -7,12 +7,15 @@ was killed at any moment leaves a folder that says so.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_preprocessing.dataset.case_files import CaseFiles
+from data_preprocessing.dataset.description_file import DESCRIPTION
 from data_preprocessing.shards import (
     ARRAYS,
     PREVIOUS_STAMP,
@@ -210,4 +213,14 @@ def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> st
         words.append(f"--exec_mode {folder.name}")
     elif plan.planner and plan.previous_stage is None:
         words.append(f"--planner {plan.planner}")
-    return " ".join([*words, f"--results {shlex.quote(str(root.parent))}"])
+    return " ".join([*words, f"--results {shlex.quote(str(root.parent))}", *_data_words(root)])
+
+
+def _data_words(root: Path) -> list[str]:
+    """Where the data set of a folder's shards is, as far as they tell."""
+    for path in itertools.islice(root.glob("*_x.npy"), 1):
+        with contextlib.suppress(UserError):
+            task = Path(read_meta(root, path.name.removesuffix("_x.npy")).image).parent.parent
+            if (task / DESCRIPTION).is_file():
+                return [f"--data {shlex.quote(str(task.parent))}"]
+    return []

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.file_sums import check_sums
+from models.file_sums import check_sums, refusal
 from models.unet import DynamicUNet, build_network
 from utils.config import ModelConfig
 from utils.errors import UserError, list_problems
@@ -218,18 +217,11 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises half a dozen kinds for damaged files, none of them its own
-        reason = _refusal(str(error))
+        reason = refusal(str(error))
         raise UserError(
             f"checkpoint {path} cannot be read: it is truncated or damaged, or holds more than tensors and plain "
             f"values ({reason}); use another one"
         ) from None
-
-
-def _refusal(said: str) -> str:
-    """Why torch has refused a file, without its advice to trust the file, which comes first."""
-    lines = said.strip().split("\n")
-    held = re.search(r"Unsupported (?:global|class|operand)[^\n]*?(?= was not| which is not|\n|$)", said)
-    return held[0] if held else lines[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 def _reference_weights(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
-"""Checksums of checkpoints: torch maps tensors from a file into memory and does not look at them.
+"""Checksums of checkpoints, and why one is refused: torch maps tensors into memory and does not look at them.
 
 Nor does it mind how large a packed member becomes: one of a megabyte that says which version the file has took 2 GB.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -31,3 +32,9 @@ def check_sums(file: Path | BinaryIO) -> None:
             file.seek(0)
     if member is not None:
         raise ValueError(f"the checksum of {member} is another one")
+
+
+def refusal(said: str) -> str:
+    """Why torch has refused a file, without its advice to trust the file, which comes first."""
+    held = re.search(r"Unsupported (?:global|class|operand)[^\n]*?(?= was not| which is not|\n|$)", said)
+    return held[0] if held else said.strip().split("\n")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")

@@ -8,19 +8,22 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import preprocess
 from models.callbacks import EpochReport
 from models.nn_unet import NNUnet
 from tests.main_runs import TINY, checkpoint, command, run, train
-from tests.test_main import PROJECT
 from tests.tiny_task import make_folds, write_scan
 from training.shard_watch import ShardWatch
+from utils.errors import run_cli
 
 pytestmark = pytest.mark.slow
+PROJECT = Path(preprocess.__file__).resolve().parent
 FOLDS = ("--nfolds", "3")
 FLAGS = (*TINY, *FOLDS)
 
@@ -152,7 +155,8 @@ def test_what_is_advised_for_corrected_labels_is_enough(task, tmp_path, capsys, 
     for each in advice.strip().split(", then "):
         python, script, *flags = shlex.split(each)
         assert (python, script) == ("python", "preprocess.py")
-        assert task.run(*FOLDS, *flags) == 0
+        # As it stands, but for the options of the first time.
+        assert run_cli(lambda: preprocess.main([*flags, *FOLDS])) == 0  # noqa: B023
     assert run(task, tmp_path / "e", "evaluate", *words, data=data) == 0
 
 

@@ -22,7 +22,6 @@ from training.budget_rules import (
     Costs,
     Facts,
     Network,
-    Speed,
     choose_epochs,
     choose_network,
     choose_optimizer,
@@ -31,14 +30,15 @@ from training.budget_rules import (
     passes,
     per_pass,
 )  # fmt: skip
-from training.budget_words import explain, too_short
+from training.budget_words import at_least, explain, too_short
 from training.run_setup import prepare, with_network
 from utils.args import Config, with_options
 from utils.config import HardwareConfig
-from utils.duration import seconds_of
+from utils.duration import as_typed, seconds_of
 from utils.errors import UserError
 from utils.files import from_dict, to_dict
 from utils.flag_roles import BY_CHOICE, ineffective_options, pointless_options
+from utils.pace import in_words
 from utils.recipes import RECIPES
 from utils.runtime import choose_runtime, detect_machine, resolve_hardware
 from utils.schema import Plan
@@ -120,6 +120,7 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     options = _unless(kept, _of_device(config.hardware, kept))
     config = with_options(config, options)
     setup = prepare(config)
+    _require_time(budget_s, time.monotonic() - started_s)
     if width_of is not None and config.run.ckpt_path is not None and "filters" not in kept:
         width = width_of(config.run.ckpt_path, setup.plan)
         options |= {} if width is None else {"filters": width}
@@ -134,10 +135,7 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
             epoch_s=EPOCH_SHARE * began_s,
         )
 
-    def speed_of(width: tuple[int, ...], batch_size: int) -> Speed:
-        return measure_speed(config, setup, (width, batch_size), budget_s)
-
-    network = choose_network(facts, speed_of, costs)
+    network = choose_network(facts, lambda *size: measure_speed(config, setup, size, budget_s), costs)
     if problem := too_short(network, facts, costs()):
         raise UserError(problem)
     length = _length(config, network, facts, costs())
@@ -168,6 +166,14 @@ def decide(config: Config, started_s: float, width_of: WidthOf | None = None) ->
     plan = dataclasses.replace(plan, total=min(plan.total, max(most, 1)))
     lines = explain(network, facts, costs(), options, kept & _named(config), made=plan.total, by_steps=by_steps)
     return Decision(options=options, plan=plan, lines=(*lines, *_without_effect(with_options(config, options))))
+
+
+def _require_time(budget_s: float, spent_s: float) -> None:
+    if spent_s >= budget_s:
+        raise UserError(
+            f"--budget {as_typed(budget_s)} is over before anything can be trained: the start alone has taken "
+            f"{in_words(spent_s)}; give at least {at_least(4 * spent_s)}"
+        )
 
 
 def _chosen(

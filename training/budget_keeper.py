@@ -112,7 +112,7 @@ class BudgetKeeper(Callback):
         self._made = 0
         self._mark: tuple[float, int] | None = None
         self._batch_end_s: float | None = None
-        self._is_warm = False
+        self._is_warm = self._has_ended_one = False
         self._validation_s = self._validation_start_s = 0.0
 
     @property
@@ -139,12 +139,16 @@ class BudgetKeeper(Callback):
         self._apply(trainer, module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Note how long it took from the last step of the epoch before, without its validation."""
+        """Note how long it took from the last step of the epoch before, without its validation.
+
+        After the first epoch of a process it takes longer: what writes and draws is loaded then.
+        """
         now_s = self._clock()
-        if self._batch_end_s is not None:
+        if self._batch_end_s is not None and self._has_ended_one:
             around_s = now_s - self._batch_end_s - self._validation_s
             self._around_s = [*self._around_s[1 - RECENT_EPOCHS :], around_s]
             self.pace = dataclasses.replace(self.pace, epoch_s=statistics.mean(self._around_s))
+        self._has_ended_one = self._batch_end_s is not None
         self._mark, self._validation_s = (now_s, trainer.global_step), 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:

@@ -24,6 +24,7 @@ from training.budget_rules import (
     per_pass,
     steps_needed,
 )
+from utils.duration import as_typed
 from utils.pace import in_words
 
 
@@ -58,7 +59,7 @@ def explain(
         why = _why_not(facts.widths[facts.widths.index(network.width) - 1], network, facts.dim)
     seen = passes(made, network.batch_size, facts)
     lines = [
-        f"--budget {in_words(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
+        f"--budget {as_typed(facts.budget_s)}: a step takes {speed.step_s:.3g} s here, a validation "
         f"{speed.validation_s:.3g} s, start and end {costs.start_s + costs.end_s:.3g} s",
         f"  features {width}: {why}; about {made} steps of {network.batch_size} patches",
     ]
@@ -78,6 +79,11 @@ def explain(
     return tuple([*lines, *([f"  given or the recipe's, not chosen: {', '.join(typed)}"] if typed else [])])
 
 
+def at_least(seconds: float) -> str:
+    """A budget a little longer than this, in whole minutes, as it is typed."""
+    return as_typed(60 * math.ceil(seconds * 1.1 / 60))
+
+
 def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
     """What to say where not every case can be shown once; None where it can."""
     needed, step_s = per_pass(network, facts), network.speed.step_s
@@ -86,9 +92,9 @@ def too_short(network: Network, facts: Facts, costs: Costs) -> str | None:
     other_s = costs.start_s + costs.end_s + network.speed.validation_s + FEWEST_EPOCHS * costs.epoch_s
     least_s = (other_s + needed * step_s) / AIM
     return (
-        f"--budget {in_words(facts.budget_s)} is too short to show each of {facts.cases} cases once: that takes "
+        f"--budget {as_typed(facts.budget_s)} is too short to show each of {facts.cases} cases once: that takes "
         f"{needed} steps of {step_s:.2g} s, and start, validation and end take {in_words(other_s)}; "
-        f"give at least {in_words(math.ceil(least_s * 1.1))}"
+        f"give at least {at_least(least_s)}"
     )
 
 

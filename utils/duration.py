@@ -10,6 +10,15 @@ UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 """Letter -> seconds."""
 
 
+def as_typed(seconds: float) -> str:
+    """A length of time as a user would type it, to the second: 90 s is 1m30s."""
+    left, words = round(seconds), ""
+    for letter, unit in UNITS_S.items():
+        count, left = divmod(left, unit)
+        words += f"{count}{letter}" if count else ""
+    return words or f"{seconds:g}s"
+
+
 def seconds_of(text: str, flag: str) -> float:
     """The seconds of a length of time such as 45s, 10m, 1.5h or 1h30m; a number is seconds where it stands alone.
 

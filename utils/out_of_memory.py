@@ -10,9 +10,10 @@ from utils.errors import UserError
 
 _SAID_BY = (
     "can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory", "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED", "Resource temporarily unavailable",
 )  # fmt: skip
-"""torch on a CPU, CUDA (torch and DALI), C++ libraries, the operating system, and libraries of a GPU."""
+"""torch on a CPU, CUDA (torch and DALI), C++ libraries, the operating system, libraries of a GPU, and threads
+that cannot be started."""
 _LEARNING = (
     "Use a smaller --batch_size or --val_batch_size, --amp or smaller --filters, or plan for less: preprocess.py "
     "--gpu_memory_gb"

@@ -38,7 +38,7 @@ def draw_overlay(path: Path, images: Path, predictions: Path, *, labels: Path | 
         raise UserError(f"--images {images} holds no scan of that name: {name}")
     files = {} if labels is None else _by_case(labels)
     # Scans may be PNG pictures themselves.
-    require_not_read(path, "--output", [*scans.values(), *files.values(), masks[name]])
+    require_not_read(path, "--output", [*scans.values(), *files.values(), *masks.values()])
     scan = read_image([image])
     label = None
     if labels is not None:

@@ -221,6 +221,33 @@ def test_steps_and_epochs_that_take_longer_now_and_then_change_no_plan():
     assert keeper.changes == [] and keeper.summary()["steps"] == trainer.global_step == total
 
 
+def test_what_the_first_epoch_loads_at_its_end_is_not_expected_again():
+    """Here it takes as long as 16 steps, and 0.1 s later on."""
+    course = Course(per_epoch=3, every=100, only_last=True)
+    pace = Pace(step_s=1.0, epoch_s=0.3, validation_s=2, patches_s=0, end_s=5)
+    total = total_for(0, 0.975 * 150, pace, course)
+    now_s = [0.0]
+    keeper = BudgetKeeper(BudgetPlan(budget_s=150, total=total, pace=pace, course=course), 0.0, lambda: now_s[0])
+    trainer = SimpleNamespace(
+        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+    keeper.on_train_start(trainer, None)
+    totals = []
+    while not trainer.should_stop:
+        keeper.on_train_epoch_start(trainer, None)
+        for _ in range(course.per_epoch):
+            now_s[0] += 1.0
+            trainer.global_step += 1
+            keeper.on_train_batch_end(trainer, None)
+            totals.append(keeper.total)
+        keeper.on_train_epoch_end(trainer, None)
+        now_s[0] += 16.0 if trainer.global_step == course.per_epoch else 0.1
+    # The 16 s are gone; the steps that they would have been are.
+    assert total - 20 <= min(totals) and trainer.global_step >= total - 20
+    assert now_s[0] + 2 + 5 <= 150
+
+
 def test_what_is_recorded_is_what_was_made_where_a_training_ends_before_its_plan():
     keeper = BudgetKeeper(PLAN, 0.0, lambda: 10.0)
     trainer = SimpleNamespace(

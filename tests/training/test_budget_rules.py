@@ -29,6 +29,7 @@ from training.budget_rules import (
     widths_of,
 )
 from training.budget_words import explain, too_short
+from utils.duration import seconds_of
 
 COSTS = Costs(start_s=8, end_s=3, epoch_s=0.2)
 PLANNED = (32, 64, 128, 256)
@@ -252,7 +253,7 @@ def test_a_time_without_one_pass_is_refused_and_what_is_asked_for_instead_is_eno
     network, facts = network_for(budget_s)
     said = too_short(network, facts, COSTS)
     assert said is not None and "83 steps" in said and "166 cases" in said
-    asked_s = int(said.rpartition("at least ")[2].split()[0])
+    asked_s = seconds_of(said.rpartition("at least ")[2], "--budget")
     network, facts = network_for(asked_s)
     assert too_short(network, facts, COSTS) is None
 

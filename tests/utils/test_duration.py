@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.duration import seconds_of
+from utils.duration import as_typed, seconds_of
 from utils.errors import UserError
 
 
@@ -21,3 +21,12 @@ def test_lengths_of_time(text, seconds):
 def test_what_is_no_length_of_time_is_refused(text):
     with pytest.raises(UserError, match=r"--budget .* write it like 90s, 10m"):
         seconds_of(text, "--budget")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(90, "1m30s"), (150, "2m30s"), (600, "10m"), (5400, "1h30m"), (86400, "1d"), (0.25, "0.25s"), (45, "45s")],
+)
+def test_a_length_is_written_as_it_is_typed(seconds, text):
+    assert as_typed(seconds) == text
+    assert seconds_of(text, "--budget") == seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from report.sources import by_case, scans_of_folder
 from report.writing import find_kind
@@ -39,6 +40,15 @@ def test_a_scan_is_no_place_for_its_overlay(tmp_path, target):
     with pytest.raises(UserError, match=r"--output .* it stays as it is"):
         draw_overlay(tmp_path / target, tmp_path / "images", tmp_path / "masks", labels=None, case=None)
     assert (tmp_path / target).read_bytes() == before
+
+
+def test_no_mask_of_a_picture_is_a_place_for_an_overlay(tmp_path):
+    for name in ("images/a", "images/b", "masks/a", "masks/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.ones((8, 9), np.uint8)).save(tmp_path / f"{name}.png")
+    for name in ("images/b", "masks/b", "masks/a"):
+        with pytest.raises(UserError, match="is read here"):
+            draw_overlay(tmp_path / f"{name}.png", tmp_path / "images", tmp_path / "masks", labels=None, case="a")
 
 
 def test_an_earlier_overlay_is_replaced(tmp_path):
