@@ -194,7 +194,8 @@ def test_planner_of_residual_encoders_makes_a_plan_that_main_can_train(tmp_path)
     plan = read_json(Plan, task.results / "77_3d" / "plan.json")
     assert (plan.planner, plan.stage.encoder_convs, plan.stage.block) == ("resenc_m", (1, 3, 4, 6), "residual")
     assert plan.channels[0].scheme in ("zscore_crop", "zscore_mask")
-    assert preprocess_command(task.results / "77_3d", plan).endswith(f"--planner resenc_m --results {task.results}")
+    command = preprocess_command(task.results / "77_3d", plan)
+    assert command.endswith(f"--planner resenc_m --results {task.results} --data {task.data}")
 
 
 @pytest.mark.slow
