@@ -148,7 +148,7 @@ def predict(config: Config) -> int:
     held: contextlib.AbstractContextManager[Path | None] = contextlib.nullcontext()
     if config.inference.save_preds:
         by = made_by_checkpoint(stored, setup.plan, config.model, config.inference, setup.runtime.precision)
-        made = MadeMasks(made_by=by, cases=stamps)
+        made = MadeMasks(made_by=by, cases={"test" if setup.shards.is_test else "training": stamps})
         held = masks_folder(folder, made, is_first_process=setup.runtime.is_first_process)
     with held as output, RunReport(config.run, to_dict(config), setup.runtime) as report:
         restorer = CaseRestorer(

@@ -219,8 +219,8 @@ def preprocess_command(root: Path, plan: Plan, folder: Path | None = None) -> st
 def _data_words(root: Path) -> list[str]:
     """Where the data set of a folder's shards is, as far as they tell."""
     for path in itertools.islice(root.glob("*_x.npy"), 1):
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):
             task = Path(read_meta(root, path.name.removesuffix("_x.npy")).image).parent.parent
             if (task / DESCRIPTION).is_file():
-                return [f"--data {shlex.quote(str(task.parent))}"]
+                return [f"--data {shlex.quote(str(task))}"]
     return []

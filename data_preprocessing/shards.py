@@ -242,11 +242,18 @@ def corrected_labels(folder: Path, cases: Iterable[str]) -> list[str]:
     found = []
     for case in cases:
         meta = read_meta(folder, case)
-        # Shards of an earlier version do not say how their label looked.
         with contextlib.suppress(OSError):
-            if meta.label is not None and meta.label_stat != file_stat(Path(meta.label)):
+            if meta.label is not None and _may_have_changed(meta, shard_paths(folder, case).meta):
                 found += label_changes(meta)
     return found
+
+
+def _may_have_changed(meta: CaseMeta, path: Path) -> bool:
+    size, changed_ns = file_stat(Path(meta.label or ""))
+    if meta.label_stat is None:
+        # Shards of an earlier version do not say how their label looked.
+        return changed_ns > path.stat().st_mtime_ns
+    return meta.label_stat != (size, changed_ns)
 
 
 def shard_stamps(folder: Path, cases: Iterable[str], *, previous: bool = False) -> dict[str, str]:

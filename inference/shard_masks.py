@@ -30,21 +30,26 @@ class MadeMasks:
 
     Attributes:
         made_by: the network and its settings.
-        cases: case -> digest of what its shard was made from.
+        cases: `training` or `test` -> case -> digest of what its shard was made from.
     """
 
     version: int = FORMAT_VERSION
     made_by: MadeBy
-    cases: dict[str, str]
+    cases: dict[str, dict[str, str]]
 
     def __post_init__(self) -> None:
         check_version(self.version, MADE_BY)
 
     def differences(self, now: MadeMasks) -> list[str]:
-        """Why masks that are there do not go with those that are predicted now; those of further cases do."""
-        other = sorted(case for case, stamp in self.cases.items() if now.cases.get(case, stamp) != stamp)
+        """Why masks that are there do not go with those that are predicted now; those of test scans go with others."""
         found = self.made_by.differences(now.made_by)
-        return found + ([f"of other scans or shards, such as those of {other[0]}"] if other else [])
+        for kind, cases in now.cases.items():
+            before = self.cases.get(kind, {})
+            gone = sorted(before.keys() - cases.keys())
+            other = sorted(case for case, stamp in before.items() if cases.get(case, stamp) != stamp)
+            found += [f"of other cases, such as {gone[0]}"] if gone else []
+            found += [f"of other scans or shards, such as those of {other[0]}"] if other else []
+        return found
 
 
 def made_by_checkpoint(
@@ -69,8 +74,8 @@ def masks_folder(folder: Path, made: MadeMasks, *, is_first_process: bool) -> It
     """A folder to write the masks of a run into; until the block ends no other prediction writes there.
 
     A run that was interrupted leaves masks behind. Those of another network, of other settings or shards, and
-    whatever nobody says the origin of, are moved into a folder beside it, so that no score is of both. Masks of further
-    cases by the same network stay.
+    whatever nobody says the origin of, are moved into a folder beside it, so that no score is of both. Masks of test
+    scans and of other cases by the same network may lie beside each other.
 
     Args:
         folder: is made where there is none.
@@ -93,7 +98,7 @@ def masks_folder(folder: Path, made: MadeMasks, *, is_first_process: bool) -> It
         yield folder
 
 
-def _before(folder: Path, now: MadeMasks) -> tuple[dict[str, str], Sequence[str]]:
+def _before(folder: Path, now: MadeMasks) -> tuple[dict[str, dict[str, str]], Sequence[str]]:
     """The cases of which masks may stay in a folder, and why none can; no reason where there are none."""
     if not any(path for pattern in _MASKS for path in folder.glob(pattern)):
         return {}, ()

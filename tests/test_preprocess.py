@@ -195,7 +195,7 @@ def test_planner_of_residual_encoders_makes_a_plan_that_main_can_train(tmp_path)
     assert (plan.planner, plan.stage.encoder_convs, plan.stage.block) == ("resenc_m", (1, 3, 4, 6), "residual")
     assert plan.channels[0].scheme in ("zscore_crop", "zscore_mask")
     command = preprocess_command(task.results / "77_3d", plan)
-    assert command.endswith(f"--planner resenc_m --results {task.results} --data {task.data}")
+    assert command.endswith(f"--planner resenc_m --results {task.results} --data {task.folder}")
 
 
 @pytest.mark.slow

@@ -77,7 +77,9 @@ class ShardWatch(Callback):
         found = self.changes() if trainer.is_global_zero else []
         if as_ours(module).reduce_sum(torch.tensor(float(len(found)), device=module.device)).item():
             epoch = f"training ended in epoch {trainer.current_epoch + 1}, of which no checkpoint was made"
-            raise _error(epoch, self._folder, found) if trainer.is_global_zero else SaidElsewhere
+            found = trainer.strategy.broadcast(found)
+            # Once on each machine, as they may have screens of their own.
+            raise _error(epoch, self._folder, found) if trainer.local_rank == 0 else SaidElsewhere
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

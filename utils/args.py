@@ -221,7 +221,7 @@ def recipe_defaults(recipe: str) -> Config:
 
 def _as_flag(name: str, value: Any) -> Any:
     """YAML reads `task: 04` as a number and `8e-4`, which has no point, as text; both mean what a flag would."""
-    if name in ("task", "budget") and type(value) is int:
+    if (name == "task" and type(value) is int) or (name == "budget" and type(value) in (int, float)):
         return str(value)
     if isinstance(value, str) and name in ("learning_rate", "min_learning_rate", "weight_decay"):
         try:

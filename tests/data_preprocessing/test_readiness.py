@@ -20,9 +20,12 @@ from data_preprocessing.readiness import (
     require_current,
     withdraw_mark,
 )
-from data_preprocessing.shards import list_cases, stamp_plan, stamp_sources, write_shard
+from data_preprocessing.shards import corrected_labels, list_cases, read_meta, stamp_plan, stamp_sources, write_shard
 from tests.data_preprocessing.builders import make_case, make_plan, random_image
+from tests.tiny_task import make_task, write_scan
 from utils.errors import UserError
+from utils.files import read_json, write_json
+from utils.schema import Plan
 
 PLAN = make_plan()
 
@@ -114,3 +117,36 @@ class TestSourceStamp:
     def test_missing_file_is_a_user_error(self, tmp_path):
         with pytest.raises(UserError, match=r"nobody\.nii\.gz cannot be read"):
             stamp_sources([tmp_path / "nobody.nii.gz"])
+
+
+def test_raw_data_that_may_not_be_read_do_not_matter_to_shards(tmp_path, monkeypatch):
+    task = make_task(tmp_path)
+    assert task.run("--nfolds", "2") == 0
+    root = task.results / "77_3d"
+    plan = read_json(Plan, root / "plan.json")
+    assert f"--data {task.folder}" in preprocess_command(root, plan)
+    os.utime(task.folder / "labelsTr/scan0.nii.gz", ns=(1, 1))
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(root), "is_file", refuse)
+    assert "--data" not in preprocess_command(root, plan)
+    monkeypatch.undo()
+    monkeypatch.setattr("data_preprocessing.shards.file_digest", refuse)
+    assert corrected_labels(root, ["scan0", "scan1"]) == []
+
+
+def test_labels_of_shards_of_an_earlier_version_are_looked_at_where_they_are_younger(tmp_path):
+    task = make_task(tmp_path)
+    assert task.run("--nfolds", "2") == 0
+    root, label = task.results / "77_3d", task.folder / "labelsTr/scan0.nii.gz"
+    meta = dataclasses.replace(read_meta(root, "scan0"), label_stat=None)
+    write_json(meta, root / "scan0.json")
+    array = np.zeros((10, 14, 12), np.uint8)
+    array[1, 1, 1] = 1
+    write_scan(label, array)
+    os.utime(label, ns=(1, 1))
+    assert corrected_labels(root, ["scan0"]) == []
+    os.utime(label)
+    assert [line.split(":")[0] for line in corrected_labels(root, ["scan0"])] == ["scan0"]

@@ -10,7 +10,8 @@ from inference.mask_stamps import MadeBy
 from inference.shard_masks import MADE_BY, MadeMasks, masks_folder
 from utils.errors import UserError
 
-NOW = MadeMasks(made_by=MadeBy(model="a", name="3d_fullres", settings={"--overlap": "0.5"}), cases={"x": "1", "y": "2"})
+BY = MadeBy(model="a", name="3d_fullres", settings={"--overlap": "0.5"})
+NOW = MadeMasks(made_by=BY, cases={"training": {"x": "1", "y": "2"}})
 
 
 def made(**changes) -> MadeMasks:
@@ -36,9 +37,10 @@ def test_masks_of_the_same_origin_are_written_over(tmp_path):
     [
         (made(model="b"), "made by other weights"),
         (made(settings={"--overlap": "0"}), "--overlap was"),
-        (dataclasses.replace(NOW, cases={"x": "1", "y": "9"}), "of other scans or shards, such as those of y"),
+        (MadeMasks(made_by=BY, cases={"training": {"x": "1", "y": "9"}}), "other scans or shards, such as those of y"),
+        (MadeMasks(made_by=BY, cases={"training": {"x": "1", "z": "3"}}), "of other cases, such as z"),
     ],
-    ids=["weights", "settings", "shards"],
+    ids=["weights", "settings", "shards", "cases"],
 )
 def test_masks_of_another_origin_are_moved_aside(tmp_path, capsys, before, why):
     folder = tmp_path / "preds"
@@ -63,13 +65,13 @@ def test_masks_of_unknown_origin_are_moved_aside(tmp_path, record):
     assert not list((tmp_path / "earlier_preds_1").iterdir())
 
 
-def test_masks_of_further_cases_by_the_same_network_stay(tmp_path):
-    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"z": "3"}))
+def test_masks_of_test_scans_by_the_same_network_stay(tmp_path):
+    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"test": {"z": "3"}}))
     (tmp_path / "preds/z.nii.gz").write_text("z")
     begin(tmp_path / "preds")
     assert (tmp_path / "preds/z.nii.gz").is_file()
     # What they are of is still known.
-    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"z": "4"}))
+    begin(tmp_path / "preds", dataclasses.replace(NOW, cases={"test": {"z": "4"}}))
     assert (tmp_path / "earlier_preds_1/z.nii.gz").is_file()
 
 

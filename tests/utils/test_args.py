@@ -105,12 +105,12 @@ def test_a_file_gives_several_values_as_a_command_line_does(tmp_path, text, axes
 
 def test_a_file_may_use_hyphens_and_second_names(tmp_path):
     path = write(
-        tmp_path, "deep-supervision: true\nbudget: 120\nepochs: 4\nresidual: true\nblend_mode: constant\ntask: 04\n"
+        tmp_path, "deep-supervision: true\nbudget: 90.5\nepochs: 4\nresidual: true\nblend_mode: constant\ntask: 04\n"
     )
     config = parse_config([f"--config={path}"])
     assert config.model.deep_supervision and config.model.res_block
     assert (config.optim.max_epochs, config.inference.blend, config.run.task) == (4, "constant", "04")
-    assert config.optim.budget == "120"
+    assert config.optim.budget == "90.5"
 
 
 def test_an_explicit_flag_wins_over_the_file_even_with_the_default_value(tmp_path):
