@@ -163,7 +163,7 @@ BROKEN = {
     "more voxels than allowed": (claims((50, 50, 50)) + bytes(125_000), 413, "125000 voxels"),
     "gzip of far more than stated": (bomb(), 413, "unpacks to far more"),
     "voxels of half a metre": (claims((40, 40, 40), 500.0) + bytes(64_000), 422, "states a wrong voxel size"),
-    "small until it is resampled": (claims((40, 40, 40), 20.0) + bytes(64_000), 413, "voxels on the model's grid"),
+    "small until it is resampled": (claims((40, 40, 40), 9.0) + bytes(64_000), 413, "voxels on the model's grid"),
     "longer than allowed": (bytes(1_500_000), 413, "more than 1 MB"),
 }
 
