@@ -68,8 +68,7 @@ def inspect_cases(dataset: Dataset, cases: Sequence[CaseFiles], workers: Workers
             problems,
             dataset.folder,
             advice="Correct these files, or take the cases out of dataset.json, and run again; a repaired copy of what "
-            f"can be repaired: python scripts/verify_dataset.py "
-            f"--data {shlex.quote(str(dataset.folder))} --fix FOLDER",
+            f"can be repaired: python scripts/verify_dataset.py --data {shlex.quote(str(dataset.folder))} --fix FOLDER",
         )
     fingerprints = [i.fingerprint for i in inspections if i.fingerprint is not None]
     for text in describe_twins(fingerprints):

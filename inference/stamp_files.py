@@ -16,7 +16,7 @@ from typing import Any
 
 from inference.mask_stamps import STAMPS, MaskStamp, StampFile
 from utils.errors import UserError
-from utils.files import read_json, to_dict, write_atomically
+from utils.files import file_state, read_json, to_dict, write_atomically
 from utils.schema import FORMAT_VERSION, check_version
 
 RECORDS = f"{STAMPS}.d"
@@ -82,11 +82,7 @@ def read_record(folder: Path, case: str) -> MaskStamp | None:
 
 def table_state(folder: Path) -> tuple[int, int, int] | None:
     """What changes with every new `masks.json`; None where there is none."""
-    try:
-        found = (folder / STAMPS).stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return file_state(folder / STAMPS)
 
 
 def record_path(folder: Path, case: str) -> Path:

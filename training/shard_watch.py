@@ -14,6 +14,7 @@ from data_preprocessing.readiness import READY
 from data_preprocessing.shards import shard_stamps
 from models.callbacks import as_ours
 from utils.errors import SaidElsewhere, UserError, list_problems
+from utils.files import file_state
 from utils.runs import ShardFolder
 
 
@@ -40,7 +41,7 @@ class ShardWatch(Callback):
 
     def changes(self) -> list[str]:
         """What is said of each case that is not what it was; none in nearly all cases, which costs one look."""
-        now = _state(self._mark)
+        now = file_state(self._mark)
         if now is not None and now == self._seen:
             return []
         found = []
@@ -80,14 +81,6 @@ class ShardWatch(Callback):
             found = trainer.strategy.broadcast(found)
             # Once on each machine, as they may have screens of their own.
             raise _error(epoch, self._folder, found) if trainer.local_rank == 0 else SaidElsewhere
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _error(what: str, folder: Path, found: list[str]) -> UserError:

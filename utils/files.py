@@ -166,8 +166,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """What changes with every new file of a name: inode, bytes and time (ns); None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def file_stat(path: Path) -> tuple[int, int]:
-    """Size and time (ns) of a file."""
+    """Bytes and time (ns) of a file, which a copy with its times keeps."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 

@@ -28,6 +28,14 @@ OPTIONS = {
 FLAGS = (*TINY_NETWORK, "--nfolds", "3", "--budget", "30s", "--no_report", "--ema", "0.9")
 
 
+def made_up_trainer() -> SimpleNamespace:
+    """What a keeper looks at and changes."""
+    return SimpleNamespace(
+        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+
+
 def test_what_is_left_by_hand():
     assert seconds_left(10, 24, PACE, COURSE) == 14 + 2 + 3
     often = Course(per_epoch=4, every=2, only_last=False)
@@ -201,10 +209,7 @@ def test_steps_and_epochs_that_take_longer_now_and_then_change_no_plan():
     random = np.random.default_rng(0)
     now_s = [0.0]
     keeper = BudgetKeeper(BudgetPlan(budget_s=300, total=total, pace=pace, course=course), 0.0, lambda: now_s[0])
-    trainer = SimpleNamespace(
-        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
-        strategy=SimpleNamespace(broadcast=lambda value: value),
-    )  # fmt: skip
+    trainer = made_up_trainer()
     keeper.on_train_start(trainer, None)
     for epoch in range(200):
         keeper.on_train_epoch_start(trainer, None)
@@ -228,10 +233,7 @@ def test_what_the_first_epoch_loads_at_its_end_is_not_expected_again():
     total = total_for(0, 0.975 * 150, pace, course)
     now_s = [0.0]
     keeper = BudgetKeeper(BudgetPlan(budget_s=150, total=total, pace=pace, course=course), 0.0, lambda: now_s[0])
-    trainer = SimpleNamespace(
-        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
-        strategy=SimpleNamespace(broadcast=lambda value: value),
-    )  # fmt: skip
+    trainer = made_up_trainer()
     keeper.on_train_start(trainer, None)
     totals = []
     while not trainer.should_stop:
@@ -250,10 +252,7 @@ def test_what_the_first_epoch_loads_at_its_end_is_not_expected_again():
 
 def test_what_is_recorded_is_what_was_made_where_a_training_ends_before_its_plan():
     keeper = BudgetKeeper(PLAN, 0.0, lambda: 10.0)
-    trainer = SimpleNamespace(
-        global_step=0, should_stop=False, fit_loop=SimpleNamespace(), lr_scheduler_configs=[],
-        strategy=SimpleNamespace(broadcast=lambda value: value),
-    )  # fmt: skip
+    trainer = made_up_trainer()
     keeper.on_train_start(trainer, None)
     trainer.global_step = 7
     keeper.on_train_batch_end(trainer, None)
